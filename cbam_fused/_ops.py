@@ -1,0 +1,81 @@
+"""Loads the binaries and describes their operators; the only file that names the operator namespace.
+
+forward(x, w1, b1, w2, b2, ws, bs, residual, relu) -> (y, saved, index)
+backward(dy, x, y, saved, index, w1, b1, w2, b2, ws, bs) -> (dx, dresidual, dw1, db1, dw2, db2, dws, dbs)
+
+Parameters arrive in the accumulation type (float64 for a float64 x, else float32) and their gradients
+leave in it. ``saved`` (N, 3C + 2R + 3HW) holds, per image: mean and max over H, W; the channel gate g; the two
+hidden vectors; mean and max over C; the spatial gate s. ``index`` (N, C + HW), int32, holds where the maxima
+were. backward takes y if the forward ended in a ReLU, else None, and then leaves dresidual empty.
+"""
+
+import importlib.metadata
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+NAMESPACE = "cbam_fused"
+DISTRIBUTION = "cbam_fused"
+
+
+def _find(stem: str) -> Path | None:
+    """The binary beside this file, or, when a source tree hides an installed package, the installed one."""
+    folders = [Path(__file__).parent]
+    folders += [Path(d.locate_file("cbam_fused")) for d in importlib.metadata.distributions(name=DISTRIBUTION)]
+    return next((path for folder in folders for path in sorted(folder.glob(f"{stem}.*so"))), None)
+
+
+def _load() -> str:
+    """Load the CPU kernels; the returned text says why they are absent, and is empty if they are not."""
+    path = _find("_C")
+    if path is None:
+        return "cbam_fused/_C was not built"
+    try:
+        torch.ops.load_library(path)
+    except OSError as error:
+        return f"{path} does not load: {error}"
+    return ""
+
+
+cpu_missing = _load()
+
+if not cpu_missing:
+    _ops = getattr(torch.ops, NAMESPACE)
+    forward = _ops.forward.default
+    backward = _ops.backward.default
+    cpu_capability = _ops.cpu_capability.default
+
+
+def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def is_channels_last(x: Tensor) -> bool:
+    """Which of the two layouts the kernels use for x; csrc/ops.cpp has the same rule."""
+    return not x.is_contiguous() and x.stride(1) < x.stride(3)
+
+
+def _dense_like(x: Tensor) -> Tensor:
+    layout = torch.channels_last if is_channels_last(x) else torch.contiguous_format
+    return torch.empty_like(x, memory_format=torch.preserve_format if x.is_contiguous(memory_format=layout) else layout)
+
+
+def _fake_forward(x, w1, b1, w2, b2, ws, bs, residual, relu):
+    N, C, H, W = x.shape
+    saved = x.new_empty((N, 3 * C + 2 * w1.shape[0] + 3 * H * W), dtype=accumulation_dtype(x.dtype))
+    return _dense_like(x), saved, x.new_empty((N, C + H * W), dtype=torch.int32)
+
+
+def _fake_backward(dy, x, y, saved, index, w1, b1, w2, b2, ws, bs):
+    def like(p):
+        return saved.new_empty((0,)) if p is None else torch.empty_like(p)
+
+    dx = _dense_like(x)
+    dresidual = x.new_empty((0,)) if y is None else torch.empty_like(dx)
+    return (dx, dresidual, *(like(p) for p in (w1, b1, w2, b2, ws, bs)))
+
+
+if not cpu_missing:
+    torch.library.register_fake(f"{NAMESPACE}::forward", _fake_forward)
+    torch.library.register_fake(f"{NAMESPACE}::backward", _fake_backward)

@@ -1,0 +1,161 @@
+"""cbam(): checks its arguments, chooses the backend, and connects the raw operators to autograd."""
+
+import os
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from . import _ops, reference
+
+FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+
+
+def cbam(
+    x: Tensor,
+    w1: Tensor,
+    w2: Tensor,
+    ws: Tensor,
+    b1: Tensor | None = None,
+    b2: Tensor | None = None,
+    bs: Tensor | None = None,
+    *,
+    residual: Tensor | None = None,
+    relu: bool = False,
+) -> Tensor:
+    """relu(x g s + residual): CBAM with its channel gate g and spatial gate s, each part only where asked for.
+
+    g = sigmoid(mlp(mean_HW x) + mlp(max_HW x)), mlp(v) = w2 relu(w1 v + b1) + b2;
+    s = sigmoid(conv_k([mean_C (x g); max_C (x g)]) + bs), zero padding k // 2.
+    The gradient of a maximum goes to its first index; NaN wins a maximum. Sums are float32 for half types.
+
+    Args:
+        x: (N, C, H, W), N >= 0, C, H, W >= 1; float32, float64, float16 or bfloat16; any strides. NCHW and
+            channels_last are served as they are, anything else is copied first.
+        w1: (R, C) or (R, C, 1, 1), the first layer of the MLP.
+        w2: (C, R) or (C, R, 1, 1), the second.
+        ws: (1, 2, k, k), k odd; input channel 0 is the mean, 1 the maximum.
+        b1, b2, bs: (R,), (C,), (1,), or None. Parameters have x's dtype, or float32 where x is float16 or bfloat16.
+        residual: x's shape and dtype, added before the ReLU.
+        relu: apply a ReLU at the end.
+
+    Returns:
+        (N, C, H, W) in x's dtype and memory layout.
+
+    Raises:
+        TypeError: an argument that is not a tensor or has a wrong dtype.
+        ValueError: a wrong shape or device.
+
+    Source: Woo et al., "CBAM: Convolutional Block Attention Module", ECCV 2018.
+    """
+    _check(x, w1, w2, ws, b1, b2, bs, residual)
+    if backend_for(x) == "reference":
+        return reference.cbam(x, w1, w2, ws, b1, b2, bs, residual=residual, relu=relu)
+    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, w1, w2, ws, b1, b2, bs, residual)):
+        return _Cbam.apply(x, w1, w2, ws, b1, b2, bs, residual, relu)
+    dtype = _ops.accumulation_dtype(x.dtype)
+    w1, b1, w2, b2, ws, bs = _cast((w1, b1, w2, b2, ws, bs), dtype)
+    return _ops.forward(x, w1, b1, w2, b2, ws, bs, residual, relu)[0]
+
+
+def backend_for(x: Tensor) -> str:
+    """Which implementation serves x now: "cpu" (C++ kernels) or "reference" (plain PyTorch).
+
+    The reference serves devices without kernels, functorch transforms and forward-mode AD, and everything if the
+    environment says CBAM_FUSED_BACKEND=reference. CBAM_FUSED_BACKEND=cpu makes missing CPU kernels an error.
+
+    Raises:
+        RuntimeError: CBAM_FUSED_BACKEND names an unknown backend, or one that cannot serve x.
+    """
+    wanted = os.environ.get("CBAM_FUSED_BACKEND", "auto")
+    if wanted not in ("auto", "cpu", "reference"):
+        raise RuntimeError(f"CBAM_FUSED_BACKEND must be auto, cpu or reference, got {wanted!r}")
+    served = x.device.type in ("cpu", "meta") and not _ops.cpu_missing
+    if wanted == "cpu" and not served:
+        raise RuntimeError(f"CBAM_FUSED_BACKEND=cpu, but x is on {x.device}; CPU kernels: {_ops.cpu_missing or 'built'}")
+    if wanted == "reference" or not served:
+        return "reference"
+    if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
+        return "reference"
+    return "cpu"
+
+
+class _Cbam(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, w1, w2, ws, b1, b2, bs, residual, relu):
+        dtype = _ops.accumulation_dtype(x.dtype)
+        params = _cast((w1, b1, w2, b2, ws, bs), dtype)
+        y, saved, index = _ops.forward(x, *params, residual, relu)
+        ctx.save_for_backward(x, w1, w2, ws, b1, b2, bs, y if relu else None, saved, index)
+        ctx.has_residual = residual is not None
+        return y
+
+    @staticmethod
+    def backward(ctx, dy):
+        x, w1, w2, ws, b1, b2, bs, y, saved, index = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            return _differentiable_backward(ctx, dy)
+        params = (w1, b1, w2, b2, ws, bs)
+        grads = _ops.backward(dy, x, y, saved, index, *_cast(params, saved.dtype))
+        dx, dresidual = grads[:2]
+        dw1, db1, dw2, db2, dws, dbs = (None if p is None else g.to(p.dtype) for g, p in zip(grads[2:], params, strict=True))
+        if not ctx.has_residual:
+            dresidual = None
+        elif y is None:
+            dresidual = dy
+        return dx, dw1, dw2, dws, db1, db2, dbs, dresidual, None
+
+
+def _differentiable_backward(ctx, dy: Tensor) -> tuple[Tensor | None, ...]:
+    """The backward as a differentiable function of its inputs (create_graph=True), through the reference."""
+    *inputs, y, _, _ = ctx.saved_tensors
+    if y is not None:
+        dy = torch.where(y <= 0, 0, dy)
+    wanted = [t for t, need in zip(inputs, ctx.needs_input_grad, strict=False) if need]
+    grads = iter(torch.autograd.grad(reference.cbam(*inputs), wanted, dy, create_graph=True)) if wanted else iter(())
+    result = [next(grads) if need else None for need in ctx.needs_input_grad[: len(inputs)]]
+    return (*result, dy if ctx.has_residual else None, None)
+
+
+def _cast(params: tuple[Tensor | None, ...], dtype: torch.dtype) -> list[Tensor | None]:
+    return [p if p is None or p.dtype == dtype else p.to(dtype) for p in params]
+
+
+def _check(x, w1, w2, ws, b1, b2, bs, residual) -> None:
+    """The one check of shapes, dtypes and devices; every message names the argument, what it is and what it should be."""
+    if not isinstance(x, Tensor) or x.dtype not in FLOATS:
+        got = x.dtype if isinstance(x, Tensor) else type(x).__name__
+        raise TypeError(f"x must be a tensor of float32, float64, float16 or bfloat16, got {got}")
+    if x.dim() != 4 or 0 in x.shape[1:]:
+        raise ValueError(f"x must be (N, C, H, W) with C, H, W of at least 1, got {tuple(x.shape)}")
+    C = x.shape[1]
+    if not isinstance(w1, Tensor) or w1.dim() not in (2, 4) or w1.shape[0] == 0:
+        raise _wrong("w1", w1, f"(R, {C}) or (R, {C}, 1, 1) with R of at least 1, for the {C} channels of x")
+    R = w1.shape[0]
+    if w1.shape[1:] != (C, 1, 1) and w1.shape[1:] != (C,):
+        raise _wrong("w1", w1, f"({R}, {C}) or ({R}, {C}, 1, 1), for the {C} channels of x")
+    if not isinstance(w2, Tensor) or (w2.shape != (C, R, 1, 1) and w2.shape != (C, R)):
+        raise _wrong("w2", w2, f"({C}, {R}) or ({C}, {R}, 1, 1), for the {C} channels of x and the {R} rows of w1")
+    if not isinstance(ws, Tensor) or ws.dim() != 4 or ws.shape[:2] != (1, 2) or ws.shape[2] != ws.shape[3] or ws.shape[3] % 2 == 0:
+        raise _wrong("ws", ws, "(1, 2, k, k) with k odd")
+    for name, bias, size in (("b1", b1, R), ("b2", b2, C), ("bs", bs, 1)):
+        if bias is not None and (not isinstance(bias, Tensor) or bias.shape != (size,)):
+            raise _wrong(name, bias, f"({size},) or None")
+    if residual is not None and (not isinstance(residual, Tensor) or residual.shape != x.shape):
+        raise _wrong("residual", residual, f"{tuple(x.shape)}, the shape of x, or None")
+    half = x.dtype in (torch.float16, torch.bfloat16)
+    named = {"w1": w1, "w2": w2, "ws": ws, "b1": b1, "b2": b2, "bs": bs, "residual": residual}
+    for name, t in named.items():
+        if t is None:
+            continue
+        if t.dtype != x.dtype and not (half and t.dtype == torch.float32 and name != "residual"):
+            allowed = f"{x.dtype} or torch.float32" if half and name != "residual" else f"{x.dtype}"
+            raise TypeError(f"{name} must be {allowed}, for x of {x.dtype}, got {t.dtype}")
+        if t.device != x.device:
+            raise ValueError(f"{name} must be on {x.device}, where x is, got {t.device}")
+
+
+def _wrong(name: str, value: object, wanted: str) -> Exception:
+    if not isinstance(value, Tensor):
+        return TypeError(f"{name} must be a tensor {wanted}, got {type(value).__name__}")
+    return ValueError(f"{name} must be {wanted}, got {tuple(value.shape)}")
