@@ -1,0 +1,50 @@
+// Compiled once per instruction set, with CBAM_ISA naming it. Everything but the entry point has internal linkage,
+// so that the linker can never give one set's code to another.
+#include "kernels.h"
+
+#include "image.h"
+
+#define CBAM_JOIN_(a, b) a##b
+#define CBAM_JOIN(a, b) CBAM_JOIN_(a, b)
+#define CBAM_STRING_(a) #a
+#define CBAM_STRING(a) CBAM_STRING_(a)
+
+namespace {
+
+// run(T{}) for the element type of the problem.
+template <class Run> auto with_type(const Problem& p, Run run) {
+    switch (p.dtype) {
+        case cbam::Dtype::f64: return run(double{});
+        case cbam::Dtype::f16: return run(f16{});
+        case cbam::Dtype::bf16: return run(bf16{});
+        default: return run(float{});
+    }
+}
+
+int64_t run_scratch_size(const Problem& p) {
+    return with_type(p, [&]<class T>(T) { return Scratch<Acc<T>>(p, nullptr).bytes; });
+}
+
+void run_forward(const Problem& p, int64_t first, int64_t last, void* scratch) {
+    with_type(p, [&]<class T>(T) {
+        p.channels_last ? forward<T, true>(p, first, last, scratch) : forward<T, false>(p, first, last, scratch);
+    });
+}
+
+void run_backward(const Problem& p, int64_t first, int64_t last, void* scratch) {
+    with_type(p, [&]<class T>(T) {
+        p.channels_last ? backward<T, true>(p, first, last, scratch) : backward<T, false>(p, first, last, scratch);
+    });
+}
+
+void run_backward_parameters(const Problem& p, int64_t first, int64_t last) {
+    with_type(p, [&]<class T>(T) { backward_parameters<Acc<T>>(p, first, last); });
+}
+
+}  // namespace
+
+const cbam::Kernels& cbam::CBAM_JOIN(kernels_, CBAM_ISA)() {
+    static const Kernels kernels = {CBAM_STRING(CBAM_ISA), run_scratch_size, run_forward, run_backward,
+                                    run_backward_parameters};
+    return kernels;
+}

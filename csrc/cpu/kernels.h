@@ -1,0 +1,50 @@
+// What the binding and the kernels agree on. Torch-free: kernels.cpp is compiled once per instruction set.
+#pragma once
+
+#include <stdint.h>
+
+namespace cbam {
+
+enum class Dtype { f32, f64, f16, bf16 };
+
+// One call. Tensors of x's shape are dense, all in the same layout: (N, C, H, W) or, channels_last,
+// (N, H, W, C). Everything else is contiguous and in the accumulation type (double for f64, else float).
+struct Problem {
+    Dtype dtype;
+    bool channels_last;
+    bool relu;  // the forward ends in a ReLU
+    int64_t N, C, H, W, R, k;
+
+    const void *x, *residual;                    // residual may be null
+    const void *w1, *b1, *w2, *b2, *ws, *bs;     // (R, C) (R) (C, R) (C) (2, k, k) (1); biases may be null
+    void* y;                                     // written forward; read backward if relu
+    void* saved;                                 // (N, saved_size)
+    int32_t* index;                              // (N, C + HW): where the maxima over HW and over C were
+
+    const void* dy;
+    void *dx, *dresidual;                        // dresidual is null unless relu
+    void *dw1, *db1, *dw2, *db2, *dws, *dbs;     // those of absent biases are null
+    void* partial;                               // (N, partial_size): each image's part of the parameter gradients
+
+    int64_t HW() const { return H * W; }
+    int64_t saved_size() const { return 3 * C + 2 * R + 3 * HW(); }
+    int64_t partial_size() const { return C + 3 * R + 2 * k * k + 1; }
+};
+
+// The work comes in independent pieces, so that its result does not depend on who does which.
+struct Kernels {
+    const char* name;
+    int64_t (*scratch_size)(const Problem&);  // bytes that forward and backward need at scratch, 64-byte aligned
+    void (*forward)(const Problem&, int64_t first_image, int64_t last_image, void* scratch);
+    void (*backward)(const Problem&, int64_t first_image, int64_t last_image, void* scratch);
+    // After backward of every image: rows of dw1 and db1 (row < R), then of dw2 and db2 (row - R < C), then dws, dbs.
+    void (*backward_parameters)(const Problem&, int64_t first_row, int64_t last_row);
+};
+
+const Kernels& kernels_generic();
+#if defined(__x86_64__)
+const Kernels& kernels_avx2();
+const Kernels& kernels_avx512();
+#endif
+
+}  // namespace cbam

@@ -1,0 +1,236 @@
+// The passes over an image, seen as a row-major matrix: rows are channels and columns pixels in NCHW, the
+// other way round in NHWC. CBAM's channel side and spatial side then are the same few operations, once along
+// rows and once along columns, and one text serves both layouts natively. Each function reads or writes every
+// element of its large arguments once. T is the element type of the image, F that of sums and vectors.
+//
+// Accuracy: a lane adds up at most kBlock rows, or kChunk / lanes columns, in F; these parts are summed in double.
+#pragma once
+
+#include "vec.h"
+
+namespace {
+
+constexpr int64_t kBlock = 64;    // rows between two additions to the double totals
+constexpr int64_t kChunk = 2048;  // columns of a row handled at a time, so that the column vectors stay in L1
+constexpr int kTile = 4;          // vectors of columns held in registers down the rows
+
+inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+
+// body(first, last) for [0, n) in parts of at most size.
+template <class Body> inline void each_part(int64_t n, int64_t size, Body body) {
+    for (int64_t first = 0; first < n; first += size) body(first, least(n, first + size));
+}
+
+template <int n> struct Count {};
+
+// body(column, Count<vectors>, lanes of the last vector) for column tiles that cover [0, cols). The last whole
+// tile may overlap the one before it; what it writes again is the same.
+template <class F, class Body> inline void each_tile(int64_t cols, Body body) {
+    constexpr int64_t width = kTile * kLanes<F>;
+    if (cols >= width) {
+        each_part(cols, width, [&](int64_t c, int64_t) { body(least(c, cols - width), Count<kTile>{}, Whole{}); });
+        return;
+    }
+    const int vectors = int((cols + kLanes<F> - 1) / kLanes<F>);
+    const First last{int(cols) - (vectors - 1) * kLanes<F>};
+    if (vectors == 1) body(0, Count<1>{}, last);
+    if (vectors == 2) body(0, Count<2>{}, last);
+    if (vectors == 3) body(0, Count<3>{}, last);
+    if (vectors == 4) body(0, Count<4>{}, last);
+}
+
+// body(j, lanes) for the vectors of one tile.
+template <int n, class Last, class Body> inline void each_in_tile(Last last, Body body) {
+#pragma GCC unroll 4
+    for (int j = 0; j + 1 < n; ++j) body(j, Whole{});
+    body(n - 1, last);
+}
+
+// Column sums of a tile, in double.
+template <class F, int n> struct Totals {
+    double lanes[n * kLanes<F>] = {};
+
+    void add(const Vec<F> (&part)[n]) {
+        F values[n * kLanes<F>];
+        __builtin_memcpy(values, part, sizeof values);
+        for (int i = 0; i < n * kLanes<F>; ++i) lanes[i] += values[i];
+    }
+    Vec<F> over(int j, double divisor) const {
+        F values[kLanes<F>];
+        for (int i = 0; i < kLanes<F>; ++i) values[i] = F(lanes[j * kLanes<F> + i] / divisor);
+        return load(values, Whole{});
+    }
+};
+
+// Maxima follow PyTorch: NaN wins, then the first index. The vector loops below pass over NaN; where the sum of
+// the same values is NaN, this looks for one.
+template <class F, class Value> void prefer_nan(int64_t n, Value value, F* max, int32_t* arg) {
+    for (int64_t i = 0; i < n; ++i) {
+        const F v = value(i);
+        if (v != v) {
+            *max = v;
+            *arg = int32_t(i);
+            return;
+        }
+    }
+}
+
+// Mean, maximum and the maximum's index of each row of w x; w is one weight a column, null for ones.
+template <class T, bool weighted, class F = Acc<T>>
+void row_stats(const T* x, int64_t rows, int64_t cols, const Acc<T>* w, F* mean, F* max, int32_t* arg) {
+    using V = Vec<F>;
+    using I = IndexVec<F>;
+    constexpr int64_t step = kTile * kLanes<F>;
+    const V lowest = broadcast<V>(-F(__builtin_inf()));
+    for (int64_t r = 0; r < rows; ++r, x += cols) {
+        auto value = [&](int64_t c, auto lanes) {
+            if constexpr (weighted) return load(x + c, lanes) * load(w + c, lanes);
+            else return load(x + c, lanes);
+        };
+        V best = lowest;  // per lane: the largest value so far, and the step it came in
+        I where = {};
+        auto compare = [&](V top, int64_t c) {
+            const I better = top > best;
+            best = better ? top : best;
+            where = better ? broadcast<I>(int32_t(c / step)) : where;
+        };
+        double total = 0;
+        each_part(cols, kChunk, [&](int64_t c, int64_t end) {
+            V sum[kTile] = {};
+            for (; c + step <= end; c += step) {
+                V v[kTile];
+#pragma GCC unroll 4
+                for (int j = 0; j < kTile; ++j) sum[j] += v[j] = value(c + j * kLanes<F>, Whole{});
+                compare(vmax(vmax(v[0], v[1]), vmax(v[2], v[3])), c);
+            }
+            V top = lowest;
+            each_vector<F>(end - c, [&](int64_t i, auto lanes) {
+                const V v = value(c + i, lanes);
+                sum[0] += v;
+                top = vmax(or_else<F>(v, lanes, lowest), top);
+            });
+            compare(top, c);
+            total += sum_lanes<F>((sum[0] + sum[1]) + (sum[2] + sum[3]));
+        });
+        mean[r] = F(total / double(cols));
+        max[r] = max_lanes<F>(best);
+        int64_t c = min_lanes<F>(best == max[r] ? where : broadcast<I>(0x7fffffff)) * step;
+        unsigned hits = 0;
+        each_vector<F>(least(step, cols - c), [&](int64_t i, auto lanes) {
+            if (hits) return;
+            hits = bits<F>(value(c + i, lanes) == max[r]);
+            arg[r] = int32_t(c + i + __builtin_ctz(hits | 1u << 31));
+        });
+        if (mean[r] != mean[r])
+            prefer_nan(cols, [&](int64_t i) { return value(i, First{1})[0]; }, max + r, arg + r);
+    }
+}
+
+// The same of each column of w x; w is one weight a row, null for ones.
+template <class T, bool weighted, class F = Acc<T>>
+void col_stats(const T* x, int64_t rows, int64_t cols, const Acc<T>* w, F* mean, F* max, int32_t* arg) {
+    using V = Vec<F>;
+    using I = IndexVec<F>;
+    each_tile<F>(cols, [&]<int n>(int64_t c, Count<n>, auto last) {
+        auto value = [&](int64_t r, int64_t i, auto lanes) {
+            V v = load(x + r * cols + i, lanes);
+            if constexpr (weighted) v *= w[r];
+            return v;
+        };
+        Totals<F, n> total;
+        V best[n];
+        I where[n] = {};
+        for (int j = 0; j < n; ++j) best[j] = broadcast<V>(-F(__builtin_inf()));
+        each_part(rows, kBlock, [&](int64_t r, int64_t end) {
+            V sum[n] = {};
+            for (; r < end; ++r) {
+                each_in_tile<n>(last, [&](int j, auto lanes) {
+                    const V v = value(r, c + j * kLanes<F>, lanes);
+                    const I better = v > best[j];
+                    sum[j] += v;
+                    best[j] = better ? v : best[j];
+                    where[j] = better ? broadcast<I>(int32_t(r)) : where[j];
+                });
+            }
+            total.add(sum);
+        });
+        each_in_tile<n>(last, [&](int j, auto lanes) {
+            const int64_t i = c + j * kLanes<F>;
+            const V m = total.over(j, double(rows));
+            store(mean + i, m, lanes);
+            store(max + i, best[j], lanes);
+            store_index<F>(arg + i, where[j], lanes);
+            for (unsigned nans = bits<F>(m != m); nans; nans &= nans - 1) {
+                const int64_t k = i + __builtin_ctz(nans);
+                if (k < cols) prefer_nan(rows, [&](int64_t r) { return value(r, k, First{1})[0]; }, max + k, arg + k);
+            }
+        });
+    });
+}
+
+// y = x u v (+ residual) (then ReLU); u is one factor a row, v one a column.
+template <class T, class F = Acc<T>>
+void scale(const T* x, int64_t rows, int64_t cols, const F* u, const F* v, const T* residual, bool relu, T* y) {
+    for (int64_t r = 0; r < rows; ++r) {
+        const int64_t row = r * cols;
+        auto product = [&](int64_t c, auto lanes) { return load(x + row + c, lanes) * u[r] * load(v + c, lanes); };
+        if (!residual && !relu) {
+            each_vector<F>(cols, [&](int64_t c, auto lanes) { store(y + row + c, product(c, lanes), lanes); });
+            continue;
+        }
+        each_vector<F>(cols, [&](int64_t c, auto lanes) {
+            Vec<F> result = product(c, lanes);
+            if (residual) result += load(residual + row + c, lanes);
+            if (relu) result = result < 0 ? Vec<F>{} : result;
+            store(y + row + c, result, lanes);
+        });
+    }
+}
+
+// out[r] = sum over columns of x v, for each of the given vectors v.
+template <class T, class F = Acc<T>>
+void row_dots(const T* x, int64_t rows, int64_t cols, int count, const F* const* v, F* const* out) {
+    using V = Vec<F>;
+    each_part(rows, 4, [&](int64_t r, int64_t end) {
+        const T* row[4];
+        for (int j = 0; j < 4; ++j) row[j] = x + least(r + j, end - 1) * cols;
+        for (int k = 0; k < count; ++k) {
+            double total[4] = {};
+            each_part(cols, kChunk, [&](int64_t c, int64_t chunk_end) {
+                V sum[4] = {};
+                each_vector<F>(chunk_end - c, [&](int64_t i, auto lanes) {
+                    const V factor = load(v[k] + c + i, lanes);
+#pragma GCC unroll 4
+                    for (int j = 0; j < 4; ++j) sum[j] += load(row[j] + c + i, lanes) * factor;
+                });
+                for (int j = 0; j < 4; ++j) total[j] += sum_lanes<F>(sum[j]);
+            });
+            for (int j = 0; r + j < end; ++j) out[k][r + j] = F(total[j]);
+        }
+    });
+}
+
+// out[c] = sum over rows of x u, for each of the given vectors u.
+template <class T, class F = Acc<T>>
+void col_dots(const T* x, int64_t rows, int64_t cols, int count, const F* const* u, F* const* out) {
+    using V = Vec<F>;
+    each_tile<F>(cols, [&]<int n>(int64_t c, Count<n>, auto last) {
+        for (int k = 0; k < count; ++k) {
+            Totals<F, n> total;
+            each_part(rows, kBlock, [&](int64_t r, int64_t end) {
+                V sum[n] = {};
+                for (; r < end; ++r) {
+                    const F factor = u[k][r];
+                    const T* row = x + r * cols + c;
+                    each_in_tile<n>(last, [&](int j, auto lanes) { sum[j] += load(row + j * kLanes<F>, lanes) * factor; });
+                }
+                total.add(sum);
+            });
+            each_in_tile<n>(last, [&](int j, auto lanes) {
+                store(out[k] + c + j * kLanes<F>, total.over(j, 1), lanes);
+            });
+        }
+    });
+}
+
+}  // namespace

@@ -1,0 +1,93 @@
+// The two passes of the backward that read dy, in the terms of matrix.h.
+#pragma once
+
+#include "matrix.h"
+
+namespace {
+
+// With z = dy where the forward's ReLU let y through (y null: everywhere), reads x and dy once and gives
+//   row_out[r] = sum over columns of x z v,  col_out[c] = sum over rows of x z u,
+// u being one factor a row and v one a column. Where y is given, z is written to masked.
+template <class T, class F = Acc<T>>
+void products(const T* x, const T* dy, const T* y, T* masked, int64_t rows, int64_t cols, const F* u, const F* v,
+              F* row_out, F* col_out) {
+    using V = Vec<F>;
+    constexpr int group = 4;  // rows that share one read and write of the column sums
+    for (int64_t r = 0; r < rows; ++r) row_out[r] = 0;
+    each_part(cols, kChunk, [&](int64_t c0, int64_t c1) {
+        const int64_t width = c1 - c0;
+        double total[kChunk];
+        F sum[kChunk];
+        for (int64_t c = 0; c < width; ++c) total[c] = 0;
+        each_part(rows, kBlock, [&](int64_t r0, int64_t r1) {
+            for (int64_t c = 0; c < width; ++c) sum[c] = 0;
+            auto rows_at = [&]<int n>(int64_t r, Count<n>) {
+                V along[n] = {};
+                each_vector<F>(width, [&](int64_t c, auto lanes) {
+                    const V factor = load(v + c0 + c, lanes);
+                    V down = load(sum + c, lanes);
+#pragma GCC unroll 4
+                    for (int j = 0; j < n; ++j) {
+                        const int64_t at = (r + j) * cols + c0 + c;
+                        V z = load(dy + at, lanes);
+                        if (y) {
+                            z = load(y + at, lanes) <= 0 ? V{} : z;
+                            store(masked + at, z, lanes);
+                        }
+                        const V xz = load(x + at, lanes) * z;
+                        down += xz * u[r + j];
+                        along[j] += xz * factor;
+                    }
+                    store(sum + c, down, lanes);
+                });
+                for (int j = 0; j < n; ++j) row_out[r + j] += sum_lanes<F>(along[j]);
+            };
+            int64_t r = r0;
+            for (; r + group <= r1; r += group) rows_at(r, Count<group>{});
+            for (; r < r1; ++r) rows_at(r, Count<1>{});
+            for (int64_t c = 0; c < width; ++c) total[c] += sum[c];
+        });
+        for (int64_t c = 0; c < width; ++c) col_out[c0 + c] = F(total[c]);
+    });
+}
+
+// dx = (z s + t) g + b, plus col_add[c] at row col_index[c] of each column and row_add[r] at column row_index[r] of
+// each row: the gradients that the maxima route to one element. s and t belong to pixels, g and b to channels;
+// channels are the columns if channels_last, else the rows. dx may be z.
+template <class T, bool channels_last, class F = Acc<T>>
+void input_gradient(const T* z, int64_t rows, int64_t cols, const F* s, const F* t, const F* g, const F* b,
+                    const int32_t* col_index, const F* col_add, const int32_t* row_index, const F* row_add, T* dx) {
+    using V = Vec<F>;
+    for (int64_t r = 0; r < rows; ++r, z += cols, dx += cols) {
+        auto gradient = [&](V zv, int64_t c, auto lanes) {
+            const V added = load_index<F>(col_index + c, lanes) == int32_t(r) ? load(col_add + c, lanes) : V{};
+            if constexpr (channels_last) return (zv * s[r] + t[r]) * load(g + c, lanes) + load(b + c, lanes) + added;
+            else return (zv * load(s + c, lanes) + load(t + c, lanes)) * g[r] + b[r] + added;
+        };
+        // The one element with row_add is computed apart, so that a half type rounds it once.
+        const int64_t special = row_index[r];
+        const F value = gradient(load(z + special, First{1}), special, First{1})[0] + row_add[r];
+        each_vector<F>(cols, [&](int64_t c, auto lanes) {
+            store(dx + c, gradient(load(z + c, lanes), c, lanes), lanes);
+        });
+        store_one(dx + special, value);
+    }
+}
+
+// out[i][j] (+)= sum over n and terms t < 2 of u[n][t][i] v[n][t][j], for rows i of [first, last). u and v of image n
+// start n * u_stride and n * v_stride in; their second terms lie u_term and v_term further.
+template <class F>
+void outer_sums(int64_t first, int64_t last, int64_t cols, int64_t images, const F* u, int64_t u_stride, int64_t u_term,
+                const F* v, int64_t v_stride, int64_t v_term, F* out) {
+    for (int64_t i = first; i < last; ++i) {
+        each_vector<F>(cols, [&](int64_t j, auto lanes) {
+            Vec<F> sum = {};
+            for (int64_t n = 0; n < images; ++n)
+                for (int t = 0; t < 2; ++t)
+                    sum += load(v + n * v_stride + t * v_term + j, lanes) * u[n * u_stride + t * u_term + i];
+            store(out + i * cols + j, sum, lanes);
+        });
+    }
+}
+
+}  // namespace

@@ -1,0 +1,36 @@
+// The sigmoid of a vector of logits, in place.
+#pragma once
+
+#include <math.h>
+
+#include "vec.h"
+
+namespace {
+
+// e^x for |x| < 88 to about one unit in the last place: x = n ln 2 + r, e^x = 2^n e^r, e^r by its series to r^7.
+inline Vec<float> exp_bounded(Vec<float> x) {
+    const Vec<float> magic = broadcast<Vec<float>>(0x1.8p23f);  // adding it rounds to an integer in the low bits
+    const Vec<float> shifted = x * 1.44269504f + magic;
+    const Vec<float> n = shifted - magic;
+    const Vec<float> r = (x - n * 0x1.63p-1f) + n * 2.12194440e-4f;  // ln 2 = 0x1.63p-1 - 2.1219444e-4
+    Vec<float> e = broadcast<Vec<float>>(1.f / 5040);
+    for (float c : {1.f / 720, 1.f / 120, 1.f / 24, 1.f / 6, 1.f / 2, 1.f, 1.f}) e = e * r + c;
+    const IndexVec<float> exponent = bit_cast<IndexVec<float>>(shifted) << 23;
+    return bit_cast<Vec<float>>(bit_cast<IndexVec<float>>(e) + exponent);
+}
+
+inline void sigmoid(float* v, int64_t n) {
+    each_vector<float>(n, [&](int64_t i, auto lanes) {
+        const Vec<float> x = load(v + i, lanes);
+        // Comparisons are false for NaN, which therefore goes through to the result.
+        const Vec<float> bounded = x > 87.f ? broadcast<Vec<float>>(87.f) : x < -87.f ? broadcast<Vec<float>>(-87.f) : x;
+        const Vec<float> s = 1.f / (1.f + exp_bounded(-bounded));
+        store(v + i, x < -87.f ? Vec<float>{} : s, lanes);
+    });
+}
+
+inline void sigmoid(double* v, int64_t n) {
+    for (int64_t i = 0; i < n; ++i) v[i] = 1 / (1 + exp(-v[i]));
+}
+
+}  // namespace

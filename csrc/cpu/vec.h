@@ -1,0 +1,229 @@
+// Vectors of one instruction set: the width follows the flags this file is compiled with (16 bytes by
+// default, 32 with AVX2, 64 with AVX-512). Built on the compiler's vector extensions, so that +, *, <, ?:
+// work lane by lane everywhere; intrinsics only where those have no word (masked access, half conversion).
+#pragma once
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+#include <stdint.h>
+
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int kVecBytes = 64;
+#elif defined(__AVX2__)
+constexpr int kVecBytes = 32;
+#else
+constexpr int kVecBytes = 16;
+#endif
+
+struct f16 {
+    uint16_t bits;
+};
+struct bf16 {
+    uint16_t bits;
+};
+
+// The type sums are kept in, and the integer of its width that comparisons of its lanes give.
+template <class T> struct Accumulate {
+    using type = float;
+    using index = int32_t;
+};
+template <> struct Accumulate<double> {
+    using type = double;
+    using index = int64_t;
+};
+template <class T> using Acc = typename Accumulate<T>::type;
+
+template <class E, int bytes> struct VecOf {
+    typedef E type __attribute__((vector_size(bytes)));
+};
+template <class F> using Vec = typename VecOf<F, kVecBytes>::type;
+template <class F> using IndexVec = typename VecOf<typename Accumulate<F>::index, kVecBytes>::type;
+template <class F> constexpr int kLanes = kVecBytes / sizeof(F);
+
+template <class V, class E> inline V broadcast(E value) { return V{} + value; }
+
+template <class V, class P> inline V load_raw(const P* p) {
+    V v;
+    __builtin_memcpy(&v, p, sizeof v);
+    return v;
+}
+
+template <class To, class From> inline To bit_cast(From v) {
+    static_assert(sizeof(To) == sizeof(From));
+    To to;
+    __builtin_memcpy(&to, &v, sizeof to);
+    return to;
+}
+
+// ---- conversion of half types
+
+using U16 = VecOf<uint16_t, kVecBytes / 2>::type;
+using U32 = VecOf<uint32_t, kVecBytes>::type;
+using F32 = Vec<float>;
+
+inline F32 widen(U16 h, bf16) { return bit_cast<F32>(__builtin_convertvector(h, U32) << 16); }
+
+inline U16 narrow(F32 v, bf16) {
+    U32 u = bit_cast<U32>(v);
+    U32 rounded = (u + 0x7fff + ((u >> 16) & 1)) >> 16;  // to nearest, ties to even
+    U32 quiet_nan = (u >> 16) | 0x40;
+    return __builtin_convertvector(v != v ? quiet_nan : rounded, U16);
+}
+
+inline F32 widen(U16 h, f16) {
+#if defined(__AVX512F__)
+    return (F32)_mm512_cvtph_ps((__m256i)h);
+#elif defined(__F16C__)
+    return (F32)_mm256_cvtph_ps((__m128i)h);
+#else
+    U32 u = __builtin_convertvector(h, U32), magnitude = u & 0x7fff, sign = (u & 0x8000) << 16;
+    // Exponent and mantissa move into place; the multiplication rebiases and normalises subnormals too.
+    F32 finite = bit_cast<F32>(magnitude << 13) * 0x1p112f;
+    U32 special = (magnitude << 13) | 0x7f800000;
+    return bit_cast<F32>((magnitude >= 0x7c00 ? special : bit_cast<U32>(finite)) | sign);
+#endif
+}
+
+inline U16 narrow(F32 v, f16) {
+#if defined(__AVX512F__)
+    return (U16)_mm512_cvtps_ph((__m512)v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+#elif defined(__F16C__)
+    return (U16)_mm256_cvtps_ph((__m256)v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+#else
+    U32 u = bit_cast<U32>(v), sign = (u >> 16) & 0x8000, magnitude = u & 0x7fffffff;
+    U32 normal = (magnitude - 0x38000000 + 0xfff + ((magnitude >> 13) & 1)) >> 13;
+    // Below 2^-14 an addition of 0.5 lets the float adder round at the right bit.
+    U32 subnormal = bit_cast<U32>(bit_cast<F32>(magnitude) + 0.5f) - 0x3f000000;
+    U32 half = magnitude < 0x38800000 ? subnormal : normal;
+    half = magnitude >= 0x477ff000 ? broadcast<U32>(0x7c00u) : half;
+    half = magnitude > 0x7f800000 ? (magnitude >> 13 & 0x3ff) | 0x7e00 : half;
+    return __builtin_convertvector(half | sign, U16);
+#endif
+}
+
+// ---- memory: a whole vector, or its first n lanes (the others read as zero and are not written)
+
+struct Whole {};
+struct First {
+    int n;
+};
+
+// body(i, Whole{}) for every whole vector of [0, n), then body(i, First{rest}): no masks in the loop.
+template <class F, class Body> inline void each_vector(int64_t n, Body body) {
+    int64_t i = 0;
+    for (; i + kLanes<F> <= n; i += kLanes<F>) body(i, Whole{});
+    if (i < n) body(i, First{int(n - i)});
+}
+
+inline Vec<float> load(const float* p, Whole) { return load_raw<Vec<float>>(p); }
+inline Vec<double> load(const double* p, Whole) { return load_raw<Vec<double>>(p); }
+template <class T> inline F32 load(const T* p, Whole) { return widen(load_raw<U16>(p), T{}); }
+
+template <class V, class P> inline void store_raw(P* p, V v) { __builtin_memcpy(p, &v, sizeof v); }
+inline void store(float* p, Vec<float> v, Whole) { store_raw(p, v); }
+inline void store(double* p, Vec<double> v, Whole) { store_raw(p, v); }
+template <class T> inline void store(T* p, F32 v, Whole) { store_raw(p, narrow(v, T{})); }
+
+template <class T> inline Vec<Acc<T>> load(const T* p, First first) {
+#if defined(__AVX512F__)
+    const unsigned mask = (1u << first.n) - 1;
+    if constexpr (sizeof(T) == 8) return (Vec<double>)_mm512_maskz_loadu_pd(mask, p);
+    else if constexpr (sizeof(T) == 4) return (F32)_mm512_maskz_loadu_ps(mask, p);
+    else return widen((U16)_mm256_maskz_loadu_epi16(mask, p), T{});
+#else
+    T lanes[kLanes<Acc<T>>] = {};
+    for (int i = 0; i < first.n; ++i) lanes[i] = p[i];
+    return load(lanes, Whole{});
+#endif
+}
+
+template <class T> inline void store(T* p, Vec<Acc<T>> v, First first) {
+#if defined(__AVX512F__)
+    const unsigned mask = (1u << first.n) - 1;
+    if constexpr (sizeof(T) == 8) _mm512_mask_storeu_pd(p, mask, (__m512d)v);
+    else if constexpr (sizeof(T) == 4) _mm512_mask_storeu_ps(p, mask, (__m512)v);
+    else _mm256_mask_storeu_epi16(p, mask, (__m256i)narrow(v, T{}));
+#else
+    T lanes[kLanes<Acc<T>>];
+    store(lanes, v, Whole{});
+    for (int i = 0; i < first.n; ++i) p[i] = lanes[i];
+#endif
+}
+
+template <class T> inline Acc<T> load_one(const T* p) { return load(p, First{1})[0]; }
+template <class T> inline void store_one(T* p, Acc<T> v) { store(p, broadcast<Vec<Acc<T>>>(v), First{1}); }
+
+// v in the lanes that were read, other in the rest.
+template <class F> inline Vec<F> or_else(Vec<F> v, Whole, Vec<F>) { return v; }
+template <class F> inline Vec<F> or_else(Vec<F> v, First first, Vec<F> other) {
+    IndexVec<F> number;
+    for (int i = 0; i < kLanes<F>; ++i) number[i] = i;
+    return number < first.n ? v : other;
+}
+
+// Indices are int32 in memory and as wide as F in registers.
+template <class F> using Int32s = typename VecOf<int32_t, 4 * kLanes<F>>::type;
+template <class F> inline IndexVec<F> load_index(const int32_t* p, Whole) {
+    return __builtin_convertvector(load_raw<Int32s<F>>(p), IndexVec<F>);
+}
+template <class F> inline IndexVec<F> load_index(const int32_t* p, First first) {
+    int32_t lanes[kLanes<F>] = {};
+    for (int i = 0; i < first.n; ++i) lanes[i] = p[i];
+    return load_index<F>(lanes, Whole{});
+}
+template <class F> inline void store_index(int32_t* p, IndexVec<F> v, Whole) {
+    store_raw(p, __builtin_convertvector(v, Int32s<F>));
+}
+template <class F> inline void store_index(int32_t* p, IndexVec<F> v, First first) {
+    for (int i = 0; i < first.n; ++i) p[i] = int32_t(v[i]);
+}
+
+// ---- across lanes
+
+template <class V> inline V vmax(V a, V b) { return a > b ? a : b; }
+
+template <class E, int bytes, class Op> inline E across(typename VecOf<E, bytes>::type v, Op op) {
+    if constexpr (bytes == 16 && sizeof(E) == 8) {
+        return op(E(v[0]), E(v[1]));
+    } else if constexpr (bytes == 16) {
+        return op(op(E(v[0]), E(v[2])), op(E(v[1]), E(v[3])));
+    } else {
+        using Half = typename VecOf<E, bytes / 2>::type;
+        Half low, high;
+        __builtin_memcpy(&low, &v, bytes / 2);
+        __builtin_memcpy(&high, (char*)&v + bytes / 2, bytes / 2);
+        return across<E, bytes / 2>(op(low, high), op);
+    }
+}
+template <class F> inline F sum_lanes(Vec<F> v) {
+    return across<F, kVecBytes>(v, [](auto a, auto b) { return a + b; });
+}
+template <class F> inline F max_lanes(Vec<F> v) {
+    return across<F, kVecBytes>(v, [](auto a, auto b) { return a > b ? a : b; });
+}
+template <class F> inline auto min_lanes(IndexVec<F> v) {
+    return across<typename Accumulate<F>::index, kVecBytes>(v, [](auto a, auto b) { return a < b ? a : b; });
+}
+
+// One bit a lane of a comparison's result.
+template <class F> inline unsigned bits(IndexVec<F> mask) {
+#if defined(__AVX512F__)
+    if constexpr (sizeof(F) == 8) return _mm512_movepi64_mask((__m512i)mask);
+    else return _mm512_movepi32_mask((__m512i)mask);
+#elif defined(__AVX2__)
+    if constexpr (sizeof(F) == 8) return _mm256_movemask_pd((__m256d)mask);
+    else return _mm256_movemask_ps((__m256)mask);
+#elif defined(__x86_64__)
+    if constexpr (sizeof(F) == 8) return _mm_movemask_pd((__m128d)mask);
+    else return _mm_movemask_ps((__m128)mask);
+#else
+    unsigned result = 0;
+    for (int i = 0; i < kLanes<F>; ++i) result |= unsigned(mask[i] & 1) << i;
+    return result;
+#endif
+}
+
+}  // namespace
