@@ -1,0 +1,71 @@
+"""Wrong arguments: an error that names the argument, what it is and what it should be."""
+
+import pytest
+import torch
+
+from cbam_fused import functional
+
+OK = {
+    "x": torch.zeros(2, 8, 5, 5),
+    "w1": torch.zeros(4, 8, 1, 1),
+    "w2": torch.zeros(8, 4, 1, 1),
+    "ws": torch.zeros(1, 2, 7, 7),
+    "b1": torch.zeros(4),
+    "b2": torch.zeros(8),
+    "bs": torch.zeros(1),
+    "residual": torch.zeros(2, 8, 5, 5),
+}
+
+WRONG = [
+    ("x", torch.zeros(2, 8, 5), ValueError, r"x must be \(N, C, H, W\) .* got \(2, 8, 5\)"),
+    ("x", torch.zeros(2, 8, 0, 5), ValueError, r"x must be .* at least 1, got \(2, 8, 0, 5\)"),
+    ("x", torch.zeros(2, 0, 5, 5), ValueError, r"x must be .* at least 1, got \(2, 0, 5, 5\)"),
+    ("x", torch.zeros(2, 8, 5, 5, dtype=torch.int32), TypeError, r"x must be a tensor of float32.* got torch.int32"),
+    ("x", torch.zeros(2, 8, 5, 5, dtype=torch.complex64), TypeError, r"x must be a tensor of .* got torch.complex64"),
+    ("x", [1.0], TypeError, r"x must be a tensor of .* got list"),
+    ("w1", torch.zeros(4, 9, 1, 1), ValueError, r"w1 must be \(4, 8\) or \(4, 8, 1, 1\), for the 8 channels of x, got \(4, 9"),
+    ("w1", torch.zeros(4, 8, 3, 3), ValueError, r"w1 must be .* got \(4, 8, 3, 3\)"),
+    ("w1", torch.zeros(0, 8), ValueError, r"w1 must be \(R, 8\) .* R of at least 1, .* got \(0, 8\)"),
+    ("w1", torch.zeros(32), ValueError, r"w1 must be \(R, 8\) .* got \(32,\)"),
+    ("w1", None, TypeError, r"w1 must be a tensor .* got NoneType"),
+    ("w1", torch.zeros(4, 8, dtype=torch.float64), TypeError, r"w1 must be torch.float32, for x of torch.float32, got torch.float64"),
+    ("w1", torch.zeros(4, 8, dtype=torch.int64), TypeError, r"w1 must be torch.float32, .* got torch.int64"),
+    ("w2", torch.zeros(4, 8), ValueError, r"w2 must be \(8, 4\) or \(8, 4, 1, 1\), .* got \(4, 8\)"),
+    ("ws", torch.zeros(1, 2, 6, 6), ValueError, r"ws must be \(1, 2, k, k\) with k odd, got \(1, 2, 6, 6\)"),
+    ("ws", torch.zeros(1, 2, 7, 5), ValueError, r"ws must be \(1, 2, k, k\) with k odd, got \(1, 2, 7, 5\)"),
+    ("ws", torch.zeros(1, 1, 7, 7), ValueError, r"ws must be \(1, 2, k, k\) with k odd, got \(1, 1, 7, 7\)"),
+    ("b1", torch.zeros(8), ValueError, r"b1 must be \(4,\) or None, got \(8,\)"),
+    ("b2", torch.zeros(4), ValueError, r"b2 must be \(8,\) or None, got \(4,\)"),
+    ("bs", torch.zeros(()), ValueError, r"bs must be \(1,\) or None, got \(\)"),
+    ("bs", 0.5, TypeError, r"bs must be a tensor \(1,\) or None, got float"),
+    ("residual", torch.zeros(2, 8, 5, 1), ValueError, r"residual must be \(2, 8, 5, 5\), .* got \(2, 8, 5, 1\)"),
+    ("residual", torch.zeros(2, 8, 5, 5).half(), TypeError, r"residual must be torch.float32, .* got torch.float16"),
+    ("w2", torch.zeros(8, 4, device="meta"), ValueError, r"w2 must be on cpu, where x is, got meta"),
+]
+
+
+@pytest.mark.parametrize("name,value,kind,message", WRONG)
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+def test_wrong_argument(backend, name, value, kind, message, monkeypatch):
+    monkeypatch.setenv("CBAM_FUSED_BACKEND", backend)
+    with pytest.raises(kind, match=message):
+        functional.cbam(**OK | {name: value})
+
+
+def test_half_input_takes_its_own_dtype_or_float32():
+    half = {n: t.half() if n in ("x", "residual") else t for n, t in OK.items()}
+    assert functional.cbam(**half).dtype == torch.float16
+    message = r"w1 must be torch.float16 or torch.float32, for x of torch.float16, got torch.bfloat16"
+    with pytest.raises(TypeError, match=message):
+        functional.cbam(**half | {"w1": OK["w1"].bfloat16()})
+
+
+def test_backend_choice(monkeypatch):
+    x = OK["x"]
+    assert functional.backend_for(x) == "cpu"
+    monkeypatch.setenv("CBAM_FUSED_BACKEND", "reference")
+    assert functional.backend_for(x) == "reference"
+    assert functional.cbam(**OK).grad_fn is None
+    monkeypatch.setenv("CBAM_FUSED_BACKEND", "cdua")
+    with pytest.raises(RuntimeError, match="CBAM_FUSED_BACKEND must be auto, cpu or reference, got 'cdua'"):
+        functional.cbam(**OK)

@@ -1,0 +1,125 @@
+"""insert_cbam on networks of every make."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+
+from cbam_fused import CBAM, insert_cbam, reference
+
+PLACES = {
+    "resnet18": (["layer1", "layer4.0", "conv1"], [64, 512, 64]),
+    "vgg11_bn": (["features.3", "features"], [64, 512]),
+    "densenet121": (["features.transition1", "features"], [128, 1024]),
+    "mobilenet_v3_small": (["features.1", "features.12"], [16, 576]),
+    "efficientnet_b0": (["features.2", "features"], [24, 1280]),
+    "convnext_tiny": (["features.1"], [96]),
+}
+
+
+@pytest.mark.parametrize("arch", PLACES)
+def test_backbones(arch):
+    places, widths = PLACES[arch]
+    torch.manual_seed(0)
+    model = torchvision.models.get_model(arch, num_classes=5).eval()
+    plain = copy.deepcopy(model)
+    inserted = insert_cbam(model, places)
+    assert list(inserted) == [f"{p}.cbam" for p in places]
+    assert [m.ca.fc1.in_channels for m in inserted.values()] == widths
+    assert all(model.get_submodule(n) is m and isinstance(m, CBAM) and not m.training for n, m in inserted.items())
+    # Pretrained weights load after the insertion, and nothing but the new modules is missing.
+    report = model.load_state_dict(plain.state_dict(), strict=False)
+    assert not report.unexpected_keys and all(".cbam." in k or k.startswith("cbam.") for k in report.missing_keys)
+    x = torch.randn(2, 3, 64, 64)
+    calls = []
+    for name, module in inserted.items():
+        module.register_forward_hook(lambda *_, name=name: calls.append(name))
+    y = model(x)
+    assert sorted(calls) == sorted(inserted), "each is called once"
+    assert not torch.equal(y, plain(x))
+
+
+def test_output_is_cbam_of_the_named_modules_output():
+    model = torchvision.models.resnet18(num_classes=5).eval()
+    stages = nn.Sequential(model.conv1, model.bn1, model.relu, model.maxpool, model.layer1)
+    x = torch.randn(1, 3, 64, 64)
+    before = stages(x)
+    (module,) = insert_cbam(model, ["layer1"]).values()
+    torch.testing.assert_close(stages(x), module(before))
+
+
+def test_training_copies_and_pickles():
+    model = torchvision.models.resnet18(num_classes=5)
+    insert_cbam(model, ["layer1", "conv1"], reduction=4, kernel_size=3)
+    assert model.conv1.cbam.sa.conv1.kernel_size == (3, 3) and model.conv1.cbam.ca.fc1.out_channels == 16
+    x = torch.randn(2, 3, 64, 64)
+    for copied in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        copied.conv1.cbam.ca.fc1.weight.data.zero_()
+        assert not torch.equal(copied.eval()(x), model.eval()(x)), "the copy uses its own CBAM"
+    model.train()(x).sum().backward()
+    assert all(p.grad is not None for p in model.parameters())
+
+
+def test_model_is_otherwise_as_before():
+    model = torchvision.models.resnet18(num_classes=5)
+    model.layer2.eval()
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    modes = {n: m.training for n, m in model.named_modules()}
+    insert_cbam(model, ["layer1", "layer2"])
+    after = model.state_dict()
+    assert all(torch.equal(after[k], v) for k, v in before.items()), "neither weights nor BatchNorm statistics"
+    assert all(model.get_submodule(n).training == mode for n, mode in modes.items())
+    assert model.layer1.cbam.training and not model.layer2.cbam.training
+
+
+def test_dtype_factory_and_example_input():
+    model = nn.Sequential(nn.Linear(4, 4), nn.Unflatten(1, (4, 1, 1)))
+    with pytest.raises(ValueError, match="example_input is needed"):
+        insert_cbam(model, ["1"])
+    (module,) = insert_cbam(model.double(), ["1"], factory=reference.CBAM, example_input=torch.ones(1, 4).double()).values()
+    assert type(module) is reference.CBAM and module.ca.fc1.weight.dtype == torch.float64
+
+
+class Unused(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.used, self.unused = nn.Conv2d(3, 8, 3), nn.Conv2d(3, 8, 3)
+        self.flat = nn.Flatten()
+
+    def forward(self, x):
+        return self.flat(self.used(x))
+
+
+@pytest.mark.parametrize(
+    "model,after,message",
+    [
+        (torchvision.models.resnet18, ["layr1"], r"no sub-module 'layr1'; the nearest names are layer1"),
+        (torchvision.models.resnet18, ["layer1", "layer1"], r"each only once"),
+        (torchvision.models.resnet18, [], r"at least one"),
+        (torchvision.models.resnet18, ["fc"], r"'fc' must return a tensor \(N, C, H, W\), got \(1, 1000\)"),
+        (torchvision.models.resnet18, ["layer1", "relu"], None),
+        (Unused, ["used", "unused"], r"'unused' is not called"),
+        (Unused, ["used", "flat"], r"'flat' must return a tensor \(N, C, H, W\), got \(1, 394272\)"),
+        (torchvision.models.densenet121, ["features.denseblock1"], r"is a _DenseBlock, which may call every child"),
+    ],
+)
+def test_errors_leave_the_model_unchanged(model, after, message):
+    model = model()
+    keys = list(model.state_dict())
+    if message is None:
+        insert_cbam(model, after)
+        return
+    with pytest.raises(ValueError, match=message):
+        insert_cbam(model, after)
+    assert list(model.state_dict()) == keys
+    assert all(not m._forward_hooks for m in model.modules())
+
+
+def test_twice_at_one_place():
+    model = torchvision.models.resnet18()
+    insert_cbam(model, ["layer1"])
+    with pytest.raises(ValueError, match="'layer1' already has a child named 'cbam'"):
+        insert_cbam(model, ["layer1"])
