@@ -51,7 +51,9 @@ def cbam(
     _check(x, w1, w2, ws, b1, b2, bs, residual)
     if backend_for(x) == "reference":
         return reference.cbam(x, w1, w2, ws, b1, b2, bs, residual=residual, relu=relu)
-    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, w1, w2, ws, b1, b2, bs, residual)):
+    if torch.is_grad_enabled() and any(
+        t is not None and t.requires_grad for t in (x, w1, w2, ws, b1, b2, bs, residual)
+    ):
         return _Cbam.apply(x, w1, w2, ws, b1, b2, bs, residual, relu)
     dtype = _ops.accumulation_dtype(x.dtype)
     w1, b1, w2, b2, ws, bs = _cast((w1, b1, w2, b2, ws, bs), dtype)
@@ -72,7 +74,9 @@ def backend_for(x: Tensor) -> str:
         raise RuntimeError(f"CBAM_FUSED_BACKEND must be auto, cpu or reference, got {wanted!r}")
     served = x.device.type in ("cpu", "meta") and not _ops.cpu_missing
     if wanted == "cpu" and not served:
-        raise RuntimeError(f"CBAM_FUSED_BACKEND=cpu, but x is on {x.device}; CPU kernels: {_ops.cpu_missing or 'built'}")
+        raise RuntimeError(
+            f"CBAM_FUSED_BACKEND=cpu, but x is on {x.device}; CPU kernels: {_ops.cpu_missing or 'built'}"
+        )
     if wanted == "reference" or not served:
         return "reference"
     if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
@@ -98,7 +102,9 @@ class _Cbam(torch.autograd.Function):
         params = (w1, b1, w2, b2, ws, bs)
         grads = _ops.backward(dy, x, y, saved, index, *_cast(params, saved.dtype))
         dx, dresidual = grads[:2]
-        dw1, db1, dw2, db2, dws, dbs = (None if p is None else g.to(p.dtype) for g, p in zip(grads[2:], params, strict=True))
+        dw1, db1, dw2, db2, dws, dbs = (
+            None if p is None else g.to(p.dtype) for g, p in zip(grads[2:], params, strict=True)
+        )
         if not ctx.has_residual:
             dresidual = None
         elif y is None:
@@ -122,7 +128,7 @@ def _cast(params: tuple[Tensor | None, ...], dtype: torch.dtype) -> list[Tensor 
 
 
 def _check(x, w1, w2, ws, b1, b2, bs, residual) -> None:
-    """The one check of shapes, dtypes and devices; every message names the argument, what it is and what it should be."""
+    """The one check of shapes, dtypes and devices; messages name the argument, what it is and what it should be."""
     if not isinstance(x, Tensor) or x.dtype not in FLOATS:
         got = x.dtype if isinstance(x, Tensor) else type(x).__name__
         raise TypeError(f"x must be a tensor of float32, float64, float16 or bfloat16, got {got}")
@@ -136,7 +142,13 @@ def _check(x, w1, w2, ws, b1, b2, bs, residual) -> None:
         raise _wrong("w1", w1, f"({R}, {C}) or ({R}, {C}, 1, 1), for the {C} channels of x")
     if not isinstance(w2, Tensor) or (w2.shape != (C, R, 1, 1) and w2.shape != (C, R)):
         raise _wrong("w2", w2, f"({C}, {R}) or ({C}, {R}, 1, 1), for the {C} channels of x and the {R} rows of w1")
-    if not isinstance(ws, Tensor) or ws.dim() != 4 or ws.shape[:2] != (1, 2) or ws.shape[2] != ws.shape[3] or ws.shape[3] % 2 == 0:
+    if (
+        not isinstance(ws, Tensor)
+        or ws.dim() != 4
+        or ws.shape[:2] != (1, 2)
+        or ws.shape[2] != ws.shape[3]
+        or ws.shape[3] % 2 == 0
+    ):
         raise _wrong("ws", ws, "(1, 2, k, k) with k odd")
     for name, bias, size in (("b1", b1, R), ("b2", b2, C), ("bs", bs, 1)):
         if bias is not None and (not isinstance(bias, Tensor) or bias.shape != (size,)):

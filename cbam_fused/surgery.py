@@ -66,7 +66,9 @@ def _find(model: nn.Module, names: list[str]) -> dict[str, nn.Module]:
             near = difflib.get_close_matches(name, known, n=3) or list(known)[:3]
             raise ValueError(f"after: the model has no sub-module {name!r}; the nearest names are {', '.join(near)}")
         if isinstance(known[name], nn.ModuleDict | nn.ModuleList):
-            raise ValueError(f"after: {name!r} is a {type(known[name]).__name__}, which may call every child of its own")
+            raise ValueError(
+                f"after: {name!r} is a {type(known[name]).__name__}, which may call every child of its own"
+            )
         if hasattr(known[name], CHILD):
             raise ValueError(f"after: {name!r} already has a child named {CHILD!r}")
     if not names or len(set(names)) != len(names) or len({known[n] for n in names}) != len(names):
@@ -84,7 +86,9 @@ def _dry_run(model: nn.Module, targets: dict[str, nn.Module], example_input: Ten
                 got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
                 raise ValueError(f"after: {name!r} must return a tensor (N, C, H, W), got {got}")
             if name in outputs and outputs[name].shape[1] != output.shape[1]:
-                raise ValueError(f"after: {name!r} is called with {outputs[name].shape[1]} and {output.shape[1]} channels")
+                raise ValueError(
+                    f"after: {name!r} is called with {outputs[name].shape[1]} and {output.shape[1]} channels"
+                )
             outputs[name] = output
 
         return hook

@@ -28,7 +28,8 @@ const cbam::Kernels& kernels() {
         const char* limit = getenv("ATEN_CPU_CAPABILITY");
         const bool generic = limit && !strcmp(limit, "default");
         const bool avx2 = limit && !strcmp(limit, "avx2");
-        const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+        const bool has_avx2 =
+            __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
         const bool has_avx512 = has_avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                                 __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
         if (has_avx512 && !generic && !avx2) return cbam::kernels_avx512();
@@ -83,8 +84,13 @@ struct Call {
 
     Call(const Tensor& x_, const Tensor& w1_, const OptionalTensor& b1_, const Tensor& w2_, const OptionalTensor& b2_,
          const Tensor& ws_, const OptionalTensor& bs_)
-        : x(dense(x_, is_channels_last(x_))), w1(torch::stable::contiguous(w1_)), w2(torch::stable::contiguous(w2_)),
-          ws(torch::stable::contiguous(ws_)), b1(b1_), b2(b2_), bs(bs_) {
+        : x(dense(x_, is_channels_last(x_))),
+          w1(torch::stable::contiguous(w1_)),
+          w2(torch::stable::contiguous(w2_)),
+          ws(torch::stable::contiguous(ws_)),
+          b1(b1_),
+          b2(b2_),
+          bs(bs_) {
         p.dtype = dtype_of(x);
         p.channels_last = is_channels_last(x_);
         p.N = x.size(0), p.C = x.size(1), p.H = x.size(2), p.W = x.size(3);
@@ -108,9 +114,9 @@ struct Call {
     }
 };
 
-std::tuple<Tensor, Tensor, Tensor> forward(const Tensor& x, const Tensor& w1, const OptionalTensor& b1, const Tensor& w2,
-                                           const OptionalTensor& b2, const Tensor& ws, const OptionalTensor& bs,
-                                           const OptionalTensor& residual, bool relu) {
+std::tuple<Tensor, Tensor, Tensor> forward(const Tensor& x, const Tensor& w1, const OptionalTensor& b1,
+                                           const Tensor& w2, const OptionalTensor& b2, const Tensor& ws,
+                                           const OptionalTensor& bs, const OptionalTensor& residual, bool relu) {
     Call call(x, w1, b1, w2, b2, ws, bs);
     cbam::Problem& p = call.p;
     const OptionalTensor dense_residual = dense(residual, p.channels_last);
@@ -125,8 +131,9 @@ std::tuple<Tensor, Tensor, Tensor> forward(const Tensor& x, const Tensor& w1, co
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backward(
-    const Tensor& dy, const Tensor& x, const OptionalTensor& y, const Tensor& saved, const Tensor& index, const Tensor& w1,
-    const OptionalTensor& b1, const Tensor& w2, const OptionalTensor& b2, const Tensor& ws, const OptionalTensor& bs) {
+    const Tensor& dy, const Tensor& x, const OptionalTensor& y, const Tensor& saved, const Tensor& index,
+    const Tensor& w1, const OptionalTensor& b1, const Tensor& w2, const OptionalTensor& b2, const Tensor& ws,
+    const OptionalTensor& bs) {
     Call call(x, w1, b1, w2, b2, ws, bs);
     cbam::Problem& p = call.p;
     const Tensor dense_dy = dense(dy, p.channels_last);

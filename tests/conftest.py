@@ -16,4 +16,5 @@ def poisoned_memory():
 def pytest_report_header() -> str:
     from cbam_fused import _ops
 
-    return f"cbam_fused: {_ops.cpu_missing or 'CPU kernels, ' + _ops.cpu_capability()}, {torch.get_num_threads()} threads"
+    kernels = _ops.cpu_missing or f"CPU kernels, {_ops.cpu_capability()}"
+    return f"cbam_fused: {kernels}, {torch.get_num_threads()} threads"

@@ -23,7 +23,9 @@ def operator_arguments(problem):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("shape", [(2, 6, 5, 7), (0, 6, 5, 7), (2, 1, 5, 7), (2, 6, 1, 1)], ids=str)
 def test_opcheck(shape, dtype, biases, relu, layout):
-    forward, backward = operator_arguments(random_problem(shape, dtype, layout, biases=biases, residual=relu, relu=relu))
+    forward, backward = operator_arguments(
+        random_problem(shape, dtype, layout, biases=biases, residual=relu, relu=relu)
+    )
     torch.library.opcheck(_ops.forward, forward)
     torch.library.opcheck(_ops.backward, backward)
 

@@ -102,7 +102,9 @@ def test_autocast_keeps_the_dtype_of_x():
 
 @pytest.mark.parametrize("arguments", [(0,), (8, 0), (8, 2.5), (8, 16, 4), (8, 16, 0), ("8",)])
 def test_wrong_arguments(arguments):
-    with pytest.raises(ValueError, match=r"(channels|reduction|kernel_size) must be an (odd )?integer of at least 1, got"):
+    with pytest.raises(
+        ValueError, match=r"(channels|reduction|kernel_size) must be an (odd )?integer of at least 1, got"
+    ):
         CBAM(*arguments)
 
 

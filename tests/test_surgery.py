@@ -79,7 +79,9 @@ def test_dtype_factory_and_example_input():
     model = nn.Sequential(nn.Linear(4, 4), nn.Unflatten(1, (4, 1, 1)))
     with pytest.raises(ValueError, match="example_input is needed"):
         insert_cbam(model, ["1"])
-    (module,) = insert_cbam(model.double(), ["1"], factory=reference.CBAM, example_input=torch.ones(1, 4).double()).values()
+    (module,) = insert_cbam(
+        model.double(), ["1"], factory=reference.CBAM, example_input=torch.ones(1, 4).double()
+    ).values()
     assert type(module) is reference.CBAM and module.ca.fc1.weight.dtype == torch.float64
 
 

@@ -73,7 +73,7 @@ def test_many_images_per_group(dtype, layout):
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=["nchw", "nhwc"])
 def test_large_values_in_half_precision(layout):
-    """Sums of values near 65504 overflow float16, in which eager gets NaN, but not the float32 that ours are kept in."""
+    """Sums of values near 65504 overflow float16, in which eager gets NaN, but not the float32 that ours are in."""
     problem = random_problem((2, 16, 20, 20), torch.float16, layout, scale=16000, params=torch.float32)
     assert problem.inputs["x"].max() > 60000
     truth = problem.to(torch.float64).run(reference.cbam)

@@ -19,6 +19,7 @@ LAYOUTS = (torch.contiguous_format, torch.channels_last)
 
 MOVED = 16  # the input is rounded once, and a dozen intermediate results between it and the gradients too
 
+
 @dataclass
 class Problem:
     """The arguments of cbam() by name, and the gradient that its backward starts from."""

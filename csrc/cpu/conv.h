@@ -23,8 +23,7 @@ struct MapShape {
 
 template <class F> void pad(const MapShape& m, const F* map, F* padded) {
     __builtin_memset(padded, 0, m.padded<F>() * sizeof(F));
-    for (int64_t h = 0; h < m.H; ++h)
-        __builtin_memcpy(padded + (h + m.p) * m.Wp + m.p, map + h * m.W, m.W * sizeof(F));
+    for (int64_t h = 0; h < m.H; ++h) __builtin_memcpy(padded + (h + m.p) * m.Wp + m.p, map + h * m.W, m.W * sizeof(F));
 }
 
 // out[i] = bias + sum over maps and offsets of weight x input.
@@ -48,7 +47,8 @@ template <class F> void unpad(const MapShape& m, const F* out, F* map) {
     for (int64_t h = 0; h < m.H; ++h) __builtin_memcpy(map + h * m.W, out + h * m.Wp, m.W * sizeof(F));
 }
 
-// dweight[a][b] = sum over outputs of dz x input at offset (a, b). padded_dz read from (p, p) on has zeros between rows.
+// dweight[a][b] = sum over outputs of dz x input at offset (a, b). padded_dz read from (p, p) on has zeros between
+// rows.
 template <class F> void weight_gradient(const MapShape& m, const F* padded_dz, const F* padded, F* dweight) {
     const F* dz = padded_dz + m.p * m.Wp + m.p;
     auto offsets = [&]<int n>(int64_t a, int64_t b0, Count<n>) {  // n neighbours share one read of dz

@@ -22,12 +22,12 @@ constexpr int kMaxGroup = 8;
 
 // What the forward leaves for the backward, for one image.
 template <class F> struct Saved {
-    F *mean_hw, *max_hw;              // (C) the two pools a, m
-    F* g;                             // (C)
-    F *hidden_mean, *hidden_max;      // (R) relu(w1 a + b1), relu(w1 m + b1)
-    F *mean_c, *max_c;                // (HW) the two maps
-    F* s;                             // (HW)
-    int32_t *argmax_hw, *argmax_c;    // (C), (HW)
+    F *mean_hw, *max_hw;            // (C) the two pools a, m
+    F* g;                           // (C)
+    F *hidden_mean, *hidden_max;    // (R) relu(w1 a + b1), relu(w1 m + b1)
+    F *mean_c, *max_c;              // (HW) the two maps
+    F* s;                           // (HW)
+    int32_t *argmax_hw, *argmax_c;  // (C), (HW)
 
     Saved() = default;
     Saved(const Problem& p, int64_t n) {
@@ -46,11 +46,11 @@ template <class F> struct Saved {
 
 // One image's part of the parameter gradients.
 template <class F> struct Partial {
-    F* dlogit;                            // (C) gradient before the channel sigmoid
-    F *dhidden_mean, *dhidden_max;        // (R) gradients before the ReLU
-    F* hidden;                            // (R) hidden_mean + hidden_max
-    F* dws;                               // (2 k k)
-    F* dbs;                               // (1)
+    F* dlogit;                      // (C) gradient before the channel sigmoid
+    F *dhidden_mean, *dhidden_max;  // (R) gradients before the ReLU
+    F* hidden;                      // (R) hidden_mean + hidden_max
+    F* dws;                         // (2 k k)
+    F* dbs;                         // (1)
 
     Partial() = default;
     Partial(const Problem& p, int64_t n) {
@@ -141,9 +141,8 @@ template <class F> void spatial_gate(const Problem& p, const Saved<F>& saved, co
 
 // From D[h, w] = sum over c of g x dy (in scratch.t): dws, dbs, and the gradients of the two maps, in scratch.t (mean,
 // over C) and scratch.routed (maximum).
-template <class F>
-void spatial_gate_backward(const Problem& p, const Saved<F>& saved, const Partial<F>& partial, const Scratch<F>& scratch,
-                           F* t, F* routed) {
+template <class F> void spatial_gate_backward(const Problem& p, const Saved<F>& saved, const Partial<F>& partial,
+                                              const Scratch<F>& scratch, F* t, F* routed) {
     double dbs = 0;
     for (int64_t i = 0; i < p.HW(); ++i) dbs += t[i] *= saved.s[i] * (1 - saved.s[i]);
     *partial.dbs = F(dbs);
@@ -164,9 +163,8 @@ void spatial_gate_backward(const Problem& p, const Saved<F>& saved, const Partia
 
 // From dg (in scratch.dg): the images' parts of the MLP's gradients, and the gradients of the pools, in scratch.da and
 // scratch.dm.
-template <class F>
-void channel_gate_backward(const Problem& p, int count, const Saved<F>* saved, const Partial<F>* partial,
-                           const Scratch<F>& scratch) {
+template <class F> void channel_gate_backward(const Problem& p, int count, const Saved<F>* saved,
+                                              const Partial<F>* partial, const Scratch<F>& scratch) {
     F *dlogit[kMaxGroup], *dhidden[2 * kMaxGroup], *dpooled[2 * kMaxGroup];
     for (int i = 0; i < count; ++i) {
         dlogit[i] = partial[i].dlogit;
@@ -260,7 +258,8 @@ template <class T, bool channels_last> void backward(const Problem& p, int64_t f
             const T* z = (p.relu ? masked : (const T*)p.dy) + at;
             T* dx = (T*)p.dx + at;
             const F *t = scratch.t[j], *routed = scratch.routed[j], *da = scratch.da[j], *dm = scratch.dm[j];
-            if (channels_last) input_gradient<T, true>(z, HW, C, v.s, t, v.g, da, v.argmax_hw, dm, v.argmax_c, routed, dx);
+            if (channels_last)
+                input_gradient<T, true>(z, HW, C, v.s, t, v.g, da, v.argmax_hw, dm, v.argmax_c, routed, dx);
             else input_gradient<T, false>(z, C, HW, v.s, t, v.g, da, v.argmax_c, routed, v.argmax_hw, dm, dx);
         }
     });
@@ -279,7 +278,8 @@ template <class F> void backward_parameters(const Problem& p, int64_t first, int
     const int64_t r1 = least(last, R), c0 = first > R ? first - R : 0, c1 = least(last - R, C);
     outer_sums(first, r1, C, p.N, partial.dhidden_mean, stride, R, saved.mean_hw, p.saved_size(), C, (F*)p.dw1);
     outer_sums(c0, c1, R, p.N, partial.dlogit, stride, 0, saved.hidden_mean, p.saved_size(), R, (F*)p.dw2);
-    for (int64_t r = first; p.db1 && r < r1; ++r) ((F*)p.db1)[r] = sum(partial.dhidden_mean, r) + sum(partial.dhidden_max, r);
+    for (int64_t r = first; p.db1 && r < r1; ++r)
+        ((F*)p.db1)[r] = sum(partial.dhidden_mean, r) + sum(partial.dhidden_max, r);
     for (int64_t c = c0; p.db2 && c < c1; ++c) ((F*)p.db2)[c] = 2 * sum(partial.dlogit, c);
     if (last < R + C) return;
     for (int64_t i = 0; i < 2 * p.k * p.k; ++i) ((F*)p.dws)[i] = sum(partial.dws, i);

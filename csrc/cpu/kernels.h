@@ -15,16 +15,16 @@ struct Problem {
     bool relu;  // the forward ends in a ReLU
     int64_t N, C, H, W, R, k;
 
-    const void *x, *residual;                    // residual may be null
-    const void *w1, *b1, *w2, *b2, *ws, *bs;     // (R, C) (R) (C, R) (C) (2, k, k) (1); biases may be null
-    void* y;                                     // written forward; read backward if relu
-    void* saved;                                 // (N, saved_size)
-    int32_t* index;                              // (N, C + HW): where the maxima over HW and over C were
+    const void *x, *residual;                 // residual may be null
+    const void *w1, *b1, *w2, *b2, *ws, *bs;  // (R, C) (R) (C, R) (C) (2, k, k) (1); biases may be null
+    void* y;                                  // written forward; read backward if relu
+    void* saved;                              // (N, saved_size)
+    int32_t* index;                           // (N, C + HW): where the maxima over HW and over C were
 
     const void* dy;
-    void *dx, *dresidual;                        // dresidual is null unless relu
-    void *dw1, *db1, *dw2, *db2, *dws, *dbs;     // those of absent biases are null
-    void* partial;                               // (N, partial_size): each image's part of the parameter gradients
+    void *dx, *dresidual;                     // dresidual is null unless relu
+    void *dw1, *db1, *dw2, *db2, *dws, *dbs;  // those of absent biases are null
+    void* partial;                            // (N, partial_size): each image's part of the parameter gradients
 
     int64_t HW() const { return H * W; }
     int64_t saved_size() const { return 3 * C + 2 * R + 3 * HW(); }

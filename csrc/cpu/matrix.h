@@ -121,8 +121,7 @@ void row_stats(const T* x, int64_t rows, int64_t cols, const Acc<T>* w, F* mean,
             hits = bits<F>(value(c + i, lanes) == max[r]);
             arg[r] = int32_t(c + i + __builtin_ctz(hits | 1u << 31));
         });
-        if (mean[r] != mean[r])
-            prefer_nan(cols, [&](int64_t i) { return value(i, First{1})[0]; }, max + r, arg + r);
+        if (mean[r] != mean[r]) prefer_nan(cols, [&](int64_t i) { return value(i, First{1})[0]; }, max + r, arg + r);
     }
 }
 
@@ -222,13 +221,13 @@ void col_dots(const T* x, int64_t rows, int64_t cols, int count, const F* const*
                 for (; r < end; ++r) {
                     const F factor = u[k][r];
                     const T* row = x + r * cols + c;
-                    each_in_tile<n>(last, [&](int j, auto lanes) { sum[j] += load(row + j * kLanes<F>, lanes) * factor; });
+                    each_in_tile<n>(last,
+                                    [&](int j, auto lanes) { sum[j] += load(row + j * kLanes<F>, lanes) * factor; });
                 }
                 total.add(sum);
             });
-            each_in_tile<n>(last, [&](int j, auto lanes) {
-                store(out[k] + c + j * kLanes<F>, total.over(j, 1), lanes);
-            });
+            each_in_tile<n>(last,
+                            [&](int j, auto lanes) { store(out[k] + c + j * kLanes<F>, total.over(j, 1), lanes); });
         }
     });
 }

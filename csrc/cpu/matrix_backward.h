@@ -8,9 +8,8 @@ namespace {
 // With z = dy where the forward's ReLU let y through (y null: everywhere), reads x and dy once and gives
 //   row_out[r] = sum over columns of x z v,  col_out[c] = sum over rows of x z u,
 // u being one factor a row and v one a column. Where y is given, z is written to masked.
-template <class T, class F = Acc<T>>
-void products(const T* x, const T* dy, const T* y, T* masked, int64_t rows, int64_t cols, const F* u, const F* v,
-              F* row_out, F* col_out) {
+template <class T, class F = Acc<T>> void products(const T* x, const T* dy, const T* y, T* masked, int64_t rows,
+                                                   int64_t cols, const F* u, const F* v, F* row_out, F* col_out) {
     using V = Vec<F>;
     constexpr int group = 4;  // rows that share one read and write of the column sums
     for (int64_t r = 0; r < rows; ++r) row_out[r] = 0;
@@ -67,18 +66,17 @@ void input_gradient(const T* z, int64_t rows, int64_t cols, const F* s, const F*
         // The one element with row_add is computed apart, so that a half type rounds it once.
         const int64_t special = row_index[r];
         const F value = gradient(load(z + special, First{1}), special, First{1})[0] + row_add[r];
-        each_vector<F>(cols, [&](int64_t c, auto lanes) {
-            store(dx + c, gradient(load(z + c, lanes), c, lanes), lanes);
-        });
+        each_vector<F>(cols,
+                       [&](int64_t c, auto lanes) { store(dx + c, gradient(load(z + c, lanes), c, lanes), lanes); });
         store_one(dx + special, value);
     }
 }
 
 // out[i][j] (+)= sum over n and terms t < 2 of u[n][t][i] v[n][t][j], for rows i of [first, last). u and v of image n
 // start n * u_stride and n * v_stride in; their second terms lie u_term and v_term further.
-template <class F>
-void outer_sums(int64_t first, int64_t last, int64_t cols, int64_t images, const F* u, int64_t u_stride, int64_t u_term,
-                const F* v, int64_t v_stride, int64_t v_term, F* out) {
+template <class F> void outer_sums(int64_t first, int64_t last, int64_t cols, int64_t images, const F* u,
+                                   int64_t u_stride, int64_t u_term, const F* v, int64_t v_stride, int64_t v_term,
+                                   F* out) {
     for (int64_t i = first; i < last; ++i) {
         each_vector<F>(cols, [&](int64_t j, auto lanes) {
             Vec<F> sum = {};

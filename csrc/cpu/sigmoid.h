@@ -23,7 +23,9 @@ inline void sigmoid(float* v, int64_t n) {
     each_vector<float>(n, [&](int64_t i, auto lanes) {
         const Vec<float> x = load(v + i, lanes);
         // Comparisons are false for NaN, which therefore goes through to the result.
-        const Vec<float> bounded = x > 87.f ? broadcast<Vec<float>>(87.f) : x < -87.f ? broadcast<Vec<float>>(-87.f) : x;
+        const Vec<float> bounded = x > 87.f    ? broadcast<Vec<float>>(87.f)
+                                   : x < -87.f ? broadcast<Vec<float>>(-87.f)
+                                               : x;
         const Vec<float> s = 1.f / (1.f + exp_bounded(-bounded));
         store(v + i, x < -87.f ? Vec<float>{} : s, lanes);
     });

@@ -1,0 +1,21 @@
+"""PEP 517 build backend: setuptools, plus torch as a build requirement only where the target has none to offer.
+
+The kernels use the stable ABI of torch 2.10, so any torch from there on will do to compile against. A plain
+`requires = ["torch"]` would download a second torch, of several GB, for every build.
+"""
+
+import environment
+from setuptools import build_meta
+from setuptools.build_meta import *  # noqa: F403 - the other hooks are setuptools' own
+
+
+def get_requires_for_build_wheel(config_settings=None):
+    return build_meta.get_requires_for_build_wheel(config_settings) + _torch_requirement()
+
+
+def get_requires_for_build_editable(config_settings=None):
+    return build_meta.get_requires_for_build_editable(config_settings) + _torch_requirement()
+
+
+def _torch_requirement():
+    return [] if environment.find_torch() else [environment.TORCH_REQUIREMENT]

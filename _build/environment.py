@@ -1,0 +1,84 @@
+"""What a build finds around it: torch (without importing it), nvcc, and whether the CUDA kernels can be built."""
+
+import importlib.machinery
+import importlib.util
+import os
+import re
+import runpy
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+TORCH_FLOOR = (2, 10)
+TORCH_REQUIREMENT = "torch>=2.10"
+
+
+@dataclass(frozen=True)
+class Torch:
+    folder: Path
+    version: str
+    cuda: str | None
+
+
+def find_torch() -> Torch | None:
+    """The first torch new enough to build against: on sys.path, else in the environment the package goes into.
+
+    CBAM_FUSED_BUILD_SITE, the site-packages of the environment to build for, is looked at alone if it is set: for
+    tools that build in an environment of their own, from which the target cannot be told.
+
+    Raises:
+        FileNotFoundError: CBAM_FUSED_BUILD_SITE holds no such torch.
+    """
+    site = os.environ.get("CBAM_FUSED_BUILD_SITE")
+    if site:
+        torch = _usable(importlib.machinery.PathFinder.find_spec("torch", [site]))
+        if torch is None:
+            raise FileNotFoundError(f"CBAM_FUSED_BUILD_SITE={site} must hold {TORCH_REQUIREMENT}, but does not")
+        return torch
+    return _usable(importlib.util.find_spec("torch")) or _usable(_spec_in_target())
+
+
+def _spec_in_target():
+    # pip runs a build with the interpreter of the target and hides the target's packages by environment variables,
+    # which -E ignores.
+    find = "import importlib.util; spec = importlib.util.find_spec('torch'); print(spec and spec.origin or '')"
+    result = subprocess.run([sys.executable, "-E", "-c", find], capture_output=True, text=True, check=True)
+    origin = result.stdout.strip()
+    return importlib.util.spec_from_file_location("torch", origin) if origin else None
+
+
+def _usable(spec) -> Torch | None:
+    if spec is None or spec.origin is None:
+        return None
+    folder = Path(spec.origin).parent
+    facts = runpy.run_path(str(folder / "version.py"))
+    release = tuple(int(part) for part in re.findall(r"\d+", facts["__version__"])[:2])
+    return Torch(folder, facts["__version__"], facts["cuda"]) if release >= TORCH_FLOOR else None
+
+
+def find_nvcc() -> str | None:
+    """Path of nvcc, in CUDA_HOME if that is set, else on PATH."""
+    home = os.environ.get("CUDA_HOME")
+    return shutil.which("nvcc", path=os.path.join(home, "bin") if home else None)
+
+
+def nvcc_version(nvcc: str) -> str:
+    """For example "13.0"."""
+    text = subprocess.run([nvcc, "--version"], capture_output=True, text=True, check=True).stdout
+    return re.search(r"release (\d+\.\d+)", text)[1]
+
+
+def cuda_obstacle(sources: list[Path], torch_cuda: str | None, nvcc: str | None) -> str:
+    """Why the CUDA kernels cannot be built from these sources for this torch; empty if they can."""
+    if not sources:
+        return "there are no CUDA sources yet"
+    if torch_cuda is None:
+        return "this torch is built without CUDA"
+    if nvcc is None:
+        return "nvcc was not found in CUDA_HOME or on PATH"
+    version = nvcc_version(nvcc)
+    if version.split(".")[0] != torch_cuda.split(".")[0]:
+        return f"nvcc is of CUDA {version}, but torch of CUDA {torch_cuda}; the major versions must agree"
+    return ""

@@ -1,0 +1,113 @@
+"""Builds the kernels; what does not depend on the machine is in pyproject.toml."""
+
+import json
+import os
+import platform
+import subprocess
+import sysconfig
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import environment  # beside the backend, in _build
+from setuptools import Extension, setup
+from setuptools.command.build import build
+from setuptools.command.build_ext import build_ext
+from setuptools.errors import CompileError
+
+COMMON = ["-O3", "-g0", "-std=c++20", "-fvisibility=hidden"]
+# A target of torch 2.10 keeps to what every torch since then has, whichever the headers are from.
+BINDING = ["-DTORCH_TARGET_VERSION=0x020a000000000000"]
+# gcc turns branches into the selects that vectorise only where a comparison may not trap.
+KERNELS = ["-fno-math-errno", "-fno-trapping-math"]
+F16C = ["-mfma", "-mf16c"]
+# generic comes first, since of an inline function in several objects the linker keeps the first: it must run anywhere.
+ISAS = {"generic": []}
+if platform.machine() == "x86_64":
+    ISAS["avx2"] = ["-mavx2", *F16C]
+    ISAS["avx512"] = [f"-mavx512{part}" for part in ("f", "bw", "dq", "vl")]
+    # The warning comes from gcc 12's own AVX-512 headers.
+    ISAS["avx512"] += ["-mavx2", *F16C, "-mprefer-vector-width=512", "-Wno-maybe-uninitialized"]
+
+LIMITED_API = not sysconfig.get_config_var("Py_GIL_DISABLED")
+
+
+class Build(build):
+    def initialize_options(self):
+        super().initialize_options()
+        # A fresh folder: a wheel never gets what an earlier build left behind.
+        self.fresh = tempfile.TemporaryDirectory(prefix="cbam_fused-")
+        self.build_base = self.fresh.name
+
+
+class BuildKernels(build_ext):
+    def run(self):
+        super().run()
+        folder = Path("" if self.inplace else self.build_lib, "cbam_fused")
+        (folder / "_build_info.json").write_text(json.dumps(self.info, indent=2) + "\n")
+
+    def build_extension(self, ext):
+        compiler = self._compiler()
+        torch = environment.find_torch()
+        if torch is None:
+            raise CompileError(
+                f"building needs {environment.TORCH_REQUIREMENT}, and this environment has none: "
+                f'run `pip install "{environment.TORCH_REQUIREMENT}"` first, or leave out --no-build-isolation'
+            )
+        include = torch.folder / "include"
+        # Messages of torch's checks name their source file: as it is called in torch, not where it lies here.
+        binding = [*BINDING, f"-I{include}", f"-ffile-prefix-map={include}{os.sep}="]
+        objects = [
+            ("csrc/cpu/kernels.cpp", isa, [*KERNELS, f"-DCBAM_ISA={isa}", *flags]) for isa, flags in ISAS.items()
+        ]
+        objects.insert(1, ("csrc/ops.cpp", "binding", binding))
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            compiled = pool.map(lambda unit: self._compile(*unit), objects)
+        self.compiler.link_shared_object(
+            [file for files in compiled for file in files],
+            self.get_ext_fullpath(ext.name),
+            libraries=["torch_cpu"],
+            library_dirs=[str(torch.folder / "lib")],
+            extra_postargs=["-s"],
+            target_lang="c++",
+        )
+        self.info = {
+            "version": self.distribution.get_version(),
+            "torch": torch.version,
+            "compiler": compiler,
+            "cpu": list(ISAS),
+            "cuda": self._build_cuda(torch),
+        }
+
+    def _compile(self, source, name, flags):
+        return self.compiler.compile(
+            [source], output_dir=os.path.join(self.build_temp, name), extra_postargs=[*COMMON, *flags]
+        )
+
+    def _compiler(self) -> str:
+        if self.compiler.compiler_type != "unix":
+            raise CompileError("the kernels need GCC or Clang on Linux or macOS")
+        command = self.compiler.compiler_cxx
+        try:
+            answer = subprocess.run([*command, "--version"], capture_output=True, text=True, check=True)
+        except (OSError, subprocess.CalledProcessError) as error:
+            raise CompileError(
+                f"no C++ compiler: `{command[0]} --version` failed ({error}); "
+                "install one (on Debian: apt install g++) or name it in CXX"
+            ) from error
+        return answer.stdout.splitlines()[0]
+
+    def _build_cuda(self, torch) -> str:
+        """What became of the CUDA kernels; those of csrc/cuda will be compiled into _C_cuda here."""
+        sources = sorted(Path("csrc/cuda").glob("*.cu"))
+        obstacle = environment.cuda_obstacle(sources, torch.cuda, environment.find_nvcc())
+        result = f"not built: {obstacle or 'setup.py cannot compile them yet'}"
+        print(f"cbam_fused: CUDA kernels {result}")
+        return result
+
+
+setup(
+    ext_modules=[Extension("cbam_fused._C", ["csrc/ops.cpp", "csrc/cpu/kernels.cpp"], py_limited_api=LIMITED_API)],
+    cmdclass={"build": Build, "build_ext": BuildKernels},
+    options={"bdist_wheel": {"py_limited_api": "cp310"}} if LIMITED_API else {},
+)
