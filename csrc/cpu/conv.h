@@ -1,76 +1,120 @@
-// The k x k convolution of the spatial gate over two small maps, and its two gradients.
+// The k x k convolution of the spatial gate over two small maps, and its gradient by the weights.
 //
-// A map of H x W is kept with a border of p = k / 2 zeros on every side, as rows of Wp = W + 2p. An output at
-// (h, w) is then number i = h Wp + w, and the input it meets at offset (a, b) of the kernel is number
-// i + a Wp + b: one long vector loop over i serves every shape. The 2p outputs between two rows are discarded.
+// A map of H x W lies in a frame of p = k / 2 zeros, in rows wide enough that whole vectors can be read at every
+// output and offset; what they hold beyond the map is discarded. Several output rows are computed together, since
+// an input row is met by all of them: one load serves up to kRows multiplications.
 #pragma once
 
 #include "matrix.h"
 
 namespace {
 
-struct MapShape {
-    int64_t H, W, k, p, Wp;
-    MapShape(int64_t H, int64_t W, int64_t k) : H(H), W(W), k(k), p(k / 2), Wp(W + 2 * (k / 2)) {}
+template <class F> struct MapShape {
+    static constexpr int kRows = 4;
+    int64_t H, W, k, p;
+    int64_t width;   // of a framed row
+    int64_t height;  // of a framed map, with rows enough for whole groups of kRows outputs
 
-    // Outputs in whole tiles of vectors; what lies beyond H Wp is computed from zeros or discarded.
-    template <class F> int64_t outputs() const {
-        constexpr int64_t tile = kTile * kLanes<F>;
-        return (H * Wp + tile - 1) / tile * tile;
+    MapShape(int64_t H, int64_t W, int64_t k) : H(H), W(W), k(k), p(k / 2) {
+        width = round_up(W, kLanes<F>) + k - 1;
+        height = round_up(H, kRows) + k - 1;
     }
-    template <class F> int64_t padded() const { return outputs<F>() + (k - 1) * (Wp + 1); }
+    int64_t size() const { return width * height; }
+    static int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
 };
 
-template <class F> void pad(const MapShape& m, const F* map, F* padded) {
-    __builtin_memset(padded, 0, m.padded<F>() * sizeof(F));
-    for (int64_t h = 0; h < m.H; ++h) __builtin_memcpy(padded + (h + m.p) * m.Wp + m.p, map + h * m.W, m.W * sizeof(F));
+template <class F> void frame(const MapShape<F>& m, const F* map, F* framed) {
+    __builtin_memset(framed, 0, m.size() * sizeof(F));
+    for (int64_t h = 0; h < m.H; ++h)
+        __builtin_memcpy(framed + (h + m.p) * m.width + m.p, map + h * m.W, m.W * sizeof(F));
 }
 
-// out[i] = bias + sum over maps and offsets of weight x input.
-template <class F> void convolve(const MapShape& m, int maps, const F* const* padded, const F* weight, F bias, F* out) {
-    for (int64_t i = 0; i < m.outputs<F>(); i += kTile * kLanes<F>) {
-        Vec<F> sum[kTile];
-        for (int j = 0; j < kTile; ++j) sum[j] = broadcast<Vec<F>>(bias);
-        const F* w = weight;
-        for (int map = 0; map < maps; ++map)
-            for (int64_t a = 0; a < m.k; ++a)
-                for (int64_t b = 0; b < m.k; ++b, ++w) {
-                    const F* at = padded[map] + i + a * m.Wp + b;
+// With c_i[h][w] = sum over offsets (a, b) of weight[i][a][b] in_i[h + a][w + b]: gives out_0 = c_0 + c_1 + bias, or,
+// split, out_0 = c_0 and out_1 = c_1 of one and the same input. K is k where it is known at compile time, else 0.
+template <class F, bool split, int K>
+void convolve_k(const MapShape<F>& m, const F* const* framed, const F* weight, F bias, F* const* out) {
+    constexpr int R = MapShape<F>::kRows;
+    const int64_t k = K ? K : m.k;
+    auto columns = [&]<int n>(int64_t h, int64_t w, Count<n>, auto last) {
+        Vec<F> sum[2][R][n] = {};
+        auto input_row = [&](int64_t a, auto meets) {
+#pragma GCC unroll 1
+            for (int64_t b = 0; b < k; ++b)
+#pragma GCC unroll 2
+                for (int i = 0; i < 2; ++i) {
+                    const F* at = framed[split ? 0 : i] + (h + a) * m.width + w + b;
+                    Vec<F> v[n];
+                    for (int j = 0; j < n; ++j) v[j] = load(at + j * kLanes<F>, Whole{});
 #pragma GCC unroll 4
-                    for (int j = 0; j < kTile; ++j) sum[j] += load(at + j * kLanes<F>, Whole{}) * *w;
+                    for (int r = 0; r < R; ++r)
+                        if (meets(r))
+                            for (int j = 0; j < n; ++j) sum[i][r][j] += v[j] * weight[((i * k) + a - r) * k + b];
                 }
-        for (int j = 0; j < kTile; ++j) store(out + i + j * kLanes<F>, sum[j], Whole{});
-    }
-}
-
-template <class F> void unpad(const MapShape& m, const F* out, F* map) {
-    for (int64_t h = 0; h < m.H; ++h) __builtin_memcpy(map + h * m.W, out + h * m.Wp, m.W * sizeof(F));
-}
-
-// dweight[a][b] = sum over outputs of dz x input at offset (a, b). padded_dz read from (p, p) on has zeros between
-// rows.
-template <class F> void weight_gradient(const MapShape& m, const F* padded_dz, const F* padded, F* dweight) {
-    const F* dz = padded_dz + m.p * m.Wp + m.p;
-    auto offsets = [&]<int n>(int64_t a, int64_t b0, Count<n>) {  // n neighbours share one read of dz
-        const F* at = padded + a * m.Wp + b0;
-        double total[n] = {};
-        each_part(m.H * m.Wp, kChunk, [&](int64_t first, int64_t last) {
-            Vec<F> sum[n] = {};
-            each_vector<F>(last - first, [&](int64_t i, auto lanes) {
-                const Vec<F> d = load(dz + first + i, lanes);
-#pragma GCC unroll 7
-                for (int b = 0; b < n; ++b) sum[b] += load(at + b + first + i, lanes) * d;
-            });
-            for (int b = 0; b < n; ++b) total[b] += sum_lanes<F>(sum[b]);
-        });
-        for (int b = 0; b < n; ++b) dweight[a * m.k + b0 + b] = F(total[b]);
+        };
+        // Input row h + a meets output row h + r at offset a - r.
+#pragma GCC unroll 16
+        for (int64_t a = 0; a < k + R - 1; ++a) {
+            if (a >= R - 1 && a < k) input_row(a, [](int) { return true; });
+            else input_row(a, [&](int r) { return a >= r && a - r < k; });
+        }
+#pragma GCC unroll 4
+        for (int r = 0; r < R; ++r)
+            if (h + r < m.H)
+                each_in_tile<n>(last, [&](int j, auto lanes) {
+                    const int64_t at = (h + r) * m.W + w + j * kLanes<F>;
+                    store(out[0] + at, split ? sum[0][r][j] : sum[0][r][j] + sum[1][r][j] + bias, lanes);
+                    if (split) store(out[1] + at, sum[1][r][j], lanes);
+                });
     };
-    for (int64_t a = 0; a < m.k; ++a) {
-        int64_t b = 0;
-        for (; b + 7 <= m.k; b += 7) offsets(a, b, Count<7>{});
-        for (; b + 3 <= m.k; b += 3) offsets(a, b, Count<3>{});
-        for (; b < m.k; ++b) offsets(a, b, Count<1>{});
+    for (int64_t h = 0; h < m.H; h += R) {
+        int64_t w = 0;
+        for (; w + 2 * kLanes<F> <= m.W; w += 2 * kLanes<F>) columns(h, w, Count<2>{}, Whole{});
+        each_vector<F>(m.W - w, [&](int64_t i, auto lanes) { columns(h, w + i, Count<1>{}, lanes); });
     }
+}
+
+template <class F, bool split>
+void convolve(const MapShape<F>& m, const F* const* framed, const F* weight, F bias, F* const* out) {
+    m.k == 7 ? convolve_k<F, split, 7>(m, framed, weight, bias, out)
+             : convolve_k<F, split, 0>(m, framed, weight, bias, out);
+}
+
+// dweight[a][b] = sum over outputs of dz[h][w] framed[h + a][w + b]; framed_dz is dz in a frame of its own.
+template <class F> void weight_gradient(const MapShape<F>& m, const F* framed_dz, const F* framed, F* dweight) {
+    const F* dz = framed_dz + m.p * m.width + m.p;  // beyond its rows lie the zeros of the frame
+    auto offsets = [&]<int A, int B>(int64_t a, int64_t b, Count<A>, Count<B>) {  // A x B neighbours share their loads
+        double total[A][B] = {};
+        each_part(m.H, kBlock, [&](int64_t first, int64_t last) {
+            Vec<F> sum[A][B] = {};
+            for (int64_t h = first; h < last + A - 1;
+                 ++h)  // row h + a of the map meets row h - i of dz at offset a + i
+                each_vector<F>(m.W, [&](int64_t w, auto lanes) {
+                    Vec<F> d[A];
+#pragma GCC unroll 2
+                    for (int i = 0; i < A; ++i)
+                        d[i] = h - i >= first && h - i < last ? load(dz + (h - i) * m.width + w, lanes) : Vec<F>{};
+#pragma GCC unroll 7
+                    for (int j = 0; j < B; ++j) {
+                        const Vec<F> v = load(framed + (h + a) * m.width + w + b + j, lanes);
+#pragma GCC unroll 2
+                        for (int i = 0; i < A; ++i) sum[i][j] += v * d[i];
+                    }
+                });
+            for (int i = 0; i < A; ++i)
+                for (int j = 0; j < B; ++j) total[i][j] += sum_lanes<F>(sum[i][j]);
+        });
+        for (int i = 0; i < A; ++i)
+            for (int j = 0; j < B; ++j) dweight[(a + i) * m.k + b + j] = F(total[i][j]);
+    };
+    auto row = [&]<int A>(int64_t a, Count<A> rows) {
+        int64_t b = 0;
+        for (; b + 7 <= m.k; b += 7) offsets(a, b, rows, Count<7>{});
+        for (; b + 3 <= m.k; b += 3) offsets(a, b, rows, Count<3>{});
+        for (; b < m.k; ++b) offsets(a, b, rows, Count<1>{});
+    };
+    int64_t a = 0;
+    for (; a + 2 <= m.k; a += 2) row(a, Count<2>{});
+    if (a < m.k) row(a, Count<1>{});
 }
 
 }  // namespace

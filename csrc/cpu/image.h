@@ -76,20 +76,18 @@ struct Arena {
 };
 
 template <class F> struct Scratch {
-    MapShape map;
-    F *padded[2], *padded_dz, *conv, *flipped;
+    MapShape<F> map;
+    F *framed[2], *framed_dz, *flipped;
     // Backward, one of each per image of a group.
     F *t[kMaxGroup], *routed[kMaxGroup], *da[kMaxGroup], *dm[kMaxGroup];
     F *dhidden[kMaxGroup], *hidden[kMaxGroup];
-    double* dg[kMaxGroup];  // a sum of up to HW terms
+    double* dg[kMaxGroup];  // gradient of the gate, times the gate
     int64_t bytes;
 
     Scratch(const Problem& p, void* base) : map(p.H, p.W, p.k) {
         Arena arena{(char*)base};
-        for (F*& b : padded) b = arena.take<F>(map.padded<F>());
-        padded_dz = arena.take<F>(map.padded<F>());
-        conv = arena.take<F>(map.outputs<F>());
-        flipped = arena.take<F>(p.k * p.k);
+        for (F** b : {&framed[0], &framed[1], &framed_dz}) *b = arena.take<F>(map.size());
+        flipped = arena.take<F>(2 * p.k * p.k);
         for (int i = 0; i < kMaxGroup; ++i) {
             t[i] = arena.take<F>(p.HW());
             routed[i] = arena.take<F>(p.HW());
@@ -132,10 +130,10 @@ template <class F> void channel_gate(const Problem& p, int count, const Saved<F>
 
 // s = sigmoid(conv([mean_c; max_c]) + bs).
 template <class F> void spatial_gate(const Problem& p, const Saved<F>& saved, const Scratch<F>& scratch) {
-    pad(scratch.map, saved.mean_c, scratch.padded[0]);
-    pad(scratch.map, saved.max_c, scratch.padded[1]);
-    convolve(scratch.map, 2, scratch.padded, (const F*)p.ws, p.bs ? *(const F*)p.bs : F(0), scratch.conv);
-    unpad(scratch.map, scratch.conv, saved.s);
+    frame(scratch.map, saved.mean_c, scratch.framed[0]);
+    frame(scratch.map, saved.max_c, scratch.framed[1]);
+    F* out[1] = {saved.s};
+    convolve<F, false>(scratch.map, scratch.framed, (const F*)p.ws, p.bs ? *(const F*)p.bs : F(0), out);
     sigmoid(saved.s, p.HW());
 }
 
@@ -146,23 +144,23 @@ template <class F> void spatial_gate_backward(const Problem& p, const Saved<F>& 
     double dbs = 0;
     for (int64_t i = 0; i < p.HW(); ++i) dbs += t[i] *= saved.s[i] * (1 - saved.s[i]);
     *partial.dbs = F(dbs);
-    pad(scratch.map, t, scratch.padded_dz);
+    frame(scratch.map, t, scratch.framed_dz);
     const int64_t kk = p.k * p.k;
     F* maps[2] = {saved.mean_c, saved.max_c};
     F* gradients[2] = {t, routed};
     for (int map = 0; map < 2; ++map) {
-        pad(scratch.map, maps[map], scratch.padded[map]);
-        weight_gradient(scratch.map, scratch.padded_dz, scratch.padded[map], partial.dws + map * kk);
+        frame(scratch.map, maps[map], scratch.framed[map]);
+        weight_gradient(scratch.map, scratch.framed_dz, scratch.framed[map], partial.dws + map * kk);
+        // The transposed convolution is one with the kernel turned by half a circle.
         const F* ws = (const F*)p.ws + map * kk;
-        for (int64_t i = 0; i < kk; ++i) scratch.flipped[i] = ws[kk - 1 - i];
-        convolve(scratch.map, 1, &scratch.padded_dz, scratch.flipped, F(0), scratch.conv);
-        unpad(scratch.map, scratch.conv, gradients[map]);
+        for (int64_t i = 0; i < kk; ++i) scratch.flipped[map * kk + i] = ws[kk - 1 - i];
     }
+    convolve<F, true>(scratch.map, &scratch.framed_dz, scratch.flipped, F(0), gradients);
     for (int64_t i = 0; i < p.HW(); ++i) t[i] /= F(p.C);
 }
 
-// From dg (in scratch.dg): the images' parts of the MLP's gradients, and the gradients of the pools, in scratch.da and
-// scratch.dm.
+// From g dg (in scratch.dg): the images' parts of the MLP's gradients, and the gradients of the pools, in scratch.da
+// and scratch.dm.
 template <class F> void channel_gate_backward(const Problem& p, int count, const Saved<F>* saved,
                                               const Partial<F>* partial, const Scratch<F>& scratch) {
     F *dlogit[kMaxGroup], *dhidden[2 * kMaxGroup], *dpooled[2 * kMaxGroup];
@@ -172,7 +170,7 @@ template <class F> void channel_gate_backward(const Problem& p, int count, const
         dhidden[2 * i + 1] = partial[i].dhidden_max;
         dpooled[2 * i] = scratch.da[i];
         dpooled[2 * i + 1] = scratch.dm[i];
-        for (int64_t c = 0; c < p.C; ++c) dlogit[i][c] = F(scratch.dg[i][c]) * saved[i].g[c] * (1 - saved[i].g[c]);
+        for (int64_t c = 0; c < p.C; ++c) dlogit[i][c] = F(scratch.dg[i][c]) * (1 - saved[i].g[c]);
     }
     col_dots((const F*)p.w2, p.C, p.R, count, dlogit, scratch.dhidden);
     for (int i = 0; i < count; ++i) {
@@ -237,18 +235,18 @@ template <class T, bool channels_last> void backward(const Problem& p, int64_t f
             const int64_t at = (first + i + j) * C * HW;
             const T *x = (const T*)p.x + at, *y = p.relu ? (const T*)p.y + at : nullptr;
             F *t = scratch.t[j], *routed = scratch.routed[j], *direct = scratch.da[j], *through_mean = scratch.dm[j];
-            // D in t, and the three parts of dg: B = sum over pixels of s x dy, and through the two maps.
+            // D in t, and the three parts of dg: B = sum over pixels of s x dy, and what comes through the two
+            // maps. dg times g is what is needed, and saves reading the maxima from x, since max_c = g x there.
             if (channels_last) products(x, (const T*)p.dy + at, y, masked + at, HW, C, v.s, v.g, t, direct);
             else products(x, (const T*)p.dy + at, y, masked + at, C, HW, v.g, v.s, direct, t);
             spatial_gate_backward(p, v, partial[j], scratch, t, routed);
             if (channels_last) col_dots(x, HW, C, 1, &t, &through_mean);
             else row_dots(x, C, HW, 1, &t, &through_mean);
             double* dg = scratch.dg[j];
-            for (int64_t c = 0; c < C; ++c) dg[c] = double(direct[c]) + through_mean[c];
+            for (int64_t c = 0; c < C; ++c) dg[c] = (double(direct[c]) + through_mean[c]) * v.g[c];
             for (int64_t k = 0; k < HW; ++k) {
-                const int64_t c = v.argmax_c[k];
-                dg[c] += double(routed[k]) * load_one(x + (channels_last ? k * C + c : c * HW + k));
-                routed[k] *= v.g[c];
+                dg[v.argmax_c[k]] += double(routed[k]) * v.max_c[k];
+                routed[k] *= v.g[v.argmax_c[k]];
             }
         }
         channel_gate_backward(p, count, saved, partial, scratch);
@@ -276,8 +274,8 @@ template <class F> void backward_parameters(const Problem& p, int64_t first, int
     const Saved<F> saved(p, 0);
     const Partial<F> partial(p, 0);
     const int64_t r1 = least(last, R), c0 = first > R ? first - R : 0, c1 = least(last - R, C);
-    outer_sums(first, r1, C, p.N, partial.dhidden_mean, stride, R, saved.mean_hw, p.saved_size(), C, (F*)p.dw1);
-    outer_sums(c0, c1, R, p.N, partial.dlogit, stride, 0, saved.hidden_mean, p.saved_size(), R, (F*)p.dw2);
+    outer_sums<2>(first, r1, C, p.N, partial.dhidden_mean, stride, R, saved.mean_hw, p.saved_size(), C, (F*)p.dw1);
+    outer_sums<1>(c0, c1, R, p.N, partial.dlogit, stride, 0, partial.hidden, stride, 0, (F*)p.dw2);
     for (int64_t r = first; p.db1 && r < r1; ++r)
         ((F*)p.db1)[r] = sum(partial.dhidden_mean, r) + sum(partial.dhidden_max, r);
     for (int64_t c = c0; p.db2 && c < c1; ++c) ((F*)p.db2)[c] = 2 * sum(partial.dlogit, c);

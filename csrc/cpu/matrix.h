@@ -55,9 +55,9 @@ template <class F, int n> struct Totals {
         __builtin_memcpy(values, part, sizeof values);
         for (int i = 0; i < n * kLanes<F>; ++i) lanes[i] += values[i];
     }
-    Vec<F> over(int j, double divisor) const {
+    Vec<F> times(int j, double factor) const {
         F values[kLanes<F>];
-        for (int i = 0; i < kLanes<F>; ++i) values[i] = F(lanes[j * kLanes<F> + i] / divisor);
+        for (int i = 0; i < kLanes<F>; ++i) values[i] = F(lanes[j * kLanes<F> + i] * factor);
         return load(values, Whole{});
     }
 };
@@ -82,6 +82,7 @@ void row_stats(const T* x, int64_t rows, int64_t cols, const Acc<T>* w, F* mean,
     using I = IndexVec<F>;
     constexpr int64_t step = kTile * kLanes<F>;
     const V lowest = broadcast<V>(-F(__builtin_inf()));
+    const double share = 1.0 / double(cols);
     for (int64_t r = 0; r < rows; ++r, x += cols) {
         auto value = [&](int64_t c, auto lanes) {
             if constexpr (weighted) return load(x + c, lanes) * load(w + c, lanes);
@@ -112,15 +113,17 @@ void row_stats(const T* x, int64_t rows, int64_t cols, const Acc<T>* w, F* mean,
             compare(top, c);
             total += sum_lanes<F>((sum[0] + sum[1]) + (sum[2] + sum[3]));
         });
-        mean[r] = F(total / double(cols));
+        mean[r] = F(total * share);
         max[r] = max_lanes<F>(best);
-        int64_t c = min_lanes<F>(best == max[r] ? where : broadcast<I>(0x7fffffff)) * step;
-        unsigned hits = 0;
-        each_vector<F>(least(step, cols - c), [&](int64_t i, auto lanes) {
-            if (hits) return;
-            hits = bits<F>(value(c + i, lanes) == max[r]);
-            arg[r] = int32_t(c + i + __builtin_ctz(hits | 1u << 31));
-        });
+        const V top = broadcast<V>(max[r]);
+        int64_t c = 0;
+        if (cols > step) c = min_lanes<F>(best == top ? where : broadcast<I>(0x7fffffff)) * step;
+        uint64_t hits = 0;  // a bit for every column of that step that holds the maximum
+        auto look = [&](int64_t i, auto lanes) { hits |= uint64_t(equal_bits<F>(value(c + i, lanes), top)) << i; };
+        if (c + step <= cols)
+            for (int j = 0; j < kTile; ++j) look(j * kLanes<F>, Whole{});
+        else each_vector<F>(cols - c, look);
+        arg[r] = int32_t(c + __builtin_ctzll(hits | 1ull << 63));
         if (mean[r] != mean[r]) prefer_nan(cols, [&](int64_t i) { return value(i, First{1})[0]; }, max + r, arg + r);
     }
 }
@@ -155,13 +158,14 @@ void col_stats(const T* x, int64_t rows, int64_t cols, const Acc<T>* w, F* mean,
         });
         each_in_tile<n>(last, [&](int j, auto lanes) {
             const int64_t i = c + j * kLanes<F>;
-            const V m = total.over(j, double(rows));
+            const V m = total.times(j, 1.0 / double(rows));
             store(mean + i, m, lanes);
             store(max + i, best[j], lanes);
-            store_index<F>(arg + i, where[j], lanes);
-            for (unsigned nans = bits<F>(m != m); nans; nans &= nans - 1) {
-                const int64_t k = i + __builtin_ctz(nans);
-                if (k < cols) prefer_nan(rows, [&](int64_t r) { return value(r, k, First{1})[0]; }, max + k, arg + k);
+            store_index(arg + i, where[j], lanes, F{});
+            if (equal_bits<F>(m, m) == (1u << kLanes<F>)-1) return;
+            for (int64_t k = i; k < least(cols, i + kLanes<F>); ++k) {
+                if (mean[k] != mean[k])
+                    prefer_nan(rows, [&](int64_t r) { return value(r, k, First{1})[0]; }, max + k, arg + k);
             }
         });
     });
@@ -186,49 +190,63 @@ void scale(const T* x, int64_t rows, int64_t cols, const F* u, const F* v, const
     }
 }
 
-// out[r] = sum over columns of x v, for each of the given vectors v.
+// out[k][r] = sum over columns of x v[k], for every given vector. Two vectors share a read of x.
 template <class T, class F = Acc<T>>
 void row_dots(const T* x, int64_t rows, int64_t cols, int count, const F* const* v, F* const* out) {
     using V = Vec<F>;
     each_part(rows, 4, [&](int64_t r, int64_t end) {
         const T* row[4];
-        for (int j = 0; j < 4; ++j) row[j] = x + least(r + j, end - 1) * cols;
-        for (int k = 0; k < count; ++k) {
-            double total[4] = {};
+        for (int i = 0; i < 4; ++i) row[i] = x + least(r + i, end - 1) * cols;
+        auto dots = [&]<int n>(int k, Count<n>) {
+            double total[n][4] = {};
             each_part(cols, kChunk, [&](int64_t c, int64_t chunk_end) {
-                V sum[4] = {};
+                V sum[n][4] = {};
                 each_vector<F>(chunk_end - c, [&](int64_t i, auto lanes) {
-                    const V factor = load(v[k] + c + i, lanes);
-#pragma GCC unroll 4
-                    for (int j = 0; j < 4; ++j) sum[j] += load(row[j] + c + i, lanes) * factor;
+                    V element[4];
+                    for (int j = 0; j < 4; ++j) element[j] = load(row[j] + c + i, lanes);
+                    for (int l = 0; l < n; ++l) {
+                        const V factor = load(v[k + l] + c + i, lanes);
+                        for (int j = 0; j < 4; ++j) sum[l][j] += element[j] * factor;
+                    }
                 });
-                for (int j = 0; j < 4; ++j) total[j] += sum_lanes<F>(sum[j]);
+                for (int l = 0; l < n; ++l)
+                    for (int j = 0; j < 4; ++j) total[l][j] += sum_lanes<F>(sum[l][j]);
             });
-            for (int j = 0; r + j < end; ++j) out[k][r + j] = F(total[j]);
-        }
+            for (int l = 0; l < n; ++l)
+                for (int j = 0; r + j < end; ++j) out[k + l][r + j] = F(total[l][j]);
+        };
+        int k = 0;
+        for (; k + 2 <= count; k += 2) dots(k, Count<2>{});
+        if (k < count) dots(k, Count<1>{});
     });
 }
 
-// out[c] = sum over rows of x u, for each of the given vectors u.
+// out[k][c] = sum over rows of x u[k], for every given vector. Two vectors share a read of x.
 template <class T, class F = Acc<T>>
 void col_dots(const T* x, int64_t rows, int64_t cols, int count, const F* const* u, F* const* out) {
     using V = Vec<F>;
-    each_tile<F>(cols, [&]<int n>(int64_t c, Count<n>, auto last) {
-        for (int k = 0; k < count; ++k) {
-            Totals<F, n> total;
+    each_tile<F>(cols, [&]<int width>(int64_t c, Count<width>, auto last) {
+        auto dots = [&]<int n>(int k, Count<n>) {
+            Totals<F, n * width> total;
             each_part(rows, kBlock, [&](int64_t r, int64_t end) {
-                V sum[n] = {};
+                V sum[n * width] = {};
                 for (; r < end; ++r) {
-                    const F factor = u[k][r];
                     const T* row = x + r * cols + c;
-                    each_in_tile<n>(last,
-                                    [&](int j, auto lanes) { sum[j] += load(row + j * kLanes<F>, lanes) * factor; });
+                    each_in_tile<width>(last, [&](int j, auto lanes) {
+                        const V element = load(row + j * kLanes<F>, lanes);
+                        for (int l = 0; l < n; ++l) sum[l * width + j] += element * u[k + l][r];
+                    });
                 }
                 total.add(sum);
             });
-            each_in_tile<n>(last,
-                            [&](int j, auto lanes) { store(out[k] + c + j * kLanes<F>, total.over(j, 1), lanes); });
-        }
+            for (int l = 0; l < n; ++l)
+                each_in_tile<width>(last, [&](int j, auto lanes) {
+                    store(out[k + l] + c + j * kLanes<F>, total.times(l * width + j, 1), lanes);
+                });
+        };
+        int k = 0;
+        for (; k + 2 <= count; k += 2) dots(k, Count<2>{});
+        if (k < count) dots(k, Count<1>{});
     });
 }
 

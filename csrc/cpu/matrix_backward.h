@@ -59,33 +59,41 @@ void input_gradient(const T* z, int64_t rows, int64_t cols, const F* s, const F*
     using V = Vec<F>;
     for (int64_t r = 0; r < rows; ++r, z += cols, dx += cols) {
         auto gradient = [&](V zv, int64_t c, auto lanes) {
-            const V added = load_index<F>(col_index + c, lanes) == int32_t(r) ? load(col_add + c, lanes) : V{};
+            const V added = load_index(col_index + c, lanes, F{}) == int32_t(r) ? load(col_add + c, lanes) : V{};
             if constexpr (channels_last) return (zv * s[r] + t[r]) * load(g + c, lanes) + load(b + c, lanes) + added;
             else return (zv * load(s + c, lanes) + load(t + c, lanes)) * g[r] + b[r] + added;
         };
-        // The one element with row_add is computed apart, so that a half type rounds it once.
-        const int64_t special = row_index[r];
-        const F value = gradient(load(z + special, First{1}), special, First{1})[0] + row_add[r];
+        T* special = dx + row_index[r];
+        V value;
+        if constexpr (sizeof(T) == 2)  // of a half type that element is computed apart, so that it is rounded once
+            value = gradient(load(z + row_index[r], First{1}), row_index[r], First{1}) + row_add[r];
         each_vector<F>(cols,
                        [&](int64_t c, auto lanes) { store(dx + c, gradient(load(z + c, lanes), c, lanes), lanes); });
-        store_one(dx + special, value);
+        if constexpr (sizeof(T) == 2) store(special, value, First{1});
+        else *special += row_add[r];
     }
 }
 
-// out[i][j] (+)= sum over n and terms t < 2 of u[n][t][i] v[n][t][j], for rows i of [first, last). u and v of image n
-// start n * u_stride and n * v_stride in; their second terms lie u_term and v_term further.
-template <class F> void outer_sums(int64_t first, int64_t last, int64_t cols, int64_t images, const F* u,
-                                   int64_t u_stride, int64_t u_term, const F* v, int64_t v_stride, int64_t v_term,
-                                   F* out) {
-    for (int64_t i = first; i < last; ++i) {
+// out[i][j] = sum over images n and terms t of u[n][t][i] v[n][t][j], for rows i of [first, last). u and v of image n
+// start n * u_stride and n * v_stride in; their terms lie u_term and v_term apart.
+template <int terms, class F> void outer_sums(int64_t first, int64_t last, int64_t cols, int64_t images, const F* u,
+                                              int64_t u_stride, int64_t u_term, const F* v, int64_t v_stride,
+                                              int64_t v_term, F* out) {
+    auto block = [&]<int n>(int64_t i, Count<n>) {  // n rows share a read of v
         each_vector<F>(cols, [&](int64_t j, auto lanes) {
-            Vec<F> sum = {};
-            for (int64_t n = 0; n < images; ++n)
-                for (int t = 0; t < 2; ++t)
-                    sum += load(v + n * v_stride + t * v_term + j, lanes) * u[n * u_stride + t * u_term + i];
-            store(out + i * cols + j, sum, lanes);
+            Vec<F> sum[n] = {};
+            for (int64_t image = 0; image < images; ++image)
+                for (int t = 0; t < terms; ++t) {
+                    const Vec<F> element = load(v + image * v_stride + t * v_term + j, lanes);
+                    const F* factor = u + image * u_stride + t * u_term + i;
+                    for (int l = 0; l < n; ++l) sum[l] += element * factor[l];
+                }
+            for (int l = 0; l < n; ++l) store(out + (i + l) * cols + j, sum[l], lanes);
         });
-    }
+    };
+    int64_t i = first;
+    for (; i + 8 <= last; i += 8) block(i, Count<8>{});
+    for (; i < last; ++i) block(i, Count<1>{});
 }
 
 }  // namespace

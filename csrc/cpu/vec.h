@@ -118,6 +118,9 @@ template <class F, class Body> inline void each_vector(int64_t n, Body body) {
     if (i < n) body(i, First{int(n - i)});
 }
 
+template <class F> constexpr int lane_count(Whole) { return kLanes<F>; }
+template <class F> constexpr int lane_count(First first) { return first.n; }
+
 inline Vec<float> load(const float* p, Whole) { return load_raw<Vec<float>>(p); }
 inline Vec<double> load(const double* p, Whole) { return load_raw<Vec<double>>(p); }
 template <class T> inline F32 load(const T* p, Whole) { return widen(load_raw<U16>(p), T{}); }
@@ -153,9 +156,6 @@ template <class T> inline void store(T* p, Vec<Acc<T>> v, First first) {
 #endif
 }
 
-template <class T> inline Acc<T> load_one(const T* p) { return load(p, First{1})[0]; }
-template <class T> inline void store_one(T* p, Acc<T> v) { store(p, broadcast<Vec<Acc<T>>>(v), First{1}); }
-
 // v in the lanes that were read, other in the rest.
 template <class F> inline Vec<F> or_else(Vec<F> v, Whole, Vec<F>) { return v; }
 template <class F> inline Vec<F> or_else(Vec<F> v, First first, Vec<F> other) {
@@ -165,63 +165,64 @@ template <class F> inline Vec<F> or_else(Vec<F> v, First first, Vec<F> other) {
 }
 
 // Indices are int32 in memory and as wide as F in registers.
-template <class F> using Int32s = typename VecOf<int32_t, 4 * kLanes<F>>::type;
-template <class F> inline IndexVec<F> load_index(const int32_t* p, Whole) {
-    return __builtin_convertvector(load_raw<Int32s<F>>(p), IndexVec<F>);
+template <class Lanes> inline IndexVec<float> load_index(const int32_t* p, Lanes lanes, float) {
+    return bit_cast<IndexVec<float>>(load((const float*)p, lanes));
 }
-template <class F> inline IndexVec<F> load_index(const int32_t* p, First first) {
-    int32_t lanes[kLanes<F>] = {};
-    for (int i = 0; i < first.n; ++i) lanes[i] = p[i];
-    return load_index<F>(lanes, Whole{});
+template <class Lanes> inline void store_index(int32_t* p, IndexVec<float> v, Lanes lanes, float) {
+    store((float*)p, bit_cast<Vec<float>>(v), lanes);
 }
-template <class F> inline void store_index(int32_t* p, IndexVec<F> v, Whole) {
-    store_raw(p, __builtin_convertvector(v, Int32s<F>));
+template <class Lanes> inline IndexVec<double> load_index(const int32_t* p, Lanes lanes, double) {
+    IndexVec<double> v = {};
+    for (int i = 0; i < lane_count<double>(lanes); ++i) v[i] = p[i];
+    return v;
 }
-template <class F> inline void store_index(int32_t* p, IndexVec<F> v, First first) {
-    for (int i = 0; i < first.n; ++i) p[i] = int32_t(v[i]);
+template <class Lanes> inline void store_index(int32_t* p, IndexVec<double> v, Lanes lanes, double) {
+    for (int i = 0; i < lane_count<double>(lanes); ++i) p[i] = int32_t(v[i]);
 }
 
 // ---- across lanes
 
 template <class V> inline V vmax(V a, V b) { return a > b ? a : b; }
 
-template <class E, int bytes, class Op> inline E across(typename VecOf<E, bytes>::type v, Op op) {
-    if constexpr (bytes == 16 && sizeof(E) == 8) {
-        return op(E(v[0]), E(v[1]));
-    } else if constexpr (bytes == 16) {
-        return op(op(E(v[0]), E(v[2])), op(E(v[1]), E(v[3])));
-    } else {
-        using Half = typename VecOf<E, bytes / 2>::type;
-        Half low, high;
-        __builtin_memcpy(&low, &v, bytes / 2);
-        __builtin_memcpy(&high, (char*)&v + bytes / 2, bytes / 2);
-        return across<E, bytes / 2>(op(low, high), op);
-    }
+template <int... i> struct Lanes {};
+template <int n, int... i> struct FirstLanes : FirstLanes<n - 1, n - 1, i...> {};
+template <int... i> struct FirstLanes<0, i...> {
+    using type = Lanes<i...>;
+};
+
+// op over all lanes: first of the two halves of the vector, and so on.
+template <class V, class Op> inline auto across(V v, Op op) {
+    constexpr int half = sizeof(V) / sizeof(v[0]) / 2;
+    auto halves = [&]<int... i>(Lanes<i...>) {
+        return op(__builtin_shufflevector(v, v, i...), __builtin_shufflevector(v, v, half + i...));
+    };
+    if constexpr (half == 1) return op(v[0], v[1]);
+    else return across(halves(typename FirstLanes<half>::type{}), op);
 }
 template <class F> inline F sum_lanes(Vec<F> v) {
-    return across<F, kVecBytes>(v, [](auto a, auto b) { return a + b; });
+    return across(v, [](auto a, auto b) { return a + b; });
 }
 template <class F> inline F max_lanes(Vec<F> v) {
-    return across<F, kVecBytes>(v, [](auto a, auto b) { return a > b ? a : b; });
+    return across(v, [](auto a, auto b) { return a > b ? a : b; });
 }
 template <class F> inline auto min_lanes(IndexVec<F> v) {
-    return across<typename Accumulate<F>::index, kVecBytes>(v, [](auto a, auto b) { return a < b ? a : b; });
+    return across(v, [](auto a, auto b) { return a < b ? a : b; });
 }
 
-// One bit a lane of a comparison's result.
-template <class F> inline unsigned bits(IndexVec<F> mask) {
+// One bit for every lane in which a and b are equal.
+template <class F> inline unsigned equal_bits(Vec<F> a, Vec<F> b) {
 #if defined(__AVX512F__)
-    if constexpr (sizeof(F) == 8) return _mm512_movepi64_mask((__m512i)mask);
-    else return _mm512_movepi32_mask((__m512i)mask);
+    if constexpr (sizeof(F) == 8) return _mm512_cmp_pd_mask((__m512d)a, (__m512d)b, _CMP_EQ_OQ);
+    else return _mm512_cmp_ps_mask((__m512)a, (__m512)b, _CMP_EQ_OQ);
 #elif defined(__AVX2__)
-    if constexpr (sizeof(F) == 8) return _mm256_movemask_pd((__m256d)mask);
-    else return _mm256_movemask_ps((__m256)mask);
+    if constexpr (sizeof(F) == 8) return _mm256_movemask_pd((__m256d)(a == b));
+    else return _mm256_movemask_ps((__m256)(a == b));
 #elif defined(__x86_64__)
-    if constexpr (sizeof(F) == 8) return _mm_movemask_pd((__m128d)mask);
-    else return _mm_movemask_ps((__m128)mask);
+    if constexpr (sizeof(F) == 8) return _mm_movemask_pd((__m128d)(a == b));
+    else return _mm_movemask_ps((__m128)(a == b));
 #else
     unsigned result = 0;
-    for (int i = 0; i < kLanes<F>; ++i) result |= unsigned(mask[i] & 1) << i;
+    for (int i = 0; i < kLanes<F>; ++i) result |= unsigned(a[i] == b[i]) << i;
     return result;
 #endif
 }
