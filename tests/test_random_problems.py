@@ -8,7 +8,7 @@ from truth import DTYPES, LAYOUTS, assert_close_to_truth, random_problem
 sizes = st.tuples(st.integers(0, 4), st.integers(1, 80), st.integers(1, 24), st.integers(1, 40))
 
 
-@settings(max_examples=200, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=120, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(
     shape=sizes,
     dtype=st.sampled_from(DTYPES),

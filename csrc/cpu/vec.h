@@ -190,14 +190,21 @@ template <int... i> struct FirstLanes<0, i...> {
     using type = Lanes<i...>;
 };
 
-// op over all lanes: first of the two halves of the vector, and so on.
-template <class V, class Op> inline auto across(V v, Op op) {
+// op over all lanes: of the two halves of the vector, and so on; within 16 bytes, of the vector and a permutation.
+template <class V, class Op>
+inline auto across(V v, Op op) {
     constexpr int half = sizeof(V) / sizeof(v[0]) / 2;
-    auto halves = [&]<int... i>(Lanes<i...>) {
-        return op(__builtin_shufflevector(v, v, i...), __builtin_shufflevector(v, v, half + i...));
-    };
-    if constexpr (half == 1) return op(v[0], v[1]);
-    else return across(halves(typename FirstLanes<half>::type{}), op);
+    if constexpr (sizeof(V) > 16) {
+        auto halves = [&]<int... i>(Lanes<i...>) {
+            return op(__builtin_shufflevector(v, v, i...), __builtin_shufflevector(v, v, half + i...));
+        };
+        return across(halves(typename FirstLanes<half>::type{}), op);
+    } else if constexpr (half == 2) {
+        v = op(v, __builtin_shufflevector(v, v, 2, 3, 0, 1));
+        return op(v, __builtin_shufflevector(v, v, 1, 0, 3, 2))[0];
+    } else {
+        return op(v, __builtin_shufflevector(v, v, 1, 0))[0];
+    }
 }
 template <class F> inline F sum_lanes(Vec<F> v) {
     return across(v, [](auto a, auto b) { return a + b; });

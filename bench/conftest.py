@@ -1,0 +1,105 @@
+"""Options, the results of a run with what they were measured on, and where they go: a JSON file and the terminal."""
+
+import datetime
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import torchvision
+from torch._dynamo.utils import counters
+
+ROOT = Path(__file__).parents[1]
+sys.path.append(str(ROOT / "tests"))  # the gate is the rule of tests/truth.py
+
+from cbam_fused import _ops  # noqa: E402
+
+from . import tables  # noqa: E402
+
+RESULTS = pytest.StashKey[dict]()
+STARTED = pytest.StashKey[float]()
+
+
+def pytest_addoption(parser):
+    parser.addoption("--quick", action="store_true", help="a subset of the grid, few repetitions, one small network")
+    parser.addoption("--data", type=Path, help="a folder of class folders with photos for the network benchmarks")
+
+
+def pytest_configure(config):
+    config.option.benchmark_quiet = True  # its table would show the time of a round of all implementations
+    torch.backends.cudnn.allow_tf32 = False  # the gate judges float32
+    data = config.getoption("--data")
+    config.stash[STARTED] = time.monotonic()
+    config.stash[RESULTS] = {
+        **environment(),
+        "quick": config.getoption("--quick"),
+        "photos": "the drawn sample set" if data is None else f"photos of the folder {data.name}",
+        "layers": [],
+        "networks": [],
+        "refused": [],
+    }
+
+
+def environment() -> dict:
+    cpu = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())
+    commit = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True)
+    return {
+        "machine": {
+            "cpu": cpu[1] if cpu else platform.machine(),
+            "cores": os.cpu_count(),
+            "threads": torch.get_num_threads(),
+            "instruction set": _ops.cpu_capability(),
+            "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        },
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "torchvision": torchvision.__version__,
+        },
+        "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d"),
+        "commit": commit.stdout.strip() or "unknown",
+    }
+
+
+@pytest.fixture(scope="session")
+def results(request) -> dict:
+    return request.config.stash[RESULTS]
+
+
+@pytest.fixture(scope="session")
+def quick(request) -> bool:
+    return request.config.getoption("--quick")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item):
+    """A case that failed has no figures; the results say so."""
+    report = yield
+    if report.when == "call" and report.failed:
+        item.config.stash[RESULTS]["refused"].append(f"{item.name}: {report.longrepr.reprcrash.message}")
+    return report
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    results = config.stash[RESULTS]
+    if not results["layers"] and not results["networks"]:
+        return
+    graphs = counters["inductor"]
+    results["minutes"] = round((time.monotonic() - config.stash[STARTED]) / 60, 1)
+    results["graphs"] = {"compiled": graphs["fxgraph_cache_miss"], "from torch's cache": graphs["fxgraph_cache_hit"]}
+    name = "bench_quick" if results["quick"] else "bench"
+    if terminalreporter.stats.get("deselected"):
+        name += "_part"
+    path = ROOT / "runs" / f"{name}.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(results, indent=1) + "\n")
+    terminalreporter.section("what CBAM costs")
+    for line in tables.terminal(results):
+        terminalreporter.write_line(line)
+    terminalreporter.write_line(f"\nwritten to {path.relative_to(ROOT)}; python -m bench.report makes the document")

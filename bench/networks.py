@@ -1,0 +1,123 @@
+"""Whole networks: ResNet-18 with CBAM after each layer, ResNet-50 with CBAM in every block before the addition."""
+
+import statistics
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torchvision
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from cbam_fused import CBAM, insert_cbam, reference
+from garbage.data import decode, normalise
+from garbage.samples import draw_sample_set
+
+from .timing import CLOCKS
+
+CLASSES = 12
+
+
+def places(network: nn.Module) -> list[str]:
+    """Where CBAM goes. A Bottleneck adds the output of its bn3 to the identity: CBAM behind bn3 is before the sum."""
+    blocks = [n for n, m in network.named_modules() if isinstance(m, torchvision.models.resnet.Bottleneck)]
+    return [f"{block}.bn3" for block in blocks] or ["layer1", "layer2", "layer3", "layer4"]
+
+
+def build(name: str, variant: str, example: Tensor) -> nn.Module:
+    """The network in channels_last; "compile" compiles the eager CBAM modules alone, so all else is the same."""
+    torch.manual_seed(0)
+    network = getattr(torchvision.models, name)(num_classes=CLASSES)
+    if variant != "none":
+        factory = CBAM if variant == "fused" else reference.CBAM
+        inserted = insert_cbam(network, places(network), factory=factory, example_input=example.cpu()[:1])
+        if variant == "compile":
+            for module in inserted.values():
+                module.compile(dynamic=False)
+    return network.to(example.device, memory_format=torch.channels_last)
+
+
+def batch(data: Path | None, scratch: Path, count: int, side: int) -> tuple[Tensor, Tensor]:
+    """Images evenly over the class folders of data, or over the sample set where there is none, and their labels."""
+    if data is None:
+        data = scratch / "sample"
+        draw_sample_set(data, counts={"train": 2})
+        data = data / "train"
+    samples = torchvision.datasets.ImageFolder(data).samples
+    picked = [samples[i * len(samples) // count] for i in range(count)]
+    images = normalise(torch.stack([decode(Path(path), side) for path, _ in picked]))
+    return images, torch.tensor([label % CLASSES for _, label in picked])
+
+
+@dataclass
+class Steps:
+    """One training step, or one inference, of every variant, A B C D; ``times[variant]`` holds the seconds of all."""
+
+    networks: dict[str, nn.Module]
+    images: Tensor
+    labels: Tensor
+    training: bool
+
+    def __post_init__(self):
+        self.clock = CLOCKS[self.images.device.type]()
+        self.times: dict[str, list[float]] = {name: [] for name in self.networks}
+        self.optimizers = {n: torch.optim.SGD(m.parameters(), lr=1e-3, momentum=0.9) for n, m in self.networks.items()}
+        for network in self.networks.values():
+            network.train(self.training)
+
+    def __call__(self) -> None:
+        for name in self.networks:
+            start = self.clock.mark()
+            self._train(name) if self.training else self._infer(name)
+            self.times[name].append(self.clock.seconds(start, self.clock.mark()))
+
+    def _train(self, name: str) -> None:
+        self.optimizers[name].zero_grad()
+        cross_entropy(self.networks[name](self.images), self.labels).backward()
+        self.optimizers[name].step()
+
+    def _infer(self, name: str) -> None:
+        with torch.no_grad():
+            self.networks[name](self.images)
+
+    def seconds(self) -> dict[str, float]:
+        return {name: statistics.median(t) for name, t in self.times.items()}
+
+    def tax(self) -> dict[str, list[float]]:
+        """Extra time over the network without CBAM, round by round: lower quartile, median, upper quartile."""
+        none = self.times["none"]
+        return {
+            name: statistics.quantiles((t / n - 1 for t, n in zip(times, none, strict=True)), n=4, method="inclusive")
+            for name, times in self.times.items()
+            if name != "none"
+        }
+
+
+def disagreements(name: str, steps: Steps) -> dict[str, str]:
+    """What is wrong with the logits, and in training the gradients, of the networks that steps times, by variant.
+
+    The rule of tests/truth.py on the norm of the error, since in a whole network rounding decides single elements.
+    To be called before the first step, while all have the weights that build gives.
+    """
+
+    def results(network: nn.Module) -> dict[str, Tensor]:
+        with torch.set_grad_enabled(steps.training):
+            logits = network(steps.images.to(next(network.parameters()).dtype))
+        found = {"logits": logits.detach().double()}
+        if steps.training:
+            network.zero_grad()
+            cross_entropy(logits, steps.labels).backward()
+            found["gradients"] = torch.cat([p.grad.flatten() for p in network.parameters()]).double()
+        return found
+
+    truth = results(build(name, "eager", steps.images).double().train(steps.training))
+    eager = results(steps.networks["eager"])
+    wrong: dict[str, str] = {}
+    for variant in ("compile", "fused"):
+        got = results(steps.networks[variant])
+        for key, t in truth.items():
+            error, yardstick = (got[key] - t).norm().item(), (eager[key] - t).norm().item()
+            bound = 2 * yardstick + torch.finfo(torch.float32).eps * t.norm().item()
+            if not error <= bound:
+                wrong[variant] = f"{key}: error {error:.3g}, eager {yardstick:.3g}, bound {bound:.3g}"
+    return wrong

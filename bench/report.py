@@ -1,0 +1,107 @@
+"""python -m bench.report FILE: docs/benchmarks.md and its plots from the JSON file that ``pytest bench/`` wrote."""
+
+import argparse
+import json
+from pathlib import Path
+
+from . import plots, tables
+from .goals import kinds
+
+DOCS = Path(__file__).parents[1] / "docs"
+
+METHOD = """\
+## How it is measured
+
+`pytest bench/` measures and writes `runs/bench.json`; `python -m bench.report runs/bench.json` writes this file and
+its plots. `pytest bench/ --quick` measures a subset in less than two minutes, `--data DIR` takes the networks' images
+from your folder of class folders.
+
+- **Compared with** *eager*: `cbam_fused.reference.CBAM`, plain PyTorch. *compile*: `torch.compile(dynamic=False)` of
+  it, one graph for each feature map, dtype, layout and mode, compiled before anything is timed. *clone*: `x.clone()`,
+  one read and one write of x, the least that a forward can do.
+- **First correct, then timed.** The module that is timed must agree with float64 on the same feature map, in y and all
+  gradients, by the rule of the tests: an error of at most twice eager's, plus what rounding cannot avoid. What fails
+  has no figures here.
+- **Interleaved** in one process, eager, compile, fused, clone, again and again; medians. Every call thus finds the
+  caches as another one left them, as it would in a network.
+- **forward** runs without gradients. **fwd+bwd** is `y = m(x); y.backward(dy)` with the gradients of x and of all
+  parameters; **bwd** is its second part, so that it always follows a fresh forward.
+- The data is ReLU'd, so half of it is zero and maxima are tied; reduction 16, 7x7 convolution.
+- **of copy limit**: the bandwidth that fwd+bwd reaches if each pass moves no more than it must (forward: read x, write
+  y; backward: read x and dy, write dx) as a part of the bandwidth of a copy. The limit is the faster of `x.clone()` and
+  a copy into a tensor that is kept, in the same rounds: a clone above 32 MB is made of new pages, which cost more than
+  the copy itself, unless the allocator holds a free piece of that size. The bench fails where any implementation
+  exceeds the limit in any pass.
+- **kept**: the storages that autograd saves for the backward, each once, as a multiple of x's bytes. x itself is among
+  them and counts as 1; the parameters are not counted.
+- **peak**: the most that forward and backward add to the resident memory, as a multiple of x's bytes. y and dx are 2 of
+  it; the gradients of the parameters are in it too, which for 8x2048x7x7 are as large as x. It is shown for maps of at
+  least 1 MB, where the same measurement of `x.clone()` gives 1.
+- **Networks**: torchvision's ResNet-18 with CBAM after each layer and ResNet-50 with CBAM in every block before the
+  addition (after `bn3`), channels_last, float32. Training is forward, cross-entropy, backward and SGD on a batch that
+  is in memory. *none* has no CBAM; *compile* compiles the CBAM modules, not the network, so that everything else is
+  the same. Logits and gradients must agree with float64 first. The **CBAM tax** is the extra time over *none* in the
+  same round: its median, and between which values the middle half of the rounds lies.
+- GPU rows appear where CUDA is present, timed with events. They have not been tried on a GPU yet.
+"""
+
+
+def document(results: dict) -> str:
+    machine, versions = results["machine"], results["versions"]
+    lines = [
+        "# Benchmarks",
+        "",
+        f"{machine['cpu']}, {machine['threads']} threads on {machine['cores']} cores, {machine['instruction set']}"
+        + (f", {machine['gpu']}" if machine["gpu"] else "")
+        + f"; torch {versions['torch']}, Python {versions['python']}; {results['date']}, commit {results['commit']}."
+        + (" A quick run: a subset with few repetitions." if results["quick"] else ""),
+        "",
+        tables.duration(results),
+        "",
+        "![Speed-up, distance to a copy and CBAM tax](headline.png)",
+        "",
+        "## Goals",
+        "",
+        *tables.goals(results),
+        "",
+        "## Geometric means over the feature maps",
+        "",
+        *tables.summary(results),
+        "",
+        "## Whole networks",
+        "",
+        *(f"Batches of {x} on {results['photos']}." for x in sorted({_size(n) for n in results["networks"]})),
+        "",
+        *tables.networks(results),
+        "",
+        "## Every feature map",
+        "",
+        "![Time of every feature map as a multiple of a clone](benchmarks.png)",
+        "",
+    ]
+    for kind in kinds(results["layers"]):
+        lines += [f"### {' '.join(kind)}", "", *tables.layers(results, kind), ""]
+    if results["refused"]:
+        lines += ["## Not reported", "", *(f"- {reason}" for reason in results["refused"]), ""]
+    return "\n".join(lines) + "\n" + METHOD
+
+
+def _size(network: dict) -> str:
+    count, _, height, width = network["images"]
+    return f"{count} images of {height}x{width}"
+
+
+def write(results: dict, folder: Path) -> None:
+    (folder / "benchmarks.md").write_text(document(results))
+    plots.headline(results, folder / "headline.png")
+    plots.everything(results, folder / "benchmarks.png")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench.report", description=__doc__)
+    parser.add_argument("results", type=Path, metavar="FILE")
+    write(json.loads(parser.parse_args().results.read_text()), DOCS)
+
+
+if __name__ == "__main__":
+    main()

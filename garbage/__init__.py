@@ -1,0 +1,5 @@
+"""The household-garbage classifier behind train_example.py."""
+
+
+class InputError(ValueError):
+    """What the user gave cannot work; the message says what and why, and nothing has been written."""

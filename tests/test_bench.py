@@ -1,0 +1,211 @@
+"""The benchmark suite: it reports nothing that is wrong or impossible, and one file of results makes one document."""
+
+import copy
+
+import pytest
+import torch
+import torchvision
+
+import cbam_fused
+from bench import cases, memory, networks, report, test_layers, timing
+
+CASE = cases.Case("cpu", (3, 16, 9, 9), "float32", "nchw")
+
+
+class Benchmark:
+    """Stands for the fixture of pytest-benchmark."""
+
+    def __init__(self):
+        self.extra_info = {}
+
+    def pedantic(self, call, rounds, iterations):
+        for _ in range(rounds):
+            call()
+
+
+def run(monkeypatch, fused: type[torch.nn.Module] = cbam_fused.CBAM) -> dict:
+    """The results of one case, without torch.compile, which takes long."""
+    build = cases.implementations
+
+    def implementations(weights):
+        modules = build(weights)
+        modules["fused"].__class__ = fused
+        return {name: modules[name] for name in ("eager", "fused")}
+
+    monkeypatch.setattr(cases, "implementations", implementations)
+    results = {"layers": [], "refused": []}
+    try:
+        test_layers.test_layer(CASE, Benchmark(), results, quick=True)
+    except pytest.fail.Exception as error:
+        results["refused"].append(str(error))
+    return results
+
+
+@pytest.fixture
+def slow_enough(monkeypatch):
+    """On a map this small the overhead hides nothing, but a busy machine might: no case is refused for its time."""
+    monkeypatch.setattr(timing, "impossible", lambda seconds, x_bytes: "")
+
+
+def test_a_right_case_is_reported(monkeypatch, slow_enough):
+    results = run(monkeypatch)
+    assert results["refused"] == []
+    (layer,) = results["layers"]
+    assert set(layer["seconds"]["forward"]) == {"eager", "fused", "clone", "copy"}
+    assert set(layer["seconds"]["both"]) == set(layer["seconds"]["backward"]) == {"eager", "fused"}
+    assert all(t > 0 for by_name in layer["seconds"].values() for t in by_name.values())
+    assert 1 < layer["kept"]["fused"] < layer["kept"]["eager"]
+
+
+class Scaled(cbam_fused.CBAM):
+    def forward(self, x):
+        return 1.01 * super().forward(x)
+
+
+class WrongGradient(cbam_fused.CBAM):
+    def forward(self, x):
+        y = super().forward(x)
+        return y + 0.01 * (y - y.detach())
+
+
+class WrongWithoutGradients(cbam_fused.CBAM):
+    def forward(self, x):
+        y = super().forward(x)
+        return y if torch.is_grad_enabled() else 1.01 * y
+
+
+class WrongLastImage(cbam_fused.CBAM):
+    def forward(self, x):
+        y = super().forward(x)
+        return torch.cat([y[:-1], 1.01 * y[-1:]])
+
+
+class NotANumber(cbam_fused.CBAM):
+    def forward(self, x):
+        return super().forward(x) * torch.nan
+
+
+@pytest.mark.parametrize("fused", [Scaled, WrongGradient, WrongWithoutGradients, WrongLastImage, NotANumber])
+def test_a_wrong_result_has_no_figures(monkeypatch, slow_enough, fused):
+    results = run(monkeypatch, fused)
+    assert results["layers"] == []
+    assert "not timed, the results of the fused module are wrong" in results["refused"][0]
+
+
+@pytest.mark.parametrize(("name", "moved"), [("forward", 2), ("backward", 3), ("both", 5)])
+def test_a_bandwidth_above_the_copy_limit_is_refused(name, moved):
+    # The kept copy is the faster one: 2 x 1 MB in 1 ms are 2 GB/s.
+    seconds = {p: {"eager": 1.0, "fused": 1.0} for p in ("forward", "backward", "both")}
+    seconds["forward"] |= {"clone": 2e-3, "copy": 1e-3}
+    seconds[name]["fused"] = 1.001 * moved / 2 * 1e-3
+    assert timing.impossible(seconds, 1_000_000) == ""
+    seconds[name]["fused"] = 0.999 * moved / 2 * 1e-3
+    assert timing.impossible(seconds, 1_000_000) == f"fused {name} 2.0 GB/s: above the 2.0 GB/s of a copy"
+
+
+def test_a_case_above_the_copy_limit_has_no_figures(monkeypatch):
+    measured = timing.Round.medians
+
+    def medians(self):
+        seconds = measured(self)
+        seconds["both"]["fused"] = seconds["forward"]["copy"]
+        return seconds
+
+    monkeypatch.setattr(timing.Round, "medians", medians)
+    results = run(monkeypatch)
+    assert results["layers"] == []
+    assert "fused both" in results["refused"][0]
+
+
+def test_networks_must_agree_and_are_timed(tmp_path):
+    images, labels = networks.batch(None, tmp_path, 2, 64)
+    for training in (True, False):
+        built = {variant: networks.build("resnet18", variant, images) for variant in ("none", "eager", "fused")}
+        steps = networks.Steps(built | {"compile": built["eager"]}, images, labels, training)
+        assert networks.disagreements("resnet18", steps) == {}
+        built["fused"].layer4.cbam.__class__ = Scaled
+        assert set(networks.disagreements("resnet18", steps)) == {"fused"}
+        steps()
+        steps()
+        assert set(steps.tax()) == {"eager", "fused", "compile"}
+
+
+def test_places_of_cbam_in_the_networks():
+    resnet50 = networks.places(torchvision.models.resnet50())
+    assert len(resnet50) == 3 + 4 + 6 + 3
+    assert resnet50[0] == "layer1.0.bn3"
+    assert networks.places(torchvision.models.resnet18()) == ["layer1", "layer2", "layer3", "layer4"]
+
+
+def test_peak_memory_of_known_calls():
+    class Copies(torch.nn.Module):
+        def forward(self, x):
+            return x.clone()  # y, and its backward makes no copy: dx is dy
+
+    x = torch.zeros(1, 64, 256, 256, requires_grad=True)
+    measured = memory.peaks({"copies": Copies()}, x, torch.zeros_like(x))
+    assert measured["clone"] == pytest.approx(1, abs=0.05)
+    # The gradient that stays in x.grad is a copy, because dy belongs to the caller.
+    assert measured["copies"] == pytest.approx(2, abs=0.05)
+
+
+def layer(shape, dtype, layout, fused) -> dict:
+    seconds = {
+        "forward": {"eager": 9e-3, "compile": 5e-3, "fused": fused, "clone": 1e-3, "copy": 9e-4},
+        "backward": {"eager": 3e-2, "compile": 1e-2, "fused": 3 * fused},
+        "both": {"eager": 4e-2, "compile": 2e-2, "fused": 4 * fused},
+    }
+    kinds = {"device": "cpu", "shape": shape, "dtype": dtype, "layout": layout}
+    memory = {"kept": {"eager": 3.0, "compile": 2.0, "fused": 1.02}, "peak": {"clone": 1.0, "eager": 8.0, "fused": 2.1}}
+    return kinds | memory | {"rounds": 5, "x_bytes": 1_000_000, "seconds": seconds}
+
+
+RESULTS = {
+    "machine": {"cpu": "A CPU", "cores": 2, "threads": 2, "instruction set": "AVX2", "gpu": None},
+    "versions": {"python": "3.11.7", "torch": "2.14.1", "torchvision": "0.29.1"},
+    "date": "2026-11-24",
+    "commit": "abcdef0",
+    "quick": False,
+    "photos": "the drawn sample set",
+    "layers": [
+        layer([16, 64, 56, 56], "float32", "nchw", 2e-3),
+        layer([1, 512, 7, 7], "float32", "nchw", 8e-3),
+        layer([1, 512, 7, 7], "bfloat16", "nhwc", 1e-3) | {"peak": None},
+    ],
+    "networks": [
+        {
+            "device": "cpu",
+            "network": "resnet18",
+            "mode": "training",
+            "images": [16, 3, 160, 160],
+            "rounds": 5,
+            "seconds": {"none": 0.5, "eager": 0.55, "compile": 0.54, "fused": 0.505},
+            "tax": {"eager": [0.08, 0.1, 0.11], "compile": [0.07, 0.08, 0.09], "fused": [-0.01, 0.01, 0.02]},
+        }
+    ],
+    "minutes": 12.5,
+    "graphs": {"compiled": 3, "from torch's cache": 4},
+    "refused": ["test_layer[8x2048x7x7-float32-nchw-cpu]: not timed"],
+}
+
+
+def test_the_document_shows_losses_goals_and_what_was_refused():
+    text = report.document(RESULTS)
+    assert "0.62x SLOWER" in text  # compile 5 ms against fused 8 ms, forward
+    assert "test_layer[8x2048x7x7-float32-nchw-cpu]: not timed" in text
+    goals = {line.split("|")[1].strip(): line for line in text.splitlines() if line.count("|") == 5}
+    # sqrt(40/8 * 40/32) = 2.5
+    assert "2.50x | NOT reached (on a part of it)" in goals["forward+backward float32 nchw: speed against eager"]
+    assert "not measured" in goals["resnet50: CBAM tax of a training step"]
+    assert "1.00 % |" in goals["resnet18: CBAM tax of a training step"]
+
+
+def test_the_report_is_the_same_for_the_same_results(tmp_path):
+    written = []
+    for name in ("first", "second"):
+        folder = tmp_path / name
+        folder.mkdir()
+        report.write(copy.deepcopy(RESULTS), folder)
+        written.append({path.name: path.read_bytes() for path in folder.iterdir()})
+    assert set(written[0]) == {"benchmarks.md", "headline.png", "benchmarks.png"}
+    assert written[0] == written[1]
