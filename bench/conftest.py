@@ -6,7 +6,6 @@ import os
 import platform
 import re
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -15,12 +14,11 @@ import torch
 import torchvision
 from torch._dynamo.utils import counters
 
+from cbam_fused import _ops
+
+from . import tables
+
 ROOT = Path(__file__).parents[1]
-sys.path.append(str(ROOT / "tests"))  # the gate is the rule of tests/truth.py
-
-from cbam_fused import _ops  # noqa: E402
-
-from . import tables  # noqa: E402
 
 RESULTS = pytest.StashKey[dict]()
 STARTED = pytest.StashKey[float]()

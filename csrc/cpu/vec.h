@@ -191,8 +191,7 @@ template <int... i> struct FirstLanes<0, i...> {
 };
 
 // op over all lanes: of the two halves of the vector, and so on; within 16 bytes, of the vector and a permutation.
-template <class V, class Op>
-inline auto across(V v, Op op) {
+template <class V, class Op> inline auto across(V v, Op op) {
     constexpr int half = sizeof(V) / sizeof(v[0]) / 2;
     if constexpr (sizeof(V) > 16) {
         auto halves = [&]<int... i>(Lanes<i...>) {
