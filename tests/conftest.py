@@ -1,5 +1,9 @@
+import shutil
+from pathlib import Path
+
 import pytest
 import torch
+from garbage_runs import SMALL
 
 
 @pytest.fixture(autouse=True)
@@ -18,3 +22,34 @@ def pytest_report_header() -> str:
 
     kernels = _ops.cpu_missing or f"CPU kernels, {_ops.cpu_capability()}"
     return f"cbam_fused: {kernels}, {torch.get_num_threads()} threads"
+
+
+@pytest.fixture(scope="session")
+def drawn(tmp_path_factory) -> Path:
+    """A sample set of 2 training pictures and 1 validation picture a class."""
+    from garbage import samples
+
+    folder = tmp_path_factory.mktemp("drawn") / "set"
+    samples.draw_sample_set(folder, counts={"train": 2, "val": 1})
+    return folder
+
+
+@pytest.fixture(scope="session")
+def run(drawn, tmp_path_factory) -> Path:
+    """A finished run of the garbage classifier on the small set."""
+    from train_example import main
+
+    out = tmp_path_factory.mktemp("finished") / "run"
+    assert main(["train", "--data", str(drawn), "--out", str(out), *SMALL]) == 0
+    return out
+
+
+@pytest.fixture
+def two_classes(drawn, tmp_path) -> Path:
+    """Class folders without a split: 10 pictures of shoes, 5 of paper."""
+    folder = tmp_path / "two"
+    for name, count in (("shoes", 10), ("paper", 5)):
+        (folder / name).mkdir(parents=True)
+        for i in range(count):
+            shutil.copy(drawn / "train" / name / "0000.png", folder / name / f"{i}.png")
+    return folder

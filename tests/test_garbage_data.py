@@ -1,0 +1,113 @@
+"""The garbage classifier: its drawn sample set, and folders of images."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from garbage_runs import SMALL, files_below
+from PIL import Image
+from torch.nn import functional as F
+
+from garbage import data, samples
+from train_example import main
+
+
+def test_sample_set_is_the_same_for_one_seed_only(tmp_path):
+    for name, seed in (("a", 3), ("b", 3), ("c", 4)):
+        samples.draw_sample_set(tmp_path / name, seed, {"train": 2, "val": 1})
+    a, b, c = (files_below(tmp_path / name) for name in "abc")
+    assert a == b
+    assert sorted({Path(p).parts[1] for p in a}) == sorted(samples.PAINTERS) and len(samples.PAINTERS) == 12
+    assert len(a) == 36 and len(set(a.values()) | set(c.values())) == 72
+
+
+def test_sample_set_is_complete_or_absent(tmp_path, monkeypatch):
+    folder = tmp_path / "set"
+    samples.draw_sample_set(folder, counts={"train": 1, "val": 1})
+    before = files_below(folder)
+
+    def fails_at_last(name, rng, picture=samples.picture):
+        if name == "white_glass":
+            raise OSError("disk full")
+        return picture(name, rng)
+
+    monkeypatch.setattr(samples, "picture", fails_at_last)
+    for target in (folder, tmp_path / "other"):
+        with pytest.raises(OSError, match="disk full"):
+            samples.draw_sample_set(target, seed=1, counts={"train": 1, "val": 1})
+    assert files_below(folder) == before
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_a_linear_model_stays_far_below_the_network(tmp_path):
+    """The network passes 90 %; ridge regression on the pixels, its strength chosen on val, must miss that by 25."""
+    samples.draw_sample_set(tmp_path / "set")
+    images = data.load_folder(tmp_path / "set", 64, workers=2)
+    assert len(images.train) == 12 * samples.COUNTS["train"] and len(images.val) == 12 * samples.COUNTS["val"]
+    x, x_val = (
+        F.interpolate(torch.stack(i.cache) / 255, size=16, mode="area").flatten(1) for i in (images.train, images.val)
+    )
+    x_val = x_val - x.mean(0)
+    x = x - x.mean(0)
+    targets = F.one_hot(images.train.labels).float() - 1 / 12
+    accuracies = {"train": [], "val": []}
+    for strength in (10, 100, 1000):
+        weight = torch.linalg.solve(x.T @ x + strength * torch.eye(x.shape[1]), x.T @ targets)
+        for part, pixels, labels in (("train", x, images.train.labels), ("val", x_val, images.val.labels)):
+            accuracies[part].append(((pixels @ weight).argmax(1) == labels).float().mean().item())
+    assert max(accuracies["train"]) > 0.5, "the linear model was not fitted"
+    assert 2 / 12 < max(accuracies["val"]) < 0.65
+
+
+def test_split_is_stratified_disjoint_and_always_the_same(two_classes):
+    first, second = (data.load_folder(two_classes, 32, workers=1) for _ in range(2))
+    assert first.classes == ["paper", "shoes"]
+    assert first.val.labels.tolist().count(0) == 1 and first.val.labels.tolist().count(1) == 2
+    assert len(set(first.train.paths) | set(first.val.paths)) == 15 == len(first.train) + len(first.val)
+    assert first.val.paths == second.val.paths
+
+
+def test_unreadable_images_are_named_and_left_out(two_classes, tmp_path, capsys):
+    broken = {two_classes / "shoes" / "empty.png", two_classes / "paper" / "cut.png"}
+    good = (two_classes / "shoes" / "0.png").read_bytes()
+    for path, content in zip(sorted(broken), (good[: len(good) // 2], b""), strict=True):
+        path.write_bytes(content)
+    assert main(["train", "--data", str(two_classes), "--out", str(tmp_path / "run"), *SMALL]) == 0
+    output = capsys.readouterr().out
+    assert all(f"left out {path}: " in output for path in broken) and "12 images for training, 3 for val" in output
+    assert set(json.loads((tmp_path / "run" / "config.json").read_text())["unreadable"]) == set(map(str, broken))
+
+
+def test_a_set_too_large_for_memory_gives_the_same_batches(drawn, monkeypatch):
+    def batches(workers):
+        images = data.load_folder(drawn, 32, workers)
+        torch.manual_seed(0)
+        return images, list(data.make_loader(images.train, 5, workers, shuffle_seed=1))
+
+    cached, expected = batches(workers=0)
+    monkeypatch.setattr(data, "CACHE_BYTES", 0)
+    streamed, got = batches(workers=0)
+    assert cached.train.cache is not None and streamed.train.cache is None
+    assert [len(labels) for _, labels in got] == [5, 5, 5, 5, 4]
+    assert all(torch.equal(a, b) for x, y in zip(expected, got, strict=True) for a, b in zip(x, y, strict=True))
+    _, parallel = batches(workers=2)
+    assert all(torch.equal(a[1], b[1]) and a[0].shape == b[0].shape for a, b in zip(expected, parallel, strict=True))
+
+
+def test_a_last_batch_of_one_image_is_not_trained_on(two_classes):
+    images = data.load_folder(two_classes, 32, workers=1)
+    assert [len(labels) for _, labels in data.make_loader(images.train, 11, 0, shuffle_seed=0)] == [11]
+    assert [len(labels) for _, labels in data.make_loader(images.val, 2, 0)] == [2, 1]
+
+
+def test_decode_follows_exif_and_crops_the_longer_side(tmp_path):
+    pixels = np.zeros((40, 80, 3), np.uint8)
+    pixels[:, :40] = (250, 0, 0)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned: left becomes top
+    Image.fromarray(pixels).save(tmp_path / "turned.jpg", exif=exif, quality=95, subsampling=0)
+    image = data.decode(tmp_path / "turned.jpg", 20)
+    assert image.shape == (3, 20, 20) and image.dtype == torch.uint8
+    assert image[0, :8].min() > 200 and image[0, 12:].max() < 50

@@ -1,0 +1,94 @@
+"""The garbage classifier: wrong input is refused, with a clear message, before anything is written."""
+
+import os
+import shutil
+
+import pytest
+from garbage_runs import SMALL, files_below
+
+from train_example import main
+
+
+def _remove(*names):
+    return lambda folder: [shutil.rmtree(folder / name) for name in names]
+
+
+def _empty(name):
+    return lambda folder: [p.unlink() for p in (folder / name).iterdir()]
+
+
+def _corrupt(name):
+    return lambda folder: [p.write_bytes(b"no image") for p in (folder / name).iterdir()]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (shutil.rmtree, "is not a folder"),
+        (_remove("train", "val"), "holds no class folders"),
+        (_remove("val"), "has only one of train/ and val/"),
+        (_remove("val/paper", "train/metal"), "different classes; only in one of them: metal, paper"),
+        (_empty("train/shoes"), "no images (.jpg"),
+        (_empty("val/shoes"), "no images (.jpg"),
+        (_corrupt("train/shoes"), "no readable images in"),
+    ],
+)
+def test_unusable_data_is_refused_before_anything_is_written(drawn, tmp_path, capsys, spoil, message):
+    folder = tmp_path / "set"
+    shutil.copytree(drawn, folder)
+    spoil(folder)
+    assert main(["train", "--data", str(folder), "--out", str(tmp_path / "run")]) == 2
+    error = capsys.readouterr().err
+    assert message in error and str(folder) in error
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_single_class_is_refused(two_classes, tmp_path, capsys):
+    shutil.rmtree(two_classes / "paper")
+    assert main(["train", "--data", str(two_classes), "--out", str(tmp_path / "run")]) == 2
+    assert "holds only the class 'shoes'; at least two classes are needed" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_finished_run_is_not_overwritten(run, drawn, capsys):
+    before = files_below(run)
+    for source in (["--data", str(drawn)], []):
+        assert main(["train", *source, "--out", str(run)]) == 2
+        assert f"{run} is not empty; name another folder for --out" in capsys.readouterr().err
+    assert files_below(run) == before
+
+
+def test_an_unwritable_run_folder_is_refused(drawn, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert main(["train", "--data", str(drawn), "--out", str(tmp_path / "file" / "run")]) == 2
+    assert "file is not a folder" in capsys.readouterr().err
+    if os.geteuid() == 0:
+        return  # nothing is forbidden to root
+    (tmp_path / "closed").mkdir(mode=0o500)
+    assert main(["train", "--data", str(drawn), "--out", str(tmp_path / "closed" / "run")]) == 2
+    assert "no permission in" in capsys.readouterr().err
+
+
+def test_data_without_out_is_refused(drawn, capsys):
+    assert main(["train", "--data", str(drawn)]) == 2
+    assert "--out is needed with --data" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        (["--epochs", "0"], "at least 1"),
+        (["--batch-size", "1"], "at least 2"),
+        (["--lr", "-1"], "positive"),
+        (["--arch", "vgg"], "resnet18"),
+    ],
+)
+def test_options_out_of_range_are_refused(option, message, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["train", *option])
+    assert message in capsys.readouterr().err
+
+
+def test_a_diverging_run_says_so(drawn, tmp_path, capsys):
+    assert main(["train", "--data", str(drawn), "--out", str(tmp_path / "run"), *SMALL, "--lr", "1e30"]) == 1
+    assert "the training loss is" in capsys.readouterr().err
