@@ -13,7 +13,7 @@ import importlib.metadata
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, library
 
 NAMESPACE = "cbam_fused"
 DISTRIBUTION = "cbam_fused"
@@ -77,5 +77,5 @@ def _fake_backward(dy, x, y, saved, index, w1, b1, w2, b2, ws, bs):
 
 
 if not cpu_missing:
-    torch.library.register_fake(f"{NAMESPACE}::forward", _fake_forward)
-    torch.library.register_fake(f"{NAMESPACE}::backward", _fake_backward)
+    library.register_fake(f"{NAMESPACE}::forward", _fake_forward)
+    library.register_fake(f"{NAMESPACE}::backward", _fake_backward)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch import library
 from truth import LAYOUTS, random_problem
 
 from cbam_fused import CBAM, _ops, functional
@@ -26,8 +27,8 @@ def test_opcheck(shape, dtype, biases, relu, layout):
     forward, backward = operator_arguments(
         random_problem(shape, dtype, layout, biases=biases, residual=relu, relu=relu)
     )
-    torch.library.opcheck(_ops.forward, forward)
-    torch.library.opcheck(_ops.backward, backward)
+    library.opcheck(_ops.forward, forward)
+    library.opcheck(_ops.backward, backward)
 
 
 VIEWS = {
@@ -42,8 +43,8 @@ VIEWS = {
 def test_opcheck_of_strided_inputs(view):
     x = VIEWS[view]()
     forward, backward = operator_arguments(random_problem(tuple(x.shape), relu=True))
-    torch.library.opcheck(_ops.forward, (x, *forward[1:]))
-    torch.library.opcheck(_ops.backward, (x, x, *backward[2:]))
+    library.opcheck(_ops.forward, (x, *forward[1:]))
+    library.opcheck(_ops.backward, (x, x, *backward[2:]))
 
 
 @layouts

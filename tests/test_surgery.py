@@ -102,7 +102,6 @@ class Unused(nn.Module):
         (torchvision.models.resnet18, ["layer1", "layer1"], r"each only once"),
         (torchvision.models.resnet18, [], r"at least one"),
         (torchvision.models.resnet18, ["fc"], r"'fc' must return a tensor \(N, C, H, W\), got \(1, 1000\)"),
-        (torchvision.models.resnet18, ["layer1", "relu"], None),
         (Unused, ["used", "unused"], r"'unused' is not called"),
         (Unused, ["used", "flat"], r"'flat' must return a tensor \(N, C, H, W\), got \(1, 394272\)"),
         (torchvision.models.densenet121, ["features.denseblock1"], r"is a _DenseBlock, which may call every child"),
@@ -111,9 +110,6 @@ class Unused(nn.Module):
 def test_errors_leave_the_model_unchanged(model, after, message):
     model = model()
     keys = list(model.state_dict())
-    if message is None:
-        insert_cbam(model, after)
-        return
     with pytest.raises(ValueError, match=message):
         insert_cbam(model, after)
     assert list(model.state_dict()) == keys
