@@ -3,7 +3,7 @@
 import os
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 from . import _ops, reference
@@ -13,29 +13,31 @@ FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 def cbam(
     x: Tensor,
-    w1: Tensor,
-    w2: Tensor,
-    ws: Tensor,
+    w1: Tensor | None,
+    w2: Tensor | None,
+    ws: Tensor | None,
     b1: Tensor | None = None,
     b2: Tensor | None = None,
     bs: Tensor | None = None,
     *,
+    norm: nn.BatchNorm2d | None = None,
     residual: Tensor | None = None,
     relu: bool = False,
 ) -> Tensor:
     """relu(x g s + residual): CBAM with its channel gate g and spatial gate s, each part only where asked for.
 
     g = sigmoid(mlp(mean_HW x) + mlp(max_HW x)), mlp(v) = w2 relu(w1 v + b1) + b2;
-    s = sigmoid(conv_k([mean_C (x g); max_C (x g)]) + bs), zero padding k // 2.
+    s = sigmoid(norm(conv_k([mean_C (x g); max_C (x g)]) + bs)), zero padding k // 2.
     The gradient of a maximum goes to its first index; NaN wins a maximum. Sums are float32 for half types.
 
     Args:
         x: (N, C, H, W), N >= 0, C, H, W >= 1; float32, float64, float16 or bfloat16; any strides. NCHW and
             channels_last are served as they are, anything else is copied first.
         w1: (R, C) or (R, C, 1, 1), the first layer of the MLP.
-        w2: (C, R) or (C, R, 1, 1), the second.
-        ws: (1, 2, k, k), k odd; input channel 0 is the mean, 1 the maximum.
+        w2: (C, R) or (C, R, 1, 1), the second. Both None: no channel gate, g = 1.
+        ws: (1, 2, k, k), k odd; input channel 0 is the mean, 1 the maximum. None: no spatial gate, s = 1.
         b1, b2, bs: (R,), (C,), (1,), or None. Parameters have x's dtype, or float32 where x is float16 or bfloat16.
+        norm: nn.BatchNorm2d(1) in the mode that it is in, or None; in training mode its running statistics move.
         residual: x's shape and dtype, added before the ReLU.
         relu: apply a ReLU at the end.
 
@@ -49,8 +51,8 @@ def cbam(
     Source: Woo et al., "CBAM: Convolutional Block Attention Module", ECCV 2018.
     """
     _check(x, w1, w2, ws, b1, b2, bs, residual)
-    if backend_for(x) == "reference":
-        return reference.cbam(x, w1, w2, ws, b1, b2, bs, residual=residual, relu=relu)
+    if backend_for(x) == "reference" or w1 is None or ws is None or norm is not None:
+        return reference.cbam(x, w1, w2, ws, b1, b2, bs, norm=norm, residual=residual, relu=relu)
     if torch.is_grad_enabled() and any(
         t is not None and t.requires_grad for t in (x, w1, w2, ws, b1, b2, bs, residual)
     ):
@@ -58,6 +60,18 @@ def cbam(
     dtype = _ops.accumulation_dtype(x.dtype)
     w1, b1, w2, b2, ws, bs = _cast((w1, b1, w2, b2, ws, bs), dtype)
     return _ops.forward(x, w1, b1, w2, b2, ws, bs, residual, relu)[0]
+
+
+def channel_gate(x: Tensor, w1: Tensor, w2: Tensor, b1: Tensor | None = None, b2: Tensor | None = None) -> Tensor:
+    """The channel gate alone: arguments, result and errors as in :func:`cbam`, (N, C, 1, 1) in x's dtype."""
+    _check(x, w1, w2, None, b1, b2, None, None)
+    return reference.channel_gate(x, w1, w2, b1, b2)
+
+
+def spatial_gate(x: Tensor, ws: Tensor, bs: Tensor | None = None, *, norm: nn.BatchNorm2d | None = None) -> Tensor:
+    """The spatial gate alone, of x as it is: arguments, result and errors as in :func:`cbam`, (N, 1, H, W)."""
+    _check(x, None, None, ws, None, None, bs, None)
+    return reference.spatial_gate(x, ws, bs, norm=norm)
 
 
 def backend_for(x: Tensor) -> str:
@@ -134,15 +148,16 @@ def _check(x, w1, w2, ws, b1, b2, bs, residual) -> None:
         raise TypeError(f"x must be a tensor of float32, float64, float16 or bfloat16, got {got}")
     if x.dim() != 4 or 0 in x.shape[1:]:
         raise ValueError(f"x must be (N, C, H, W) with C, H, W of at least 1, got {tuple(x.shape)}")
+    if w1 is None and w2 is None and ws is None:
+        raise ValueError("w1 and w2, or ws, or all three must be given: there is no gate without them")
     C = x.shape[1]
-    if not isinstance(w1, Tensor) or w1.dim() not in (2, 4) or w1.shape[0] == 0:
-        raise _wrong("w1", w1, f"(R, {C}) or (R, {C}, 1, 1) with R of at least 1, for the {C} channels of x")
-    R = w1.shape[0]
-    if w1.shape[1:] != (C, 1, 1) and w1.shape[1:] != (C,):
-        raise _wrong("w1", w1, f"({R}, {C}) or ({R}, {C}, 1, 1), for the {C} channels of x")
-    if not isinstance(w2, Tensor) or (w2.shape != (C, R, 1, 1) and w2.shape != (C, R)):
-        raise _wrong("w2", w2, f"({C}, {R}) or ({C}, {R}, 1, 1), for the {C} channels of x and the {R} rows of w1")
-    if (
+    R = w1.shape[0] if isinstance(w1, Tensor) and w1.dim() > 0 else 0
+    if w1 is not None or w2 is not None:
+        if not isinstance(w1, Tensor) or (w1.shape != (R, C) and w1.shape != (R, C, 1, 1)) or R == 0:
+            raise _wrong("w1", w1, f"(R, {C}) or (R, {C}, 1, 1) with R of at least 1, for the {C} channels of x")
+        if not isinstance(w2, Tensor) or (w2.shape != (C, R, 1, 1) and w2.shape != (C, R)):
+            raise _wrong("w2", w2, f"({C}, {R}) or ({C}, {R}, 1, 1), for the {C} channels of x and the {R} rows of w1")
+    if ws is not None and (
         not isinstance(ws, Tensor)
         or ws.dim() != 4
         or ws.shape[:2] != (1, 2)

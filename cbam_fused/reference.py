@@ -32,37 +32,43 @@ def channel_gate(x: Tensor, w1: Tensor, w2: Tensor, b1: Tensor | None = None, b2
     return torch.sigmoid(mlp(F.adaptive_avg_pool2d(x, 1)) + mlp(F.adaptive_max_pool2d(x, 1)))
 
 
-def spatial_gate(x: Tensor, ws: Tensor, bs: Tensor | None = None) -> Tensor:
-    """s = sigmoid(conv_k([mean over C of x; max over C of x]) + bs), zero padding k // 2.
+def spatial_gate(x: Tensor, ws: Tensor, bs: Tensor | None = None, *, norm: nn.BatchNorm2d | None = None) -> Tensor:
+    """s = sigmoid(norm(conv_k([mean over C of x; max over C of x]) + bs)), zero padding k // 2.
 
     Args:
         x: (N, C, H, W).
         ws: (1, 2, k, k), k odd; input channel 0 is the mean, 1 the maximum.
         bs: (1,) or None.
+        norm: BatchNorm of one channel, run in the mode that it is in, or None.
 
     Returns:
         (N, 1, H, W) in x's dtype, every value in [0, 1].
     """
     ws, bs = (None if p is None else p.to(x.dtype) for p in (ws, bs))
     maps = torch.cat([x.mean(1, keepdim=True), x.max(1, keepdim=True).values], 1)
-    return torch.sigmoid(F.conv2d(maps, ws, bs, padding=ws.shape[-1] // 2))
+    logits = F.conv2d(maps, ws, bs, padding=ws.shape[-1] // 2)
+    return torch.sigmoid(logits if norm is None else norm(logits))
 
 
 def cbam(
     x: Tensor,
-    w1: Tensor,
-    w2: Tensor,
-    ws: Tensor,
+    w1: Tensor | None,
+    w2: Tensor | None,
+    ws: Tensor | None,
     b1: Tensor | None = None,
     b2: Tensor | None = None,
     bs: Tensor | None = None,
     *,
+    norm: nn.BatchNorm2d | None = None,
     residual: Tensor | None = None,
     relu: bool = False,
 ) -> Tensor:
     """Same arguments and result as :func:`cbam_fused.functional.cbam`, computed by plain PyTorch operators."""
-    x = x * channel_gate(x, w1, w2, b1, b2)
-    y = x * spatial_gate(x, ws, bs)
+    y = x
+    if w1 is not None:
+        y = y * channel_gate(y, w1, w2, b1, b2)
+    if ws is not None:
+        y = y * spatial_gate(y, ws, bs, norm=norm)
     if residual is not None:
         y = y + residual
     return F.relu(y) if relu else y

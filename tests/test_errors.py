@@ -27,7 +27,7 @@ WRONG = [
         "w1",
         torch.zeros(4, 9, 1, 1),
         ValueError,
-        r"w1 must be \(4, 8\) or \(4, 8, 1, 1\), for the 8 channels of x, got \(4, 9",
+        r"w1 must be \(R, 8\) or \(R, 8, 1, 1\) .* for the 8 channels of x, got \(4, 9",
     ),
     ("w1", torch.zeros(4, 8, 3, 3), ValueError, r"w1 must be .* got \(4, 8, 3, 3\)"),
     ("w1", torch.zeros(0, 8), ValueError, r"w1 must be \(R, 8\) .* R of at least 1, .* got \(0, 8\)"),
