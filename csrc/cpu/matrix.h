@@ -11,7 +11,9 @@
 namespace {
 
 constexpr int64_t kBlock = 64;    // rows between two additions to the double totals
-constexpr int64_t kChunk = 2048;  // columns of a row handled at a time, so that the column vectors stay in L1
+constexpr int64_t kChunk = 4096;  // columns of a row handled at a time, so that the column vectors stay in L1
+constexpr int kGroup = 4;         // rows worked on together, so that they share the reads of the column vectors
+constexpr int64_t kAhead = 1024;  // bytes; see ahead()
 constexpr int kTile = 4;          // vectors of columns held in registers down the rows
 
 inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -22,6 +24,21 @@ template <class Body> inline void each_part(int64_t n, int64_t size, Body body) 
 }
 
 template <int n> struct Count {};
+
+// Rows worked on together are as many streams, each too short for the processor to foresee where the next begins.
+// From column c of [0, width) of such a row, this many elements on lies what is wanted kAhead bytes later: of the same
+// row, or at its end of the row that comes kGroup rows after it.
+template <class T> inline int64_t ahead(int64_t c, int64_t width, int64_t cols) {
+    constexpr int64_t n = kAhead / sizeof(T);
+    return c + n < width ? n : n + kGroup * cols - width;
+}
+
+// body(row, Count<n>) for n = kGroup rows at a time, then one by one.
+template <class Body> inline void each_group(int64_t first, int64_t last, Body body) {
+    int64_t r = first;
+    for (; r + kGroup <= last; r += kGroup) body(r, Count<kGroup>{});
+    for (; r < last; ++r) body(r, Count<1>{});
+}
 
 // body(column, Count<vectors>, lanes of the last vector) for column tiles that cover [0, cols). The last whole
 // tile may overlap the one before it; what it writes again is the same.

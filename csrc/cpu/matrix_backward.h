@@ -11,7 +11,6 @@ namespace {
 template <class T, class F = Acc<T>> void products(const T* x, const T* dy, const T* y, T* masked, int64_t rows,
                                                    int64_t cols, const F* u, const F* v, F* row_out, F* col_out) {
     using V = Vec<F>;
-    constexpr int group = 4;  // rows that share one read and write of the column sums
     for (int64_t r = 0; r < rows; ++r) row_out[r] = 0;
     each_part(cols, kChunk, [&](int64_t c0, int64_t c1) {
         const int64_t width = c1 - c0;
@@ -20,14 +19,17 @@ template <class T, class F = Acc<T>> void products(const T* x, const T* dy, cons
         for (int64_t c = 0; c < width; ++c) total[c] = 0;
         each_part(rows, kBlock, [&](int64_t r0, int64_t r1) {
             for (int64_t c = 0; c < width; ++c) sum[c] = 0;
-            auto rows_at = [&]<int n>(int64_t r, Count<n>) {
+            each_group(r0, r1, [&]<int n>(int64_t r, Count<n>) {
                 V along[n] = {};
                 each_vector<F>(width, [&](int64_t c, auto lanes) {
                     const V factor = load(v + c0 + c, lanes);
+                    const int64_t later = ahead<T>(c, width, cols);
                     V down = load(sum + c, lanes);
 #pragma GCC unroll 4
                     for (int j = 0; j < n; ++j) {
                         const int64_t at = (r + j) * cols + c0 + c;
+                        __builtin_prefetch(x + at + later);
+                        __builtin_prefetch(dy + at + later);
                         V z = load(dy + at, lanes);
                         if (y) {
                             z = load(y + at, lanes) <= 0 ? V{} : z;
@@ -40,10 +42,7 @@ template <class T, class F = Acc<T>> void products(const T* x, const T* dy, cons
                     store(sum + c, down, lanes);
                 });
                 for (int j = 0; j < n; ++j) row_out[r + j] += sum_lanes<F>(along[j]);
-            };
-            int64_t r = r0;
-            for (; r + group <= r1; r += group) rows_at(r, Count<group>{});
-            for (; r < r1; ++r) rows_at(r, Count<1>{});
+            });
             for (int64_t c = 0; c < width; ++c) total[c] += sum[c];
         });
         for (int64_t c = 0; c < width; ++c) col_out[c0 + c] = F(total[c]);
@@ -57,21 +56,40 @@ template <class T, bool channels_last, class F = Acc<T>>
 void input_gradient(const T* z, int64_t rows, int64_t cols, const F* s, const F* t, const F* g, const F* b,
                     const int32_t* col_index, const F* col_add, const int32_t* row_index, const F* row_add, T* dx) {
     using V = Vec<F>;
-    for (int64_t r = 0; r < rows; ++r, z += cols, dx += cols) {
-        auto gradient = [&](V zv, int64_t c, auto lanes) {
-            const V added = load_index(col_index + c, lanes, F{}) == int32_t(r) ? load(col_add + c, lanes) : V{};
-            if constexpr (channels_last) return (zv * s[r] + t[r]) * load(g + c, lanes) + load(b + c, lanes) + added;
-            else return (zv * load(s + c, lanes) + load(t + c, lanes)) * g[r] + b[r] + added;
+    each_group(0, rows, [&]<int n>(int64_t first, Count<n>) {
+        // give(j, gradient) for the n rows at column c.
+        auto gradients = [&](int64_t c, auto lanes, auto give) {
+            const IndexVec<F> index = load_index(col_index + c, lanes, F{});
+            const V add = load(col_add + c, lanes);
+            const V scale = load((channels_last ? g : s) + c, lanes), offset = load((channels_last ? b : t) + c, lanes);
+#pragma GCC unroll 4
+            for (int j = 0; j < n; ++j) {
+                const int64_t r = first + j;
+                const V added = index == int32_t(r) ? add : V{}, zv = load(z + r * cols + c, lanes);
+                if constexpr (channels_last) give(j, (zv * s[r] + t[r]) * scale + offset + added);
+                else give(j, (zv * scale + offset) * g[r] + b[r] + added);
+            }
         };
-        T* special = dx + row_index[r];
-        V value;
+        V special[n];
         if constexpr (sizeof(T) == 2)  // of a half type that element is computed apart, so that it is rounded once
-            value = gradient(load(z + row_index[r], First{1}), row_index[r], First{1}) + row_add[r];
-        each_vector<F>(cols,
-                       [&](int64_t c, auto lanes) { store(dx + c, gradient(load(z + c, lanes), c, lanes), lanes); });
-        if constexpr (sizeof(T) == 2) store(special, value, First{1});
-        else *special += row_add[r];
-    }
+            for (int k = 0; k < n; ++k)
+                gradients(row_index[first + k], First{1}, [&](int j, V v) {
+                    if (j == k) special[k] = v + row_add[first + k];
+                });
+        each_vector<F>(cols, [&](int64_t c, auto lanes) {
+            const int64_t later = ahead<T>(c, cols, cols);
+            gradients(c, lanes, [&](int j, V v) {
+                const int64_t at = (first + j) * cols + c;
+                __builtin_prefetch(z + at + later);
+                store(dx + at, v, lanes);
+            });
+        });
+        for (int j = 0; j < n; ++j) {
+            T* p = dx + (first + j) * cols + row_index[first + j];
+            if constexpr (sizeof(T) == 2) store(p, special[j], First{1});
+            else *p += row_add[first + j];
+        }
+    });
 }
 
 // out[i][j] = sum over images n and terms t of u[n][t][i] v[n][t][j], for rows i of [first, last). u and v of image n
