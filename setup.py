@@ -28,6 +28,7 @@ if platform.machine() == "x86_64":
     ISAS["avx512"] = [f"-mavx512{part}" for part in ("f", "bw", "dq", "vl")]
     # The warning comes from gcc 12's own AVX-512 headers.
     ISAS["avx512"] += ["-mavx2", *F16C, "-mprefer-vector-width=512", "-Wno-maybe-uninitialized"]
+    ISAS["avx512bf16"] = [*ISAS["avx512"], "-mavx512bf16"]
 
 LIMITED_API = not sysconfig.get_config_var("Py_GIL_DISABLED")
 

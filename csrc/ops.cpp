@@ -21,7 +21,8 @@ using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 using OptionalTensor = std::optional<Tensor>;
 
-// The widest instruction set that this processor and ATEN_CPU_CAPABILITY (default, avx2, avx512) allow.
+// The widest instruction set that this processor and ATEN_CPU_CAPABILITY (default, avx2, avx512) allow; avx512 leaves
+// out the extension for bfloat16, which is used where nothing is said.
 const cbam::Kernels& kernels() {
     static const cbam::Kernels& chosen = []() -> const cbam::Kernels& {
 #if defined(__x86_64__)
@@ -32,6 +33,7 @@ const cbam::Kernels& kernels() {
             __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
         const bool has_avx512 = has_avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                                 __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+        if (has_avx512 && !limit && __builtin_cpu_supports("avx512bf16")) return cbam::kernels_avx512bf16();
         if (has_avx512 && !generic && !avx2) return cbam::kernels_avx512();
         if (has_avx2 && !generic) return cbam::kernels_avx2();
 #endif

@@ -13,6 +13,7 @@
 #include "matrix.h"
 #include "matrix_backward.h"
 #include "sigmoid.h"
+#include "stats.h"
 
 namespace {
 

@@ -45,6 +45,7 @@ const Kernels& kernels_generic();
 #if defined(__x86_64__)
 const Kernels& kernels_avx2();
 const Kernels& kernels_avx512();
+const Kernels& kernels_avx512bf16();  // with the instruction that rounds to bfloat16
 #endif
 
 }  // namespace cbam

@@ -67,10 +67,14 @@ using F32 = Vec<float>;
 inline F32 widen(U16 h, bf16) { return bit_cast<F32>(__builtin_convertvector(h, U32) << 16); }
 
 inline U16 narrow(F32 v, bf16) {
+#if defined(__AVX512BF16__)
+    return (U16)_mm512_cvtneps_pbh((__m512)v);
+#else
     U32 u = bit_cast<U32>(v);
     U32 rounded = (u + 0x7fff + ((u >> 16) & 1)) >> 16;  // to nearest, ties to even
     U32 quiet_nan = (u >> 16) | 0x40;
     return __builtin_convertvector(v != v ? quiet_nan : rounded, U16);
+#endif
 }
 
 inline F32 widen(U16 h, f16) {
@@ -213,6 +217,21 @@ template <class F> inline F max_lanes(Vec<F> v) {
 }
 template <class F> inline auto min_lanes(IndexVec<F> v) {
     return across(v, [](auto a, auto b) { return a < b ? a : b; });
+}
+
+// The square matrix whose rows are v, transposed.
+template <class V, int n> inline void transpose(V (&v)[n]) {
+    static_assert(n == sizeof(V) / sizeof(v[0][0]));
+    [&]<int... i>(Lanes<i...>) {
+        for (int round = 1; round < n; round *= 2) {
+            V next[n];
+            for (int j = 0; j < n / 2; ++j) {
+                next[j] = __builtin_shufflevector(v[2 * j], v[2 * j + 1], (2 * i)...);
+                next[j + n / 2] = __builtin_shufflevector(v[2 * j], v[2 * j + 1], (2 * i + 1)...);
+            }
+            for (int j = 0; j < n; ++j) v[j] = next[j];
+        }
+    }(typename FirstLanes<n>::type{});
 }
 
 // One bit for every lane in which a and b are equal.

@@ -1,0 +1,170 @@
+// Mean, maximum and place of the maximum of every row and of every column of a matrix: the two pools of each gate.
+// Long rows are read along their vectors and reduced across lanes at their end; short rows, where that end would be
+// most of the work, are transposed in blocks so that each is a lane; columns are lanes by nature.
+#pragma once
+
+#include "matrix.h"
+
+namespace {
+
+// Maxima follow PyTorch: NaN wins, then the first index. The vector loops below pass over NaN; where the sum of
+// the same values is NaN, this looks for one.
+template <class F, class Value> void prefer_nan(int64_t n, Value value, F* max, int32_t* arg) {
+    for (int64_t i = 0; i < n; ++i) {
+        const F v = value(i);
+        if (v != v) {
+            *max = v;
+            *arg = int32_t(i);
+            return;
+        }
+    }
+}
+
+// Mean, maximum and the maximum's index of each row of w x; w is one weight a column, null for ones.
+template <class T, bool weighted, class F = Acc<T>>
+void long_row_stats(const T* x, int64_t rows, int64_t cols, const Acc<T>* w, F* mean, F* max, int32_t* arg) {
+    using V = Vec<F>;
+    using I = IndexVec<F>;
+    constexpr int64_t step = kTile * kLanes<F>;
+    const V lowest = broadcast<V>(-F(__builtin_inf()));
+    const double share = 1.0 / double(cols);
+    for (int64_t r = 0; r < rows; ++r, x += cols) {
+        auto value = [&](int64_t c, auto lanes) {
+            if constexpr (weighted) return load(x + c, lanes) * load(w + c, lanes);
+            else return load(x + c, lanes);
+        };
+        V best = lowest;  // per lane: the largest value so far, and the step it came in
+        I where = {};
+        auto compare = [&](V top, int64_t c) {
+            const I better = top > best;
+            best = better ? top : best;
+            where = better ? broadcast<I>(int32_t(c / step)) : where;
+        };
+        double total = 0;
+        each_part(cols, kChunk, [&](int64_t c, int64_t end) {
+            V sum[kTile] = {};
+            for (; c + step <= end; c += step) {
+                V v[kTile];
+#pragma GCC unroll 4
+                for (int j = 0; j < kTile; ++j) sum[j] += v[j] = value(c + j * kLanes<F>, Whole{});
+                compare(vmax(vmax(v[0], v[1]), vmax(v[2], v[3])), c);
+            }
+            V top = lowest;
+            each_vector<F>(end - c, [&](int64_t i, auto lanes) {
+                const V v = value(c + i, lanes);
+                sum[0] += v;
+                top = vmax(or_else<F>(v, lanes, lowest), top);
+            });
+            compare(top, c);
+            total += sum_lanes<F>((sum[0] + sum[1]) + (sum[2] + sum[3]));
+        });
+        mean[r] = F(total * share);
+        max[r] = max_lanes<F>(best);
+        const V top = broadcast<V>(max[r]);
+        int64_t c = 0;
+        if (cols > step) c = min_lanes<F>(best == top ? where : broadcast<I>(0x7fffffff)) * step;
+        uint64_t hits = 0;  // a bit for every column of that step that holds the maximum
+        auto look = [&](int64_t i, auto lanes) { hits |= uint64_t(equal_bits<F>(value(c + i, lanes), top)) << i; };
+        if (c + step <= cols)
+            for (int j = 0; j < kTile; ++j) look(j * kLanes<F>, Whole{});
+        else each_vector<F>(cols - c, look);
+        arg[r] = int32_t(c + __builtin_ctzll(hits | 1ull << 63));
+        if (mean[r] != mean[r]) prefer_nan(cols, [&](int64_t i) { return value(i, First{1})[0]; }, max + r, arg + r);
+    }
+}
+
+// Adds v, of this row, to a vector of columns' sum, maximum and place of the maximum.
+template <class V, class I> inline void add_row(V v, int64_t row, V& sum, V& max, I& where) {
+    const I better = v > max;
+    sum += v;
+    max = better ? v : max;
+    where = better ? broadcast<I>(int32_t(row)) : where;
+}
+
+// Writes the results for one vector of columns; value(row, i) gives an element of the i-th, for where there is NaN.
+template <class F, class Lanes, class Value> void write_stats(Vec<F> m, Vec<F> top, IndexVec<F> where, Lanes lanes,
+                                                              int64_t rows, Value value, F* mean, F* max,
+                                                              int32_t* arg) {
+    store(mean, m, lanes);
+    store(max, top, lanes);
+    store_index(arg, where, lanes, F{});
+    if (equal_bits<F>(m, m) == (1u << kLanes<F>)-1) return;
+    for (int i = 0; i < lane_count<F>(lanes); ++i)
+        if (mean[i] != mean[i]) prefer_nan(rows, [&](int64_t r) { return value(r, i); }, max + i, arg + i);
+}
+
+// The same of each column of w x; w is one weight a row, null for ones.
+template <class T, bool weighted, class F = Acc<T>>
+void col_stats(const T* x, int64_t rows, int64_t cols, const Acc<T>* w, F* mean, F* max, int32_t* arg) {
+    each_tile<F>(cols, [&]<int n>(int64_t c, Count<n>, auto last) {
+        auto value = [&](int64_t r, int64_t i, auto lanes) {
+            Vec<F> v = load(x + r * cols + i, lanes);
+            if constexpr (weighted) v *= w[r];
+            return v;
+        };
+        Totals<F, n> total;
+        Vec<F> top[n];
+        IndexVec<F> where[n] = {};
+        for (int j = 0; j < n; ++j) top[j] = broadcast<Vec<F>>(-F(__builtin_inf()));
+        each_part(rows, kBlock, [&](int64_t r, int64_t end) {
+            Vec<F> sum[n] = {};
+            for (; r < end; ++r)
+                each_in_tile<n>(last, [&](int j, auto lanes) {
+                    add_row(value(r, c + j * kLanes<F>, lanes), r, sum[j], top[j], where[j]);
+                });
+            total.add(sum);
+        });
+        each_in_tile<n>(last, [&](int j, auto lanes) {
+            const int64_t at = c + j * kLanes<F>;
+            auto one = [&](int64_t r, int i) { return value(r, at + i, First{1})[0]; };
+            write_stats<F>(total.times(j, 1.0 / double(rows)), top[j], where[j], lanes, rows, one, mean + at, max + at,
+                           arg + at);
+        });
+    });
+}
+
+// What long_row_stats does, with blocks of rows transposed so that each row is a lane and nothing goes across lanes.
+template <class T, bool weighted, class F = Acc<T>>
+void short_row_stats(const T* x, int64_t rows, int64_t cols, const Acc<T>* w, F* mean, F* max, int32_t* arg) {
+    constexpr int n = kLanes<F>;
+    auto value = [&](int64_t r, int64_t c, auto lanes) {
+        const Vec<F> v = load(x + r * cols + c, lanes);
+        if constexpr (weighted) return v * load(w + c, lanes);
+        else return v;
+    };
+    each_part(rows, n, [&](int64_t first, int64_t last) {
+        Totals<F, 1> total;
+        Vec<F> top = broadcast<Vec<F>>(-F(__builtin_inf()));
+        IndexVec<F> where = {};
+        each_part(cols, kBlock, [&](int64_t block, int64_t end) {
+            Vec<F> sum[1] = {};
+            each_vector<F>(end - block, [&](int64_t i, auto lanes) {
+                const int64_t c = block + i;
+                Vec<F> v[n];
+#pragma GCC unroll 16
+                for (int j = 0; j < n; ++j) v[j] = value(least(first + j, last - 1), c, lanes);
+                transpose(v);
+                const int count = lane_count<F>(lanes);
+#pragma GCC unroll 16
+                for (int j = 0; j < n; ++j)
+                    if (j < count) add_row(v[j], c + j, sum[0], top, where);
+            });
+            total.add(sum);
+        });
+        auto write = [&](auto lanes) {
+            auto one = [&](int64_t c, int r) { return value(first + r, c, First{1})[0]; };
+            write_stats<F>(total.times(0, 1.0 / double(cols)), top, where, lanes, cols, one, mean + first, max + first,
+                           arg + first);
+        };
+        if (last - first == n) write(Whole{});
+        else write(First{int(last - first)});
+    });
+}
+
+template <class T, bool weighted, class F = Acc<T>>
+void row_stats(const T* x, int64_t rows, int64_t cols, const Acc<T>* w, F* mean, F* max, int32_t* arg) {
+    if (cols <= 8 * kLanes<F>) short_row_stats<T, weighted>(x, rows, cols, w, mean, max, arg);
+    else long_row_stats<T, weighted>(x, rows, cols, w, mean, max, arg);
+}
+
+}  // namespace
