@@ -3,6 +3,8 @@
 import copy
 import functools
 import pickle
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -205,3 +207,10 @@ def test_no_identity_without_biases(factory):
     with pytest.raises(ValueError, match="init must be one of default, identity, got 'ones'"):
         insert_cbam(model, ["layer1"], init="ones")
     assert list(model.state_dict()) == keys
+
+
+def test_the_examples_in_the_documentation():
+    text = (Path(__file__).parent.parent / "docs" / "surgery.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert len(blocks) == 6
+    exec("\n".join(blocks), {})
