@@ -59,6 +59,19 @@ def test_cbams_that_the_model_was_built_with():
     assert maps["1"].spatial.shape == (1, 1, 8, 8)
 
 
+def test_of_a_compiled_model():
+    """Its code does not see hooks that are registered after the compilation."""
+    model = small_resnet().eval()
+    inserted = insert_cbam(model, where="stem_last", example_input=image(1))
+    compiled = torch.compile(model, backend="eager")
+    with torch.no_grad():
+        compiled(image())
+    maps = attention_maps(compiled, image())
+    assert list(maps) == [f"_orig_mod.{name}" for name in inserted]
+    for name, expected in attention_maps(model, image()).items():
+        torch.testing.assert_close(maps[f"_orig_mod.{name}"], expected)
+
+
 def test_errors():
     with pytest.raises(ValueError, match="ResNet has no CBAM"):
         attention_maps(small_resnet(), image())

@@ -161,7 +161,7 @@ def test_cbam_comes_after_each_layer_or_nowhere(arch):
     assert attentive - plain == {f"layer{i}.cbam.{key}" for i in (1, 2, 3, 4) for key in keys} and plain < attentive
 
 
-@pytest.mark.parametrize("placement,count", zip(model.PLACEMENTS, (4, 8, 2, 1, 0), strict=True))
+@pytest.mark.parametrize("placement,count", [*zip(model.PLACEMENTS, (4, 8, 2, 1, 0), strict=True)])
 def test_each_placement_trains_and_is_found_in_the_checkpoint(drawn, tmp_path, placement, count):
     options = ["--epochs", "1", "--image-size", "32", "--batch-size", "24", "--cbam", placement]
     assert main(["train", "--data", str(drawn), "--out", str(tmp_path / "run"), *options]) == 0

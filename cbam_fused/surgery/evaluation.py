@@ -10,10 +10,13 @@ from torch import Tensor, nn
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """The model in eval mode and without gradients; afterwards every module has its own mode again."""
+    """The model in eval mode and without gradients; afterwards every module has its own mode again.
+
+    Compiled code runs eagerly meanwhile, as it does not see hooks that came after the compilation.
+    """
     training = {m: m.training for m in model.modules()}
     try:
-        with torch.no_grad():
+        with torch.no_grad(), torch.compiler.set_stance("force_eager"):
             model.eval()
             yield
     finally:

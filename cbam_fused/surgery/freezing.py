@@ -34,7 +34,8 @@ def freeze_except(model: nn.Module, *parts: Part, bn_eval: bool = True) -> None:
             for the modules with all that is in them. "cbam" is every CBAM, "head" the child named fc, classifier or
             head. Default: "cbam", "head".
         bn_eval: keep BatchNorm outside the parts in eval mode, also after ``model.train()``. Otherwise its running
-            statistics follow the new data although its parameters are frozen.
+            statistics follow the new data although its parameters are frozen. A later conversion to SyncBatchNorm
+            replaces the modules, so convert first.
 
     Raises:
         ValueError: a part that the model does not have; the model is then unchanged.

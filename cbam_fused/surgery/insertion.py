@@ -32,7 +32,8 @@ def insert_cbam(
 
     The new module becomes the child ``cbam`` of the module that it follows (``layer1`` -> ``layer1.cbam``). State_dict
     keys stay as they are, so pretrained weights load before the insertion, or after it with ``strict=False``. The
-    widths are read off one forward pass in eval mode, which changes no buffer.
+    widths are read off one forward pass in eval mode, which changes no buffer. Insert before torch.compile: code
+    compiled earlier may go on without the new modules.
 
     Args:
         model: any network whose chosen sub-modules return (N, C, H, W), or (N, H, W, C) as those of Swin do.
@@ -54,7 +55,8 @@ def insert_cbam(
         ValueError: a name or preset that does not exist (the nearest ones are given), a preset that does not fit the
             network, nothing chosen; a place that already has a CBAM, is never called, or does not return feature maps
             of one width; an init that the module cannot have. The model is then unchanged.
-        TypeError: both or neither of after and where, or one of a wrong type.
+        TypeError: both or neither of after and where, or one of a wrong type; init="identity" with a factory whose
+            modules have no ``gates(x)``.
     """
     if (after is None) == (where is None):
         raise TypeError("insert_cbam needs either after= (names) or where= (a preset, pattern or predicate)")
@@ -123,8 +125,9 @@ def _place(
 def _attach(target: nn.Module, module: nn.Module, *, fused: bool, nhwc: bool) -> None:
     """Make the module the target's child, and the target call it.
 
-    The handles of the hooks are kept on the target. They are copied and pickled with it, and with them PyTorch knows
-    in another process which numbers of hooks are taken.
+    A hook leaves the target's class alone, which quantisation and counters of operations go by; so the class changes
+    only where a hook does not do. The handles of the hooks are kept on the target: they are copied and pickled with
+    it, and with them PyTorch knows in another process which numbers of hooks are taken.
     """
     target.add_module(CHILD, module)
     handles = []
