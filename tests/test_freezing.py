@@ -47,6 +47,7 @@ def test_only_cbam_and_head_are_trained_by_default():
 def test_frozen_statistics_stay_in_eval_mode():
     model = resnet_with_cbam()
     freeze_except(model)
+    assert model.training and not model.bn1.training and not model.layer4[0].bn2.training
     for mode in (True, False, True):
         model.train(mode)
         assert not any(m.training for m in model.modules() if isinstance(m, nn.BatchNorm2d))

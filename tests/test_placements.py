@@ -88,11 +88,16 @@ def test_in_block_is_before_the_addition(kind):
     for norm in (m for m in fused.modules() if isinstance(m, nn.BatchNorm2d)):
         nn.init.normal_(norm.weight)
     plain.load_state_dict(fused.state_dict())
-    insert_cbam(fused, where="in_block")
+    inserted = insert_cbam(fused, where="in_block")
     insert_cbam(plain, [f"layer{i}.0.{last}" for i in (1, 2, 3, 4)])
     plain.load_state_dict({k.replace(".cbam.", f".{last}.cbam."): v for k, v in fused.state_dict().items()})
-    x = image()
+    x, epilogues = image(), []
+    for module in inserted.values():
+        module.register_forward_pre_hook(lambda m, args, kwargs: epilogues.append(kwargs), with_kwargs=True)
     torch.testing.assert_close(fused(x), plain(x))
+    assert [(k["residual"].shape[1], k["relu"]) for k in epilogues] == [
+        (m.ca.fc1.in_channels, True) for m in inserted.values()
+    ]
     for model in (fused, plain):
         model.double().train()(x.double()).square().sum().backward()
     renamed = {n.replace(f".{last}.cbam.", ".cbam."): p.grad for n, p in plain.named_parameters()}

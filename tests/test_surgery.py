@@ -141,29 +141,29 @@ def test_in_block_needs_a_module_with_the_epilogue():
 
 
 class Scaled(nn.Module):
-    """A part of a network that gives feature maps (N, H, W, C) of one pixel for each of the image's."""
+    """A part of a network that gives feature maps (N, H, W, C) of half the image's sides, rounded up."""
 
     def __init__(self):
         super().__init__()
-        self.conv, self.norm = nn.Conv2d(3, 8, 1), nn.LayerNorm(8)
+        self.conv, self.norm = nn.Conv2d(3, 8, 1, stride=2), nn.LayerNorm(8)
 
     def forward(self, x):
         return self.norm(self.conv(x).permute(0, 2, 3, 1))
 
 
-@pytest.mark.parametrize("size", [(64, 64), (64, 32), (33, 47)])
+@pytest.mark.parametrize("size", [(64, 64), (64, 48), (33, 47)])
 def test_channels_last_is_told_from_the_image(size):
     model = Scaled()
     inserted = insert_cbam(model, ["conv", "norm"], example_input=torch.zeros(1, 3, *size))
     assert [m.ca.fc1.in_channels for m in inserted.values()] == [8, 8]
-    assert model(torch.randn(2, 3, *size)).shape == (2, *size, 8)
+    assert model(torch.randn(2, 3, *size)).shape == (2, *((side + 1) // 2 for side in size), 8)
 
 
 def test_a_width_that_cannot_be_found():
     model = Scaled()
     with pytest.raises(ValueError, match=r"width of a feature map \(1, 8, 8, 8\) .* more than one .* another size"):
-        insert_cbam(model, ["norm"], example_input=torch.zeros(1, 3, 8, 8))
-    with pytest.raises(ValueError, match=r"width of a feature map \(1, 200, 3, 8\) .* not even one .* another size"):
+        insert_cbam(model, ["norm"], example_input=torch.zeros(1, 3, 16, 16))
+    with pytest.raises(ValueError, match=r"width of a feature map \(1, 100, 3, 8\) .* not even one .* another size"):
         insert_cbam(
             nn.Sequential(model, nn.AdaptiveAvgPool2d((3, None))), ["1"], example_input=torch.zeros(1, 3, 200, 99)
         )
@@ -185,6 +185,7 @@ def test_identity_like_initialisation(options):
     factory = functools.partial(BiasedCBAM, **options)
     (module,) = insert_cbam(model, ["layer4"], factory=factory, init="identity", example_input=image(1)).values()
     factor = 1 + torch.sigmoid(torch.tensor(-4.0)) ** 2 if "add" in options else torch.sigmoid(torch.tensor(4.0)) ** 2
+    assert module.sa.conv1.weight.any() == ("norm" in options), "BatchNorm must not divide by a variance of 0"
     x = torch.randn(2, 512, 5, 5) * 100
     for mode in (False, True):
         torch.testing.assert_close(module.train(mode)(x), x * factor)

@@ -87,10 +87,8 @@ def test_numbers_of_hooks_are_not_given_away_twice(monkeypatch):
     file = pickle.dumps(model)
     monkeypatch.setattr(RemovableHandle, "next_id", 0)
     loaded = pickle.loads(file)
-    with torch.no_grad():
-        for _ in range(10):
-            attention_maps(loaded, image())
-        assert torch.equal(loaded(image()), model(image()))
+    taken = [number for m in loaded.modules() for number in (*m._forward_hooks, *m._forward_pre_hooks)]
+    assert taken and RemovableHandle.next_id > max(taken)
 
 
 @pytest.mark.parametrize("name", PLACES)
