@@ -120,11 +120,22 @@ def test_errors_leave_the_model_unchanged(model, after, message):
     assert all(not m._forward_hooks for m in model.modules())
 
 
-def test_twice_at_one_place():
-    model = torchvision.models.resnet18()
-    insert_cbam(model, ["layer1"])
-    with pytest.raises(ValueError, match="'layer1' already has a child named 'cbam'"):
-        insert_cbam(model, ["layer1"])
+@pytest.mark.parametrize(
+    "build_one,choice,name",
+    [
+        (small_resnet, {"after": ["layer1"]}, "layer1"),
+        (small_resnet, {"where": "stem_last"}, "relu"),
+        (small_resnet, {"where": "in_block"}, r"layer1\.0"),
+        (torchvision.models.mobilenet_v3_small, {"where": "in_block"}, r"features\.3\.block"),
+    ],
+)
+def test_twice_at_one_place(build_one, choice, name):
+    model = build_one()
+    insert_cbam(model, **choice)
+    keys = list(model.state_dict())
+    with pytest.raises(ValueError, match=f"'{name}' already has a child named 'cbam'"):
+        insert_cbam(model, **choice)
+    assert list(model.state_dict()) == keys
 
 
 @pytest.mark.parametrize("arguments", [{}, {"after": ["layer1"], "where": "each_layer"}])

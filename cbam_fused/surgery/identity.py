@@ -57,7 +57,7 @@ def _outputs(module: nn.Module) -> int | None:
 def _pools(module: nn.Module, layer: nn.Module, x: Tensor) -> int:
     """How often the layer's bias counts in the channel gate, once for each pool: read off the gate of a bias of 1."""
     layer.bias.fill_(1)
-    return max(1, round(torch.logit(gates_of(module, x)[0].double().mean()).item()))
+    return max(1, round(torch.logit(gates_of(module, x)[0].double().mean(), eps=1e-6).item()))
 
 
 def _is_identity(module: nn.Module, x: Tensor) -> bool:

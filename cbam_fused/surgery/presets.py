@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from .evaluation import Output, channel_axis
 from .residual import computes_residual, is_residual_block
-from .selection import nearest
+from .selection import CHILD, nearest
 
 POOLS = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
 
@@ -88,17 +88,16 @@ def _in_block(model: nn.Module, seen: dict[str, list[Output]], image: Tensor) ->
     places = []
     for name, module in model.named_modules():
         if is_residual_block(module):
-            if not computes_residual(module):
+            if not hasattr(module, CHILD) and not computes_residual(module):
                 raise ValueError(f"where: {name!r} looks like a block of ResNet but returns something else")
             places.append(name)
         # MobileNet and EfficientNet have the flag, ConvNeXt has the scale.
         if getattr(module, "use_res_connect", False) or hasattr(module, "layer_scale"):
-            places += [f"{name}.{n}" for n, m in module.named_children() if n in ("block", "conv") and _plain(m)]
+            branches = [
+                n for n, m in module.named_children() if n in ("block", "conv") and isinstance(m, nn.Sequential)
+            ]
+            places += [f"{name}.{n}" for n in branches]
     return places
-
-
-def _plain(module: nn.Module) -> bool:
-    return type(module).forward is nn.Sequential.forward
 
 
 def _features(model: nn.Module) -> dict[str, nn.Module]:
@@ -117,5 +116,5 @@ NEEDS = {
     "each_layer": STAGES,
     "stem_last": f"{STAGES}, or no stem before them",
     "last": STAGES,
-    "in_block": "it has no residual blocks of ResNet, MobileNet, EfficientNet or ConvNeXt",
+    "in_block": "it has no residual blocks as torchvision makes them for ResNet, MobileNet, EfficientNet and ConvNeXt",
 }

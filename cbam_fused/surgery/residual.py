@@ -4,10 +4,11 @@ import torch
 from torch import Tensor, nn
 
 from .evaluation import evaluating
+from .selection import CHILD
 from .substitution import Substitute
 
 REQUIRED = {"conv1", "bn1", "relu", "conv2", "bn2"}
-OPTIONAL = {"conv3", "bn3", "downsample"}
+OPTIONAL = {"conv3", "bn3", "downsample", CHILD}
 
 
 class ResidualBlock(Substitute):
@@ -30,7 +31,7 @@ def _branch_and_shortcut(block: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def is_residual_block(module: nn.Module) -> bool:
-    """Whether the module has the children of a BasicBlock or Bottleneck and nothing else of its own."""
+    """Whether the module has the children of a BasicBlock or Bottleneck and nothing else but perhaps a CBAM."""
     children = {n for n, _ in module.named_children()}
     return (
         REQUIRED <= children <= REQUIRED | OPTIONAL
