@@ -1,4 +1,4 @@
-"""The classifier: a torchvision ResNet with CBAM behind its layers."""
+"""The classifier: a torchvision ResNet with CBAM."""
 
 import torch
 import torchvision
@@ -9,7 +9,7 @@ import cbam_fused
 from . import InputError
 
 ARCHITECTURES = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
-PLACEMENTS = {"each_layer": ("layer1", "layer2", "layer3", "layer4"), "none": ()}
+PLACEMENTS = ("each_layer", "in_block", "stem_last", "last", "none")
 BACKENDS = {"fused": cbam_fused.CBAM, "reference": cbam_fused.reference.CBAM}
 
 
@@ -36,7 +36,7 @@ def build_model(
 
     Args:
         arch: one of ARCHITECTURES.
-        cbam: one of PLACEMENTS.
+        cbam: one of PLACEMENTS: a preset of insert_cbam, or none.
         backend: one of BACKENDS; both give the same parameters for one state of the random generator.
         pretrained: start from torchvision's ImageNet weights, loaded before CBAM is inserted.
 
@@ -47,6 +47,6 @@ def build_model(
     if pretrained:
         model.load_state_dict(pretrained_weights(arch))
     model.fc = nn.Linear(model.fc.in_features, num_classes)
-    if PLACEMENTS[cbam]:
-        cbam_fused.insert_cbam(model, after=PLACEMENTS[cbam], factory=BACKENDS[backend])
+    if cbam != "none":
+        cbam_fused.insert_cbam(model, where=cbam, factory=BACKENDS[backend])
     return model.to(memory_format=torch.channels_last)

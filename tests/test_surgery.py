@@ -1,11 +1,15 @@
 """insert_cbam on networks of every make."""
 
 import copy
+import functools
 import pickle
+import re
+from pathlib import Path
 
 import pytest
 import torch
 import torchvision
+from backbones import BiasedCBAM, image, small_resnet
 from torch import nn
 
 from cbam_fused import CBAM, insert_cbam, reference
@@ -99,7 +103,7 @@ class Unused(nn.Module):
     "model,after,message",
     [
         (torchvision.models.resnet18, ["layr1"], r"no sub-module 'layr1'; the nearest names are layer1"),
-        (torchvision.models.resnet18, ["layer1", "layer1"], r"each only once"),
+        (torchvision.models.resnet18, ["layer1", "layer1"], r"after must name sub-modules, each only once"),
         (torchvision.models.resnet18, [], r"at least one"),
         (torchvision.models.resnet18, ["fc"], r"'fc' must return a tensor \(N, C, H, W\), got \(1, 1000\)"),
         (Unused, ["used", "unused"], r"'unused' is not called"),
@@ -116,8 +120,109 @@ def test_errors_leave_the_model_unchanged(model, after, message):
     assert all(not m._forward_hooks for m in model.modules())
 
 
-def test_twice_at_one_place():
-    model = torchvision.models.resnet18()
-    insert_cbam(model, ["layer1"])
-    with pytest.raises(ValueError, match="'layer1' already has a child named 'cbam'"):
-        insert_cbam(model, ["layer1"])
+@pytest.mark.parametrize(
+    "build_one,choice,name",
+    [
+        (small_resnet, {"after": ["layer1"]}, "layer1"),
+        (small_resnet, {"where": "stem_last"}, "relu"),
+        (small_resnet, {"where": "in_block"}, r"layer1\.0"),
+        (torchvision.models.mobilenet_v3_small, {"where": "in_block"}, r"features\.3\.block"),
+    ],
+)
+def test_twice_at_one_place(build_one, choice, name):
+    model = build_one()
+    insert_cbam(model, **choice)
+    keys = list(model.state_dict())
+    with pytest.raises(ValueError, match=f"'{name}' already has a child named 'cbam'"):
+        insert_cbam(model, **choice)
+    assert list(model.state_dict()) == keys
+
+
+@pytest.mark.parametrize("arguments", [{}, {"after": ["layer1"], "where": "each_layer"}])
+def test_either_after_or_where(arguments):
+    with pytest.raises(TypeError, match=r"either after= .* or where="):
+        insert_cbam(small_resnet(), **arguments)
+
+
+def test_in_block_needs_a_module_with_the_epilogue():
+    model = small_resnet()
+    with pytest.raises(ValueError, match=r"'layer1\.0' the module must take residual= and relu="):
+        insert_cbam(model, where="in_block", factory=lambda *a: nn.Identity())
+    assert not any(isinstance(m, nn.Identity) for m in model.modules())
+
+
+class Scaled(nn.Module):
+    """A part of a network that gives feature maps (N, H, W, C) of half the image's sides, rounded up."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 8, 1, stride=2), nn.LayerNorm(8)
+
+    def forward(self, x):
+        return self.norm(self.conv(x).permute(0, 2, 3, 1))
+
+
+@pytest.mark.parametrize("size", [(64, 64), (64, 48), (33, 47)])
+def test_channels_last_is_told_from_the_image(size):
+    model = Scaled()
+    inserted = insert_cbam(model, ["conv", "norm"], example_input=torch.zeros(1, 3, *size))
+    assert [m.ca.fc1.in_channels for m in inserted.values()] == [8, 8]
+    assert model(torch.randn(2, 3, *size)).shape == (2, *((side + 1) // 2 for side in size), 8)
+
+
+def test_a_width_that_cannot_be_found():
+    model = Scaled()
+    with pytest.raises(ValueError, match=r"width of a feature map \(1, 8, 8, 8\) .* more than one .* another size"):
+        insert_cbam(model, ["norm"], example_input=torch.zeros(1, 3, 16, 16))
+    with pytest.raises(ValueError, match=r"width of a feature map \(1, 100, 3, 8\) .* not even one .* another size"):
+        insert_cbam(
+            nn.Sequential(model, nn.AdaptiveAvgPool2d((3, None))), ["1"], example_input=torch.zeros(1, 3, 200, 99)
+        )
+    assert len(list(model.modules())) == 3
+
+
+BIASED = {
+    "two pools": {},
+    "one pool": {"pools": ("avg",)},
+    "BatchNorm": {"norm": True},
+    "x added": {"add": True},
+}
+
+
+@pytest.mark.parametrize("options", BIASED.values(), ids=BIASED)
+def test_identity_like_initialisation(options):
+    """Pretrained features pass almost unchanged at first, in both modes, and every part of the module learns."""
+    model, plain = small_resnet().eval(), small_resnet().eval()
+    factory = functools.partial(BiasedCBAM, **options)
+    (module,) = insert_cbam(model, ["layer4"], factory=factory, init="identity", example_input=image(1)).values()
+    factor = 1 + torch.sigmoid(torch.tensor(-4.0)) ** 2 if "add" in options else torch.sigmoid(torch.tensor(4.0)) ** 2
+    assert module.sa.conv1.weight.any() == ("norm" in options), "BatchNorm must not divide by a variance of 0"
+    x = torch.randn(2, 512, 5, 5) * 100
+    for mode in (False, True):
+        torch.testing.assert_close(module.train(mode)(x), x * factor)
+    logits, bias = plain(image()), plain.fc.bias
+    torch.testing.assert_close(model.eval()(image()), (logits - bias) * factor + bias)
+    optimizer = torch.optim.SGD(module.parameters(), 1.0)
+    before = copy.deepcopy(module.state_dict())
+    for _ in range(2):
+        module(x / 100).square().mean().backward()
+        optimizer.step()
+    assert all(not torch.equal(p, before[n]) for n, p in module.named_parameters())
+
+
+@pytest.mark.parametrize("factory", [CBAM, reference.CBAM])
+def test_no_identity_without_biases(factory):
+    model = small_resnet()
+    keys = list(model.state_dict())
+    with pytest.raises(ValueError, match=r"needs a bias in every gate, and CBAM has not: .* variant='official'"):
+        insert_cbam(model, ["layer1"], factory=factory, init="identity")
+    with pytest.raises(ValueError, match="init must be one of default, identity, got 'ones'"):
+        insert_cbam(model, ["layer1"], init="ones")
+    assert list(model.state_dict()) == keys
+
+
+def test_the_examples_in_the_documentation():
+    text = (Path(__file__).parent.parent / "docs" / "surgery.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert len(blocks) == 6
+    exec("\n".join(blocks), {})

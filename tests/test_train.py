@@ -16,9 +16,9 @@ from PIL import Image
 from torch.nn import functional as F
 
 import train_example
-from cbam_fused import _ops
+from cbam_fused import CBAM, _ops
 from garbage import data, model, samples
-from garbage.checkpoint import RUN_FILES
+from garbage.checkpoint import RUN_FILES, load_run
 from train_example import main
 
 PHOTOS = Path(os.environ.get("CBAM_FUSED_PHOTOS", REPO.parent / "shared" / "garbage12"))
@@ -159,6 +159,15 @@ def test_cbam_comes_after_each_layer_or_nowhere(arch):
     plain, attentive = (set(model.build_model(arch, 3, cbam).state_dict()) for cbam in ("none", "each_layer"))
     keys = ("ca.fc1.weight", "ca.fc2.weight", "sa.conv1.weight")
     assert attentive - plain == {f"layer{i}.cbam.{key}" for i in (1, 2, 3, 4) for key in keys} and plain < attentive
+
+
+@pytest.mark.parametrize("placement,count", [*zip(model.PLACEMENTS, (4, 8, 2, 1, 0), strict=True)])
+def test_each_placement_trains_and_is_found_in_the_checkpoint(drawn, tmp_path, placement, count):
+    options = ["--epochs", "1", "--image-size", "32", "--batch-size", "24", "--cbam", placement]
+    assert main(["train", "--data", str(drawn), "--out", str(tmp_path / "run"), *options]) == 0
+    network, checkpoint = load_run(tmp_path / "run")
+    assert checkpoint["cbam"] == placement
+    assert sum(isinstance(m, CBAM) for m in network.modules()) == count
 
 
 def test_pretrained_without_a_network_says_what_to_do(drawn, tmp_path, monkeypatch, capsys):

@@ -1,0 +1,64 @@
+"""The gates of every CBAM of a model, for one batch."""
+
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from .. import reference
+from .evaluation import evaluating
+from .selection import find_cbams
+
+
+class AttentionMaps(NamedTuple):
+    """Gates of one CBAM, every value in [0, 1]; None for a gate that the module does not have."""
+
+    channel: Tensor | None  # (N, C, 1, 1)
+    spatial: Tensor | None  # (N, 1, H, W)
+
+
+def attention_maps(model: nn.Module, x: Tensor) -> dict[str, AttentionMaps]:
+    """The gates of each CBAM for the input x, in eval mode and without gradients; the model stays as it is.
+
+    Args:
+        model: a model with CBAMs, inserted ones or of its own.
+        x: the model's input.
+
+    Returns:
+        By the full name of the module, in the order of the forward pass. A CBAM that is called several times has
+        the gates of its last call, one that is not called is left out.
+
+    Raises:
+        ValueError: the model has no CBAM.
+        TypeError: a CBAM made by another factory that has no ``gates(x)``.
+    """
+    cbams = find_cbams(model)
+    if not cbams:
+        raise ValueError(f"attention_maps: {type(model).__name__} has no CBAM; insert_cbam puts one in")
+    maps: dict[str, AttentionMaps] = {}
+
+    def record(name: str):
+        def hook(module: nn.Module, args: tuple) -> None:
+            maps.pop(name, None)
+            maps[name] = AttentionMaps(*gates_of(module, args[0]))
+
+        return hook
+
+    hooks = [module.register_forward_pre_hook(record(name)) for name, module in cbams.items()]
+    try:
+        with evaluating(model):
+            model(x)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return maps
+
+
+def gates_of(module: nn.Module, x: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    """The channel gate of a CBAM for x, and its spatial gate, which is that of x times the channel gate."""
+    if hasattr(module, "gates"):
+        return module.gates(x)
+    if not isinstance(module, reference.CBAM):
+        raise TypeError(f"{type(module).__name__} must have gates(x) -> (channel gate, spatial gate)")
+    w1, w2, ws = module.weights()
+    channel = reference.channel_gate(x, w1, w2)
+    return channel, reference.spatial_gate(x * channel, ws)

@@ -1,0 +1,66 @@
+"""Initial values with which a CBAM passes its input on almost unchanged."""
+
+import torch
+from torch import Tensor, nn
+
+from .attention import gates_of
+from .evaluation import evaluating
+
+# A gate of sigmoid(4) = 0.982 takes little away and still learns: its slope is 0.018, against 0.25 at 0.
+LOGIT = 4.0
+TOLERANCE = 0.05
+
+
+@torch.no_grad()
+def identity_(module: nn.Module, channels: int) -> None:
+    """Set the last weight of each gate to zero and its bias so that the gate is sigmoid(4): y = 0.964 x for any x.
+
+    Where the module adds x itself the gates get sigmoid(-4) instead, so that y = 1.0003 x. Only existing
+    parameters are set, as the formula has to stay that of the module; whether they sufficed is then measured.
+
+    Raises:
+        ValueError: the parameters of the module do not allow it: without a bias no gate can leave 0.5 for all x.
+    """
+    spatial = [m for m in module.modules() if isinstance(m, nn.Conv2d) and m.out_channels == 1 and m.in_channels <= 2]
+    conv = spatial[-1] if spatial else None
+    norm = next((m for m in module.modules() if isinstance(m, nn.BatchNorm2d) and m.num_features == 1), None)
+    layers = [m for m in module.modules() if m is not conv and _outputs(m) == channels]
+    # Behind a BatchNorm the convolution keeps its weights: of zeros BatchNorm would take the variance, which is 0,
+    # and hand on gradients a few hundred times too large.
+    last_of_spatial = conv if norm is None else norm
+    last = [m for m in (layers[-1] if layers else None, last_of_spatial) if m is not None]
+    weight = next(module.parameters())
+    noise = torch.randn(2, channels, 7, 7, generator=torch.Generator().manual_seed(0))
+    x = noise.to(weight.device, weight.dtype)
+    with evaluating(module):
+        for logit in (LOGIT, -LOGIT):
+            for layer in last:
+                layer.weight.zero_()
+                if layer.bias is not None:
+                    pools = 1 if layer is last_of_spatial else _pools(module, layer, x)
+                    layer.bias.fill_(logit / pools)
+            if _is_identity(module, x):
+                return
+    raise ValueError(
+        f"init='identity' needs a bias in every gate, and {type(module).__name__} has not: a sigmoid without one is "
+        "0.5 for zero weights, so y = 0.25 x; take a variant with biases, such as "
+        "factory=functools.partial(cbam_fused.CBAM, variant='official')"
+    )
+
+
+def _outputs(module: nn.Module) -> int | None:
+    if isinstance(module, nn.Linear):
+        return module.out_features
+    return module.out_channels if isinstance(module, nn.Conv2d) else None
+
+
+def _pools(module: nn.Module, layer: nn.Module, x: Tensor) -> int:
+    """How often the layer's bias counts in the channel gate, once for each pool: read off the gate of a bias of 1."""
+    layer.bias.fill_(1)
+    return max(1, round(torch.logit(gates_of(module, x)[0].double().mean(), eps=1e-6).item()))
+
+
+def _is_identity(module: nn.Module, x: Tensor) -> bool:
+    """Whether y is x within TOLERANCE, and no gate is so far closed or opened that it cannot learn."""
+    open_to_gradients = all(g is None or bool(((g > 0) & (g < 1)).all()) for g in gates_of(module, x))
+    return open_to_gradients and bool(((module(x) - x).abs() <= TOLERANCE * x.abs()).all())

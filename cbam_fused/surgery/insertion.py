@@ -1,0 +1,153 @@
+"""insert_cbam and remove_cbam."""
+
+import inspect
+import re
+from collections.abc import Callable, Iterable
+
+from torch import Tensor, nn
+
+from ..modules import CBAM
+from .evaluation import Output, channel_axis, default_input, observe
+from .identity import identity_
+from .presets import preset_places
+from .residual import ResidualBlock, is_residual_block
+from .selection import CHILD, HANDLES, select
+from .substitution import restore, substitute
+
+INITS = ("default", "identity")
+
+
+def insert_cbam(
+    model: nn.Module,
+    after: str | Iterable[str] | None = None,
+    *,
+    where: str | re.Pattern | Callable[[str, nn.Module], bool] | None = None,
+    reduction: int = 16,
+    kernel_size: int = 7,
+    factory: Callable[[int, int, int], nn.Module] = CBAM,
+    init: str = "default",
+    example_input: Tensor | None = None,
+) -> dict[str, nn.Module]:
+    """Insert a CBAM behind sub-modules of a model, in place, without renaming a parameter.
+
+    The new module becomes the child ``cbam`` of the module that it follows (``layer1`` -> ``layer1.cbam``). State_dict
+    keys stay as they are, so pretrained weights load before the insertion, or after it with ``strict=False``. The
+    widths are read off one forward pass in eval mode, which changes no buffer. Insert before torch.compile: code
+    compiled earlier may go on without the new modules.
+
+    Args:
+        model: any network whose chosen sub-modules return (N, C, H, W), or (N, H, W, C) as those of Swin do.
+        after: names as in ``model.named_modules()``, e.g. ``["layer1", "layer2.0.conv1"]``.
+        where: instead of after, a preset, a compiled pattern that matches whole names, or a predicate of
+            (name, module). The presets (docs/surgery.md says what they mean for which network): "each_layer", at the
+            end of every stage; "last", of the last one; "stem_last", of the stem and the last one; "in_block", in
+            every residual block before the addition, in ResNets with the fused relu(cbam(z) + identity).
+        reduction, kernel_size: as in :class:`cbam_fused.CBAM`.
+        factory: builds the module from (channels, reduction, kernel_size); ``reference.CBAM`` for plain PyTorch.
+        init: "default", with which y is about x / 4 at first, or "identity", with which y is almost x; the latter
+            needs a factory of modules with biases.
+        example_input: input of the forward pass; default noise of shape (1, c, 224, 224), c from the first Conv2d.
+
+    Returns:
+        The inserted modules by their full name, on the device and in the dtype of their place.
+
+    Raises:
+        ValueError: a name or preset that does not exist (the nearest ones are given), a preset that does not fit the
+            network, nothing chosen; a place that already has a CBAM, is never called, or does not return feature maps
+            of one width; an init that the module cannot have. The model is then unchanged.
+        TypeError: both or neither of after and where, or one of a wrong type; init="identity" with a factory whose
+            modules have no ``gates(x)``.
+    """
+    if (after is None) == (where is None):
+        raise TypeError("insert_cbam needs either after= (names) or where= (a preset, pattern or predicate)")
+    if init not in INITS:
+        raise ValueError(f"init must be one of {', '.join(INITS)}, got {init!r}")
+    argument = "after" if where is None else "where"
+    # Names are checked before the forward pass, which may be long.
+    targets = None if isinstance(where, str) else select(model, after if where is None else where, argument)
+    example = default_input(model) if example_input is None else example_input
+    seen = observe(model, example)
+    if targets is None:
+        targets = select(model, preset_places(where, model, seen, example), argument)
+    places = {n: _place(model, n, m, seen, example, argument) for n, m in targets.items()}
+    fused = {n for n, m in targets.items() if where == "in_block" and is_residual_block(m)}
+    built = {n: factory(width, reduction, kernel_size) for n, (width, _) in places.items()}
+    for name, module in built.items():
+        if name in fused and not {"residual", "relu"} <= inspect.signature(module.forward).parameters.keys():
+            raise ValueError(f"factory: for {name!r} the module must take residual= and relu= as cbam_fused.CBAM does")
+        if init == "identity":
+            identity_(module, places[name][0])
+    for name, module in built.items():
+        output = seen[name][0]
+        module.to(output.device, output.dtype).train(targets[name].training)
+        _attach(targets[name], module, fused=name in fused, nhwc=places[name][1] == 3)
+    return {f"{n}.{CHILD}": m for n, m in built.items()}
+
+
+def remove_cbam(model: nn.Module) -> list[str]:
+    """Take out every CBAM that insert_cbam put in; the model is then as it was before.
+
+    Returns:
+        The names of the removed modules; none if there were none.
+    """
+    holders = {n: m for n, m in model.named_modules() if hasattr(m, HANDLES)}
+    for module in holders.values():
+        for handle in getattr(module, HANDLES):
+            handle.remove()
+        if isinstance(module, ResidualBlock):
+            restore(module)
+        delattr(module, HANDLES)
+        delattr(module, CHILD)
+    return [f"{n}.{CHILD}" if n else CHILD for n in holders]
+
+
+def _place(
+    model: nn.Module, name: str, module: nn.Module, seen: dict[str, list[Output]], example: Tensor, argument: str
+) -> tuple[int, int]:
+    """The width of the feature maps that a module returns, and their channel axis."""
+    if isinstance(module, nn.ModuleDict | nn.ModuleList):
+        raise ValueError(f"{argument}: {name!r} is a {type(module).__name__}, which may call every child of its own")
+    if hasattr(module, CHILD):
+        raise ValueError(f"{argument}: {name!r} already has a child named {CHILD!r}")
+    if name not in seen:
+        raise ValueError(f"{argument}: {name!r} is not called in the model's forward pass")
+    for output in seen[name]:
+        if output.shape is None or len(output.shape) != 4:
+            got = output.type_name if output.shape is None else output.shape
+            raise ValueError(f"{argument}: {name!r} must return a tensor (N, C, H, W), got {got}")
+    axes = {(output.shape[axis := channel_axis(model, output.shape, example)], axis) for output in seen[name]}
+    if len(axes) > 1:
+        widths = " and ".join(str(width) for width, _ in sorted(axes))
+        raise ValueError(f"{argument}: {name!r} is called with {widths} channels")
+    return axes.pop()
+
+
+def _attach(target: nn.Module, module: nn.Module, *, fused: bool, nhwc: bool) -> None:
+    """Make the module the target's child, and the target call it.
+
+    A hook leaves the target's class alone, which quantisation and counters of operations go by; so the class changes
+    only where a hook does not do. The handles of the hooks are kept on the target: they are copied and pickled with
+    it, and with them PyTorch knows in another process which numbers of hooks are taken.
+    """
+    target.add_module(CHILD, module)
+    handles = []
+    if fused:
+        substitute(target, ResidualBlock)
+    elif type(target).forward is not nn.Sequential.forward:  # which calls every child
+        handles.append(target.register_forward_hook(_call_child))
+    if nhwc:
+        handles += [module.register_forward_pre_hook(_to_nchw), module.register_forward_hook(_to_nhwc)]
+    setattr(target, HANDLES, handles)
+
+
+def _call_child(module: nn.Module, args: tuple, output: Tensor) -> Tensor:
+    return getattr(module, CHILD)(output)
+
+
+def _to_nchw(module: nn.Module, args: tuple) -> tuple:
+    """A view: (N, H, W, C) in memory is (N, C, H, W) in channels_last, which CBAM serves as it is."""
+    return (args[0].permute(0, 3, 1, 2),)
+
+
+def _to_nhwc(module: nn.Module, args: tuple, output: Tensor) -> Tensor:
+    return output.permute(0, 2, 3, 1)

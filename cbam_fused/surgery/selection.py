@@ -1,0 +1,59 @@
+"""Which sub-modules of a model are meant: by name, regular expression or predicate; which of them are CBAMs."""
+
+import difflib
+import re
+from collections.abc import Callable, Iterable
+
+from torch import nn
+
+from .. import reference
+
+CHILD = "cbam"  # the name under which an inserted module is registered
+HANDLES = "_cbam_handles"  # on the module that it was put into: the hooks that belong to it, perhaps none
+
+Choice = str | Iterable[str] | re.Pattern | Callable[[str, nn.Module], bool]
+
+
+def select(model: nn.Module, choice: Choice, argument: str) -> dict[str, nn.Module]:
+    """The sub-modules that are meant, by their full names; the model itself is none of them.
+
+    Args:
+        choice: a name or names as in ``model.named_modules()``; a compiled pattern that must match the whole name;
+            or a predicate of (name, module).
+        argument: what error messages call the choice.
+
+    Raises:
+        ValueError: a name that does not exist (the nearest ones are given); a choice that nothing fits.
+        TypeError: a choice of another type.
+    """
+    known = {n: m for n, m in model.named_modules() if n}
+    if isinstance(choice, re.Pattern):
+        found = {n: m for n, m in known.items() if choice.fullmatch(n)}
+    elif callable(choice):
+        found = {n: m for n, m in known.items() if choice(n, m)}
+    elif isinstance(choice, Iterable):
+        names = [choice] if isinstance(choice, str) else list(choice)
+        for name in names:
+            if name not in known:
+                raise ValueError(f"{argument}: the model has no sub-module {name!r}{nearest(name, known)}")
+        found = {n: known[n] for n in names}
+        if len(found) < len(names):
+            raise ValueError(f"{argument} must name sub-modules, each only once, got {names}")
+    else:
+        raise TypeError(f"{argument} must be names, a compiled pattern or a predicate, got {type(choice).__name__}")
+    if not found:
+        raise ValueError(f"{argument} must pick at least one sub-module by its whole name, got {choice!r}")
+    return found
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The part of an error message that gives the known names most like an unknown one."""
+    known = list(known)
+    near = difflib.get_close_matches(name, known, n=3) or known[:3]
+    return f"; the nearest names are {', '.join(near)}" if near else ""
+
+
+def find_cbams(model: nn.Module) -> dict[str, nn.Module]:
+    """Every CBAM of the model by its full name: what insert_cbam put there, and the CBAM modules it was built with."""
+    inserted = {id(m.get_submodule(CHILD)) for m in model.modules() if hasattr(m, HANDLES)}
+    return {n: m for n, m in model.named_modules() if id(m) in inserted or isinstance(m, reference.CBAM)}
