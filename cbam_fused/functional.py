@@ -51,8 +51,10 @@ def cbam(
     Source: Woo et al., "CBAM: Convolutional Block Attention Module", ECCV 2018.
     """
     _check(x, w1, w2, ws, b1, b2, bs, residual)
-    if backend_for(x) == "reference" or w1 is None or ws is None or norm is not None:
+    if backend_for(x) == "reference" or unserved(w1, ws, norm):
         return reference.cbam(x, w1, w2, ws, b1, b2, bs, norm=norm, residual=residual, relu=relu)
+    if norm is not None:
+        ws, bs = _fold(ws, bs, norm, _ops.accumulation_dtype(x.dtype))
     if torch.is_grad_enabled() and any(
         t is not None and t.requires_grad for t in (x, w1, w2, ws, b1, b2, bs, residual)
     ):
@@ -72,6 +74,26 @@ def spatial_gate(x: Tensor, ws: Tensor, bs: Tensor | None = None, *, norm: nn.Ba
     """The spatial gate alone, of x as it is: arguments, result and errors as in :func:`cbam`, (N, 1, H, W)."""
     _check(x, None, None, ws, None, None, bs, None)
     return reference.spatial_gate(x, ws, bs, norm=norm)
+
+
+def unserved(w1: Tensor | None, ws: Tensor | None, norm: nn.BatchNorm2d | None) -> str:
+    """Why these parameters are left to the reference, whatever the tensor; empty if kernels serve them."""
+    if w1 is None or ws is None:
+        return "one gate alone"
+    if norm is not None and (norm.training or norm.running_mean is None):
+        return "BatchNorm with the statistics of the batch"
+    return ""
+
+
+def _fold(ws: Tensor, bs: Tensor | None, norm: nn.BatchNorm2d, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """The weight and bias of the convolution with BatchNorm's running statistics in them, differentiable."""
+    parts = (norm.running_mean, norm.running_var, norm.weight, norm.bias, bs)
+    mean, var, weight, bias, bs = (None if t is None else t.to(dtype) for t in parts)
+    scale = (var + norm.eps).rsqrt()
+    if weight is not None:
+        scale = scale * weight
+    offset = (-mean if bs is None else bs - mean) * scale
+    return ws.to(dtype) * scale.view(1, 1, 1, 1), offset if bias is None else offset + bias
 
 
 def backend_for(x: Tensor) -> str:

@@ -1,0 +1,103 @@
+"""BatchNorm of the spatial logits: folded where it uses running statistics, else the reference."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from truth import LAYOUTS, errors, random_problem
+
+from cbam_fused import functional, reference
+
+layouts = pytest.mark.parametrize("layout", LAYOUTS, ids=["nchw", "nhwc"])
+
+
+def batch_norm(dtype, affine=True, **options):
+    norm = nn.BatchNorm2d(1, affine=affine, **options)
+    with torch.no_grad():
+        norm.running_mean.fill_(0.3)
+        norm.running_var.fill_(1.7)
+        for p, value in zip(norm.parameters(), (1.4, -0.2), strict=False):
+            p.fill_(value)
+    return norm.to(dtype)
+
+
+def run(cbam, problem, norm):
+    """y and all gradients, those of BatchNorm's parameters among them."""
+    leaves = {n: t for n, t in problem.inputs.items() if t is not None} | dict(norm.named_parameters())
+    y = cbam(**problem.inputs, norm=norm, relu=problem.relu)
+    grads = torch.autograd.grad(y, list(leaves.values()), problem.dy)
+    return {"y": y.detach()} | {f"d{n}": g for n, g in zip(leaves, grads, strict=True)}
+
+
+@layouts
+@pytest.mark.parametrize("affine", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_running_statistics_are_folded(dtype, affine, layout):
+    problem = random_problem((3, 20, 9, 11), dtype, layout, biases=True, residual=True, relu=True)
+    norm = batch_norm(dtype, affine).eval()
+    assert functional.unserved(problem.inputs["w1"], problem.inputs["ws"], norm) == ""
+    exact = problem.to(torch.float64)
+    truth = run(reference.cbam, exact, copy.deepcopy(norm).double())
+    eager, got = run(reference.cbam, problem, norm), run(functional.cbam, problem, norm)
+    fused_error, eager_error = errors(got, truth), errors(eager, truth)
+    eps = torch.finfo(dtype).eps
+    for name, t in truth.items():
+        floor = 16 * eps * max(1.0, t.abs().max().item())
+        assert fused_error[name] <= 2 * eager_error[name] + floor, name
+
+
+@layouts
+def test_gradients_of_the_fold(layout):
+    problem = random_problem((2, 5, 4, 3), torch.float64, layout, biases=True, kernel_size=3)
+    norm = batch_norm(torch.float64).eval()
+    tensors = [t for t in problem.inputs.values() if t is not None] + list(norm.parameters())
+    names = [n for n, t in problem.inputs.items() if t is not None]
+
+    def call(*values):  # gradcheck changes the parameters of norm in place
+        return functional.cbam(**dict(zip(names, values, strict=False)), norm=norm)
+
+    # Values apart from each other, so that no maximum changes within the steps of the check.
+    with torch.no_grad():
+        x = problem.inputs["x"]
+        x.copy_(torch.randperm(x.numel(), generator=torch.Generator().manual_seed(0)).view(x.shape) / 20)
+    assert torch.autograd.gradcheck(call, tensors)
+
+
+@layouts
+def test_batch_statistics_are_the_reference(layout):
+    problem = random_problem((3, 20, 9, 11), torch.float64, layout)
+    fused, plain = batch_norm(torch.float64), batch_norm(torch.float64)
+    assert "BatchNorm" in functional.unserved(problem.inputs["w1"], problem.inputs["ws"], fused)
+    got, expected = run(functional.cbam, problem, fused), run(reference.cbam, problem, plain)
+    assert all(torch.equal(got[n], expected[n]) for n in expected)
+    assert torch.equal(fused.running_mean, plain.running_mean) and fused.num_batches_tracked == 1
+
+
+def test_without_running_statistics_eval_uses_the_batch():
+    norm = nn.BatchNorm2d(1, track_running_stats=False).eval()
+    problem = random_problem((2, 8, 5, 5))
+    got, expected = run(functional.cbam, problem, norm), run(reference.cbam, problem, norm)
+    assert torch.equal(got["y"], expected["y"])
+
+
+def test_folding_moves_no_buffer():
+    norm = batch_norm(torch.float32).eval()
+    before = copy.deepcopy(norm.state_dict())
+    run(functional.cbam, random_problem((2, 8, 5, 5)), norm)
+    assert all(torch.equal(t, before[n]) for n, t in norm.state_dict().items())
+
+
+@pytest.mark.parametrize("given", ["channel", "spatial"])
+def test_one_gate_alone(given):
+    problem = random_problem((2, 12, 6, 5), torch.float64, biases=True, relu=True)
+    dropped = ("ws", "bs") if given == "channel" else ("w1", "w2", "b1", "b2")
+    inputs = {n: None if n in dropped else t for n, t in problem.inputs.items()}
+    y = functional.cbam(**inputs, relu=True)
+    x = inputs["x"]
+    gate = (
+        reference.channel_gate(x, inputs["w1"], inputs["w2"], inputs["b1"], inputs["b2"])
+        if given == "channel"
+        else reference.spatial_gate(x, inputs["ws"], inputs["bs"])
+    )
+    assert torch.equal(y, (x * gate).relu())
