@@ -33,7 +33,9 @@ class PublicNames(nn.Module):
     def _load_from_state_dict(
         self, state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
     ):
-        _to_own_names(self, state_dict, prefix)
+        left = _to_own_names(self, state_dict, prefix)
+        if strict and left:
+            error_msgs.append(left)
         super()._load_from_state_dict(
             state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
         )
@@ -63,7 +65,7 @@ def export_state_dict(model: nn.Module, variant: str) -> dict[str, Tensor]:
     result = {}
     for key, tensor in model.state_dict().items():
         name, module = names.get(key, (key, None))
-        result[name] = tensor if module is None else _rearranged(key, tensor, _order(module, row), row.linear)
+        result[name] = tensor if module is None else rearranged(key, tensor, _order(module, row), row.linear)
     return result
 
 
@@ -99,19 +101,27 @@ def _export_names(prefix: str, module: PublicNames, row: Variant) -> dict[str, s
     return {n: names[n] for n in present}
 
 
-def _to_own_names(module: PublicNames, state_dict: dict[str, Tensor], prefix: str) -> None:
+def _to_own_names(module: PublicNames, state_dict: dict[str, Tensor], prefix: str) -> str:
+    """Rename what has a place in the module; the result says which keys of a variant have none."""
     alone = module.part is not None
     rows = {half: _rows_with_names(half, alone, state_dict, prefix) for half in _halves(module)}
     shared = [row for row in VARIANTS.values() if all(row in found for found in rows.values() if found)]
-    present = _state(module.switches, module)
+    present, left = _state(module.switches, module), {}
     for half, found in rows.items():
         if not found:
             continue
         row = _choose(module, shared or found, list(rows) if shared else [half])
         for own, other in row.names(half, alone).items():
-            if own in present and prefix + other in state_dict:
+            if prefix + other not in state_dict:
+                continue
+            if own in present:
                 tensor = state_dict.pop(prefix + other)
-                state_dict[prefix + own] = _rearranged(own, tensor, _order(module, row), linear=False)
+                state_dict[prefix + own] = rearranged(own, tensor, _order(module, row), linear=False)
+            else:
+                left.setdefault(row.name, []).append(prefix + other)
+    return "; ".join(
+        f"variant={name!r} has a place for {', '.join(keys)}, this module not" for name, keys in left.items()
+    )
 
 
 def _rows_with_names(half: str, alone: bool, state_dict: Mapping[str, Tensor], prefix: str) -> list[Variant]:
@@ -132,16 +142,20 @@ def _choose(module: PublicNames, rows: list[Variant], halves: list[str]) -> Vari
     hidden = _hidden(module, halves)
     row = min(rows, key=lambda row: len(_differing(module.switches, [row], hidden)))
     ambiguous = _differing(row.switches, rows, hidden)
+    if row.order_varies and "spatial_order" in hidden and "spatial_order" not in ambiguous:
+        ambiguous.append("spatial_order")
     differing = [f for f in _differing(module.switches, [row], hidden) if f != "spatial_order"]
     texts = []
     if ambiguous:
         values = ", ".join(f"{f}={getattr(row.switches, f)!r}" for f in ambiguous)
-        texts.append(f"its names are those of {', '.join(named)}; it is taken for {row.name!r}, with {values}")
+        texts.append(
+            f"its names, those of {', '.join(named)}, leave open what it was; it is taken for one with {values}"
+        )
     if differing:
         values = ", ".join(f"{f}={getattr(row.switches, f)!r}" for f in differing)
         texts.append(f"{row.name!r} has {values}, which the module has not")
     if texts:
-        _warn(f"checkpoint: {', and '.join(texts)}; modules built with variant= take it for what is meant")
+        _warn(f"checkpoint: {', and '.join(texts)}; a module built with variant={row.name!r} does not warn")
     return row
 
 
@@ -173,7 +187,7 @@ def _order(module: PublicNames, row: Variant) -> str:
     return (module if module.variant == row.name else row).switches.spatial_order
 
 
-def _rearranged(name: str, tensor: Tensor, order: str, linear: bool) -> Tensor:
+def rearranged(name: str, tensor: Tensor, order: str, linear: bool) -> Tensor:
     """A tensor by its own name, between the module and a variant that has this order and kind of MLP."""
     if name.endswith(("fc1.weight", "fc2.weight")) and tensor.shape[2:].numel() == 1:
         return tensor.reshape(tensor.shape[:2] if linear else (*tensor.shape[:2], 1, 1))

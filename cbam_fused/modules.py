@@ -100,15 +100,27 @@ class CBAM(reference.CBAM):
             return functional.cbam(x, ca.fc1.weight, ca.fc2.weight, self.sa.conv1.weight, residual=residual, relu=relu)
         if self._unserved:
             return super().forward(x, residual=residual, relu=relu)
-        w1, w2, b1, b2 = (None,) * 4 if self.ca is None else self.ca.weights()
-        ws, bs, norm = (None,) * 3 if self.sa is None else (self.sa.weight(), self.sa.conv1.bias, self.sa.bn)
         if self.switches.residual:
             residual = x if residual is None else x + residual
-        return functional.cbam(x, w1, w2, ws, b1, b2, bs, norm=norm, residual=residual, relu=relu)
+        return attend(self.ca, self.sa, x, residual=residual, relu=relu)
 
     def backend_for(self, x: Tensor) -> Backend:
         """Which implementation serves x, and why."""
         return _backend(x, self._unserved)
+
+
+def attend(
+    ca: ChannelAttention | None,
+    sa: SpatialAttention | None,
+    x: Tensor,
+    *,
+    residual: Tensor | None = None,
+    relu: bool = False,
+) -> Tensor:
+    """relu(x g s + residual) with the two masks, neither of them the reference's only, in one pass."""
+    w1, w2, b1, b2 = (None,) * 4 if ca is None else ca.weights()
+    ws, bs, norm = (None,) * 3 if sa is None else (sa.weight(), sa.conv1.bias, sa.bn)
+    return functional.cbam(x, w1, w2, ws, b1, b2, bs, norm=norm, residual=residual, relu=relu)
 
 
 def _unserved(switches: Switches, *gates: str) -> str:

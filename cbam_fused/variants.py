@@ -19,6 +19,7 @@ class Variant:
         switches, reduction, kernel_size: its defaults; ``choices`` are the switches that it leaves to its user.
         call: "A": y = cbam(x); "B": its two modules return masks that the caller multiplies in.
         ca, sa: names of the two sub-modules, empty if there are none; fc1, fc2, conv, norm: names of their layers.
+        order_varies: copies with the same names have the two maps in the other order.
         linear: whether the MLP has nn.Linear, weights (R, C), and not 1 x 1 convolutions, (R, C, 1, 1).
     """
 
@@ -37,6 +38,7 @@ class Variant:
     conv: str = ""
     norm: str = ""
     linear: bool = False
+    order_varies: bool = False
 
     def names(self, part: str, alone: bool) -> dict[str, str]:
         """From our names of the half ``part``, "ca" or "sa", to the variant's; alone: within its own module."""
@@ -71,29 +73,30 @@ def _add(name: str, source: str, licence: str, switches: Switches, ca: str, sa: 
     VARIANTS[name] = Variant(name=name, source=source, licence=licence, switches=switches, **parts, **more)
 
 
-# Bias-free 1 x 1 convolutions, or Linear layers, and no BatchNorm: the family of the tutorials.
+# Bias-free 1 x 1 convolutions, or Linear layers, and no BatchNorm: the family of the tutorials. Both orders of the
+# maps are found under conv.weight and conv1.weight.
 _add("tutorial", "this package; most tutorials", "MIT", _TUTORIAL, "ca: fc1, fc2", "sa: conv1")
 _WIDTH_16 = replace(_TUTORIAL, width="sixteenth")
-_add("luuuyi", "luuuyi/CBAM.PyTorch", "none", _WIDTH_16, "ca: fc.0, fc.2", "sa: conv1", call="B")
+_add("luuuyi", "luuuyi/CBAM.PyTorch", "none", _WIDTH_16, "ca: fc.0, fc.2", "sa: conv1", call="B", order_varies=True)
 _CA, _SA = "channelattention: fc1, fc2", "spatialattention: conv1"
 _add("bubbliiiing", "bubbliiiing, nets/attention.py", "MIT", _FLOOR, _CA, _SA, reduction=8)
 _CA = "ca: sharedMLP.0, sharedMLP.2"
-_add("shared_mlp", "copies with the argument rotio", "none", _FLOOR, _CA, "sa: conv1")
-_add("shared_mlp_conv", "copies with the argument rotio", "none", _FLOOR, _CA, "sa: conv")
+_add("shared_mlp", "copies with the argument rotio", "none", _FLOOR, _CA, "sa: conv1", order_varies=True)
+_add("shared_mlp_conv", "copies with the argument rotio", "none", _FLOOR, _CA, "sa: conv", order_varies=True)
 _CA, _SA = "channel_attention: shared_MLP.0, shared_MLP.2", "spatial_attention: conv2d"
 _add("unet", "U-Net tutorials", "none", replace(_FLOOR, spatial_bias=True), _CA, _SA)
 _CA, _SA = "channel_attention: fc.0, fc.2", "spatial_attention: conv"
-_add("leomjl", "LeoMjl/CBAM-ResNet", "none", _FLOOR, _CA, _SA)
+_add("leomjl", "LeoMjl/CBAM-ResNet", "none", _FLOOR, _CA, _SA, order_varies=True)
 _CA = "channel_attention: shared_mlp.0, shared_mlp.2"
-_add("shared_mlp_snake", "copies in snake case", "none", _FLOOR, _CA, _SA)
+_add("shared_mlp_snake", "copies in snake case", "none", _FLOOR, _CA, _SA, order_varies=True)
 _CA, _SA = "channel_attn: mlp.0, mlp.2", "spatial_attn: conv1"
-_add("mlp", "copies with the name channel_attn", "none", _FLOOR, _CA, _SA)
+_add("mlp", "copies with the name channel_attn", "none", _FLOOR, _CA, _SA, order_varies=True)
 _CA, _SA = "channel_attention: f1, f2", "spatial_attention: conv"
-_add("yolov5", "YOLOv5 forks, after mohenghui", "none", _FLOOR, _CA, _SA)
+_add("yolov5", "YOLOv5 forks, after mohenghui", "none", _FLOOR, _CA, _SA, order_varies=True)
 _MAX_FIRST = replace(_FLOOR, spatial_order="max_mean")
 _add("cbam_layer", "CBAMLayer of tutorials", "none", _MAX_FIRST, "mlp.0, mlp.2", "conv")
 _CA, _SA = "channel_attn: fc.0, fc.2", "spatial_attn: conv"
-_add("linear", "Python course, day 50", "none", _FLOOR, _CA, _SA, linear=True)
+_add("linear", "Python course, day 50", "none", _FLOOR, _CA, _SA, linear=True, order_varies=True)
 _CA, _SA = "ca: se.0, se.2", "sa: conv"
 _SUM = replace(_EXTERNAL, residual=True)
 _add("external_attention", "External-Attention-pytorch; fightingcv-attention", "MIT", _SUM, _CA, _SA, kernel_size=49)
