@@ -3,6 +3,7 @@
 from . import functional, reference
 from .checkpoints import export_state_dict
 from .modules import CBAM, ChannelAttention, SpatialAttention
+from .replace import replace_cbam
 from .surgery import insert_cbam
 from .variants import VARIANTS
 
@@ -15,4 +16,5 @@ __all__ = [
     "functional",
     "insert_cbam",
     "reference",
+    "replace_cbam",
 ]

@@ -13,7 +13,6 @@ from cbam_fused import CBAM, ChannelAttention, SpatialAttention, export_state_di
 from cbam_fused.switches import Switches
 from cbam_fused.variants import VARIANTS
 
-
 NO_WIDTH = ("luuuyi", 8)  # 8 // 16 hidden units, see test_widths
 
 
