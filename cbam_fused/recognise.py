@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
 
@@ -10,9 +11,13 @@ from torch import Tensor, nn
 
 from . import modules
 from .checkpoints import HIDDEN, PublicNames, rearranged
-from .pairs import HOOKS
 from .switches import ALLOWED, STATE, Switches
 from .variants import VARIANTS, Variant
+
+HOOKS = (
+    *("_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called"),
+    *("_forward_pre_hooks", "_forward_pre_hooks_with_kwargs", "_backward_hooks", "_backward_pre_hooks"),
+)
 
 # float64 on both sides: what differs by more is another function.
 TOLERANCE = {"rtol": 1e-8, "atol": 1e-9}
@@ -170,7 +175,7 @@ def prove(module: nn.Module, layers: Layers) -> tuple[Proof | None, str]:
     steps = [(training, x) for training in (False, True) for x in (distinct, tied)]
     with torch.enable_grad():
         try:
-            original = _random_copy(module, rng)
+            original = random_copy(module, rng)
             running = copy.deepcopy(original)
             expected = [_step(running, training, x, lambda: layers.state(running)) for training, x in steps]
         except Exception as error:  # whatever a foreign module does with such an input
@@ -192,13 +197,14 @@ def prove(module: nn.Module, layers: Layers) -> tuple[Proof | None, str]:
     return None, "in training mode it is none of the known functions, in eval mode it is one"
 
 
-def _random_copy(module: nn.Module, rng: torch.Generator) -> nn.Module:
+def random_copy(module: nn.Module, rng: torch.Generator) -> nn.Module:
     """A float64 copy on the CPU, without hooks, with random state: equality is that of functions, not of weights."""
-    hooks = {id(module.__dict__[name]): type(module.__dict__[name])() for name in HOOKS if module.__dict__[name]}
+    hooks = {id(m.__dict__[name]): OrderedDict() for m in module.modules() for name in HOOKS if m.__dict__[name]}
     result = copy.deepcopy(module, hooks).to("cpu", torch.float64).requires_grad_(True)
     for name, t in result.state_dict().items():
-        if t.is_floating_point():
-            values = torch.randn(t.shape, generator=rng, dtype=torch.float64) / max(1, t[:1].numel()) ** 0.5
+        if t.is_floating_point() and t.numel():
+            fan_in = t[0].numel() if t.dim() > 1 else 1
+            values = torch.randn(t.shape, generator=rng, dtype=torch.float64) / fan_in**0.5
             t.copy_(values.abs() + 0.5 if name.endswith("running_var") else values)
     return result
 
@@ -228,3 +234,7 @@ def _equal(got: dict[str, Tensor], wanted: dict[str, Tensor], order: str) -> boo
         return False
     pairs = ((got[name], rearranged(name, t, order, linear=False)) for name, t in wanted.items())
     return all(torch.allclose(a, b, **TOLERANCE, equal_nan=True) for a, b in pairs)
+
+
+def has_hooks(module: nn.Module) -> bool:
+    return any(module.__dict__[name] for name in HOOKS)

@@ -8,8 +8,8 @@ from torch import nn
 
 from . import modules
 from .checkpoints import PublicNames
-from .pairs import HOOKS, fuse_pairs, has_hooks
-from .recognise import Layers, Proof, prove
+from .pairs import fuse_pairs
+from .recognise import HOOKS, Layers, Proof, has_hooks, prove
 
 TIES = ("first", "exact")
 
@@ -84,6 +84,9 @@ def _replacements(model: nn.Module, ties: str, report: Report) -> dict[nn.Module
         if layers is None:
             suspects += [name] * suspicious
             continue
+        whole = layers.fc1 and layers.conv
+        if whole and any(len(child.state_dict()) == len(module.state_dict()) for child in module.children()):
+            continue  # a wrapper of what comes next
         proof, reason = None, _obstacle(module, uses) if name else "it is the model itself"
         if not reason:
             proof, reason = prove(module, layers)
@@ -91,12 +94,11 @@ def _replacements(model: nn.Module, ties: str, report: Report) -> dict[nn.Module
             new[module] = _fused(proof, module, ties)
             report.replaced[name] = proof.description()
             done.append(name)
-        elif suspicious or (layers.fc1 and layers.conv) or re.search("attention|gate", type(module).__name__, re.I):
+        elif suspicious or whole or re.search("attention|gate", type(module).__name__, re.I):
             report.skipped[name] = reason
     for name in suspects:
-        if not any(
-            other.startswith(f"{name}.") or not name for other in (*done, *report.skipped, *suspects) if other != name
-        ):
+        inside = [other for other in (*done, *report.skipped, *suspects) if other != name]
+        if name and not any(other.startswith(f"{name}.") for other in inside):
             report.skipped[name] = "its layers are not those of a CBAM"
     return new
 

@@ -2,6 +2,8 @@
 
 import copy
 import dataclasses
+import importlib.util
+from pathlib import Path
 
 import pytest
 import torch
@@ -94,6 +96,16 @@ def test_masks_equal_to_public(variant):
     whole.train(), ca.train(), sa.train()
     torch.testing.assert_close(y, whole(x))
     assert torch.equal(ca.fc1.weight, whole.ca.fc1.weight) and torch.equal(sa.conv1.weight, whole.sa.conv1.weight)
+
+
+def test_the_rebuilt_formula_is_that_of_the_package():
+    package = pytest.importorskip("fightingcv_attention.attention.CBAM", reason="fightingcv-attention is not installed")
+    rebuilt = filled(PUBLIC["external_attention"](64, 16))
+    original = package.CBAMBlock(64).double()
+    original.load_state_dict(rebuilt.state_dict(), strict=True)
+    x = images(64, tied=True)
+    for got, expected in zip(run(rebuilt, x)[:2], run(original, x)[:2], strict=True):
+        torch.testing.assert_close(got, expected)
 
 
 NOTED = {  # sums of CBAM(64) on x below: eval, training; measured on the original implementations
@@ -315,3 +327,11 @@ def test_sub_modules_are_fused_ones():
     module = CBAM(16, variant="official")
     assert type(module.ca) is ChannelAttention and type(module.sa) is SpatialAttention
     assert isinstance(module.sa.bn, nn.BatchNorm2d) and module.sa.bn.momentum == 0.01
+
+
+def test_the_documentation_is_up_to_date():
+    path = Path(__file__).parents[1] / "docs"
+    spec = importlib.util.spec_from_file_location("generate_variants", path / "generate_variants.py")
+    generate = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(generate)
+    assert (path / "variants.md").read_text() == generate.page()
