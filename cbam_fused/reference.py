@@ -1,53 +1,100 @@
 """CBAM in plain PyTorch: the ground truth of every test and the route for what the kernels do not serve.
 
-Source: Woo et al., "CBAM: Convolutional Block Attention Module", ECCV 2018, in the form most code
-bases use: two bias-free 1x1 convolutions shared by both pools, and a k x k convolution over
-[mean, max] without BatchNorm. Optional biases b1, b2, bs cover the implementations that have them.
+Source: Woo et al., "CBAM: Convolutional Block Attention Module", ECCV 2018. The defaults are the form that most
+code bases use: two bias-free 1x1 convolutions shared by both pools, and a k x k convolution over [mean, max] without
+BatchNorm. :class:`cbam_fused.switches.Switches` names everything in which other implementations differ.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .checkpoints import PublicNames
+from .switches import Switches
+from .variants import resolve
 
-def channel_gate(x: Tensor, w1: Tensor, w2: Tensor, b1: Tensor | None = None, b2: Tensor | None = None) -> Tensor:
+TUTORIAL = Switches()
+
+_ACTIVATIONS = {"relu": F.relu, "leaky_relu": F.leaky_relu, "silu": F.silu, "gelu": F.gelu}
+_GATES = {"sigmoid": torch.sigmoid, "hard_sigmoid": F.hardsigmoid}
+
+
+def channel_gate(
+    x: Tensor,
+    w1: Tensor,
+    w2: Tensor | None,
+    b1: Tensor | None = None,
+    b2: Tensor | None = None,
+    switches: Switches = TUTORIAL,
+) -> Tensor:
     """g = sigmoid(mlp(mean over H, W of x) + mlp(max over H, W of x)), with mlp(v) = W2 relu(W1 v + b1) + b2.
 
     b2 counts once per pool, hence twice. Parameters are cast to x's dtype.
 
     Args:
         x: (N, C, H, W).
-        w1, w2: (R, C[, 1, 1]) and (C, R[, 1, 1]).
+        w1, w2: (R, C[, 1, 1]) and (C, R[, 1, 1]); w2 None: mlp(v) = W1 v + b1.
         b1, b2: (R,) and (C,), or None.
+        switches: other pools, activation, gate, and their order.
 
     Returns:
-        (N, C, 1, 1) in x's dtype, every value in [0, 1].
+        (N, C, 1, 1) in x's dtype, every value in [0, 1]; in [0, 2] with the gate before the sum of two pools.
     """
     w1, w2, b1, b2 = (None if p is None else p.to(x.dtype) for p in (w1, w2, b1, b2))
-    w1, w2 = w1.reshape(*w1.shape[:2], 1, 1), w2.reshape(*w2.shape[:2], 1, 1)
+    act, gate = _ACTIVATIONS[switches.act], _GATES[switches.channel_gate]
 
     def mlp(pooled: Tensor) -> Tensor:
-        return F.conv2d(F.relu(F.conv2d(pooled, w1, b1)), w2, b2)
+        hidden = F.conv2d(pooled, w1.reshape(*w1.shape[:2], 1, 1), b1)
+        return hidden if w2 is None else F.conv2d(act(hidden), w2.reshape(*w2.shape[:2], 1, 1), b2)
 
-    return torch.sigmoid(mlp(F.adaptive_avg_pool2d(x, 1)) + mlp(F.adaptive_max_pool2d(x, 1)))
+    pools = [_pool(x, name, switches.ties) for name in switches.pools]
+    if switches.combine == "mean":
+        return gate(mlp(torch.stack(pools).mean(0)))
+    terms = [mlp(pooled) for pooled in pools]
+    if switches.gate_place == "before_sum":
+        return sum(gate(term) for term in terms)
+    return gate(sum(terms))
 
 
-def spatial_gate(x: Tensor, ws: Tensor, bs: Tensor | None = None, *, norm: nn.BatchNorm2d | None = None) -> Tensor:
+def _pool(x: Tensor, name: str, ties: str) -> Tensor:
+    """(N, C, 1, 1): the pool over H, W of this name."""
+    if name == "avg":
+        return F.adaptive_avg_pool2d(x, 1)
+    if name == "max":
+        return F.adaptive_max_pool2d(x, 1) if ties == "first" else x.amax((2, 3), keepdim=True)
+    if name == "lp":
+        return torch.linalg.vector_norm(x, 2, (2, 3), keepdim=True)
+    return torch.logsumexp(x, (2, 3), keepdim=True)
+
+
+def spatial_gate(
+    x: Tensor,
+    ws: Tensor,
+    bs: Tensor | None = None,
+    *,
+    norm: nn.BatchNorm2d | None = None,
+    switches: Switches = TUTORIAL,
+) -> Tensor:
     """s = sigmoid(norm(conv_k([mean over C of x; max over C of x]) + bs)), zero padding k // 2.
 
     Args:
         x: (N, C, H, W).
-        ws: (1, 2, k, k), k odd; input channel 0 is the mean, 1 the maximum.
+        ws: (1, 2, k, k), k odd; input channel 0 is the mean, 1 the maximum. With the switch maps "mean", (1, 1, k, k)
+            over (mean + max) / 2.
         bs: (1,) or None.
         norm: BatchNorm of one channel, run in the mode that it is in, or None.
+        switches: other gate, ties.
 
     Returns:
         (N, 1, H, W) in x's dtype, every value in [0, 1].
     """
     ws, bs = (None if p is None else p.to(x.dtype) for p in (ws, bs))
-    maps = torch.cat([x.mean(1, keepdim=True), x.max(1, keepdim=True).values], 1)
+    highest = x.max(1, keepdim=True).values if switches.ties == "first" else x.amax(1, keepdim=True)
+    maps = torch.cat([x.mean(1, keepdim=True), highest], 1)
+    if switches.maps == "mean":
+        maps = maps.mean(1, keepdim=True)
     logits = F.conv2d(maps, ws, bs, padding=ws.shape[-1] // 2)
-    return torch.sigmoid(logits if norm is None else norm(logits))
+    return _GATES[switches.spatial_gate](logits if norm is None else norm(logits))
 
 
 def cbam(
@@ -62,80 +109,138 @@ def cbam(
     norm: nn.BatchNorm2d | None = None,
     residual: Tensor | None = None,
     relu: bool = False,
+    switches: Switches = TUTORIAL,
 ) -> Tensor:
-    """Same arguments and result as :func:`cbam_fused.functional.cbam`, computed by plain PyTorch operators."""
+    """Same arguments and result as :func:`cbam_fused.functional.cbam`, computed by plain PyTorch operators.
+
+    ``switches`` adds everything that the two gates know of, and x itself to the result.
+    """
     y = x
     if w1 is not None:
-        y = y * channel_gate(y, w1, w2, b1, b2)
+        y = y * channel_gate(y, w1, w2, b1, b2, switches)
     if ws is not None:
-        y = y * spatial_gate(y, ws, bs, norm=norm)
+        y = y * spatial_gate(y, ws, bs, norm=norm, switches=switches)
+    if switches.residual:
+        y = y + x
     if residual is not None:
         y = y + residual
     return F.relu(y) if relu else y
 
 
-class ChannelAttention(nn.Module):
+class ChannelAttention(PublicNames):
     """The channel mask of CBAM, multiplied in by the caller: ``x = ca(x) * x``.
 
     Args:
         channels: C of the feature map.
-        reduction: the hidden layer has max(1, channels // reduction) units.
+        reduction: with the tutorial's width rule the hidden layer has max(1, channels // reduction) units; default
+            that of the variant.
+        variant: a name in ``cbam_fused.variants.VARIANTS``; its switches are taken.
+        switches: single ones to be changed, as in :class:`cbam_fused.switches.Switches`.
 
-    Shape: (N, C, H, W) -> (N, C, 1, 1). State: ``fc1.weight (R, C, 1, 1)``, ``fc2.weight (C, R, 1, 1)``.
+    Shape: (N, C, H, W) -> (N, C, 1, 1). State: ``fc1.weight (R, C, 1, 1)``, ``fc2.weight (C, R, 1, 1)``, and
+    ``fc1.bias (R,)``, ``fc2.bias (C,)`` with the switch ``bias``. State under the names of a variant loads, too.
+    Raises: ValueError for an argument out of range, an unknown variant, a width of 0; TypeError for an unknown switch.
     """
 
-    def __init__(self, channels: int, reduction: int = 16):
+    part = "ca"
+
+    def __init__(self, channels: int, reduction: int | None = None, *, variant: str = "tutorial", **switches):
         super().__init__()
+        row, self.switches = resolve(variant, switches)
+        self.variant = variant
+        reduction = row.reduction if reduction is None else reduction
         for name, value in (("channels", channels), ("reduction", reduction)):
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
-        hidden = max(1, channels // reduction)
-        self.fc1 = nn.Conv2d(channels, hidden, 1, bias=False)
-        self.fc2 = nn.Conv2d(hidden, channels, 1, bias=False)
+        hidden, bias = self.switches.hidden(channels, reduction), self.switches.bias
+        self.fc1 = nn.Conv2d(channels, hidden, 1, bias=bias)
+        self.fc2 = None if self.switches.width == "single" else nn.Conv2d(hidden, channels, 1, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        return channel_gate(x, self.fc1.weight, self.fc2.weight)
+        return channel_gate(x, *self.weights(), switches=self.switches)
+
+    def weights(self) -> tuple[Tensor | None, ...]:
+        """w1, w2, b1, b2 of :func:`channel_gate`."""
+        fc1, fc2 = self.fc1, self.fc2
+        return (fc1.weight, None, fc1.bias, None) if fc2 is None else (fc1.weight, fc2.weight, fc1.bias, fc2.bias)
 
 
-class SpatialAttention(nn.Module):
+class SpatialAttention(PublicNames):
     """The spatial mask of CBAM, multiplied in by the caller: ``x = sa(x) * x``.
 
     Args:
-        kernel_size: odd size of the convolution over the [mean, max] maps.
+        kernel_size: odd size of the convolution over the [mean, max] maps; default that of the variant.
+        variant, switches: as in :class:`ChannelAttention`.
 
-    Shape: (N, C, H, W) -> (N, 1, H, W). State: ``conv1.weight (1, 2, k, k)``.
+    Shape: (N, C, H, W) -> (N, 1, H, W). State: ``conv1.weight (1, 2, k, k)``, mean first; ``conv1.bias (1,)`` with
+    the switch ``spatial_bias``; ``bn.*`` with ``norm``. State under the names of a variant loads, too.
+    Raises: as :class:`ChannelAttention`.
     """
 
-    def __init__(self, kernel_size: int = 7):
+    part = "sa"
+
+    def __init__(self, kernel_size: int | None = None, *, variant: str = "tutorial", **switches):
         super().__init__()
+        row, self.switches = resolve(variant, switches)
+        self.variant = variant
+        kernel_size = row.kernel_size if kernel_size is None else kernel_size
         if not isinstance(kernel_size, int) or kernel_size < 1 or kernel_size % 2 == 0:
             raise ValueError(f"kernel_size must be an odd integer of at least 1, got {kernel_size!r}")
-        self.conv1 = nn.Conv2d(2, 1, kernel_size, padding=kernel_size // 2, bias=False)
+        maps, bias = 2 if self.switches.maps == "both" else 1, self.switches.spatial_bias
+        self.conv1 = nn.Conv2d(maps, 1, kernel_size, padding=kernel_size // 2, bias=bias)
+        if self.switches.spatial_order == "max_mean":
+            # For the same random numbers to give the function that they give in the variant.
+            self.conv1.weight.data = self.conv1.weight.data.flip(1)
+        self.bn = nn.BatchNorm2d(1, momentum=self.switches.norm_momentum) if self.switches.norm else None
 
     def forward(self, x: Tensor) -> Tensor:
-        return spatial_gate(x, self.conv1.weight)
+        return spatial_gate(x, self.conv1.weight, self.conv1.bias, norm=self.bn, switches=self.switches)
 
 
-class CBAM(nn.Module):
-    """Plain PyTorch CBAM with the tutorial layout; :class:`cbam_fused.CBAM` is the same module, fused.
+class CBAM(PublicNames):
+    """CBAM in plain PyTorch; :class:`cbam_fused.CBAM` is the same module, fused.
 
     Args:
         channels: C of the feature map.
-        reduction: the hidden layer has max(1, channels // reduction) units.
-        kernel_size: odd size of the spatial convolution.
+        reduction: with the tutorial's width rule the hidden layer has max(1, channels // reduction) units; default
+            that of the variant, 16 for the tutorial.
+        kernel_size: odd size of the spatial convolution; default that of the variant, 7 for the tutorial.
+        variant: a name in ``cbam_fused.variants.VARIANTS``; its switches are taken.
+        switches: single ones to be changed, as in :class:`cbam_fused.switches.Switches`; ``spatial=False`` leaves
+            the channel gate alone.
 
     Shape: (N, C, H, W) -> (N, C, H, W).
-    State: ``ca.fc1.weight (R, C, 1, 1)``, ``ca.fc2.weight (C, R, 1, 1)``, ``sa.conv1.weight (1, 2, k, k)``.
+    State: ``ca.fc1.weight (R, C, 1, 1)``, ``ca.fc2.weight (C, R, 1, 1)``, ``sa.conv1.weight (1, 2, k, k)``, mean
+    first; with the switches ``bias``, ``spatial_bias`` and ``norm`` also ``ca.fc1.bias``, ``ca.fc2.bias``,
+    ``sa.conv1.bias`` and ``sa.bn.*``. State under the names of any variant with these parameters loads, too.
+    Raises: ValueError for an argument out of range, an unknown variant, a width of 0; TypeError for an unknown switch.
     """
 
-    def __init__(self, channels: int, reduction: int = 16, kernel_size: int = 7):
+    parts: tuple[type, type] = (ChannelAttention, SpatialAttention)
+
+    def __init__(
+        self,
+        channels: int,
+        reduction: int | None = None,
+        kernel_size: int | None = None,
+        *,
+        variant: str = "tutorial",
+        **switches,
+    ):
         super().__init__()
-        self.ca = ChannelAttention(channels, reduction)
-        self.sa = SpatialAttention(kernel_size)
+        self.switches = resolve(variant, switches)[1]
+        self.variant = variant
+        channel, spatial = self.parts
+        self.ca = channel(channels, reduction, variant=variant, **switches) if self.switches.channel else None
+        self.sa = spatial(kernel_size, variant=variant, **switches) if self.switches.spatial else None
 
     def forward(self, x: Tensor, *, residual: Tensor | None = None, relu: bool = False) -> Tensor:
         """relu(CBAM(x) + residual), each part only where asked for."""
-        return cbam(x, *self.weights(), residual=residual, relu=relu)
+        w1, w2, b1, b2 = (None,) * 4 if self.ca is None else self.ca.weights()
+        ws, bs, norm = (None,) * 3 if self.sa is None else (self.sa.conv1.weight, self.sa.conv1.bias, self.sa.bn)
+        return cbam(x, w1, w2, ws, b1, b2, bs, norm=norm, residual=residual, relu=relu, switches=self.switches)
 
-    def weights(self) -> tuple[Tensor, Tensor, Tensor]:
-        return self.ca.fc1.weight, self.ca.fc2.weight, self.sa.conv1.weight
+    def weights(self) -> tuple[Tensor | None, ...]:
+        """w1, w2 and ws of :func:`cbam`."""
+        w1, w2 = (None, None) if self.ca is None else self.ca.weights()[:2]
+        return w1, w2, None if self.sa is None else self.sa.conv1.weight

@@ -1,0 +1,159 @@
+"""Modules that multiply two masks in themselves, x = ca(x) * x; x = sa(x) * x: one fused call instead."""
+
+import copy
+import inspect
+import operator
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, fx, nn
+from torch.fx.graph import inplace_methods
+
+from .modules import ChannelAttention, SpatialAttention, attend
+from .recognise import has_hooks, random_copy
+
+_MULTIPLICATIONS = (operator.mul, torch.mul, "mul")
+_SIZES = (32, 224)
+
+
+def fuse_pairs(module: nn.Module) -> list[tuple[str, str]]:
+    """Fuse the pairs of masks that the forward of this module applies in a row, as torch.fx finds them.
+
+    The module keeps its children, their names and its class, of which it gets a subclass with another ``forward``.
+    This is the traced one: what its Python code decides by attributes is decided for good. A forward is left as it is
+    if torch.fx cannot trace it, if it takes more than one argument, does not do the same in both modes, or if a copy
+    of the module does not run on a random map or does not give the same there.
+
+    Returns:
+        The names of the pairs that were fused.
+    """
+    kinds = [type(child) for child in module.children()]
+    if ChannelAttention not in kinds or SpatialAttention not in kinds or "forward" in module.__dict__:
+        return []
+    parameters = inspect.signature(module.forward).parameters.values()
+    if [(p.kind, p.default) for p in parameters] != [
+        (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.empty)
+    ]:
+        return []
+    graphs = _traces(module)
+    if graphs is None or str(graphs[0]) != str(graphs[1]):
+        return []
+    graph = graphs[0]
+    pairs = [pair for node in list(graph.nodes) if (pair := _fuse(module, graph, node))]
+    if not pairs:
+        return []
+    cls = type(module)
+    forward = type(fx.GraphModule(module, graph)).forward
+    fused = type(cls.__name__, (cls,), {"forward": forward, "__module__": cls.__module__})
+    if not _same(module, fused):
+        return []
+    module.__class__ = fused
+    return pairs
+
+
+def augmented(name: str, a: object, b: object) -> object:
+    """a += b and its like, for the traced code."""
+    return getattr(operator, name)(a, b)
+
+
+class _Proxy(fx.Proxy):
+    """A proxy that keeps in-place arithmetic in place, of which torch.fx makes new tensors."""
+
+
+for _name in inplace_methods:
+    setattr(
+        _Proxy,
+        f"__{_name}__",
+        lambda self, other, name=_name: self.tracer.create_proxy("call_function", augmented, (name, self, other), {}),
+    )
+
+
+class _Children(fx.Tracer):
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return True
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _Proxy(node, self)
+
+
+def _traces(module: nn.Module) -> list[fx.Graph] | None:
+    """The graphs of forward in eval and in training mode; None if it cannot be traced."""
+    attributes, training, graphs = {*module.__dict__}, module.training, []
+    try:
+        for mode in (False, True):
+            module.training = mode
+            graphs.append(_Children().trace(module))
+    except Exception:  # whatever Python code does with a proxy
+        graphs = None
+    module.training = training
+    constants = {*module.__dict__} - attributes  # the tracer puts them there
+    for name in constants:
+        delattr(module, name)
+    return None if constants else graphs
+
+
+def _fuse(module: nn.Module, graph: fx.Graph, channel: fx.Node) -> tuple[str, str] | None:
+    """If this node and the next three are a pair, put one call in their place; the names of its two modules."""
+    refined = _product(module, channel, ChannelAttention)
+    spatial = refined.next if refined else channel
+    result = _product(module, spatial, SpatialAttention) if refined else None
+    if result is None or spatial.args[0] is not refined or {*refined.users} != {spatial, result}:
+        return None
+    with graph.inserting_before(channel):
+        masks = [graph.get_attr(node.target) for node in (channel, spatial)]
+        call = graph.call_function(attend, (*masks, channel.args[0]))
+    result.replace_all_uses_with(call)
+    for node in (result, spatial, refined, channel):
+        graph.erase_node(node)
+    return channel.target, spatial.target
+
+
+def _product(module: nn.Module, mask: fx.Node, kind: type) -> fx.Node | None:
+    """The next node, if it multiplies a mask with what it is the mask of, and nothing else uses the mask."""
+    if mask.op != "call_module" or len(mask.args) != 1 or mask.kwargs or [*mask.users] != [mask.next]:
+        return None
+    gate = module.get_submodule(mask.target)
+    if type(gate) is not kind or gate._unserved or has_hooks(gate):
+        return None
+    product = mask.next
+    if product.op not in ("call_function", "call_method") or product.target not in _MULTIPLICATIONS or product.kwargs:
+        return None
+    return product if len(product.args) == 2 and {*product.args} == {mask, mask.args[0]} else None
+
+
+def _same(module: nn.Module, fused: type) -> bool:
+    """Whether a copy of the module runs on a random map, and gives the same as one of the fused class."""
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"), torch.enable_grad():
+        try:
+            before = random_copy(module, torch.Generator().manual_seed(0))
+            after = copy.deepcopy(before)
+        except Exception:  # what cannot be copied cannot be compared
+            return False
+        after.__class__ = fused
+        for x in _inputs(module):
+            try:
+                expected = _run(before, x)
+            except Exception:  # not an input of this module
+                continue
+            scales = [t.abs().max().item() for t in expected]
+            found = zip(_run(after, x), expected, scales, strict=True)
+            return all(torch.allclose(a, b, rtol=0, atol=1e-9 * scale) for a, b, scale in found)
+    return False
+
+
+def _inputs(module: nn.Module) -> Iterator[Tensor]:
+    layers = [layer for layer in module.modules() if isinstance(layer, nn.Conv2d)]
+    for size in _SIZES:
+        for channels in dict.fromkeys(layer.in_channels for layer in layers):
+            yield torch.randn(2, channels, size, size, dtype=torch.float64)
+
+
+def _run(module: nn.Module, x: Tensor) -> list[Tensor]:
+    """Output and input gradient, in eval and in training mode."""
+    found = []
+    for training in (False, True):
+        torch.manual_seed(0)
+        x = x.detach().requires_grad_()
+        y = module.train(training)(x)
+        found += [y, *torch.autograd.grad(y.square().sum(), x)]
+    return found

@@ -1,0 +1,240 @@
+"""Which function a foreign module is: candidates by the shapes of its layers, proved by its numbers."""
+
+import copy
+import itertools
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields, replace
+
+import torch
+from torch import Tensor, nn
+
+from . import modules
+from .checkpoints import HIDDEN, PublicNames, rearranged
+from .switches import ALLOWED, STATE, Switches
+from .variants import VARIANTS, Variant
+
+HOOKS = (
+    *("_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called"),
+    *("_forward_pre_hooks", "_forward_pre_hooks_with_kwargs", "_backward_hooks", "_backward_pre_hooks"),
+)
+
+# float64 on both sides: what differs by more is another function.
+TOLERANCE = {"rtol": 1e-8, "atol": 1e-9}
+
+
+@dataclass(frozen=True)
+class Layers:
+    """The names of a module's layers that have parameters, by their role; empty if it has none in that role."""
+
+    fc1: str
+    fc2: str
+    conv: str
+    norm: str
+    channels: int
+    hidden: int
+    kernel_size: int
+    switches: Switches
+
+    @classmethod
+    def of(cls, module: nn.Module) -> "Layers | None":
+        """None if the layers are not those of a CBAM or of one of its masks."""
+        mlp, conv, norm = [], [], []
+        for name, layer in module.named_modules():
+            if not layer._parameters and not layer._buffers:
+                continue
+            shape = layer.weight.shape if isinstance(layer, nn.Linear | nn.Conv2d) else ()
+            if len(shape) == 4 and shape[0] == 1 and shape[1] in (1, 2) and 1 < shape[2] == shape[3] and shape[3] % 2:
+                conv.append(name)
+            elif len(shape) == 2 or (len(shape) == 4 and shape[2:] == (1, 1)):
+                mlp.append(name)
+            elif isinstance(layer, nn.BatchNorm2d) and layer.num_features == 1 and len([*layer.state_dict()]) == 5:
+                norm.append(name)
+            else:
+                return None
+            if not name or len(mlp) > 2 or len(conv) > 1 or len(norm) > len(conv):
+                return None
+        if not mlp and not conv:
+            return None
+        found = [module.get_submodule(name) for name in (*mlp, *conv)]
+        shapes = [layer.weight.shape[:2] for layer in found[: len(mlp)]]
+        biases = [layer.bias is not None for layer in found]
+        single = len(mlp) == 1 and shapes[0][0] == shapes[0][1]
+        if mlp and not single and (len(mlp) != 2 or shapes[0] != shapes[1][::-1] or biases[0] != biases[1]):
+            return None
+        kernel = found[-1].weight.shape if conv else (1, 2, 7, 7)
+        switches = Switches(
+            channel=bool(mlp),
+            spatial=bool(conv),
+            width="single" if single else int(shapes[0][0]) if mlp else 1,
+            bias=bool(mlp) and biases[0],
+            maps="both" if kernel[1] == 2 else "mean",
+            spatial_bias=bool(conv) and biases[-1],
+            norm=bool(norm),
+        )
+        fc1, fc2, *_ = (*mlp, "", "")
+        channels, hidden = (shapes[0][1], shapes[0][0]) if mlp else (5, 1)
+        return cls(fc1, fc2, "".join(conv), "".join(norm), channels, hidden, kernel[2], switches)
+
+    def state(self, module: nn.Module) -> dict[str, Tensor]:
+        """The module's state under our names, in its own shapes and order."""
+        names = {"ca.fc1": self.fc1, "ca.fc2": self.fc2, "sa.conv1": self.conv, "sa.bn": self.norm}
+        result = {}
+        for own in STATE:
+            layer, _, leaf = own.rpartition(".")
+            tensor = getattr(module.get_submodule(names[layer]), leaf, None) if names[layer] else None
+            if tensor is not None:
+                result[own] = tensor
+        return result
+
+
+@dataclass(frozen=True)
+class Proof:
+    """A module is this function: a map, or one of the two masks, with these switches."""
+
+    layers: Layers
+    switches: Switches
+    mask: bool
+    row: Variant
+
+    def build(self, switches: Switches) -> PublicNames:
+        """A fused module of this function."""
+        values = {f.name: getattr(switches, f.name) for f in fields(Switches)}
+        if self.row.name == "tutorial":
+            del values["spatial_order"]
+        arguments = {"variant": self.row.name, **values}
+        if not self.mask:
+            return modules.CBAM(self.layers.channels, 1, self.layers.kernel_size, **arguments)
+        if switches.channel:
+            return modules.ChannelAttention(self.layers.channels, 1, **arguments)
+        return modules.SpatialAttention(self.layers.kernel_size, **arguments)
+
+    def take(self, module: PublicNames, original: nn.Module) -> PublicNames:
+        """The state of the original, and what its BatchNorm has besides."""
+        own = dict(module.named_parameters()) | dict(module.named_buffers())
+        for name, tensor in self.layers.state(original).items():
+            target = own[name.partition(".")[2] if self.mask else name]
+            target.data = rearranged(name, tensor.detach(), self.switches.spatial_order, linear=False).clone()
+            target.requires_grad_(tensor.requires_grad)
+        if self.layers.norm:
+            norm, old = (module if self.mask else module.sa).bn, original.get_submodule(self.layers.norm)
+            norm.eps, norm.momentum = old.eps, old.momentum
+        return module
+
+    def description(self) -> str:
+        used = [*HIDDEN["ca"]] * self.switches.channel + [*HIDDEN["sa"]] * self.switches.spatial + ["residual"]
+        used += ["bias", "spatial_bias", "norm"]
+        values = [
+            f"{f}={getattr(self.switches, f)!r}"
+            for f in used
+            if getattr(self.switches, f) != getattr(self.row.switches, f)
+        ]
+        part = ("channel mask" if self.switches.channel else "spatial mask") if self.mask else ""
+        return " ".join(filter(None, (self.row.name, part, f"with {', '.join(values)}" if values else "")))
+
+
+def _functions(module: nn.Module, layers: Layers) -> Iterator[Proof]:
+    """What the module may be: the functions in the table, with either order of the maps, with and without residual."""
+    whole = layers.switches.channel and layers.switches.spatial
+    seen = set()
+    for row, order, residual, mask in itertools.product(
+        VARIANTS.values(), ALLOWED["spatial_order"], (False, True), (False,) if whole else (False, True)
+    ):
+        hidden = [*HIDDEN["ca"]] * layers.switches.channel + [*HIDDEN["sa"]] * layers.switches.spatial + ["ties"]
+        values = {f: getattr(row.switches, f) for f in hidden} | {"residual": residual}
+        if layers.switches.spatial:
+            values["spatial_order"] = order
+        switches = replace(layers.switches, **values)
+        if (switches, mask) in seen or (mask and residual) or (not whole and switches.pools != ("avg", "max")):
+            continue
+        seen.add((switches, mask))
+        yield Proof(layers, switches, mask, _row(module, switches, mask))
+
+
+def _row(module: nn.Module, switches: Switches, mask: bool) -> Variant:
+    """The variant that has the module's names, of several the one most like it; the tutorial if there is none."""
+    keys = {*module.state_dict()}
+
+    def has_the_names(row: Variant) -> bool:
+        halves = [half for half, there in (("ca", switches.channel), ("sa", switches.spatial)) if there]
+        return keys <= {name for half in halves for name in row.names(half, mask).values()}
+
+    def differences(row: Variant) -> int:
+        return sum(getattr(row.switches, f.name) != getattr(switches, f.name) for f in fields(Switches))
+
+    return min(filter(has_the_names, VARIANTS.values()), key=differences, default=VARIANTS["tutorial"])
+
+
+def prove(module: nn.Module, layers: Layers) -> tuple[Proof | None, str]:
+    """Which function a module is, by running it and every candidate on the same random weights and inputs."""
+    rng = torch.Generator().manual_seed(0)
+    C = layers.channels
+    distinct = torch.randn(2, C, 7, 6, generator=rng, dtype=torch.float64)
+    tied = torch.randn(3, C, 5, 8, generator=rng, dtype=torch.float64).relu()
+    tied[:, 0] = 0
+    steps = [(training, x) for training in (False, True) for x in (distinct, tied)]
+    with torch.enable_grad():
+        try:
+            original = random_copy(module, rng)
+            running = copy.deepcopy(original)
+            expected = [_step(running, training, x, lambda: layers.state(running)) for training, x in steps]
+        except Exception as error:  # whatever a foreign module does with such an input
+            return None, f"it does not take a map (N, {C}, H, W) alone: {type(error).__name__}: {error}"
+        best = 0
+        for proof in _functions(module, layers):
+            candidate = proof.take(proof.build(proof.switches), original)
+            equal = 0
+            for (training, x), wanted in zip(steps, expected, strict=True):
+                got = _step(candidate, training, x, lambda: _own_state(candidate, proof.mask))  # noqa: B023
+                if not _equal(got, wanted, proof.switches.spatial_order):
+                    break
+                equal += 1
+            if equal == len(steps):
+                return proof, ""
+            best = max(best, equal)
+    if best < 2:
+        return None, "in eval mode it is none of the known functions"
+    return None, "in training mode it is none of the known functions, in eval mode it is one"
+
+
+def random_copy(module: nn.Module, rng: torch.Generator) -> nn.Module:
+    """A float64 copy on the CPU, without hooks, with random state: equality is that of functions, not of weights."""
+    hooks = {id(m.__dict__[name]): OrderedDict() for m in module.modules() for name in HOOKS if m.__dict__[name]}
+    result = copy.deepcopy(module, hooks).to("cpu", torch.float64).requires_grad_(True)
+    for name, t in result.state_dict().items():
+        if t.is_floating_point() and t.numel():
+            fan_in = t[0].numel() if t.dim() > 1 else 1
+            values = torch.randn(t.shape, generator=rng, dtype=torch.float64) / fan_in**0.5
+            t.copy_(values.abs() + 0.5 if name.endswith("running_var") else values)
+    return result
+
+
+def _own_state(module: PublicNames, mask: bool) -> dict[str, Tensor]:
+    outer = f"{module.part}." if mask else ""
+    return {outer + name: t for name, t in module.state_dict(keep_vars=True).items()}
+
+
+def _step(module: nn.Module, training: bool, x: Tensor, state: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Output, gradients and buffers of one forward and backward."""
+    x = x.clone().requires_grad_()
+    module.train(training).zero_grad()
+    y = module(x)
+    if not isinstance(y, Tensor):
+        raise TypeError(f"it returns a {type(y).__name__}")
+    weights = torch.randn(y.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    (y * weights).sum().backward()
+    result = {"output": y.detach(), "input": x.grad}
+    for name, t in state().items():
+        result[name] = t.grad.clone() if t.requires_grad and t.grad is not None else t.detach().clone()
+    return result
+
+
+def _equal(got: dict[str, Tensor], wanted: dict[str, Tensor], order: str) -> bool:
+    if got.keys() != wanted.keys() or got["output"].shape != wanted["output"].shape:
+        return False
+    pairs = ((got[name], rearranged(name, t, order, linear=False)) for name, t in wanted.items())
+    return all(torch.allclose(a, b, **TOLERANCE, equal_nan=True) for a, b in pairs)
+
+
+def has_hooks(module: nn.Module) -> bool:
+    return any(module.__dict__[name] for name in HOOKS)

@@ -1,0 +1,138 @@
+"""replace_cbam: put fused modules in the place of a model's CBAMs, whatever they are called."""
+
+import re
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import nn
+
+from . import modules
+from .checkpoints import PublicNames
+from .pairs import fuse_pairs
+from .recognise import HOOKS, Layers, Proof, has_hooks, prove
+
+TIES = ("first", "exact")
+
+
+@dataclass
+class Report:
+    """What replace_cbam did.
+
+    Attributes:
+        replaced: name of each module that was replaced, and the variant that it was, with the switches that differ.
+        skipped: name of each module that looks like a CBAM but was left alone, and why.
+        fused: name of each module whose pair of masks became one fused call, by the names of the pair.
+    """
+
+    replaced: dict[str, str] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)
+    fused: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
+
+
+def replace_cbam(model: nn.Module, *, ties: str = "first") -> Report:
+    """Replace every CBAM of a model, in place, by a fused one of the same function, weights included.
+
+    A module is a candidate if its layers have the shapes of a CBAM or of one of its two masks; class names do not
+    count. It is replaced if one of the functions in ``cbam_fused.variants`` has the same outputs, gradients and
+    BatchNorm statistics, in eval and training mode, on random input and random weights, in float64 copies on the
+    CPU. The new module has the weights (as new parameters: build the optimiser afterwards), the training flags,
+    device, dtype and hooks of the old one, and loads its state_dict if that has the names of a known variant. In
+    modules that multiply the two masks in themselves, ``x = ca(x) * x; x = sa(x) * x``, the masks are replaced, and
+    where torch.fx finds exactly this pattern it becomes one call; such a module gets a subclass of its class, for
+    its present attributes, and can no longer be pickled as a whole. A squeeze-and-excitation block is no CBAM.
+
+    Args:
+        model: any module. If it is a CBAM itself it cannot be replaced in place.
+        ties: which elements get the gradient of a maximum that several reach, where a module (timm's) spreads it
+            evenly. "first": the first one, as in all others, which the kernels serve; the same function, and the same
+            gradients wherever no maxima are tied. "exact": evenly, on the reference route.
+
+    Returns:
+        A report of what was replaced, skipped and why, and fused.
+
+    Raises:
+        ValueError: another value of ties.
+    """
+    if ties not in TIES:
+        raise ValueError(f"ties must be one of {', '.join(TIES)}, got {ties!r}")
+    report = Report()
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):  # building modules must not move the caller's numbers
+        new = _replacements(model, ties, report)
+    for parent in list(model.modules()):
+        for child_name, child in parent._modules.items():
+            if child in new:
+                parent._modules[child_name] = new[child]
+    for name, module in model.named_modules():
+        if pairs := fuse_pairs(module):
+            report.fused[name] = pairs
+    return report
+
+
+def _replacements(model: nn.Module, ties: str, report: Report) -> dict[nn.Module, nn.Module]:
+    """The new module for each that is to be replaced; nothing is changed yet."""
+    uses, new = _uses(model), {}
+    done: list[str] = []
+    suspects: list[str] = []
+    for name, module in model.named_modules():
+        if any(name.startswith(f"{outer}.") for outer in done):
+            continue
+        if isinstance(module, modules.CBAM | modules.ChannelAttention | modules.SpatialAttention):
+            done.append(name)
+            continue
+        suspicious = "cbam" in type(module).__name__.lower()
+        layers = Layers.of(module)
+        if layers is None:
+            suspects += [name] * suspicious
+            continue
+        whole = layers.fc1 and layers.conv
+        if whole and any(len(child.state_dict()) == len(module.state_dict()) for child in module.children()):
+            continue  # a wrapper of what comes next
+        proof, reason = None, _obstacle(module, uses) if name else "it is the model itself"
+        if not reason:
+            proof, reason = prove(module, layers)
+        if proof is not None:
+            new[module] = _fused(proof, module, ties)
+            report.replaced[name] = proof.description()
+            done.append(name)
+        elif suspicious or whole or re.search("attention|gate", type(module).__name__, re.I):
+            report.skipped[name] = reason
+    for name in suspects:
+        inside = [other for other in (*done, *report.skipped, *suspects) if other != name]
+        if name and not any(other.startswith(f"{name}.") for other in inside):
+            report.skipped[name] = "its layers are not those of a CBAM"
+    return new
+
+
+def _fused(proof: Proof, original: nn.Module, ties: str) -> PublicNames:
+    """The module that takes the place of the original."""
+    module = proof.take(
+        proof.build(proof.switches if ties == "exact" else replace(proof.switches, ties="first")), original
+    )
+    module.train(original.training)
+    if proof.layers.norm:
+        (module if proof.mask else module.sa).bn.train(original.get_submodule(proof.layers.norm).training)
+    for name in (*HOOKS, "_is_full_backward_hook"):
+        module.__dict__[name] = original.__dict__[name]
+    return module
+
+
+def _uses(model: nn.Module) -> dict[int, int]:
+    """How many names each parameter has."""
+    count: dict[int, int] = {}
+    for module in model.modules():
+        for p in module._parameters.values():
+            count[id(p)] = count.get(id(p), 0) + 1
+    return count
+
+
+def _obstacle(module: nn.Module, uses: dict[int, int]) -> str:
+    """Why a module cannot be replaced whatever it computes; empty if it can."""
+    for name, child in module.named_modules():
+        if name and has_hooks(child):
+            return f"its sub-module {name} has hooks, which would not run"
+    for name, p in module.named_parameters():
+        if uses[id(p)] > 1:
+            return f"its parameter {name} is shared with another module"
+        if p._backward_hooks or getattr(p, "_post_accumulate_grad_hooks", None):
+            return f"its parameter {name} has hooks, which would not run"
+    return ""

@@ -1,0 +1,124 @@
+"""What public CBAM implementations differ in, as the switches of one general module."""
+
+from dataclasses import dataclass, fields
+
+ALLOWED = {
+    "width": ("floor", "at_least_1", "nearest", "sixteenth", "single"),
+    "act": ("relu", "leaky_relu", "silu", "gelu"),
+    "pools": ("avg", "max", "lp", "lse"),
+    "combine": ("sum", "mean"),
+    "gate_place": ("after_sum", "before_sum"),
+    "channel_gate": ("sigmoid", "hard_sigmoid"),
+    "spatial_gate": ("sigmoid", "hard_sigmoid"),
+    "maps": ("both", "mean"),
+    "spatial_order": ("mean_max", "max_mean"),
+    "ties": ("first", "even"),
+}
+
+# State of a CBAM under its own names; a variant renames it, without some of it.
+STATE = (
+    *("ca.fc1.weight", "ca.fc1.bias", "ca.fc2.weight", "ca.fc2.bias", "sa.conv1.weight", "sa.conv1.bias"),
+    *("sa.bn.weight", "sa.bn.bias", "sa.bn.running_mean", "sa.bn.running_var", "sa.bn.num_batches_tracked"),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Switches:
+    """What public implementations differ in; the defaults are those of the tutorial. C channels, reduction r.
+
+    Attributes:
+        channel, spatial: whether there is this gate; at least one.
+        width: hidden units of the MLP. "floor": C // r; "at_least_1": max(1, C // r); "nearest": C / r rounded,
+            halves up, at least 1; "sixteenth": C // 16, whatever r; "single": one layer C -> C and no activation;
+            an integer: so many.
+        bias: biases in the MLP. The second counts once per pool.
+        act: activation between its layers.
+        pools: what the MLP sees: mean, maximum, "lp": (sum x^2)^(1/2), "lse": log(sum(exp(x))).
+        combine: "sum" adds the MLP of each pool; "mean" takes the MLP of the mean of the pools.
+        gate_place: "before_sum" applies the channel gate's sigmoid to each summand, so that the sum may reach 2.
+        channel_gate, spatial_gate: sigmoid, or hard_sigmoid: min(max(x / 6 + 1 / 2, 0), 1).
+        maps: "both": convolution over [mean, max]; "mean": over the one map (mean + max) / 2.
+        spatial_bias: bias of the spatial convolution.
+        norm, norm_momentum: BatchNorm behind it, and its momentum.
+        residual: x is added to the result.
+        ties: which element gets the gradient of a maximum: the "first" one, or "even"ly all that reach it.
+        spatial_order: order of the two maps in checkpoints of the variant. In the module the mean always comes first.
+    """
+
+    channel: bool = True
+    spatial: bool = True
+    width: str | int = "at_least_1"
+    bias: bool = False
+    act: str = "relu"
+    pools: tuple[str, ...] = ("avg", "max")
+    combine: str = "sum"
+    gate_place: str = "after_sum"
+    channel_gate: str = "sigmoid"
+    spatial_gate: str = "sigmoid"
+    maps: str = "both"
+    spatial_bias: bool = False
+    norm: bool = False
+    norm_momentum: float = 0.1
+    residual: bool = False
+    ties: str = "first"
+    spatial_order: str = "mean_max"
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            allowed = ALLOWED.get(field.name)
+            if field.name == "pools":
+                pools = tuple(n for n in allowed if n in value) if isinstance(value, list | tuple) else ()
+                if not pools or len(pools) != len(value):
+                    raise ValueError(f"pools must name some of {', '.join(allowed)}, each at most once, got {value!r}")
+                object.__setattr__(self, "pools", pools)  # their order has no meaning
+            elif field.name == "norm_momentum":
+                if isinstance(value, bool) or not isinstance(value, int | float):
+                    raise ValueError(f"norm_momentum must be a number, got {value!r}")
+            elif field.name == "width" and type(value) is int:
+                if value < 1:
+                    raise ValueError(f"width must be at least 1, got {value}")
+            elif allowed is None:
+                if not isinstance(value, bool):
+                    raise ValueError(f"{field.name} must be True or False, got {value!r}")
+            elif value not in allowed:
+                number = " or an integer" if field.name == "width" else ""
+                raise ValueError(f"{field.name} must be one of {', '.join(allowed)}{number}, got {value!r}")
+        if not self.channel and not self.spatial:
+            raise ValueError("channel and spatial must not both be False: there is no gate without them")
+
+    def hidden(self, channels: int, reduction: int) -> int:
+        """Width of the hidden layer; for "single", that of the only layer.
+
+        Raises:
+            ValueError: the rule gives no unit at all.
+        """
+        if isinstance(self.width, int):
+            return self.width
+        divisor = 16 if self.width == "sixteenth" else reduction
+        hidden = {
+            "floor": channels // divisor,
+            "sixteenth": channels // divisor,
+            "at_least_1": max(1, channels // divisor),
+            "nearest": max(1, (2 * channels + divisor) // (2 * divisor)),
+            "single": channels,
+        }[self.width]
+        if hidden == 0:
+            raise ValueError(
+                f"width {self.width!r} leaves no hidden unit: channels // reduction is {channels} // {divisor} = 0; "
+                f"reduction must be at most {channels}, or width 'at_least_1' or an integer"
+            )
+        return hidden
+
+    def state(self) -> tuple[str, ...]:
+        """Names of the module's state, as in STATE."""
+        absent = {
+            "ca.": not self.channel,
+            "sa.": not self.spatial,
+            "ca.fc2.": self.width == "single",
+            "ca.fc1.bias": not self.bias,
+            "ca.fc2.bias": not self.bias,
+            "sa.conv1.bias": not self.spatial_bias,
+            "sa.bn.": not self.norm,
+        }
+        return tuple(name for name in STATE if not any(name.startswith(part) for part, gone in absent.items() if gone))

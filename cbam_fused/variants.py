@@ -1,0 +1,161 @@
+"""The one table of public CBAM implementations: their switches, defaults, state_dict names, source and licence.
+
+Names and formulas are matched; no code of these sources is used. docs/variants.md is generated from this table.
+"""
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass, fields, replace
+
+from .switches import STATE, Switches
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """A public implementation.
+
+    Attributes:
+        name, source, licence: ours for it, its origin, and the licence of that.
+        switches, reduction, kernel_size: its defaults; ``choices`` are the switches that it leaves to its user.
+        call: "A": y = cbam(x); "B": its two modules return masks that the caller multiplies in.
+        ca, sa: names of the two sub-modules, empty if there are none; fc1, fc2, conv, norm: names of their layers.
+        order_varies: copies with the same names have the two maps in the other order.
+        linear: whether the MLP has nn.Linear, weights (R, C), and not 1 x 1 convolutions, (R, C, 1, 1).
+    """
+
+    name: str
+    source: str
+    licence: str
+    switches: Switches
+    reduction: int = 16
+    kernel_size: int = 7
+    choices: tuple[str, ...] = ()
+    call: str = "A"
+    ca: str = ""
+    fc1: str = ""
+    fc2: str = ""
+    sa: str = ""
+    conv: str = ""
+    norm: str = ""
+    linear: bool = False
+    order_varies: bool = False
+
+    def names(self, part: str, alone: bool) -> dict[str, str]:
+        """From our names of the half ``part``, "ca" or "sa", to the variant's; alone: within its own module."""
+        layers = {"ca.fc1": self.fc1, "ca.fc2": self.fc2, "sa.conv1": self.conv, "sa.bn": self.norm}
+        outer = "" if alone or not getattr(self, part) else f"{getattr(self, part)}."
+        result = {}
+        for name in STATE:
+            layer, _, leaf = name.rpartition(".")
+            if name.startswith(f"{part}.") and layers[layer]:
+                result[name.removeprefix(f"{part}.") if alone else name] = f"{outer}{layers[layer]}.{leaf}"
+        return result
+
+
+_TUTORIAL = Switches()
+_FLOOR = Switches(width="floor")
+_OFFICIAL = Switches(width="floor", bias=True, norm=True, norm_momentum=0.01, spatial_order="max_mean")
+_EXTERNAL = Switches(width="floor", spatial_bias=True, spatial_order="max_mean")
+_PEACHY = Switches(width="floor", bias=True, residual=True, spatial_order="max_mean")
+_TIMM = Switches(width="nearest", norm=True, ties="even")
+_SE = Switches(width="floor", bias=True, pools=("avg",), spatial=False)
+
+VARIANTS: dict[str, Variant] = {}
+
+
+def _add(name: str, source: str, licence: str, switches: Switches, ca: str, sa: str, **more) -> None:
+    """Add a row; ca is "sub-module: first layer, second layer", sa "sub-module: convolution, BatchNorm"."""
+    outer, _, layers = ca.rpartition(": ")
+    fc1, _, fc2 = layers.partition(", ")
+    spatial, _, layers = sa.rpartition(": ")
+    conv, _, norm = layers.partition(", ")
+    parts = {"ca": outer, "fc1": fc1, "fc2": fc2, "sa": spatial, "conv": conv, "norm": norm}
+    VARIANTS[name] = Variant(name=name, source=source, licence=licence, switches=switches, **parts, **more)
+
+
+# Bias-free 1 x 1 convolutions, or Linear layers, and no BatchNorm: the family of the tutorials. Both orders of the
+# maps are found under conv.weight and conv1.weight.
+_add("tutorial", "this package; most tutorials", "MIT", _TUTORIAL, "ca: fc1, fc2", "sa: conv1")
+_WIDTH_16 = replace(_TUTORIAL, width="sixteenth")
+_add("luuuyi", "luuuyi/CBAM.PyTorch", "none", _WIDTH_16, "ca: fc.0, fc.2", "sa: conv1", call="B", order_varies=True)
+_CA, _SA = "channelattention: fc1, fc2", "spatialattention: conv1"
+_add("bubbliiiing", "bubbliiiing, nets/attention.py", "MIT", _FLOOR, _CA, _SA, reduction=8)
+_CA = "ca: sharedMLP.0, sharedMLP.2"
+_add("shared_mlp", "copies with the argument rotio", "none", _FLOOR, _CA, "sa: conv1", order_varies=True)
+_add("shared_mlp_conv", "copies with the argument rotio", "none", _FLOOR, _CA, "sa: conv", order_varies=True)
+_CA, _SA = "channel_attention: shared_MLP.0, shared_MLP.2", "spatial_attention: conv2d"
+_add("unet", "U-Net tutorials", "none", replace(_FLOOR, spatial_bias=True), _CA, _SA)
+_CA, _SA = "channel_attention: fc.0, fc.2", "spatial_attention: conv"
+_add("leomjl", "LeoMjl/CBAM-ResNet", "none", _FLOOR, _CA, _SA, order_varies=True)
+_CA = "channel_attention: shared_mlp.0, shared_mlp.2"
+_add("shared_mlp_snake", "copies in snake case", "none", _FLOOR, _CA, _SA, order_varies=True)
+_CA, _SA = "channel_attn: mlp.0, mlp.2", "spatial_attn: conv1"
+_add("mlp", "copies with the name channel_attn", "none", _FLOOR, _CA, _SA, order_varies=True)
+_CA, _SA = "channel_attention: f1, f2", "spatial_attention: conv"
+_add("yolov5", "YOLOv5 forks, after mohenghui", "none", _FLOOR, _CA, _SA, order_varies=True)
+_MAX_FIRST = replace(_FLOOR, spatial_order="max_mean")
+_add("cbam_layer", "CBAMLayer of tutorials", "none", _MAX_FIRST, "mlp.0, mlp.2", "conv")
+_CA, _SA = "channel_attn: fc.0, fc.2", "spatial_attn: conv"
+_add("linear", "Python course, day 50", "none", _FLOOR, _CA, _SA, linear=True, order_varies=True)
+_CA, _SA = "ca: se.0, se.2", "sa: conv"
+_SUM = replace(_EXTERNAL, residual=True)
+_add("external_attention", "External-Attention-pytorch; fightingcv-attention", "MIT", _SUM, _CA, _SA, kernel_size=49)
+_add("external_attention_yolo", "YOLO copies, after z1069614715", "none", _EXTERNAL, _CA, _SA)
+
+# With biases in the MLP: the official one, and what follows it.
+_FORK = {"linear": True, "choices": ("spatial", "pools")}
+_SA = "SpatialGate: spatial.conv, spatial.bn"
+_add("official", "Jongchan/attention-module", "MIT", _OFFICIAL, "ChannelGate: mlp.1, mlp.3", _SA, **_FORK)
+_add("official_no_flatten", "forks without Flatten", "none", _OFFICIAL, "ChannelGate: mlp.0, mlp.2", _SA, **_FORK)
+_CA = "channel_attention: shared_mlp.1, shared_mlp.3"
+_SA = "spatial_attention: spatial_attention.0, spatial_attention.1"
+_add("official_renamed", "Ugenteraan/ResNet-50-CBAM-PyTorch", "none", _OFFICIAL, _CA, _SA, **_FORK)
+_CA, _SA = "ch_gate: mlp.fc1, mlp.fc2", "sp_gate: conv.conv, conv.bn"
+_add("pytorchcv", "pytorchcv", "MIT", replace(_OFFICIAL, norm_momentum=0.1), _CA, _SA, linear=True)
+_add("peachypie98", "Peachypie98/CBAM", "none", _PEACHY, "cam: linear.0, linear.2", "sam: conv", linear=True)
+_SILU = replace(_TUTORIAL, bias=True, act="silu", spatial_bias=True)
+_add("hyso", "hyso", "MIT", _SILU, "fc1, fc2", "conv_spatial", linear=True)
+_CA, _SA = "channel_attention: fc.0.conv, fc.1.conv", "spatial_attention: conv.conv"
+_BIASES = replace(_FLOOR, bias=True, spatial_bias=True)
+_add("mmyolo", "open-mmlab/mmyolo", "GPL-3.0", _BIASES, _CA, _SA, choices=("act",))
+
+# timm, ultralytics.
+_CA, _SA = "channel: fc1, fc2", "spatial: conv.conv, conv.bn"
+_TIMM_CHOICES = ("bias", "act", "width", "channel_gate", "spatial_gate")
+_add("timm", "timm, CbamModule", "Apache-2.0", _TIMM, _CA, _SA, choices=_TIMM_CHOICES)
+_LIGHT = replace(_TIMM, combine="mean", maps="mean")
+_add("timm_light", "timm, LightCbamModule", "Apache-2.0", _LIGHT, _CA, _SA, choices=_TIMM_CHOICES[:3])
+_SINGLE = Switches(width="single", bias=True, pools=("avg",))
+_add("ultralytics", "ultralytics", "AGPL-3.0", _SINGLE, "channel_attention: fc", "spatial_attention: cv1")
+
+# A channel gate alone.
+_add("torchvision_se", "torchvision, SqueezeExcitation", "BSD-3-Clause", _SE, "fc1, fc2", "", reduction=4)
+_SE_CHOICES = {"linear": True, "choices": ("residual",)}
+_add("monai_se", "MONAI, ChannelSELayer", "Apache-2.0", _SE, "fc.0, fc.2", "", reduction=2, **_SE_CHOICES)
+
+
+def resolve(variant: str, switches: dict[str, object]) -> tuple[Variant, Switches]:
+    """The row of a variant, and its switches with the given ones in their place.
+
+    Raises:
+        ValueError: an unknown variant (the nearest names are given) or a value that a switch cannot have.
+        TypeError: an unknown switch.
+    """
+    if variant not in VARIANTS:
+        raise ValueError(f"variant: there is no {variant!r}; {_nearest(str(variant), VARIANTS)}")
+    row = VARIANTS[variant]
+    known = [f.name for f in fields(Switches)]
+    for name in switches:
+        if name not in known:
+            raise TypeError(f"there is no switch {name!r}; {_nearest(name, known)}")
+    if variant == "tutorial" and switches.get("spatial_order", "mean_max") != "mean_max":
+        raise ValueError(
+            "spatial_order must be mean_max for variant 'tutorial', whose names are those of the module itself; "
+            "swap the channels of sa.conv1.weight with flip(1), or take another variant"
+        )
+    return row, replace(row.switches, **switches)
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=3)
+    return f"the nearest names are {', '.join(near)}" if near else f"there are {', '.join(known)}"

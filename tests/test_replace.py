@@ -1,0 +1,535 @@
+"""replace_cbam: what is proved equal is replaced, what is not is reported, and the model stays what it was."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from public import PUBLIC, conv_mask, filled, max_first, mean_first
+from torch import nn
+from torchvision.models.resnet import BasicBlock, ResNet
+
+from cbam_fused import CBAM, ChannelAttention, SpatialAttention, export_state_dict, functional, reference, replace_cbam
+
+X = torch.randn(2, 3, 12, 10, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+
+def results(model, x=X):
+    """Outputs, input gradient and parameter gradients by name, in eval and in training mode."""
+    found = []
+    for training in (False, True):
+        x = x.detach().clone().requires_grad_()
+        model.train(training).zero_grad()
+        y = model(x)
+        y.mul(torch.linspace(-1, 2, y.numel(), dtype=y.dtype).view_as(y)).sum().backward()
+        found.append((y.detach(), x.grad, {n: p.grad for n, p in model.named_parameters()}))
+    return found
+
+
+def own_names(grads, model, variant):
+    holder = copy.deepcopy(model)
+    for name, p in holder.named_parameters():
+        p.data = grads[name]
+    return export_state_dict(holder, variant)
+
+
+def network(attention):
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), attention, nn.Conv2d(16, 2, 1)).double()
+
+
+CBAMS = [v for v in PUBLIC if not v.endswith("_se")]
+
+
+@pytest.mark.parametrize("variant", CBAMS)
+def test_every_public_cbam(variant):
+    model = network(filled(PUBLIC[variant](16, 4 if variant != "luuuyi" else 16)))
+    state, expected = copy.deepcopy(model.state_dict()), results(copy.deepcopy(model))
+    report = replace_cbam(model, ties="exact")
+    assert report.replaced == {"2": variant} and not report.skipped and type(model[2]) is CBAM
+    for (y, dx, grads), (y0, dx0, grads0) in zip(results(model), expected, strict=True):
+        torch.testing.assert_close(y, y0)
+        torch.testing.assert_close(dx, dx0)
+        grads = own_names(grads, model, variant)
+        torch.testing.assert_close({n: grads[n] for n in grads0}, grads0)
+    model.load_state_dict(state, strict=True)
+    assert export_state_dict(model, variant).keys() == state.keys()
+
+
+@pytest.mark.parametrize("variant", ["torchvision_se", "monai_se"])
+def test_squeeze_and_excitation_is_left_alone(variant):
+    model = network(PUBLIC[variant](16, 4))
+    report = replace_cbam(model)
+    assert not report.replaced and not report.skipped and not isinstance(model[2], CBAM)
+
+
+def timm_resnet18():
+    timm = pytest.importorskip("timm", reason="timm is not installed")
+    torch.manual_seed(0)
+    model = timm.create_model("resnet18", block_args={"attn_layer": "cbam"}, num_classes=10, zero_init_last=False)
+    return model
+
+
+def test_timm_resnet18():
+    """Eight modules in one call; logits and every gradient to what float32 gives twice."""
+    model = timm_resnet18()
+    original = copy.deepcopy(model)
+    report = replace_cbam(model)
+    assert report.replaced == {f"layer{i}.{j}.se": "timm" for i in (1, 2, 3, 4) for j in (0, 1)}
+    assert not report.skipped and not report.fused
+    x = torch.randn(4, 3, 64, 64)
+    for (y, dx, grads), (y0, dx0, grads0) in zip(results(model, x), results(original, x), strict=True):
+        torch.testing.assert_close(y, y0, rtol=1e-4, atol=1e-4)
+        grads = own_names(grads, model, "timm")
+        for name, expected in (grads0 | {"x": dx0}).items():
+            got = dx if name == "x" else grads[name]
+            torch.testing.assert_close(got, expected, rtol=1e-3, atol=1e-4 * expected.abs().max().item())
+    assert all(functional.backend_for(x) == "cpu" and m.se.backend_for(x).name == "cpu" for m in model.layer1)
+    model.load_state_dict(original.state_dict(), strict=True)
+    assert [*export_state_dict(model, "timm")] == [*original.state_dict()]
+
+
+def test_ties_of_timm():
+    """On tied maxima "exact" spreads the gradient as timm does, "first" does not."""
+    gradients = {}
+    x = X.repeat(1, 6, 1, 1)[:, :16].relu()
+    for ties in ("original", "first", "exact"):
+        model = nn.Sequential(filled(PUBLIC["timm"](16, 4)))
+        if ties != "original":
+            replace_cbam(model, ties=ties)
+        gradients[ties] = results(model, x)[0][1]
+    torch.testing.assert_close(gradients["exact"], gradients["original"])
+    assert not torch.allclose(gradients["first"], gradients["original"])
+
+
+def test_unit_of_pytorchcv():
+    models = pytest.importorskip("pytorchcv.models.cbamresnet", reason="pytorchcv is not installed")
+    model = filled(models.CbamResUnit(8, 32, 1, bottleneck=True))
+    original = copy.deepcopy(model)
+    assert replace_cbam(model).replaced == {"cbam": "pytorchcv"}
+    x = torch.randn(2, 8, 6, 7, dtype=torch.float64)
+    for got, expected in zip(results(model, x), results(original, x), strict=True):
+        torch.testing.assert_close(got[:2], expected[:2])
+
+
+class ChannelMask(nn.Module):
+    def __init__(self, channels, hidden):
+        super().__init__()
+        self.squeeze, self.excite = (
+            nn.Conv2d(channels, hidden, 1, bias=False),
+            nn.Conv2d(hidden, channels, 1, bias=False),
+        )
+
+    def forward(self, x):
+        return conv_mask(x, self.squeeze, self.excite)
+
+
+class SpatialMask(nn.Module):
+    def __init__(self, order=mean_first):
+        super().__init__()
+        self.order, self.look = order, nn.Conv2d(2, 1, 7, padding=3, bias=False)
+
+    def forward(self, x):
+        return self.order(x, self.look)
+
+
+class Thing(nn.Module):
+    """A CBAM by what it does, under names that nobody else has."""
+
+    def __init__(self, order=mean_first):
+        super().__init__()
+        self.a, self.b = ChannelMask(16, 3), SpatialMask(order)
+
+    def forward(self, x):
+        x = x * self.a(x)
+        return x * self.b(x)
+
+
+@pytest.mark.parametrize("order", [mean_first, max_first])
+def test_names_do_not_count(order):
+    model = network(Thing(order))
+    expected = results(model)
+    weight = model[2].b.look.weight.detach().clone()
+    description = "tutorial" if order is mean_first else "tutorial with spatial_order='max_mean'"
+    assert replace_cbam(model).replaced == {"2": description}
+    assert torch.equal(model[2].sa.conv1.weight, weight if order is mean_first else weight.flip(1))
+    for got, want in zip(results(model), expected, strict=True):
+        torch.testing.assert_close(got[:2], want[:2])
+
+
+def test_weights_do_not_hide_the_function():
+    """With the BatchNorm's weight at 0, as the official networks start, every order gives the same output."""
+    module = PUBLIC["official"](16, 4)
+    nn.init.zeros_(module.SpatialGate.spatial.bn.weight)
+    weight = module.SpatialGate.spatial.conv.weight.detach().double()
+    model = network(module)
+    assert replace_cbam(model).replaced == {"2": "official"}
+    assert torch.equal(model[2].sa.conv1.weight, weight.flip(1))
+
+
+class DualMLP(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.one, self.two, self.spatial = ChannelMask(16, 3), ChannelMask(16, 3), SpatialMask()
+
+    def forward(self, x):
+        x = x * (self.one(x) + self.two(x))
+        return x * self.spatial(x)
+
+
+class CBAMDualMLP(DualMLP):
+    pass
+
+
+class CBAMWithDropout(Thing):
+    def forward(self, x):
+        return F.dropout(super().forward(x), 0.5, self.training)
+
+
+class CBAMParallel(Thing):
+    def forward(self, x):
+        return x * self.a(x) * self.b(x)
+
+
+class CBAMWithMaps(Thing):
+    def forward(self, x):
+        mask = self.a(x)
+        return x * mask, mask
+
+
+class ChannelAttentionModule(nn.Module):
+    """Self-attention between channels, as DANet has under this name."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc1, self.fc2 = nn.Conv2d(16, 4, 1), nn.Conv2d(4, 16, 1)
+
+    def forward(self, x):
+        flat = self.fc2(self.fc1(x)).flatten(2)
+        return (flat @ flat.mT).softmax(-1).matmul(x.flatten(2)).view_as(x) + x
+
+
+SKIPPED = {
+    "a dropout": (CBAMWithDropout, "in training mode it is none of the known functions, in eval mode it is one"),
+    "parallel": (CBAMParallel, "in eval mode it is none of the known functions"),
+    "two results": (CBAMWithMaps, "it does not take a map .* alone: TypeError: it returns a tuple"),
+    "self-attention": (ChannelAttentionModule, "in eval mode it is none of the known functions"),
+}
+
+
+@pytest.mark.parametrize("name", SKIPPED)
+def test_skipped(name):
+    kind, reason = SKIPPED[name]
+    model = nn.Sequential(nn.Conv2d(3, 16, 3), kind())
+    report = replace_cbam(model)
+    assert type(model[1]) is kind and [*report.skipped] == ["1"] and "1" not in report.replaced
+    with pytest.raises(AssertionError, match=reason):
+        raise AssertionError(report.skipped["1"])
+
+
+def test_masks_inside_of_what_is_no_cbam():
+    model = network(CBAMParallel())
+    expected = results(model)
+    report = replace_cbam(model)
+    assert report.replaced == {"2.a": "tutorial channel mask", "2.b": "tutorial spatial mask"} and not report.fused
+    for got, want in zip(results(model), expected, strict=True):
+        torch.testing.assert_close(got[:2], want[:2])
+
+
+def test_two_mlps():
+    report = replace_cbam(nn.Sequential(CBAMDualMLP()))
+    assert report.replaced.keys() == {"0.one", "0.two", "0.spatial"}
+
+
+class CBAMOfSomethingElse(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(16, 16, 3, padding=1)
+
+    def forward(self, x):
+        return x * torch.sigmoid(self.conv(x))
+
+
+def test_other_layers_under_the_name():
+    report = replace_cbam(network(CBAMOfSomethingElse()))
+    assert report.skipped == {"2": "its layers are not those of a CBAM"} and not report.replaced
+
+
+def test_obstacles():
+    hooked = network(Thing())
+    hooked[2].a.register_forward_hook(lambda *_: None)
+    assert "its sub-module a has hooks" in replace_cbam(hooked).skipped["2"]
+    shared = nn.Sequential(Thing(), Thing())
+    shared[1].a.squeeze.weight = shared[0].a.squeeze.weight
+    reason = "its parameter a.squeeze.weight is shared with another module"
+    assert replace_cbam(shared).skipped["0"] == reason
+    watched = network(Thing())
+    watched[2].b.look.weight.register_hook(lambda grad: grad)
+    assert "its parameter b.look.weight has hooks" in replace_cbam(watched).skipped["2"]
+    assert replace_cbam(Thing()).skipped == {"": "it is the model itself"}
+
+
+def test_what_is_kept():
+    model = network(PUBLIC["official"](16, 4)).to(torch.bfloat16)
+    old = model[2]
+    old.eval()
+    old.SpatialGate.spatial.bn.eps, old.SpatialGate.spatial.bn.momentum = 1e-3, 0.3
+    old.ChannelGate.mlp.get_submodule("1").weight.requires_grad_(False)
+    calls = []
+    handle = old.register_forward_hook(lambda *_: calls.append(1))
+    torch.manual_seed(3)
+    replace_cbam(model)
+    assert (torch.rand(()) == torch.manual_seed(3) and False) or not calls
+    new = model[2]
+    assert new is not old and not new.training and model.training and not new.sa.bn.training
+    assert (new.sa.bn.eps, new.sa.bn.momentum) == (1e-3, 0.3)
+    assert {p.dtype for p in new.parameters()} == {torch.bfloat16}
+    assert [n for n, p in new.named_parameters() if not p.requires_grad] == ["ca.fc1.weight"]
+    model(X.bfloat16())
+    assert calls == [1]
+    handle.remove()
+    model(X.bfloat16())
+    assert calls == [1]
+
+
+def test_random_numbers_of_the_caller_do_not_move():
+    model = network(Thing())
+    state = torch.get_rng_state()
+    assert replace_cbam(model).replaced
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_under_no_grad():
+    with torch.no_grad():
+        assert replace_cbam(network(Thing())).replaced
+
+
+def test_one_module_in_two_places():
+    thing = Thing()
+    model = nn.ModuleDict({"first": thing, "second": nn.Sequential(thing)})
+    assert [*replace_cbam(model).replaced] == ["first"]
+    assert type(model["first"]) is CBAM and model["second"][0] is model["first"]
+
+
+def test_again_and_our_own():
+    model = network(Thing())
+    replace_cbam(model)
+    assert replace_cbam(model).replaced == {}
+    plain = network(reference.CBAM(16, variant="official"))
+    expected = results(copy.deepcopy(plain))
+    assert replace_cbam(plain).replaced == {"2": "tutorial with bias=True, norm=True"}
+    for got, want in zip(results(plain), expected, strict=True):
+        torch.testing.assert_close(got, want)
+
+
+class MaskedBlock(BasicBlock):
+    """As in the common resnet_cbam.py: the two masks belong to the block, which multiplies them in."""
+
+    def __init__(self, inplanes, planes, *args, **kwargs):
+        super().__init__(inplanes, planes, *args, **kwargs)
+        self.ca, self.sa = ChannelMask(planes, 4), SpatialMask()
+
+    def forward(self, x):
+        identity = x if self.downsample is None else self.downsample(x)
+        out = self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x)))))
+        out = self.ca(out) * out
+        out = self.sa(out) * out
+        out += identity
+        return self.relu(out)
+
+
+class StemResNet(ResNet):
+    """Masks behind the stem and in the blocks."""
+
+    def __init__(self):
+        super().__init__(MaskedBlock, [1, 1, 1, 1], num_classes=3)
+        self.ca, self.sa = ChannelMask(64, 4), SpatialMask()
+
+    def forward(self, x):
+        x = self.relu(self.bn1(self.conv1(x)))
+        x = torch.mul(x, self.ca(x))
+        x = torch.mul(x, self.sa(x))
+        x = self.layer4(self.layer3(self.layer2(self.layer1(self.maxpool(x)))))
+        return self.fc(torch.flatten(self.avgpool(x), 1))
+
+
+def test_masks_of_a_resnet():
+    torch.manual_seed(0)
+    model = StemResNet().double()
+    original = copy.deepcopy(model)
+    report = replace_cbam(model)
+    places = ["", "layer1.0", "layer2.0", "layer3.0", "layer4.0"]
+    assert report.fused == {place: [("ca", "sa")] for place in places} and not report.skipped
+    masks = [f"{place}.{mask}".lstrip(".") for place in places for mask in ("ca", "sa")]
+    assert sorted(report.replaced) == sorted(masks)
+    assert isinstance(model, StemResNet) and isinstance(model.layer1[0], MaskedBlock)
+    x = torch.randn(2, 3, 32, 32, dtype=torch.float64)
+    for got, want in zip(results(model, x), results(original, x), strict=True):
+        torch.testing.assert_close(got[:2], want[:2])
+        own = {"ca.fc1": "ca.squeeze", "ca.fc2": "ca.excite", "sa.conv1": "sa.look"}
+        for name, grad in got[2].items():
+            other = name
+            for mine, theirs in own.items():
+                other = other.replace(mine, theirs) if other.endswith(f"{mine}.weight") else other
+            torch.testing.assert_close(grad, want[2][other])
+    twin = copy.deepcopy(model)
+    twin.layer1[0].ca.fc1.weight.data.zero_()
+    torch.testing.assert_close(model.eval()(x), original.eval()(x))
+    assert not torch.allclose(twin.eval()(x), original(x))
+
+
+class InPlaceOnAlias(MaskedBlock):
+    def forward(self, x):
+        x = x * 2
+        identity = x
+        x += 1
+        x = self.ca(x) * x
+        x = self.sa(x) * x
+        return x + identity
+
+
+def test_in_place_arithmetic_stays_in_place():
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), InPlaceOnAlias(8, 8)).double()
+    expected = results(model)
+    assert replace_cbam(model).fused == {"1": [("ca", "sa")]}
+    for got, want in zip(results(model), expected, strict=True):
+        torch.testing.assert_close(got[:2], want[:2])
+
+
+def test_fused_pair_is_one_call(monkeypatch):
+    model = nn.Sequential(MaskedBlock(8, 8))
+    replace_cbam(model)
+    calls = []
+    monkeypatch.setattr(functional, "cbam", lambda x, *_, **__: calls.append("cbam") or x)
+    monkeypatch.setattr(functional, "channel_gate", lambda *_: calls.append("channel_gate"))
+    model(torch.randn(1, 8, 5, 5))
+    assert calls == ["cbam"]
+
+
+def test_state_of_masks_loads_and_exports():
+    """The names of luuuyi, whose masks belong to the blocks."""
+
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            parts = PUBLIC["luuuyi"](32, 16)
+            self.ca, self.sa = ChannelMask(32, 2), SpatialMask()
+            self.ca.fc, self.sa.conv1 = parts.ca.fc, parts.sa.conv1
+            del self.ca.squeeze, self.ca.excite, self.sa.look
+            self.ca.forward = lambda x: conv_mask(x, *(self.ca.fc.get_submodule(i) for i in "02"))
+            self.sa.forward = lambda x: mean_first(x, self.sa.conv1)
+
+        def forward(self, x):
+            x = self.ca(x) * x
+            return self.sa(x) * x
+
+    block = Block()
+    state = block.state_dict()
+    ca, sa = ChannelAttention(32, variant="luuuyi"), SpatialAttention(variant="luuuyi")
+    model = nn.ModuleDict({"ca": ca, "sa": sa})
+    model.load_state_dict(state, strict=True)
+    exported = export_state_dict(model, "luuuyi")
+    assert [*exported] == [*state] and all(torch.equal(exported[n], state[n]) for n in state)
+
+
+class Reused(MaskedBlock):
+    def forward(self, x):
+        mask = self.ca(x)
+        x = mask * x
+        x = self.sa(x) * x
+        return x + mask
+
+
+class Between(MaskedBlock):
+    def forward(self, x):
+        x = self.ca(x) * x
+        y = x.relu()
+        return self.sa(y) * x
+
+
+class OtherOrder(MaskedBlock):
+    def forward(self, x):
+        x = self.sa(x) * x
+        return self.ca(x) * x
+
+
+class OnlyInTraining(MaskedBlock):
+    def forward(self, x):
+        if self.training:
+            x = self.ca(x) * x
+            x = self.sa(x) * x
+        return x
+
+
+class ByValue(MaskedBlock):
+    def forward(self, x):
+        if x.sum() > 0:
+            x = self.ca(x) * x
+            x = self.sa(x) * x
+        return x
+
+
+class ByType(MaskedBlock):
+    """The kind of decision that torch.fx gets wrong: a proxy is no tensor."""
+
+    def forward(self, x):
+        x = x if isinstance(x, torch.Tensor) else x + 1
+        x = self.ca(x) * x
+        return self.sa(x) * x
+
+
+class WithConstant(MaskedBlock):
+    def forward(self, x):
+        x = self.ca(x) * x
+        x = self.sa(x) * x
+        return x + torch.ones(1, dtype=x.dtype)
+
+
+class WithDefault(MaskedBlock):
+    def forward(self, x, identity=None):
+        x = self.ca(x) * x
+        x = self.sa(x) * x
+        return x if identity is None else x + identity
+
+
+class InPlace(MaskedBlock):
+    def forward(self, x):
+        x = x * 1
+        x *= self.ca(x)
+        return x * self.sa(x)
+
+
+@pytest.mark.parametrize("kind", [Reused, Between, OtherOrder, OnlyInTraining, ByValue, ByType, WithDefault, InPlace])
+def test_patterns_that_are_not_proved(kind):
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), kind(8, 8)).double()
+    expected = results(model) if kind is not InPlace else None
+    attributes = {*model[1].__dict__}
+    report = replace_cbam(model)
+    assert len(report.replaced) == 2 and not report.fused
+    assert type(model[1]) is kind and {*model[1].__dict__} == attributes
+    if expected:
+        for got, want in zip(results(model), expected, strict=True):
+            torch.testing.assert_close(got[:2], want[:2])
+
+
+def test_constants_in_the_traced_forward():
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), WithConstant(8, 8)).double()
+    expected = results(model)
+    replace_cbam(model)
+    for got, want in zip(results(model), expected, strict=True):
+        torch.testing.assert_close(got[:2], want[:2])
+
+
+def test_hooks_on_masks_prevent_fusing():
+    model = nn.Sequential(MaskedBlock(8, 8))
+    calls = []
+    model[0].ca.register_forward_hook(lambda *_: calls.append(1))
+    report = replace_cbam(model)
+    assert "0.ca" in report.replaced and not report.fused
+    model(torch.randn(1, 8, 5, 5))
+    assert calls == [1]
+
+
+def test_wrong_ties():
+    with pytest.raises(ValueError, match="ties must be one of first, exact, got 'even'"):
+        replace_cbam(nn.Sequential(Thing()), ties="even")
