@@ -4,7 +4,7 @@ from . import functional, reference
 from .checkpoints import export_state_dict
 from .modules import CBAM, ChannelAttention, SpatialAttention
 from .replace import replace_cbam
-from .surgery import insert_cbam
+from .surgery import attention_maps, freeze_except, insert_cbam, parameter_table, remove_cbam, unfreeze
 from .variants import VARIANTS
 
 __all__ = [
@@ -12,9 +12,14 @@ __all__ = [
     "VARIANTS",
     "ChannelAttention",
     "SpatialAttention",
+    "attention_maps",
     "export_state_dict",
+    "freeze_except",
     "functional",
     "insert_cbam",
+    "parameter_table",
     "reference",
+    "remove_cbam",
     "replace_cbam",
+    "unfreeze",
 ]

@@ -37,7 +37,7 @@ class ChannelAttention(reference.ChannelAttention):
 
     def backend_for(self, x: Tensor) -> Backend:
         """Which implementation serves x, and why."""
-        return _backend(x, self._unserved)
+        return _backend(x, self._unserved or functional.unserved(self.fc1.weight, None, None))
 
 
 class SpatialAttention(reference.SpatialAttention):
@@ -59,7 +59,7 @@ class SpatialAttention(reference.SpatialAttention):
 
     def backend_for(self, x: Tensor) -> Backend:
         """Which implementation serves x, and why."""
-        return _backend(x, self._unserved)
+        return _backend(x, self._unserved or functional.unserved(None, self.conv1.weight, self.bn))
 
 
 class CBAM(reference.CBAM):
@@ -106,7 +106,8 @@ class CBAM(reference.CBAM):
 
     def backend_for(self, x: Tensor) -> Backend:
         """Which implementation serves x, and why."""
-        return _backend(x, self._unserved)
+        w1, _, ws = self.weights()
+        return _backend(x, self._unserved or functional.unserved(w1, ws, None if self.sa is None else self.sa.bn))
 
 
 def attend(

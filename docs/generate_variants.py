@@ -26,8 +26,8 @@ with the names of any variant that has these parameters, by itself or deep in a 
 - Some names belong to variants that differ in what a state_dict does not show: the order of the maps, the residual, the
   activation. A module built with one of these variants takes it for that one. Others take the variant that is most like
   them, and warn once. `spatial_order=` settles the order for copies that differ from their original.
-- Keys without a place (a BatchNorm where the module has none, biases) are errors that name the keys, as are missing ones
-  and wrong shapes. Nothing is filled in and nothing is folded.
+- Keys without a place (a BatchNorm where the module has none, biases) are errors that name the keys, as are missing
+  ones and wrong shapes. Nothing is filled in and nothing is folded.
 
 ## Variants
 
@@ -46,9 +46,9 @@ TIES = """
 ## Ties
 
 Maxima are often tied: after a ReLU, many values are 0. Every variant but timm's gives the gradient of a maximum to the
-first element that reaches it; timm's `amax` gives each of them an equal part. Outputs are the same. `variant="timm"` has
-`ties="even"`, which no kernel serves; `CBAM(C, variant="timm", ties="first")` runs fused, and is what `replace_cbam`
-puts in by default: its gradients equal timm's wherever no maxima are tied. `replace_cbam(model, ties="exact")` keeps the
+first element that reaches it; timm's `amax` gives each of them an equal part. Outputs are the same. `variant="timm"`
+has `ties="even"`, which no kernel serves; `CBAM(C, variant="timm", ties="first")` runs fused in eval mode, and is what
+`replace_cbam` puts in by default: its gradients equal timm's wherever no maxima are tied. `ties="exact"` keeps the
 even rule.
 """
 
@@ -74,8 +74,9 @@ def _cells(row: Variant) -> list[str]:
     shapes += [f"{names['sa.bn.weight'].removesuffix('weight')}*"] if row.switches.norm else []
     unserved = _unserved(row.switches, "channel", "spatial")
     sizes = f"{row.reduction}, {row.kernel_size}" if row.switches.spatial else f"{row.reduction}"
+    fused = unserved or ("in eval mode" if row.switches.norm else "yes")
     source = f"{row.source} ({row.licence})"
-    return [f"`{row.name}`", source, sizes, switches, "<br>".join(shapes), row.call, unserved or "yes"]
+    return [f"`{row.name}`", source, sizes, switches, "<br>".join(shapes), row.call, fused]
 
 
 def _shape(name: str, shape, row: Variant) -> str:

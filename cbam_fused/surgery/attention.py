@@ -59,6 +59,7 @@ def gates_of(module: nn.Module, x: Tensor) -> tuple[Tensor | None, Tensor | None
         return module.gates(x)
     if not isinstance(module, reference.CBAM):
         raise TypeError(f"{type(module).__name__} must have gates(x) -> (channel gate, spatial gate)")
-    w1, w2, ws = module.weights()
-    channel = reference.channel_gate(x, w1, w2)
-    return channel, reference.spatial_gate(x * channel, ws)
+    channel = None if module.ca is None else module.ca(x)
+    if module.sa is None:
+        return channel, None
+    return channel, module.sa(x if channel is None else x * channel)
