@@ -1,0 +1,114 @@
+// Times every pass of the CPU kernels by itself, on one thread, beside a copy of x: the figures of docs/performance.md.
+//   g++ -std=c++20 -O3 -fno-math-errno -fno-trapping-math -Wno-psabi -march=native -mprefer-vector-width=512
+//       bench/passes.cpp -o passes && ./passes          (add bf16 for bfloat16)
+// Microseconds for the whole batch, the best of many runs; ReLU'd data, buffers aligned as PyTorch's are.
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <algorithm>
+#include <chrono>
+#include <random>
+
+#include "../csrc/cpu/image.h"
+
+namespace {
+
+template <class T> T* allocate(int64_t n) {
+    void* p = aligned_alloc(64, (n * int64_t(sizeof(T)) + 127) / 64 * 64);
+    memset(p, 0, n * sizeof(T));
+    return (T*)p;
+}
+
+template <class Run> double best(Run run) {
+    using Clock = std::chrono::steady_clock;
+    double least = 1e30, total = 0;
+    for (int n = 0; (total < 0.2 || n < 5) && n < 400; ++n) {
+        const auto start = Clock::now();
+        run();
+        const double seconds = std::chrono::duration<double>(Clock::now() - start).count();
+        least = std::min(least, seconds);
+        total += seconds;
+    }
+    return least * 1e6;
+}
+
+template <class T, bool channels_last> void time_passes(int64_t N, int64_t C, int64_t side) {
+    using F = Acc<T>;
+    const int64_t HW = side * side, image = C * HW, n = N * image, R = std::max<int64_t>(1, C / 16);
+    std::mt19937 random(0);
+    std::normal_distribution<float> normal;
+    T *x = allocate<T>(n), *dy = allocate<T>(n), *y = allocate<T>(n);
+    for (int64_t i = 0; i < n; ++i) {
+        store(x + i, broadcast<Vec<F>>(std::max(F(0), F(normal(random)))), First{1});
+        store(dy + i, broadcast<Vec<F>>(F(normal(random))), First{1});
+    }
+    cbam::Problem p{};
+    p.channels_last = channels_last;
+    p.N = N, p.C = C, p.H = p.W = side, p.R = R, p.k = 7;
+    F *w1 = allocate<F>(R * C), *w2 = allocate<F>(R * C), *ws = allocate<F>(98);
+    for (int64_t i = 0; i < R * C; ++i) w1[i] = normal(random) / F(C), w2[i] = normal(random) / F(R);
+    for (int i = 0; i < 98; ++i) ws[i] = normal(random) / 7;
+    p.x = x, p.dy = dy, p.y = p.dx = y, p.w1 = w1, p.w2 = w2, p.ws = ws;
+    p.saved = allocate<F>(N * p.saved_size()), p.partial = allocate<F>(N * p.partial_size());
+    p.index = allocate<int32_t>(N * (C + HW));
+    char* base = allocate<char>(Scratch<F>(p, nullptr).bytes);
+    const Scratch<F> scratch(p, base);
+    forward<T, channels_last>(p, 0, N, base);
+
+    auto each = [&](auto run) {
+        return best([&] {
+            for (int64_t i = 0; i < N; ++i) run(Saved<F>(p, i), x + i * image, dy + i * image, y + i * image, i);
+        });
+    };
+    const int64_t rows = channels_last ? HW : C, cols = channels_last ? C : HW;
+    F *t = scratch.t[0], *routed = scratch.routed[0], *da = scratch.da[0], *dm = scratch.dm[0];
+    const double pixels = each([&](Saved<F> v, const T* x, auto...) {
+        if (channels_last) col_stats<T, false>(x, rows, cols, nullptr, v.mean_hw, v.max_hw, v.argmax_hw);
+        else row_stats<T, false>(x, rows, cols, nullptr, v.mean_hw, v.max_hw, v.argmax_hw);
+    });
+    const double channels = each([&](Saved<F> v, const T* x, auto...) {
+        if (channels_last) row_stats<T, true>(x, rows, cols, v.g, v.mean_c, v.max_c, v.argmax_c);
+        else col_stats<T, true>(x, rows, cols, v.g, v.mean_c, v.max_c, v.argmax_c);
+    });
+    const double conv = each([&](Saved<F> v, auto...) { spatial_gate(p, v, scratch); });
+    const double apply = each([&](Saved<F> v, const T* x, const T*, T* y, int64_t) {
+        if (channels_last) scale<T>(x, rows, cols, v.s, v.g, nullptr, false, y);
+        else scale<T>(x, rows, cols, v.g, v.s, nullptr, false, y);
+    });
+    const double sums = each([&](Saved<F> v, const T* x, const T* dy, T*, int64_t) {
+        if (channels_last) products<T>(x, dy, nullptr, nullptr, rows, cols, v.s, v.g, t, da);
+        else products<T>(x, dy, nullptr, nullptr, rows, cols, v.g, v.s, da, t);
+    });
+    const double conv_backward = each([&](Saved<F> v, const T*, const T*, T*, int64_t i) {
+        std::fill(t, t + HW, F(1));  // not again and again what it made of it, which would end in denormals
+        spatial_gate_backward(p, v, Partial<F>(p, i), scratch, t, routed);
+    });
+    const double dots = each([&](Saved<F>, const T* x, auto...) {
+        if (channels_last) col_dots(x, rows, cols, 1, &t, &dm);
+        else row_dots(x, rows, cols, 1, &t, &dm);
+    });
+    const double dx = each([&](Saved<F> v, const T*, const T* dy, T* dx, int64_t) {
+        if (channels_last)
+            input_gradient<T, true>(dy, rows, cols, v.s, t, v.g, da, v.argmax_hw, dm, v.argmax_c, routed, dx);
+        else input_gradient<T, false>(dy, rows, cols, v.s, t, v.g, da, v.argmax_c, routed, v.argmax_hw, dm, dx);
+    });
+    const double copy = best([&] { memcpy(y, x, n * sizeof(T)); });
+    printf("%3ldx%ldx%ldx%ld %s\t%7.0f %8.0f %6.0f %6.0f %6.0f %9.0f %6.0f %6.0f %6.0f\n", long(N), long(C), long(side),
+           long(side), channels_last ? "nhwc" : "nchw", pixels, channels, conv, apply, sums, conv_backward, dots, dx,
+           copy);
+    for (void* b : {(void*)x, (void*)dy, (void*)y}) free(b);
+}
+
+template <class T> void time_all() {
+    printf("map\t\t\t pixels channels   conv      y   D, B  backward   dA x     dx   copy\n");
+    const int64_t maps[][3] = {{16, 64, 56}, {16, 128, 28}, {16, 256, 14}, {16, 512, 7}, {8, 256, 56}, {32, 64, 112}};
+    for (const auto& m : maps) {
+        time_passes<T, false>(m[0], m[1], m[2]);
+        time_passes<T, true>(m[0], m[1], m[2]);
+    }
+}
+
+}  // namespace
+
+int main(int argc, char** argv) { argc > 1 && !strcmp(argv[1], "bf16") ? time_all<bf16>() : time_all<float>(); }
