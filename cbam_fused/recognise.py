@@ -32,7 +32,6 @@ class Layers:
     conv: str
     norm: str
     channels: int
-    hidden: int
     kernel_size: int
     switches: Switches
 
@@ -73,8 +72,8 @@ class Layers:
             norm=bool(norm),
         )
         fc1, fc2, *_ = (*mlp, "", "")
-        channels, hidden = (shapes[0][1], shapes[0][0]) if mlp else (5, 1)
-        return cls(fc1, fc2, "".join(conv), "".join(norm), channels, hidden, kernel[2], switches)
+        channels = shapes[0][1] if mlp else 5  # any number will do for the spatial mask
+        return cls(fc1, fc2, "".join(conv), "".join(norm), channels, kernel[2], switches)
 
     def state(self, module: nn.Module) -> dict[str, Tensor]:
         """The module's state under our names, in its own shapes and order."""

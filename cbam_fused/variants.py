@@ -75,7 +75,7 @@ def _add(name: str, source: str, licence: str, switches: Switches, ca: str, sa: 
 
 # Bias-free 1 x 1 convolutions, or Linear layers, and no BatchNorm: the family of the tutorials. Both orders of the
 # maps are found under conv.weight and conv1.weight.
-_add("tutorial", "this package; most tutorials", "MIT", _TUTORIAL, "ca: fc1, fc2", "sa: conv1")
+_add("tutorial", "this package; most tutorials", "MIT", _TUTORIAL, "ca: fc1, fc2", "sa: conv1, bn")
 _WIDTH_16 = replace(_TUTORIAL, width="sixteenth")
 _add("luuuyi", "luuuyi/CBAM.PyTorch", "none", _WIDTH_16, "ca: fc.0, fc.2", "sa: conv1", call="B", order_varies=True)
 _CA, _SA = "channelattention: fc1, fc2", "spatialattention: conv1"

@@ -95,6 +95,29 @@ def se_linear(x, fc1, fc2):
     return x * torch.sigmoid(fc2(F.relu(fc1(x.mean((2, 3))))))[:, :, None, None]
 
 
+class ChannelMask(nn.Module):
+    """A mask under names that nobody else has, like the next."""
+
+    def __init__(self, channels, hidden):
+        super().__init__()
+        self.squeeze, self.excite = (
+            nn.Conv2d(channels, hidden, 1, bias=False),
+            nn.Conv2d(hidden, channels, 1, bias=False),
+        )
+
+    def forward(self, x):
+        return conv_mask(x, self.squeeze, self.excite)
+
+
+class SpatialMask(nn.Module):
+    def __init__(self, order=mean_first):
+        super().__init__()
+        self.order, self.look = order, nn.Conv2d(2, 1, 7, padding=3, bias=False)
+
+    def forward(self, x):
+        return self.order(x, self.look)
+
+
 def _spatial(kernel_size=7, bias=False):
     return nn.Conv2d(2, 1, kernel_size, padding=kernel_size // 2, bias=bias)
 
@@ -203,3 +226,18 @@ def filled(module: nn.Module, seed: int = 0) -> nn.Module:
             values = torch.randn(t.shape, generator=rng, dtype=torch.float64) / max(1, t[:1].numel()) ** 0.5
             t.copy_(values.abs() + 0.5 if name.endswith("running_var") else values)
     return module
+
+
+X = torch.randn(2, 3, 12, 10, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+
+def results(model, x=X):
+    """Outputs, input gradient and parameter gradients by name, in eval and in training mode."""
+    found = []
+    for training in (False, True):
+        x = x.detach().clone().requires_grad_()
+        model.train(training).zero_grad()
+        y = model(x)
+        y.mul(torch.linspace(-1, 2, y.numel(), dtype=y.dtype).view_as(y)).sum().backward()
+        found.append((y.detach(), x.grad, {n: p.grad for n, p in model.named_parameters()}))
+    return found

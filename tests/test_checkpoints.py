@@ -44,7 +44,7 @@ def test_any_names_into_any_module_of_the_same_function(target):
             module.load_state_dict(public.state_dict(), strict=True)
         torch.testing.assert_close(module.eval()(X), public.eval()(X), msg=lambda m: f"{source}: {m}")  # noqa: B023
         exported = export_state_dict(module, source)
-        assert [*exported] == sorted(exported, key=[*exported].index) and {*exported} == {*public.state_dict()}
+        assert exported.keys() == public.state_dict().keys()
         for name, t in public.state_dict().items():
             assert torch.equal(exported[name], t) and exported[name].shape == t.shape, (source, name)
 
@@ -56,8 +56,6 @@ def resnet(block, layers, attention, **more):
         def __init__(self, inplanes, planes, *args, **kwargs):
             super().__init__(inplanes, planes, *args, **kwargs)
             self.cbam = attention(planes * self.expansion)
-            last = "bn3" if self.expansion == 4 else "bn2"
-            setattr(self, last, nn.Sequential(*[getattr(self, last)]))
 
         def forward(self, x):
             identity = x if self.downsample is None else self.downsample(x)
@@ -146,6 +144,16 @@ def test_masks_alone():
         assert [*exported] == [*part]
         for name in part:
             torch.testing.assert_close(exported[name], part[name].to(exported[name]))
+
+
+def test_masks_in_a_block():
+    """The names of luuuyi, whose masks belong to the blocks, into mask modules in the same places."""
+    state = filled(PUBLIC["luuuyi"](32, 16)).state_dict()
+    masks = {"ca": ChannelAttention(32, variant="luuuyi"), "sa": SpatialAttention(variant="luuuyi")}
+    model = nn.ModuleDict(masks).double()
+    model.load_state_dict(state, strict=True)
+    exported = export_state_dict(model, "luuuyi")
+    assert [*exported] == [*state] and all(torch.equal(exported[n], state[n]) for n in state)
 
 
 def errors_of(module, state):

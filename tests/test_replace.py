@@ -1,29 +1,15 @@
 """replace_cbam: what is proved equal is replaced, what is not is reported, and the model stays what it was."""
 
 import copy
+import re
 
 import pytest
 import torch
 import torch.nn.functional as F
-from public import PUBLIC, conv_mask, filled, max_first, mean_first
+from public import PUBLIC, ChannelMask, SpatialMask, X, filled, max_first, mean_first, results
 from torch import nn
-from torchvision.models.resnet import BasicBlock, ResNet
 
-from cbam_fused import CBAM, ChannelAttention, SpatialAttention, export_state_dict, functional, reference, replace_cbam
-
-X = torch.randn(2, 3, 12, 10, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-
-
-def results(model, x=X):
-    """Outputs, input gradient and parameter gradients by name, in eval and in training mode."""
-    found = []
-    for training in (False, True):
-        x = x.detach().clone().requires_grad_()
-        model.train(training).zero_grad()
-        y = model(x)
-        y.mul(torch.linspace(-1, 2, y.numel(), dtype=y.dtype).view_as(y)).sum().backward()
-        found.append((y.detach(), x.grad, {n: p.grad for n, p in model.named_parameters()}))
-    return found
+from cbam_fused import CBAM, export_state_dict, reference, replace_cbam
 
 
 def own_names(grads, model, variant):
@@ -84,7 +70,7 @@ def test_timm_resnet18():
         for name, expected in (grads0 | {"x": dx0}).items():
             got = dx if name == "x" else grads[name]
             torch.testing.assert_close(got, expected, rtol=1e-3, atol=1e-4 * expected.abs().max().item())
-    assert all(functional.backend_for(x) == "cpu" and m.se.backend_for(x).name == "cpu" for m in model.layer1)
+    assert all(block.se.backend_for(x).name == "cpu" for block in model.eval().layer1)  # no kernel in training
     model.load_state_dict(original.state_dict(), strict=True)
     assert [*export_state_dict(model, "timm")] == [*original.state_dict()]
 
@@ -110,27 +96,6 @@ def test_unit_of_pytorchcv():
     x = torch.randn(2, 8, 6, 7, dtype=torch.float64)
     for got, expected in zip(results(model, x), results(original, x), strict=True):
         torch.testing.assert_close(got[:2], expected[:2])
-
-
-class ChannelMask(nn.Module):
-    def __init__(self, channels, hidden):
-        super().__init__()
-        self.squeeze, self.excite = (
-            nn.Conv2d(channels, hidden, 1, bias=False),
-            nn.Conv2d(hidden, channels, 1, bias=False),
-        )
-
-    def forward(self, x):
-        return conv_mask(x, self.squeeze, self.excite)
-
-
-class SpatialMask(nn.Module):
-    def __init__(self, order=mean_first):
-        super().__init__()
-        self.order, self.look = order, nn.Conv2d(2, 1, 7, padding=3, bias=False)
-
-    def forward(self, x):
-        return self.order(x, self.look)
 
 
 class Thing(nn.Module):
@@ -223,8 +188,7 @@ def test_skipped(name):
     model = nn.Sequential(nn.Conv2d(3, 16, 3), kind())
     report = replace_cbam(model)
     assert type(model[1]) is kind and [*report.skipped] == ["1"] and "1" not in report.replaced
-    with pytest.raises(AssertionError, match=reason):
-        raise AssertionError(report.skipped["1"])
+    assert re.fullmatch(reason, report.skipped["1"])
 
 
 def test_masks_inside_of_what_is_no_cbam():
@@ -320,214 +284,6 @@ def test_again_and_our_own():
     assert replace_cbam(plain).replaced == {"2": "tutorial with bias=True, norm=True"}
     for got, want in zip(results(plain), expected, strict=True):
         torch.testing.assert_close(got, want)
-
-
-class MaskedBlock(BasicBlock):
-    """As in the common resnet_cbam.py: the two masks belong to the block, which multiplies them in."""
-
-    def __init__(self, inplanes, planes, *args, **kwargs):
-        super().__init__(inplanes, planes, *args, **kwargs)
-        self.ca, self.sa = ChannelMask(planes, 4), SpatialMask()
-
-    def forward(self, x):
-        identity = x if self.downsample is None else self.downsample(x)
-        out = self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x)))))
-        out = self.ca(out) * out
-        out = self.sa(out) * out
-        out += identity
-        return self.relu(out)
-
-
-class StemResNet(ResNet):
-    """Masks behind the stem and in the blocks."""
-
-    def __init__(self):
-        super().__init__(MaskedBlock, [1, 1, 1, 1], num_classes=3)
-        self.ca, self.sa = ChannelMask(64, 4), SpatialMask()
-
-    def forward(self, x):
-        x = self.relu(self.bn1(self.conv1(x)))
-        x = torch.mul(x, self.ca(x))
-        x = torch.mul(x, self.sa(x))
-        x = self.layer4(self.layer3(self.layer2(self.layer1(self.maxpool(x)))))
-        return self.fc(torch.flatten(self.avgpool(x), 1))
-
-
-def test_masks_of_a_resnet():
-    torch.manual_seed(0)
-    model = StemResNet().double()
-    original = copy.deepcopy(model)
-    report = replace_cbam(model)
-    places = ["", "layer1.0", "layer2.0", "layer3.0", "layer4.0"]
-    assert report.fused == {place: [("ca", "sa")] for place in places} and not report.skipped
-    masks = [f"{place}.{mask}".lstrip(".") for place in places for mask in ("ca", "sa")]
-    assert sorted(report.replaced) == sorted(masks)
-    assert isinstance(model, StemResNet) and isinstance(model.layer1[0], MaskedBlock)
-    x = torch.randn(2, 3, 32, 32, dtype=torch.float64)
-    for got, want in zip(results(model, x), results(original, x), strict=True):
-        torch.testing.assert_close(got[:2], want[:2])
-        own = {"ca.fc1": "ca.squeeze", "ca.fc2": "ca.excite", "sa.conv1": "sa.look"}
-        for name, grad in got[2].items():
-            other = name
-            for mine, theirs in own.items():
-                other = other.replace(mine, theirs) if other.endswith(f"{mine}.weight") else other
-            torch.testing.assert_close(grad, want[2][other])
-    twin = copy.deepcopy(model)
-    twin.layer1[0].ca.fc1.weight.data.zero_()
-    torch.testing.assert_close(model.eval()(x), original.eval()(x))
-    assert not torch.allclose(twin.eval()(x), original(x))
-
-
-class InPlaceOnAlias(MaskedBlock):
-    def forward(self, x):
-        x = x * 2
-        identity = x
-        x += 1
-        x = self.ca(x) * x
-        x = self.sa(x) * x
-        return x + identity
-
-
-def test_in_place_arithmetic_stays_in_place():
-    model = nn.Sequential(nn.Conv2d(3, 8, 1), InPlaceOnAlias(8, 8)).double()
-    expected = results(model)
-    assert replace_cbam(model).fused == {"1": [("ca", "sa")]}
-    for got, want in zip(results(model), expected, strict=True):
-        torch.testing.assert_close(got[:2], want[:2])
-
-
-def test_fused_pair_is_one_call(monkeypatch):
-    model = nn.Sequential(MaskedBlock(8, 8))
-    replace_cbam(model)
-    calls = []
-    monkeypatch.setattr(functional, "cbam", lambda x, *_, **__: calls.append("cbam") or x)
-    monkeypatch.setattr(functional, "channel_gate", lambda *_: calls.append("channel_gate"))
-    model(torch.randn(1, 8, 5, 5))
-    assert calls == ["cbam"]
-
-
-def test_state_of_masks_loads_and_exports():
-    """The names of luuuyi, whose masks belong to the blocks."""
-
-    class Block(nn.Module):
-        def __init__(self):
-            super().__init__()
-            parts = PUBLIC["luuuyi"](32, 16)
-            self.ca, self.sa = ChannelMask(32, 2), SpatialMask()
-            self.ca.fc, self.sa.conv1 = parts.ca.fc, parts.sa.conv1
-            del self.ca.squeeze, self.ca.excite, self.sa.look
-            self.ca.forward = lambda x: conv_mask(x, *(self.ca.fc.get_submodule(i) for i in "02"))
-            self.sa.forward = lambda x: mean_first(x, self.sa.conv1)
-
-        def forward(self, x):
-            x = self.ca(x) * x
-            return self.sa(x) * x
-
-    block = Block()
-    state = block.state_dict()
-    ca, sa = ChannelAttention(32, variant="luuuyi"), SpatialAttention(variant="luuuyi")
-    model = nn.ModuleDict({"ca": ca, "sa": sa})
-    model.load_state_dict(state, strict=True)
-    exported = export_state_dict(model, "luuuyi")
-    assert [*exported] == [*state] and all(torch.equal(exported[n], state[n]) for n in state)
-
-
-class Reused(MaskedBlock):
-    def forward(self, x):
-        mask = self.ca(x)
-        x = mask * x
-        x = self.sa(x) * x
-        return x + mask
-
-
-class Between(MaskedBlock):
-    def forward(self, x):
-        x = self.ca(x) * x
-        y = x.relu()
-        return self.sa(y) * x
-
-
-class OtherOrder(MaskedBlock):
-    def forward(self, x):
-        x = self.sa(x) * x
-        return self.ca(x) * x
-
-
-class OnlyInTraining(MaskedBlock):
-    def forward(self, x):
-        if self.training:
-            x = self.ca(x) * x
-            x = self.sa(x) * x
-        return x
-
-
-class ByValue(MaskedBlock):
-    def forward(self, x):
-        if x.sum() > 0:
-            x = self.ca(x) * x
-            x = self.sa(x) * x
-        return x
-
-
-class ByType(MaskedBlock):
-    """The kind of decision that torch.fx gets wrong: a proxy is no tensor."""
-
-    def forward(self, x):
-        x = x if isinstance(x, torch.Tensor) else x + 1
-        x = self.ca(x) * x
-        return self.sa(x) * x
-
-
-class WithConstant(MaskedBlock):
-    def forward(self, x):
-        x = self.ca(x) * x
-        x = self.sa(x) * x
-        return x + torch.ones(1, dtype=x.dtype)
-
-
-class WithDefault(MaskedBlock):
-    def forward(self, x, identity=None):
-        x = self.ca(x) * x
-        x = self.sa(x) * x
-        return x if identity is None else x + identity
-
-
-class InPlace(MaskedBlock):
-    def forward(self, x):
-        x = x * 1
-        x *= self.ca(x)
-        return x * self.sa(x)
-
-
-@pytest.mark.parametrize("kind", [Reused, Between, OtherOrder, OnlyInTraining, ByValue, ByType, WithDefault, InPlace])
-def test_patterns_that_are_not_proved(kind):
-    model = nn.Sequential(nn.Conv2d(3, 8, 1), kind(8, 8)).double()
-    expected = results(model) if kind is not InPlace else None
-    attributes = {*model[1].__dict__}
-    report = replace_cbam(model)
-    assert len(report.replaced) == 2 and not report.fused
-    assert type(model[1]) is kind and {*model[1].__dict__} == attributes
-    if expected:
-        for got, want in zip(results(model), expected, strict=True):
-            torch.testing.assert_close(got[:2], want[:2])
-
-
-def test_constants_in_the_traced_forward():
-    model = nn.Sequential(nn.Conv2d(3, 8, 1), WithConstant(8, 8)).double()
-    expected = results(model)
-    replace_cbam(model)
-    for got, want in zip(results(model), expected, strict=True):
-        torch.testing.assert_close(got[:2], want[:2])
-
-
-def test_hooks_on_masks_prevent_fusing():
-    model = nn.Sequential(MaskedBlock(8, 8))
-    calls = []
-    model[0].ca.register_forward_hook(lambda *_: calls.append(1))
-    report = replace_cbam(model)
-    assert "0.ca" in report.replaced and not report.fused
-    model(torch.randn(1, 8, 5, 5))
-    assert calls == [1]
 
 
 def test_wrong_ties():
