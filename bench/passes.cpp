@@ -10,7 +10,8 @@
 #include <chrono>
 #include <random>
 
-#include "../csrc/cpu/image.h"
+#include "../csrc/cpu/backward.h"
+#include "../csrc/cpu/forward.h"
 
 namespace {
 

@@ -1,12 +1,25 @@
 """Loads the binaries and describes their operators; the only file that names the operator namespace.
 
-forward(x, w1, b1, w2, b2, ws, bs, residual, relu) -> (y, saved, index)
-backward(dy, x, y, saved, index, w1, b1, w2, b2, ws, bs) -> (dx, dresidual, dw1, db1, dw2, db2, dws, dbs)
+params stands for w1, b1, w2, b2, ws, bs; acc for the accumulation type: float64 for a float64 x, else float32.
 
-Parameters arrive in the accumulation type (float64 for a float64 x, else float32) and their gradients
-leave in it. ``saved`` (N, 3C + 2R + 3HW) holds, per image: mean and max over H, W; the channel gate g; the two
-hidden vectors; mean and max over C; the spatial gate s. ``index`` (N, C + HW), int32, holds where the maxima
-were. backward takes y if the forward ended in a ReLU, else None, and then leaves dresidual empty.
+forward(x, params, residual, relu) -> (y, saved, index)
+backward(dy, x, y, saved, index, params, even_ties) -> (dx, dresidual, dw1, db1, dw2, db2, dws, dbs)
+
+w1 and w2, or ws, may be None: that gate is then 1. ``saved`` (N, 3C + 2R + 3HW), acc, holds, per image: mean and max
+over H, W; the channel gate g; the two hidden vectors; mean and max over C; the spatial gate s. ``index``
+(N, C + HW), int32, holds where the maxima were. backward takes y if the forward ended in a ReLU, else None, and then
+leaves dresidual empty. Gradients of parameters have their type and strides; those of absent ones are empty.
+
+Where something stands between the convolution and its sigmoid, each of the two is cut there:
+
+attend(x, params) -> (saved, index), with the convolution's result in the place of s
+apply(x, saved, s, residual, relu) -> y
+products(dy, x, y, saved, s) -> (dg, ds, dresidual)
+backward_gates(dy, s, dg, dlogits, x, saved, index, params, even_ties) -> (dx, dw1, db1, dw2, db2, dws, dbs)
+
+s, ds and dlogits, the gradient of the convolution's result, are (N, 1, H, W), dg is (N, C), all acc. backward_gates
+takes dy behind the ReLU; without dy and s it gives the gradients of the gates alone. dg or dlogits None: zeros.
+even_ties: the gradient of a maximum goes evenly to all elements that reach it, not to the first one.
 """
 
 import importlib.metadata
@@ -42,8 +55,9 @@ cpu_missing = _load()
 
 if not cpu_missing:
     _ops = getattr(torch.ops, NAMESPACE)
-    forward = _ops.forward.default
-    backward = _ops.backward.default
+    forward, backward = _ops.forward.default, _ops.backward.default
+    attend, apply = _ops.attend.default, _ops.apply.default
+    products, backward_gates = _ops.products.default, _ops.backward_gates.default
     cpu_capability = _ops.cpu_capability.default
 
 
@@ -61,21 +75,49 @@ def _dense_like(x: Tensor) -> Tensor:
     return torch.empty_like(x, memory_format=torch.preserve_format if x.is_contiguous(memory_format=layout) else layout)
 
 
-def _fake_forward(x, w1, b1, w2, b2, ws, bs, residual, relu):
+def saved_gate(saved: Tensor, x: Tensor) -> Tensor:
+    """g, (N, C, 1, 1), in saved."""
+    C = x.shape[1]
+    return saved[:, 2 * C : 3 * C, None, None]
+
+
+def saved_logits(saved: Tensor, x: Tensor) -> Tensor:
+    """The convolution's result, (N, 1, H, W), in what attend saved."""
+    N, _, H, W = x.shape
+    return saved[:, -H * W :].unflatten(1, (1, H, W))
+
+
+def _fake_attend(x, w1, b1, w2, b2, ws, bs):
     N, C, H, W = x.shape
-    saved = x.new_empty((N, 3 * C + 2 * w1.shape[0] + 3 * H * W), dtype=accumulation_dtype(x.dtype))
-    return _dense_like(x), saved, x.new_empty((N, C + H * W), dtype=torch.int32)
+    R = 0 if w1 is None else w1.shape[0]
+    saved = x.new_empty((N, 3 * C + 2 * R + 3 * H * W), dtype=accumulation_dtype(x.dtype))
+    return saved, x.new_empty((N, C + H * W), dtype=torch.int32)
 
 
-def _fake_backward(dy, x, y, saved, index, w1, b1, w2, b2, ws, bs):
-    def like(p):
-        return saved.new_empty((0,)) if p is None else torch.empty_like(p)
+def _fake_forward(x, w1, b1, w2, b2, ws, bs, residual, relu):
+    return _dense_like(x), *_fake_attend(x, w1, b1, w2, b2, ws, bs)
 
-    dx = _dense_like(x)
-    dresidual = x.new_empty((0,)) if y is None else torch.empty_like(dx)
-    return (dx, dresidual, *(like(p) for p in (w1, b1, w2, b2, ws, bs)))
+
+def _fake_apply(x, saved, s, residual, relu):
+    return _dense_like(x)
+
+
+def _fake_products(dy, x, y, saved, s):
+    N, C, H, W = x.shape
+    dresidual = x.new_empty((0,)) if y is None else _dense_like(x)
+    return saved.new_empty((N, C)), saved.new_empty((N, 1, H, W)), dresidual
+
+
+def _fake_backward_gates(dy, s, dg, dlogits, x, saved, index, w1, b1, w2, b2, ws, bs, even_ties):
+    params = (w1, b1, w2, b2, ws, bs)
+    return _dense_like(x), *(saved.new_empty((0,)) if p is None else torch.empty_like(p) for p in params)
+
+
+def _fake_backward(dy, x, y, saved, index, w1, b1, w2, b2, ws, bs, even_ties):
+    dx, *rest = _fake_backward_gates(dy, None, None, None, x, saved, index, w1, b1, w2, b2, ws, bs, even_ties)
+    return dx, x.new_empty((0,)) if y is None else torch.empty_like(dx), *rest
 
 
 if not cpu_missing:
-    library.register_fake(f"{NAMESPACE}::forward", _fake_forward)
-    library.register_fake(f"{NAMESPACE}::backward", _fake_backward)
+    for fake in (_fake_forward, _fake_backward, _fake_attend, _fake_apply, _fake_products, _fake_backward_gates):
+        library.register_fake(f"{NAMESPACE}::{fake.__name__.removeprefix('_fake_')}", fake)

@@ -1,4 +1,4 @@
-"""cbam(): checks its arguments, chooses the backend, and connects the raw operators to autograd."""
+"""CBAM and its two gates as functions: arguments are checked, then the kernels or the reference serve them."""
 
 import os
 
@@ -6,9 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
-from . import _ops, reference
-
-FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+from . import _ops, autograd, reference
+from .checks import check
 
 
 def cbam(
@@ -23,12 +22,13 @@ def cbam(
     norm: nn.BatchNorm2d | None = None,
     residual: Tensor | None = None,
     relu: bool = False,
+    ties: str = "first",
 ) -> Tensor:
     """relu(x g s + residual): CBAM with its channel gate g and spatial gate s, each part only where asked for.
 
     g = sigmoid(mlp(mean_HW x) + mlp(max_HW x)), mlp(v) = w2 relu(w1 v + b1) + b2;
     s = sigmoid(norm(conv_k([mean_C (x g); max_C (x g)]) + bs)), zero padding k // 2.
-    The gradient of a maximum goes to its first index; NaN wins a maximum. Sums are float32 for half types.
+    NaN wins a maximum. Sums are float32 for half types.
 
     Args:
         x: (N, C, H, W), N >= 0, C, H, W >= 1; float32, float64, float16 or bfloat16; any strides. NCHW and
@@ -40,49 +40,88 @@ def cbam(
         norm: nn.BatchNorm2d(1) in the mode that it is in, or None; in training mode its running statistics move.
         residual: x's shape and dtype, added before the ReLU.
         relu: apply a ReLU at the end.
+        ties: the gradient of a maximum goes to the "first" element that reaches it, or "even"ly to all of them.
 
     Returns:
         (N, C, H, W) in x's dtype and memory layout.
 
     Raises:
         TypeError: an argument that is not a tensor or has a wrong dtype.
-        ValueError: a wrong shape or device.
+        ValueError: a wrong shape or device, unknown ties.
 
     Source: Woo et al., "CBAM: Convolutional Block Attention Module", ECCV 2018.
     """
-    _check(x, w1, w2, ws, b1, b2, bs, residual)
-    if backend_for(x) == "reference" or unserved(w1, ws, norm):
-        return reference.cbam(x, w1, w2, ws, b1, b2, bs, norm=norm, residual=residual, relu=relu)
+    check(x, w1, w2, ws, b1, b2, bs, residual, ties)
+    if backend_for(x) == "reference" or unserved(norm):
+        switches = reference.TIES[ties]
+        return reference.cbam(x, w1, w2, ws, b1, b2, bs, norm=norm, residual=residual, relu=relu, switches=switches)
+    if norm is not None and _uses_batch_statistics(norm):
+        return _with_batch_norm(x, w1, w2, ws, b1, b2, bs, norm, residual, relu, ties)
     if norm is not None:
         ws, bs = _fold(ws, bs, norm, _ops.accumulation_dtype(x.dtype))
     if torch.is_grad_enabled() and any(
         t is not None and t.requires_grad for t in (x, w1, w2, ws, b1, b2, bs, residual)
     ):
-        return _Cbam.apply(x, w1, w2, ws, b1, b2, bs, residual, relu)
-    dtype = _ops.accumulation_dtype(x.dtype)
-    w1, b1, w2, b2, ws, bs = _cast((w1, b1, w2, b2, ws, bs), dtype)
+        return autograd.Cbam.apply(x, w1, w2, ws, b1, b2, bs, residual, relu, ties)
     return _ops.forward(x, w1, b1, w2, b2, ws, bs, residual, relu)[0]
 
 
-def channel_gate(x: Tensor, w1: Tensor, w2: Tensor, b1: Tensor | None = None, b2: Tensor | None = None) -> Tensor:
+def channel_gate(
+    x: Tensor,
+    w1: Tensor,
+    w2: Tensor,
+    b1: Tensor | None = None,
+    b2: Tensor | None = None,
+    *,
+    ties: str = "first",
+) -> Tensor:
     """The channel gate alone: arguments, result and errors as in :func:`cbam`, (N, C, 1, 1) in x's dtype."""
-    _check(x, w1, w2, None, b1, b2, None, None)
-    return reference.channel_gate(x, w1, w2, b1, b2)
+    check(x, w1, w2, None, b1, b2, None, None, ties)
+    if backend_for(x) == "reference":
+        return reference.channel_gate(x, w1, w2, b1, b2, reference.TIES[ties])
+    return autograd.Gate.apply(x, w1, w2, None, b1, b2, None, ties).to(x.dtype)
 
 
-def spatial_gate(x: Tensor, ws: Tensor, bs: Tensor | None = None, *, norm: nn.BatchNorm2d | None = None) -> Tensor:
+def spatial_gate(
+    x: Tensor, ws: Tensor, bs: Tensor | None = None, *, norm: nn.BatchNorm2d | None = None, ties: str = "first"
+) -> Tensor:
     """The spatial gate alone, of x as it is: arguments, result and errors as in :func:`cbam`, (N, 1, H, W)."""
-    _check(x, None, None, ws, None, None, bs, None)
-    return reference.spatial_gate(x, ws, bs, norm=norm)
+    check(x, None, None, ws, None, None, bs, None, ties)
+    if backend_for(x) == "reference":
+        return reference.spatial_gate(x, ws, bs, norm=norm, switches=reference.TIES[ties])
+    logits = autograd.Gate.apply(x, None, None, ws, None, None, bs, ties)
+    if norm is not None:
+        logits = norm(logits.to(x.dtype))
+    return logits.sigmoid().to(x.dtype)
 
 
-def unserved(w1: Tensor | None, ws: Tensor | None, norm: nn.BatchNorm2d | None) -> str:
-    """Why these parameters are left to the reference, whatever the tensor; empty if kernels serve them."""
-    if w1 is None or ws is None:
-        return "one gate alone"
-    if norm is not None and (norm.training or norm.running_mean is None):
-        return "BatchNorm with the statistics of the batch"
+def unserved(norm: nn.BatchNorm2d | None) -> str:
+    """Why this BatchNorm is left to the reference, whatever the tensor; empty if kernels serve it."""
+    if isinstance(norm, nn.SyncBatchNorm) and _uses_batch_statistics(norm):
+        return "SyncBatchNorm, whose statistics are those of all processes"
     return ""
+
+
+def _uses_batch_statistics(norm: nn.BatchNorm2d) -> bool:
+    return norm.training or norm.running_mean is None
+
+
+def _with_batch_norm(x, w1, w2, ws, b1, b2, bs, norm, residual, relu, ties) -> Tensor:
+    """cbam() with the statistics of the batch; the running ones move as in nn.BatchNorm2d."""
+    N, _, H, W = x.shape
+    count = N * H * W
+    if count < 2:
+        raise ValueError(f"BatchNorm by the batch needs more than one pixel in it, got x of shape {tuple(x.shape)}")
+    args = (x, w1, w2, ws, b1, b2, bs, norm.weight, norm.bias, residual, relu, ties, norm.eps)
+    y, mean, inverse_deviation = autograd.CbamBatchNorm.apply(*args)
+    if norm.training and norm.track_running_stats:
+        with torch.no_grad():
+            norm.num_batches_tracked += 1
+            share = 1 / norm.num_batches_tracked if norm.momentum is None else norm.momentum
+            variance = (inverse_deviation**-2 - norm.eps) * (count / (count - 1))
+            for running, value in ((norm.running_mean, mean), (norm.running_var, variance)):
+                running += share * (value - running)
+    return y
 
 
 def _fold(ws: Tensor, bs: Tensor | None, norm: nn.BatchNorm2d, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -118,93 +157,3 @@ def backend_for(x: Tensor) -> str:
     if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
         return "reference"
     return "cpu"
-
-
-class _Cbam(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x, w1, w2, ws, b1, b2, bs, residual, relu):
-        dtype = _ops.accumulation_dtype(x.dtype)
-        params = _cast((w1, b1, w2, b2, ws, bs), dtype)
-        y, saved, index = _ops.forward(x, *params, residual, relu)
-        ctx.save_for_backward(x, w1, w2, ws, b1, b2, bs, y if relu else None, saved, index)
-        ctx.has_residual = residual is not None
-        return y
-
-    @staticmethod
-    def backward(ctx, dy):
-        x, w1, w2, ws, b1, b2, bs, y, saved, index = ctx.saved_tensors
-        if torch.is_grad_enabled():
-            return _differentiable_backward(ctx, dy)
-        params = (w1, b1, w2, b2, ws, bs)
-        grads = _ops.backward(dy, x, y, saved, index, *_cast(params, saved.dtype))
-        dx, dresidual = grads[:2]
-        dw1, db1, dw2, db2, dws, dbs = (
-            None if p is None else g.to(p.dtype) for g, p in zip(grads[2:], params, strict=True)
-        )
-        if not ctx.has_residual:
-            dresidual = None
-        elif y is None:
-            dresidual = dy
-        return dx, dw1, dw2, dws, db1, db2, dbs, dresidual, None
-
-
-def _differentiable_backward(ctx, dy: Tensor) -> tuple[Tensor | None, ...]:
-    """The backward as a differentiable function of its inputs (create_graph=True), through the reference."""
-    *inputs, y, _, _ = ctx.saved_tensors
-    if y is not None:
-        dy = torch.where(y <= 0, 0, dy)
-    wanted = [t for t, need in zip(inputs, ctx.needs_input_grad, strict=False) if need]
-    grads = iter(torch.autograd.grad(reference.cbam(*inputs), wanted, dy, create_graph=True)) if wanted else iter(())
-    result = [next(grads) if need else None for need in ctx.needs_input_grad[: len(inputs)]]
-    return (*result, dy if ctx.has_residual else None, None)
-
-
-def _cast(params: tuple[Tensor | None, ...], dtype: torch.dtype) -> list[Tensor | None]:
-    return [p if p is None or p.dtype == dtype else p.to(dtype) for p in params]
-
-
-def _check(x, w1, w2, ws, b1, b2, bs, residual) -> None:
-    """The one check of shapes, dtypes and devices; messages name the argument, what it is and what it should be."""
-    if not isinstance(x, Tensor) or x.dtype not in FLOATS:
-        got = x.dtype if isinstance(x, Tensor) else type(x).__name__
-        raise TypeError(f"x must be a tensor of float32, float64, float16 or bfloat16, got {got}")
-    if x.dim() != 4 or 0 in x.shape[1:]:
-        raise ValueError(f"x must be (N, C, H, W) with C, H, W of at least 1, got {tuple(x.shape)}")
-    if w1 is None and w2 is None and ws is None:
-        raise ValueError("w1 and w2, or ws, or all three must be given: there is no gate without them")
-    C = x.shape[1]
-    R = w1.shape[0] if isinstance(w1, Tensor) and w1.dim() > 0 else 0
-    if w1 is not None or w2 is not None:
-        if not isinstance(w1, Tensor) or (w1.shape != (R, C) and w1.shape != (R, C, 1, 1)) or R == 0:
-            raise _wrong("w1", w1, f"(R, {C}) or (R, {C}, 1, 1) with R of at least 1, for the {C} channels of x")
-        if not isinstance(w2, Tensor) or (w2.shape != (C, R, 1, 1) and w2.shape != (C, R)):
-            raise _wrong("w2", w2, f"({C}, {R}) or ({C}, {R}, 1, 1), for the {C} channels of x and the {R} rows of w1")
-    if ws is not None and (
-        not isinstance(ws, Tensor)
-        or ws.dim() != 4
-        or ws.shape[:2] != (1, 2)
-        or ws.shape[2] != ws.shape[3]
-        or ws.shape[3] % 2 == 0
-    ):
-        raise _wrong("ws", ws, "(1, 2, k, k) with k odd")
-    for name, bias, size in (("b1", b1, R), ("b2", b2, C), ("bs", bs, 1)):
-        if bias is not None and (not isinstance(bias, Tensor) or bias.shape != (size,)):
-            raise _wrong(name, bias, f"({size},) or None")
-    if residual is not None and (not isinstance(residual, Tensor) or residual.shape != x.shape):
-        raise _wrong("residual", residual, f"{tuple(x.shape)}, the shape of x, or None")
-    half = x.dtype in (torch.float16, torch.bfloat16)
-    named = {"w1": w1, "w2": w2, "ws": ws, "b1": b1, "b2": b2, "bs": bs, "residual": residual}
-    for name, t in named.items():
-        if t is None:
-            continue
-        if t.dtype != x.dtype and not (half and t.dtype == torch.float32 and name != "residual"):
-            allowed = f"{x.dtype} or torch.float32" if half and name != "residual" else f"{x.dtype}"
-            raise TypeError(f"{name} must be {allowed}, for x of {x.dtype}, got {t.dtype}")
-        if t.device != x.device:
-            raise ValueError(f"{name} must be on {x.device}, where x is, got {t.device}")
-
-
-def _wrong(name: str, value: object, wanted: str) -> Exception:
-    if not isinstance(value, Tensor):
-        return TypeError(f"{name} must be a tensor {wanted}, got {type(value).__name__}")
-    return ValueError(f"{name} must be {wanted}, got {tuple(value.shape)}")

@@ -33,11 +33,11 @@ class ChannelAttention(reference.ChannelAttention):
     def forward(self, x: Tensor) -> Tensor:
         if self._unserved:
             return super().forward(x)
-        return functional.channel_gate(x, *self.weights())
+        return functional.channel_gate(x, *self.weights(), ties=self.switches.ties)
 
     def backend_for(self, x: Tensor) -> Backend:
         """Which implementation serves x, and why."""
-        return _backend(x, self._unserved or functional.unserved(self.fc1.weight, None, None))
+        return _backend(x, self._unserved)
 
 
 class SpatialAttention(reference.SpatialAttention):
@@ -50,7 +50,7 @@ class SpatialAttention(reference.SpatialAttention):
     def forward(self, x: Tensor) -> Tensor:
         if self._unserved:
             return super().forward(x)
-        return functional.spatial_gate(x, self.weight(), self.conv1.bias, norm=self.bn)
+        return functional.spatial_gate(x, self.weight(), self.conv1.bias, norm=self.bn, ties=self.switches.ties)
 
     def weight(self) -> Tensor:
         """The weight over [mean, max]; one over their mean has half of it for each."""
@@ -59,7 +59,7 @@ class SpatialAttention(reference.SpatialAttention):
 
     def backend_for(self, x: Tensor) -> Backend:
         """Which implementation serves x, and why."""
-        return _backend(x, self._unserved or functional.unserved(None, self.conv1.weight, self.bn))
+        return _backend(x, self._unserved)
 
 
 class CBAM(reference.CBAM):
@@ -90,7 +90,7 @@ class CBAM(reference.CBAM):
         self._unserved = _unserved(self.switches, "channel", "spatial")
         # Only w1, w2, ws: the fast path spares the look-ups of everything else.
         s = self.switches
-        extras = s.bias or s.spatial_bias or s.norm or s.residual or s.maps == "mean"
+        extras = s.bias or s.spatial_bias or s.norm or s.residual or s.maps == "mean" or s.ties == "even"
         self._three_weights = s.channel and s.spatial and not extras and not self._unserved
 
     def forward(self, x: Tensor, *, residual: Tensor | None = None, relu: bool = False) -> Tensor:
@@ -106,8 +106,7 @@ class CBAM(reference.CBAM):
 
     def backend_for(self, x: Tensor) -> Backend:
         """Which implementation serves x, and why."""
-        w1, _, ws = self.weights()
-        return _backend(x, self._unserved or functional.unserved(w1, ws, None if self.sa is None else self.sa.bn))
+        return _backend(x, self._unserved or functional.unserved(None if self.sa is None else self.sa.bn))
 
 
 def attend(
@@ -121,7 +120,8 @@ def attend(
     """relu(x g s + residual) with the two masks, neither of them the reference's only, in one pass."""
     w1, w2, b1, b2 = (None,) * 4 if ca is None else ca.weights()
     ws, bs, norm = (None,) * 3 if sa is None else (sa.weight(), sa.conv1.bias, sa.bn)
-    return functional.cbam(x, w1, w2, ws, b1, b2, bs, norm=norm, residual=residual, relu=relu)
+    ties = (ca or sa).switches.ties
+    return functional.cbam(x, w1, w2, ws, b1, b2, bs, norm=norm, residual=residual, relu=relu, ties=ties)
 
 
 def _unserved(switches: Switches, *gates: str) -> str:
@@ -130,8 +130,6 @@ def _unserved(switches: Switches, *gates: str) -> str:
     names = [n for gate in used for n in SERVED[gate] if getattr(switches, n) != getattr(reference.TUTORIAL, n)]
     if "channel" in used and switches.width == "single":
         names.append("width")
-    if switches.ties == "even" and ("spatial" in used or "max" in switches.pools):
-        names.append("ties")
     return ", ".join(f"{n}={getattr(switches, n)!r}" for n in names)
 
 

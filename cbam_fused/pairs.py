@@ -99,6 +99,8 @@ def _fuse(module: nn.Module, graph: fx.Graph, channel: fx.Node) -> tuple[str, st
     result = _product(module, spatial, SpatialAttention) if refined else None
     if result is None or spatial.args[0] is not refined or {*refined.users} != {spatial, result}:
         return None
+    if len({module.get_submodule(mask.target).switches.ties for mask in (channel, spatial)}) > 1:
+        return None
     with graph.inserting_before(channel):
         masks = [graph.get_attr(node.target) for node in (channel, spatial)]
         call = graph.call_function(attend, (*masks, channel.args[0]))

@@ -14,6 +14,7 @@ from .switches import Switches
 from .variants import resolve
 
 TUTORIAL = Switches()
+TIES = {"first": TUTORIAL, "even": Switches(ties="even")}
 
 _ACTIVATIONS = {"relu": F.relu, "leaky_relu": F.leaky_relu, "silu": F.silu, "gelu": F.gelu}
 _GATES = {"sigmoid": torch.sigmoid, "hard_sigmoid": F.hardsigmoid}
@@ -88,13 +89,18 @@ def spatial_gate(
     Returns:
         (N, 1, H, W) in x's dtype, every value in [0, 1].
     """
+    logits = spatial_logits(x, ws, bs, switches)
+    return _GATES[switches.spatial_gate](logits if norm is None else norm(logits))
+
+
+def spatial_logits(x: Tensor, ws: Tensor, bs: Tensor | None = None, switches: Switches = TUTORIAL) -> Tensor:
+    """What goes into the norm and the gate of :func:`spatial_gate`: conv_k([mean over C; max over C of x]) + bs."""
     ws, bs = (None if p is None else p.to(x.dtype) for p in (ws, bs))
     highest = x.max(1, keepdim=True).values if switches.ties == "first" else x.amax(1, keepdim=True)
     maps = torch.cat([x.mean(1, keepdim=True), highest], 1)
     if switches.maps == "mean":
         maps = maps.mean(1, keepdim=True)
-    logits = F.conv2d(maps, ws, bs, padding=ws.shape[-1] // 2)
-    return _GATES[switches.spatial_gate](logits if norm is None else norm(logits))
+    return F.conv2d(maps, ws, bs, padding=ws.shape[-1] // 2)
 
 
 def cbam(

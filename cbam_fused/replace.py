@@ -1,7 +1,7 @@
 """replace_cbam: put fused modules in the place of a model's CBAMs, whatever they are called."""
 
 import re
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 from torch import nn
@@ -10,8 +10,6 @@ from . import modules
 from .checkpoints import PublicNames
 from .pairs import fuse_pairs
 from .recognise import HOOKS, Layers, Proof, has_hooks, prove
-
-TIES = ("first", "exact")
 
 
 @dataclass
@@ -29,7 +27,7 @@ class Report:
     fused: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
 
 
-def replace_cbam(model: nn.Module, *, ties: str = "first") -> Report:
+def replace_cbam(model: nn.Module) -> Report:
     """Replace every CBAM of a model, in place, by a fused one of the same function, weights included.
 
     A module is a candidate if its layers have the shapes of a CBAM or of one of its two masks; class names do not
@@ -43,21 +41,13 @@ def replace_cbam(model: nn.Module, *, ties: str = "first") -> Report:
 
     Args:
         model: any module. If it is a CBAM itself it cannot be replaced in place.
-        ties: which elements get the gradient of a maximum that several reach, where a module (timm's) spreads it
-            evenly. "first": the first one, as in all others, which the kernels serve; the same function, and the same
-            gradients wherever no maxima are tied. "exact": evenly, on the reference route.
 
     Returns:
         A report of what was replaced, skipped and why, and fused.
-
-    Raises:
-        ValueError: another value of ties.
     """
-    if ties not in TIES:
-        raise ValueError(f"ties must be one of {', '.join(TIES)}, got {ties!r}")
     report = Report()
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):  # building modules must not move the caller's numbers
-        new = _replacements(model, ties, report)
+        new = _replacements(model, report)
     for parent in list(model.modules()):
         for child_name, child in parent._modules.items():
             if child in new:
@@ -68,7 +58,7 @@ def replace_cbam(model: nn.Module, *, ties: str = "first") -> Report:
     return report
 
 
-def _replacements(model: nn.Module, ties: str, report: Report) -> dict[nn.Module, nn.Module]:
+def _replacements(model: nn.Module, report: Report) -> dict[nn.Module, nn.Module]:
     """The new module for each that is to be replaced; nothing is changed yet."""
     uses, new = _uses(model), {}
     done: list[str] = []
@@ -91,7 +81,7 @@ def _replacements(model: nn.Module, ties: str, report: Report) -> dict[nn.Module
         if not reason:
             proof, reason = prove(module, layers)
         if proof is not None:
-            new[module] = _fused(proof, module, ties)
+            new[module] = _fused(proof, module)
             report.replaced[name] = proof.description()
             done.append(name)
         elif suspicious or whole or re.search("attention|gate", type(module).__name__, re.I):
@@ -103,11 +93,9 @@ def _replacements(model: nn.Module, ties: str, report: Report) -> dict[nn.Module
     return new
 
 
-def _fused(proof: Proof, original: nn.Module, ties: str) -> PublicNames:
+def _fused(proof: Proof, original: nn.Module) -> PublicNames:
     """The module that takes the place of the original."""
-    module = proof.take(
-        proof.build(proof.switches if ties == "exact" else replace(proof.switches, ties="first")), original
-    )
+    module = proof.take(proof.build(proof.switches), original)
     module.train(original.training)
     if proof.layers.norm:
         (module if proof.mask else module.sa).bn.train(original.get_submodule(proof.layers.norm).training)

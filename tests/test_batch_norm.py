@@ -1,4 +1,4 @@
-"""BatchNorm of the spatial logits: folded where it uses running statistics, else the reference."""
+"""BatchNorm of the spatial logits: its fold by running statistics, and how these move; test_gates.py has the rest."""
 
 import copy
 
@@ -36,7 +36,6 @@ def run(cbam, problem, norm):
 def test_running_statistics_are_folded(dtype, affine, layout):
     problem = random_problem((3, 20, 9, 11), dtype, layout, biases=True, residual=True, relu=True)
     norm = batch_norm(dtype, affine).eval()
-    assert functional.unserved(problem.inputs["w1"], problem.inputs["ws"], norm) == ""
     exact = problem.to(torch.float64)
     truth = run(reference.cbam, exact, copy.deepcopy(norm).double())
     eager, got = run(reference.cbam, problem, norm), run(functional.cbam, problem, norm)
@@ -65,20 +64,36 @@ def test_gradients_of_the_fold(layout):
 
 
 @layouts
-def test_batch_statistics_are_the_reference(layout):
+@pytest.mark.parametrize("momentum", [0.1, None])
+def test_running_statistics_move_as_in_pytorch(momentum, layout):
     problem = random_problem((3, 20, 9, 11), torch.float64, layout)
-    fused, plain = batch_norm(torch.float64), batch_norm(torch.float64)
-    assert "BatchNorm" in functional.unserved(problem.inputs["w1"], problem.inputs["ws"], fused)
-    got, expected = run(functional.cbam, problem, fused), run(reference.cbam, problem, plain)
-    assert all(torch.equal(got[n], expected[n]) for n in expected)
-    assert torch.equal(fused.running_mean, plain.running_mean) and fused.num_batches_tracked == 1
+    fused, plain = (batch_norm(torch.float64, momentum=momentum) for _ in range(2))
+    for _ in range(2):
+        run(functional.cbam, problem, fused)
+        run(reference.cbam, problem, plain)
+    assert fused.num_batches_tracked == 2
+    for name, expected in plain.state_dict().items():
+        torch.testing.assert_close(fused.state_dict()[name], expected, msg=name)
 
 
-def test_without_running_statistics_eval_uses_the_batch():
-    norm = nn.BatchNorm2d(1, track_running_stats=False).eval()
-    problem = random_problem((2, 8, 5, 5))
-    got, expected = run(functional.cbam, problem, norm), run(reference.cbam, problem, norm)
-    assert torch.equal(got["y"], expected["y"])
+def test_no_statistics_to_move():
+    problem = random_problem((2, 8, 5, 5), torch.float64)
+    for norm in (nn.BatchNorm2d(1, track_running_stats=False).eval(), nn.BatchNorm2d(1, track_running_stats=False)):
+        got, expected = (run(cbam, problem, norm.double()) for cbam in (functional.cbam, reference.cbam))
+        torch.testing.assert_close(got, expected)
+
+
+@pytest.mark.parametrize("size", [0, 1])
+def test_too_few_pixels(size):
+    norm, problem = batch_norm(torch.float32), random_problem((size, 8, 1, 1))
+    with pytest.raises(ValueError, match="more than one pixel"):
+        functional.cbam(**problem.inputs, norm=norm)
+    assert norm.num_batches_tracked == 0
+
+
+def test_synchronised_batch_norm_is_the_reference():
+    norm = nn.SyncBatchNorm(1)
+    assert "SyncBatchNorm" in functional.unserved(norm) and not functional.unserved(norm.eval())
 
 
 def test_folding_moves_no_buffer():
@@ -86,18 +101,3 @@ def test_folding_moves_no_buffer():
     before = copy.deepcopy(norm.state_dict())
     run(functional.cbam, random_problem((2, 8, 5, 5)), norm)
     assert all(torch.equal(t, before[n]) for n, t in norm.state_dict().items())
-
-
-@pytest.mark.parametrize("given", ["channel", "spatial"])
-def test_one_gate_alone(given):
-    problem = random_problem((2, 12, 6, 5), torch.float64, biases=True, relu=True)
-    dropped = ("ws", "bs") if given == "channel" else ("w1", "w2", "b1", "b2")
-    inputs = {n: None if n in dropped else t for n, t in problem.inputs.items()}
-    y = functional.cbam(**inputs, relu=True)
-    x = inputs["x"]
-    gate = (
-        reference.channel_gate(x, inputs["w1"], inputs["w2"], inputs["b1"], inputs["b2"])
-        if given == "channel"
-        else reference.spatial_gate(x, inputs["ws"], inputs["bs"])
-    )
-    assert torch.equal(y, (x * gate).relu())

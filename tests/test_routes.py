@@ -13,8 +13,8 @@ BACKENDS = {
     "mmyolo": "",
     "peachypie98": "",
     "external_attention": "",
-    "timm": "ties='even'",
-    "timm_light": "combine='mean', ties='even'",
+    "timm": "",
+    "timm_light": "combine='mean'",
     "hyso": "act='silu'",
     "ultralytics": "pools=('avg',), width='single'",
     "torchvision_se": "pools=('avg',)",
@@ -31,12 +31,16 @@ def test_backend_for(variant, monkeypatch):
     assert name == "reference" and (reason in why if reason else "switched off" in why)
 
 
-def test_backend_for_what_has_no_kernels_yet():
-    x = torch.zeros(1, 64, 2, 2)
-    for module, why in (
-        (CBAM(64, variant="official"), "BatchNorm with the statistics of the batch"),
-        (CBAM(64, spatial=False), "one gate alone"),
-        (CBAM(64).ca, "one gate alone"),
-        (CBAM(64).sa, "one gate alone"),
-    ):
-        assert module.backend_for(x) == ("reference", f"no kernels for {why}")
+@pytest.mark.parametrize(
+    "module",
+    [CBAM(64, variant="official"), CBAM(64, spatial=False), CBAM(64, channel=False), CBAM(64).ca, CBAM(64).sa],
+    ids=["training mode", "channel", "spatial", "channel mask", "spatial mask"],
+)
+def test_backend_for_parts(module):
+    assert module.train().backend_for(torch.zeros(1, 64, 2, 2)) == ("cpu", "")
+
+
+def test_backend_for_synchronised_batch_norm():
+    module = torch.nn.SyncBatchNorm.convert_sync_batchnorm(CBAM(64, variant="official"))
+    name, why = module.backend_for(torch.zeros(1, 64, 2, 2))
+    assert name == "reference" and "SyncBatchNorm" in why

@@ -87,7 +87,7 @@ def errors(got: dict[str, Tensor], truth: dict[str, Tensor]) -> dict[str, float]
     return {n: (got[n].double() - truth[n]).abs().max().item() if truth[n].numel() else 0.0 for n in truth}
 
 
-def moved(exact: Problem, truth: dict[str, Tensor], eps: float) -> dict[str, float]:
+def moved(exact: Problem, truth: dict[str, Tensor], eps: float, plain=reference.cbam) -> dict[str, float]:
     """How far the exact results move for random relative changes of the inputs by up to eps / 2: the most of four."""
     rng = torch.Generator().manual_seed(0)
 
@@ -98,31 +98,31 @@ def moved(exact: Problem, truth: dict[str, Tensor], eps: float) -> dict[str, flo
         return (t.detach() * factor).requires_grad_(t.requires_grad)
 
     changed = [
-        Problem({n: change(t) for n, t in exact.inputs.items()}, exact.relu, change(exact.dy)).run(reference.cbam)
+        Problem({n: change(t) for n, t in exact.inputs.items()}, exact.relu, change(exact.dy)).run(plain)
         for _ in range(4)
     ]
     return {n: max(errors(c, truth)[n] for c in changed) for n in truth}
 
 
-def compare(problem: Problem) -> dict[str, tuple[float, float, float]]:
+def compare(problem: Problem, fused=functional.cbam, plain=reference.cbam) -> dict[str, tuple[float, float, float]]:
     """For y and each gradient: the errors of fused and of eager, and the bound that the rule sets for fused."""
     dtype = problem.dy.dtype
     exact = problem.to(torch.float64)
-    truth = exact.run(reference.cbam)
-    eager = errors(problem.to(dtype).run(reference.cbam), truth)
-    got = problem.run(functional.cbam)
-    fused = errors(got, truth)
+    truth = exact.run(plain)
+    eager = errors(problem.to(dtype).run(plain), truth)
+    got = problem.run(fused)
+    found = errors(got, truth)
     # In float64 the truth has an error of its own, and eager none against it.
     eps = 4 * torch.finfo(dtype).eps if dtype == torch.float64 else torch.finfo(torch.float32).eps
-    unavoidable = moved(exact, truth, eps)
+    unavoidable = moved(exact, truth, eps, plain)
     result = {}
     for name, t in truth.items():
         largest = t.abs().max().item() if t.numel() else 0.0
         floor = torch.finfo(got[name].dtype).eps * largest + MOVED * unavoidable[name] + torch.finfo(torch.float64).eps
-        result[name] = fused[name], eager[name], 2 * eager[name] + floor
+        result[name] = found[name], eager[name], 2 * eager[name] + floor
     return result
 
 
-def assert_close_to_truth(problem: Problem) -> None:
-    for name, (fused, eager, bound) in compare(problem).items():
-        assert fused <= bound, f"{name}: error {fused:.3g} of fused against {eager:.3g} of eager, bound {bound:.3g}"
+def assert_close_to_truth(problem: Problem, fused=functional.cbam, plain=reference.cbam) -> None:
+    for name, (error, eager, bound) in compare(problem, fused, plain).items():
+        assert error <= bound, f"{name}: error {error:.3g} of fused against {eager:.3g} of eager, bound {bound:.3g}"

@@ -2,7 +2,8 @@
 // so that the linker can never give one set's code to another.
 #include "kernels.h"
 
-#include "image.h"
+#include "backward.h"
+#include "forward.h"
 
 #define CBAM_JOIN_(a, b) a##b
 #define CBAM_JOIN(a, b) CBAM_JOIN_(a, b)
@@ -21,30 +22,32 @@ template <class Run> auto with_type(const Problem& p, Run run) {
     }
 }
 
-int64_t run_scratch_size(const Problem& p) {
+// A function of Kernels from one that is a template of the element type and the layout.
+#define CBAM_OVER_IMAGES(function)                                         \
+    [](const Problem& p, int64_t first, int64_t last, void* scratch) {     \
+        with_type(p, [&]<class T>(T) {                                     \
+            p.channels_last ? function<T, true>(p, first, last, scratch)   \
+                            : function<T, false>(p, first, last, scratch); \
+        });                                                                \
+    }
+
+int64_t scratch_size(const Problem& p) {
     return with_type(p, [&]<class T>(T) { return Scratch<Acc<T>>(p, nullptr).bytes; });
 }
 
-void run_forward(const Problem& p, int64_t first, int64_t last, void* scratch) {
-    with_type(p, [&]<class T>(T) {
-        p.channels_last ? forward<T, true>(p, first, last, scratch) : forward<T, false>(p, first, last, scratch);
-    });
-}
-
-void run_backward(const Problem& p, int64_t first, int64_t last, void* scratch) {
-    with_type(p, [&]<class T>(T) {
-        p.channels_last ? backward<T, true>(p, first, last, scratch) : backward<T, false>(p, first, last, scratch);
-    });
-}
-
-void run_backward_parameters(const Problem& p, int64_t first, int64_t last) {
+void parameters(const Problem& p, int64_t first, int64_t last) {
     with_type(p, [&]<class T>(T) { backward_parameters<Acc<T>>(p, first, last); });
 }
 
 }  // namespace
 
 const cbam::Kernels& cbam::CBAM_JOIN(kernels_, CBAM_ISA)() {
-    static const Kernels kernels = {CBAM_STRING(CBAM_ISA), run_scratch_size, run_forward, run_backward,
-                                    run_backward_parameters};
+    static const Kernels kernels = {CBAM_STRING(CBAM_ISA),
+                                    scratch_size,
+                                    CBAM_OVER_IMAGES(forward),
+                                    CBAM_OVER_IMAGES(apply),
+                                    CBAM_OVER_IMAGES(products_of_images),
+                                    CBAM_OVER_IMAGES(backward),
+                                    parameters};
     return kernels;
 }

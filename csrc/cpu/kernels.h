@@ -12,19 +12,27 @@ enum class Dtype { f32, f64, f16, bf16 };
 struct Problem {
     Dtype dtype;
     bool channels_last;
-    bool relu;  // the forward ends in a ReLU
+    bool relu;       // the forward ends in a ReLU
+    bool even_ties;  // the gradient of a maximum goes to all elements that reach it, not to the first one
     int64_t N, C, H, W, R, k;
 
-    const void *x, *residual;                 // residual may be null
-    const void *w1, *b1, *w2, *b2, *ws, *bs;  // (R, C) (R) (C, R) (C) (2, k, k) (1); biases may be null
-    void* y;                                  // written forward; read backward if relu
-    void* saved;                              // (N, saved_size)
-    int32_t* index;                           // (N, C + HW): where the maxima over HW and over C were
+    const void *x, *residual;  // residual may be null
+    // (R, C) (R) (C, R) (C) (2, k, k) (1). Biases may be null; so may w1 and w2 (no channel gate, R = 0) or ws (no
+    // spatial gate, k = 1): what is absent has a gate of ones.
+    const void *w1, *b1, *w2, *b2, *ws, *bs;
+    void* y;         // written forward; read backward if relu
+    void* saved;     // (N, saved_size)
+    int32_t* index;  // (N, C + HW): where the maxima over HW and over C were
+    const void* s;   // (N, HW): the spatial gate, where it is not the sigmoid of the convolution; null if it is
 
-    const void* dy;
+    const void* dy;                           // null in backward: the gates alone were the result
     void *dx, *dresidual;                     // dresidual is null unless relu
-    void *dw1, *db1, *dw2, *db2, *dws, *dbs;  // those of absent biases are null
-    void* partial;                            // (N, partial_size): each image's part of the parameter gradients
+    void *dw1, *db1, *dw2, *db2, *dws, *dbs;  // those of absent parameters are null
+    // Gradients by g (N, C) and by s (N, HW), which products writes. If given, backward starts from them instead of
+    // from products of its own, the second being that by the result of the convolution; null stands for zeros.
+    void *dg, *ds;
+    bool given;
+    void* partial;  // (N, partial_size): each image's part of the parameter gradients
 
     int64_t HW() const { return H * W; }
     int64_t saved_size() const { return 3 * C + 2 * R + 3 * HW(); }
@@ -33,10 +41,13 @@ struct Problem {
 
 // The work comes in independent pieces, so that its result does not depend on who does which.
 struct Kernels {
+    using OverImages = void (*)(const Problem&, int64_t first_image, int64_t last_image, void* scratch);
     const char* name;
-    int64_t (*scratch_size)(const Problem&);  // bytes that forward and backward need at scratch, 64-byte aligned
-    void (*forward)(const Problem&, int64_t first_image, int64_t last_image, void* scratch);
-    void (*backward)(const Problem&, int64_t first_image, int64_t last_image, void* scratch);
+    int64_t (*scratch_size)(const Problem&);  // bytes that the functions below need at scratch, 64-byte aligned
+    OverImages forward;                       // y null: attend only, and leave the convolution's result for s
+    OverImages apply;                         // y from the gates
+    OverImages products;                      // the first pass of backward: dg, ds, dresidual
+    OverImages backward;                      // if given, only what follows products
     // After backward of every image: rows of dw1 and db1 (row < R), then of dw2 and db2 (row - R < C), then dws, dbs.
     void (*backward_parameters)(const Problem&, int64_t first_row, int64_t last_row);
 };

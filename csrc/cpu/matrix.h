@@ -23,6 +23,10 @@ template <class Body> inline void each_part(int64_t n, int64_t size, Body body) 
     for (int64_t first = 0; first < n; first += size) body(first, least(n, first + size));
 }
 
+template <class V> inline void fill(V* v, int64_t n, V value) {
+    for (int64_t i = 0; i < n; ++i) v[i] = value;
+}
+
 template <int n> struct Count {};
 
 // Rows worked on together are as many streams, each too short for the processor to foresee where the next begins.

@@ -49,9 +49,9 @@ template <class T, class F = Acc<T>> void products(const T* x, const T* dy, cons
     });
 }
 
-// dx = (z s + t) g + b, plus col_add[c] at row col_index[c] of each column and row_add[r] at column row_index[r] of
-// each row: the gradients that the maxima route to one element. s and t belong to pixels, g and b to channels;
-// channels are the columns if channels_last, else the rows. dx may be z.
+// dx = (z s + t) g + b (z null: zeros), plus col_add[c] at row col_index[c] of each column and row_add[r] at column
+// row_index[r] of each row: the gradients that the maxima route to one element. s and t belong to pixels, g and b to
+// channels; channels are the columns if channels_last, else the rows. dx may be z.
 template <class T, bool channels_last, class F = Acc<T>>
 void input_gradient(const T* z, int64_t rows, int64_t cols, const F* s, const F* t, const F* g, const F* b,
                     const int32_t* col_index, const F* col_add, const int32_t* row_index, const F* row_add, T* dx) {
@@ -65,9 +65,15 @@ void input_gradient(const T* z, int64_t rows, int64_t cols, const F* s, const F*
 #pragma GCC unroll 4
             for (int j = 0; j < n; ++j) {
                 const int64_t r = first + j;
-                const V added = index == int32_t(r) ? add : V{}, zv = load(z + r * cols + c, lanes);
-                if constexpr (channels_last) give(j, (zv * s[r] + t[r]) * scale + offset + added);
-                else give(j, (zv * scale + offset) * g[r] + b[r] + added);
+                const V added = index == int32_t(r) ? add : V{};
+                V zs = {};
+                if (z) {
+                    const V element = load(z + r * cols + c, lanes);
+                    if constexpr (channels_last) zs = element * s[r];
+                    else zs = element * scale;
+                }
+                if constexpr (channels_last) give(j, (zs + t[r]) * scale + offset + added);
+                else give(j, (zs + offset) * g[r] + b[r] + added);
             }
         };
         V special[n];

@@ -3,6 +3,8 @@
 
 #include <math.h>
 
+#include <initializer_list>
+
 #include "vec.h"
 
 namespace {

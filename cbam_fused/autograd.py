@@ -1,0 +1,143 @@
+"""The raw operators under autograd. A backward that must itself be differentiable goes through the reference."""
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd import Function
+
+from . import _ops, reference
+
+
+class Cbam(Function):
+    """y of :func:`cbam_fused.functional.cbam`."""
+
+    @staticmethod
+    def forward(ctx, x, w1, w2, ws, b1, b2, bs, residual, relu, ties):
+        y, saved, index = _ops.forward(x, w1, b1, w2, b2, ws, bs, residual, relu)
+        ctx.save_for_backward(x, w1, w2, ws, b1, b2, bs, y if relu else None, saved, index)
+        ctx.has_residual, ctx.ties = residual is not None, ties
+        return y
+
+    @staticmethod
+    def backward(ctx, dy):
+        *inputs, y, saved, index = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            dy = _through_relu(dy, y)
+            cbam = partial(reference.cbam, switches=reference.TIES[ctx.ties])
+            grads = _differentiable(cbam, inputs, ctx.needs_input_grad, dy)
+            return *grads, _residual_gradient(ctx, dy), None, None
+        x, w1, w2, ws, b1, b2, bs = inputs
+        even = ctx.ties == "even"
+        dx, dresidual, *grads = _ops.backward(dy, x, y, saved, index, w1, b1, w2, b2, ws, bs, even)
+        return dx, *_in_order(grads, inputs), _residual_gradient(ctx, dy if y is None else dresidual), None, None
+
+
+class CbamBatchNorm(Function):
+    """y with BatchNorm, by the statistics of the batch, behind the convolution; their mean and 1 / deviation."""
+
+    @staticmethod
+    def forward(ctx, x, w1, w2, ws, b1, b2, bs, weight, bias, residual, relu, ties, eps):
+        saved, index = _ops.attend(x, w1, b1, w2, b2, ws, bs)
+        logits = _ops.saved_logits(saved, x)
+        affine = [None if p is None else p.to(saved.dtype) for p in (weight, bias)]
+        normalised, mean, inverse_deviation = torch.native_batch_norm(logits, *affine, None, None, True, 0.0, eps)
+        s = normalised.sigmoid()
+        y = _ops.apply(x, saved, s, residual, relu)
+        ctx.save_for_backward(
+            x, w1, w2, ws, b1, b2, bs, weight, bias, y if relu else None, saved, index, s, mean, inverse_deviation
+        )
+        ctx.has_residual, ctx.ties, ctx.eps = residual is not None, ties, eps
+        ctx.mark_non_differentiable(mean, inverse_deviation)
+        return y, mean, inverse_deviation
+
+    @staticmethod
+    def backward(ctx, dy, *_):
+        *inputs, weight, bias, y, saved, index, s, mean, inverse_deviation = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            dy = _through_relu(dy, y)
+            cbam = partial(_batch_norm_reference, ctx.ties, ctx.eps)
+            grads = _differentiable(cbam, [*inputs, weight, bias], ctx.needs_input_grad, dy)
+            return *grads, _residual_gradient(ctx, dy), None, None, None
+        x, w1, w2, ws, b1, b2, bs = inputs
+        dg, ds, masked = _ops.products(dy, x, y, saved, s)
+        if y is not None:
+            dy = masked
+        dlogits, dweight, dbias = torch.ops.aten.native_batch_norm_backward(
+            ds * s * (1 - s),
+            _ops.saved_logits(saved, x),
+            None if weight is None else weight.to(saved.dtype),
+            None,
+            None,
+            mean,
+            inverse_deviation,
+            True,
+            ctx.eps,
+            [True, weight is not None, bias is not None],
+        )
+        even = ctx.ties == "even"
+        dx, *grads = _ops.backward_gates(dy, s, dg, dlogits, x, saved, index, w1, b1, w2, b2, ws, bs, even)
+        affine = [None if p is None else d.to(p.dtype) for p, d in ((weight, dweight), (bias, dbias))]
+        return dx, *_in_order(grads, inputs), *affine, _residual_gradient(ctx, dy), None, None, None
+
+
+class Gate(Function):
+    """Of the one gate whose parameters are given: g (N, C, 1, 1), or s before its sigmoid (N, 1, H, W), in acc."""
+
+    @staticmethod
+    def forward(ctx, x, w1, w2, ws, b1, b2, bs, ties):
+        saved, index = _ops.attend(x, w1, b1, w2, b2, ws, bs)
+        ctx.save_for_backward(x, w1, w2, ws, b1, b2, bs, saved, index)
+        ctx.ties = ties
+        part = _ops.saved_gate if ws is None else _ops.saved_logits
+        return part(saved, x).clone()
+
+    @staticmethod
+    def backward(ctx, d):
+        *inputs, saved, index = ctx.saved_tensors
+        x, w1, w2, ws, b1, b2, bs = inputs
+        if torch.is_grad_enabled():
+            gate = partial(_gate_reference, ctx.ties)
+            return *_differentiable(gate, inputs, ctx.needs_input_grad, d), None
+        dg, dlogits = (d.flatten(1), None) if ws is None else (None, d)
+        even = ctx.ties == "even"
+        dx, *grads = _ops.backward_gates(None, None, dg, dlogits, x, saved, index, w1, b1, w2, b2, ws, bs, even)
+        return dx, *_in_order(grads, inputs), None
+
+
+def _in_order(grads: list[Tensor], inputs: list[Tensor | None]) -> list[Tensor | None]:
+    """The operators' dw1, db1, dw2, db2, dws, dbs in the order of the inputs: w1, w2, ws, b1, b2, bs."""
+    return [None if p is None else g for g, p in zip(grads[::2] + grads[1::2], inputs[1:], strict=True)]
+
+
+def _through_relu(dy: Tensor, y: Tensor | None) -> Tensor:
+    return dy if y is None else torch.where(y <= 0, 0, dy)
+
+
+def _residual_gradient(ctx, dy: Tensor) -> Tensor | None:
+    return dy if ctx.has_residual else None
+
+
+def _differentiable(
+    function: Callable[..., Tensor], inputs: list[Tensor | None], needs: tuple[bool, ...], dy: Tensor
+) -> list[Tensor | None]:
+    """The gradients of function(*inputs) that are needed, themselves differentiable."""
+    wanted = [t for t, need in zip(inputs, needs, strict=False) if need]
+    result = function(*inputs)
+    grads = iter(torch.autograd.grad(result, wanted, dy.to(result.dtype), create_graph=True) if wanted else ())
+    return [next(grads) if need else None for need in needs[: len(inputs)]]
+
+
+def _batch_norm_reference(ties, eps, x, w1, w2, ws, b1, b2, bs, weight, bias):
+    def norm(logits: Tensor) -> Tensor:
+        return F.batch_norm(logits, None, None, weight, bias, True, 0.0, eps)
+
+    return reference.cbam(x, w1, w2, ws, b1, b2, bs, norm=norm, switches=reference.TIES[ties])
+
+
+def _gate_reference(ties, x, w1, w2, ws, b1, b2, bs):
+    if ws is None:
+        return reference.channel_gate(x, w1, w2, b1, b2, reference.TIES[ties])
+    return reference.spatial_logits(x, ws, bs, reference.TIES[ties])

@@ -1,0 +1,60 @@
+"""The one check of shapes, dtypes and devices; messages name the argument, what it is and what it should be."""
+
+import torch
+from torch import Tensor
+
+FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+
+
+def check(x, w1, w2, ws, b1, b2, bs, residual, ties) -> None:
+    """Arguments as in :func:`cbam_fused.functional.cbam`.
+
+    Raises:
+        TypeError: an argument that is not a tensor or has a wrong dtype.
+        ValueError: a wrong shape or device, unknown ties.
+    """
+    if not isinstance(x, Tensor) or x.dtype not in FLOATS:
+        got = x.dtype if isinstance(x, Tensor) else type(x).__name__
+        raise TypeError(f"x must be a tensor of float32, float64, float16 or bfloat16, got {got}")
+    if x.dim() != 4 or 0 in x.shape[1:]:
+        raise ValueError(f"x must be (N, C, H, W) with C, H, W of at least 1, got {tuple(x.shape)}")
+    if w1 is None and w2 is None and ws is None:
+        raise ValueError("w1 and w2, or ws, or all three must be given: there is no gate without them")
+    if ties not in ("first", "even"):
+        raise ValueError(f"ties must be 'first' or 'even', got {ties!r}")
+    C = x.shape[1]
+    R = w1.shape[0] if isinstance(w1, Tensor) and w1.dim() > 0 else 0
+    if w1 is not None or w2 is not None:
+        if not isinstance(w1, Tensor) or (w1.shape != (R, C) and w1.shape != (R, C, 1, 1)) or R == 0:
+            raise _wrong("w1", w1, f"(R, {C}) or (R, {C}, 1, 1) with R of at least 1, for the {C} channels of x")
+        if not isinstance(w2, Tensor) or (w2.shape != (C, R, 1, 1) and w2.shape != (C, R)):
+            raise _wrong("w2", w2, f"({C}, {R}) or ({C}, {R}, 1, 1), for the {C} channels of x and the {R} rows of w1")
+    if ws is not None and (
+        not isinstance(ws, Tensor)
+        or ws.dim() != 4
+        or ws.shape[:2] != (1, 2)
+        or ws.shape[2] != ws.shape[3]
+        or ws.shape[3] % 2 == 0
+    ):
+        raise _wrong("ws", ws, "(1, 2, k, k) with k odd")
+    for name, bias, size in (("b1", b1, R), ("b2", b2, C), ("bs", bs, 1)):
+        if bias is not None and (not isinstance(bias, Tensor) or bias.shape != (size,)):
+            raise _wrong(name, bias, f"({size},) or None")
+    if residual is not None and (not isinstance(residual, Tensor) or residual.shape != x.shape):
+        raise _wrong("residual", residual, f"{tuple(x.shape)}, the shape of x, or None")
+    half = x.dtype in (torch.float16, torch.bfloat16)
+    named = {"w1": w1, "w2": w2, "ws": ws, "b1": b1, "b2": b2, "bs": bs, "residual": residual}
+    for name, t in named.items():
+        if t is None:
+            continue
+        if t.dtype != x.dtype and not (half and t.dtype == torch.float32 and name != "residual"):
+            allowed = f"{x.dtype} or torch.float32" if half and name != "residual" else f"{x.dtype}"
+            raise TypeError(f"{name} must be {allowed}, for x of {x.dtype}, got {t.dtype}")
+        if t.device != x.device:
+            raise ValueError(f"{name} must be on {x.device}, where x is, got {t.device}")
+
+
+def _wrong(name: str, value: object, wanted: str) -> Exception:
+    if not isinstance(value, Tensor):
+        return TypeError(f"{name} must be a tensor {wanted}, got {type(value).__name__}")
+    return ValueError(f"{name} must be {wanted}, got {tuple(value.shape)}")

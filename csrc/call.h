@@ -1,0 +1,132 @@
+// From the arguments of an operator to the pointers of a Problem.
+#pragma once
+
+#include <stdlib.h>
+#include <string.h>
+
+#include <algorithm>
+#include <optional>
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include "cpu/kernels.h"
+
+namespace {
+
+using torch::headeronly::MemoryFormat;
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+using OptionalTensor = std::optional<Tensor>;
+
+// The widest instruction set that this processor and ATEN_CPU_CAPABILITY (default, avx2, avx512) allow; avx512 leaves
+// out the extension for bfloat16, which is used where nothing is said.
+inline const cbam::Kernels& kernels() {
+    static const cbam::Kernels& chosen = []() -> const cbam::Kernels& {
+#if defined(__x86_64__)
+        const char* limit = getenv("ATEN_CPU_CAPABILITY");
+        const bool generic = limit && !strcmp(limit, "default");
+        const bool avx2 = limit && !strcmp(limit, "avx2");
+        const bool has_avx2 =
+            __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+        const bool has_avx512 = has_avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                                __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+        if (has_avx512 && !limit && __builtin_cpu_supports("avx512bf16")) return cbam::kernels_avx512bf16();
+        if (has_avx512 && !generic && !avx2) return cbam::kernels_avx512();
+        if (has_avx2 && !generic) return cbam::kernels_avx2();
+#endif
+        return cbam::kernels_generic();
+    }();
+    return chosen;
+}
+
+inline cbam::Dtype dtype_of(const Tensor& t) {
+    switch (t.scalar_type()) {
+        case ScalarType::Float: return cbam::Dtype::f32;
+        case ScalarType::Double: return cbam::Dtype::f64;
+        case ScalarType::Half: return cbam::Dtype::f16;
+        case ScalarType::BFloat16: return cbam::Dtype::bf16;
+        default: STD_TORCH_CHECK(false, "tensors must be float32, float64, float16 or bfloat16"); return {};
+    }
+}
+
+inline ScalarType accumulation_type(const Tensor& x) {
+    return x.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+}
+
+// The layout that serves x; cbam_fused/_ops.py has the same rule.
+inline bool is_channels_last(const Tensor& x) { return !x.is_contiguous() && x.stride(1) < x.stride(3); }
+
+// t itself if it is dense in the layout asked for, else a copy that is.
+inline Tensor dense(const Tensor& t, bool channels_last) {
+    if (!channels_last) return t.is_contiguous() ? t : torch::stable::contiguous(t);
+    int64_t expected = 1;
+    for (int d : {1, 3, 2, 0}) {
+        if (t.size(d) != 1 && t.stride(d) != expected) return torch::stable::contiguous(t, MemoryFormat::ChannelsLast);
+        expected *= t.size(d);
+    }
+    return t;
+}
+
+inline OptionalTensor dense(const OptionalTensor& t, bool channels_last) {
+    return t ? OptionalTensor(dense(*t, channels_last)) : t;
+}
+
+inline OptionalTensor contiguous(const OptionalTensor& t) {
+    return t ? OptionalTensor(torch::stable::contiguous(*t)) : t;
+}
+
+inline const void* pointer(const OptionalTensor& t) { return t ? t->const_data_ptr() : nullptr; }
+
+struct Parameters {
+    OptionalTensor w1, b1, w2, b2, ws, bs;
+};
+
+// Shapes, x and the parameters; the tensors are kept alive, dense, for as long as the call lasts.
+struct Call {
+    Tensor x;
+    Parameters given, held;  // held: contiguous, in the accumulation type
+    cbam::Problem p{};
+
+    Call(const Tensor& x_, const Parameters& parameters) : x(dense(x_, is_channels_last(x_))), given(parameters) {
+        p.dtype = dtype_of(x);
+        p.channels_last = is_channels_last(x_);
+        p.N = x.size(0), p.C = x.size(1), p.H = x.size(2), p.W = x.size(3);
+        p.R = given.w1 ? given.w1->size(0) : 0;
+        p.k = given.ws ? given.ws->size(3) : 1;
+        p.x = x.const_data_ptr();
+        p.w1 = hold(given.w1, held.w1), p.b1 = hold(given.b1, held.b1);
+        p.w2 = hold(given.w2, held.w2), p.b2 = hold(given.b2, held.b2);
+        p.ws = hold(given.ws, held.ws), p.bs = hold(given.bs, held.bs);
+    }
+
+    Tensor new_sums(torch::headeronly::IntHeaderOnlyArrayRef shape) const {
+        return torch::stable::new_empty(x, shape, accumulation_type(x));
+    }
+
+    // run(first image, last image, scratch) over all images; each thread has a scratch of its own.
+    void each_image(cbam::Kernels::OverImages run) const {
+        const int64_t threads = std::min<int64_t>(torch::stable::get_num_threads(), p.N);
+        const int64_t bytes = kernels().scratch_size(p);
+        const Tensor workspace = torch::stable::new_empty(x, {threads * bytes + 64}, ScalarType::Byte);
+        char* scratch = (char*)(((uintptr_t)workspace.mutable_data_ptr() + 63) & ~uintptr_t(63));
+        torch::stable::parallel_for(0, threads, 1, [&](int64_t first, int64_t last) {
+            for (int64_t t = first; t < last; ++t)
+                run(p, p.N * t / threads, p.N * (t + 1) / threads, scratch + t * bytes);
+        });
+    }
+
+private:
+    const void* hold(const OptionalTensor& given, OptionalTensor& held) const {
+        if (!given) return nullptr;
+        held = given;
+        if (!given->is_contiguous() || given->scalar_type() != accumulation_type(x)) {
+            held = new_sums(given->sizes());
+            torch::stable::copy_(*held, *given);
+        }
+        return held->const_data_ptr();
+    }
+};
+
+}  // namespace
