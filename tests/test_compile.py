@@ -1,5 +1,7 @@
 """The operators as PyTorch's compiler sees them: schemas, fake kernels, full graphs."""
 
+import copy
+
 import pytest
 import torch
 from torch import library
@@ -7,28 +9,49 @@ from truth import LAYOUTS, random_problem
 
 from cbam_fused import CBAM, _ops, functional
 
+@pytest.fixture(autouse=True)
+def forget_compiled_code():
+    torch.compiler.reset()
+
+
 layouts = pytest.mark.parametrize("layout", LAYOUTS, ids=["nchw", "nhwc"])
 
 
-def operator_arguments(problem):
-    params = [problem.inputs[n] for n in ("w1", "b1", "w2", "b2", "ws", "bs")]
-    params = [None if p is None else p.detach().float() for p in params]
-    residual = problem.inputs["residual"]
-    forward = (problem.inputs["x"].detach(), *params, None if residual is None else residual.detach(), problem.relu)
-    y, saved, index = _ops.forward(*forward)
-    return forward, (problem.dy, forward[0], y if problem.relu else None, saved, index, *params)
+def operator_arguments(problem, even_ties=False):
+    """Arguments of each operator, by its name."""
+    given = {n: None if t is None else t.detach() for n, t in problem.inputs.items()}
+    x, residual, relu = given["x"], given["residual"], problem.relu
+    params = [given[n] for n in ("w1", "b1", "w2", "b2", "ws", "bs")]
+    y, saved, index = _ops.forward(x, *params, residual, relu)
+    y = y if relu else None
+    s = _ops.saved_logits(saved, x).contiguous()
+    dg, ds, masked = _ops.products(problem.dy, x, y, saved, s)
+    return {
+        "forward": (x, *params, residual, relu),
+        "backward": (problem.dy, x, y, saved, index, *params, even_ties),
+        "attend": (x, *params),
+        "apply": (x, saved, s, residual, relu),
+        "products": (problem.dy, x, y, saved, s),
+        "backward_gates": (masked if relu else problem.dy, s, dg, ds, x, saved, index, *params, even_ties),
+    }
 
 
 @layouts
-@pytest.mark.parametrize("biases,relu", [(False, False), (True, True)])
+@pytest.mark.parametrize("options", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("shape", [(2, 6, 5, 7), (0, 6, 5, 7), (2, 1, 5, 7), (2, 6, 1, 1)], ids=str)
-def test_opcheck(shape, dtype, biases, relu, layout):
-    forward, backward = operator_arguments(
-        random_problem(shape, dtype, layout, biases=biases, residual=relu, relu=relu)
-    )
-    library.opcheck(_ops.forward, forward)
-    library.opcheck(_ops.backward, backward)
+def test_opcheck(shape, dtype, options, layout):
+    problem = random_problem(shape, dtype, layout, biases=options, residual=options, relu=options)
+    for name, arguments in operator_arguments(problem, even_ties=options).items():
+        library.opcheck(getattr(_ops, name), arguments)
+
+
+@pytest.mark.parametrize("absent", [("w1", "w2"), ("ws",)], ids=str)
+def test_opcheck_of_one_gate(absent):
+    problem = random_problem((2, 6, 5, 7))
+    problem.inputs |= dict.fromkeys(absent)
+    for name, arguments in operator_arguments(problem).items():
+        library.opcheck(getattr(_ops, name), arguments)
 
 
 VIEWS = {
@@ -42,9 +65,9 @@ VIEWS = {
 @pytest.mark.parametrize("view", VIEWS)
 def test_opcheck_of_strided_inputs(view):
     x = VIEWS[view]()
-    forward, backward = operator_arguments(random_problem(tuple(x.shape), relu=True))
-    library.opcheck(_ops.forward, (x, *forward[1:]))
-    library.opcheck(_ops.backward, (x, x, *backward[2:]))
+    arguments = operator_arguments(random_problem(tuple(x.shape), relu=True))
+    library.opcheck(_ops.forward, (x, *arguments["forward"][1:]))
+    library.opcheck(_ops.backward, (x, x, *arguments["backward"][2:]))
 
 
 @layouts
@@ -56,10 +79,25 @@ def test_fullgraph(layout):
         assert torch.equal(got[name], expected[name]) and got[name].stride() == expected[name].stride(), name
 
 
-def test_fullgraph_module_in_a_network():
+def test_fullgraph_with_batch_norm():
+    plain = CBAM(16, variant="official", bias=True)
+    compiled = copy.deepcopy(plain)
+    compiled.compile(fullgraph=True)
+    x = torch.randn(3, 16, 7, 6, requires_grad=True)
+    for module in (plain, compiled):
+        module(x).square().sum().backward()
+    for (name, expected), got in zip(plain.named_parameters(), compiled.parameters(), strict=True):
+        torch.testing.assert_close(got.grad, expected.grad, rtol=1e-4, atol=1e-4, msg=name)
+    torch.testing.assert_close(compiled.state_dict(), plain.state_dict())
+    assert plain.sa.bn.num_batches_tracked == 1
+
+
+@pytest.mark.parametrize("options", [{}, {"spatial": False}, {"channel": False, "ties": "even"}], ids=str)
+def test_fullgraph_module_in_a_network(options):
     """Convolutions around it, any batch and image size, training and inference."""
     torch.manual_seed(0)
-    network = torch.nn.Sequential(torch.nn.Conv2d(3, 16, 3), torch.nn.ReLU(), CBAM(16), torch.nn.Conv2d(16, 4, 3))
+    cbam = CBAM(16, **options)
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 16, 3), torch.nn.ReLU(), cbam, torch.nn.Conv2d(16, 4, 3))
     compiled = torch.compile(network, fullgraph=True, dynamic=True)
     for size in ((2, 3, 12, 12), (3, 3, 17, 14)):
         x = torch.randn(size)

@@ -28,6 +28,7 @@ template <class T, bool channels_last> void forward(const Problem& p, int64_t fi
             const Saved<F>& v = saved[j] = Saved<F>(p, first + i + j);
             const T* x = (const T*)p.x + (first + i + j) * C * HW;
             if (!p.w1) {
+                for (F* absent : {v.mean_hw, v.max_hw}) fill(absent, C, F(0));
                 fill(v.g, C, F(1));
                 fill(v.argmax_hw, C, 0);
             } else if (channels_last) col_stats<T, false>(x, HW, C, nullptr, v.mean_hw, v.max_hw, v.argmax_hw);
@@ -43,6 +44,7 @@ template <class T, bool channels_last> void forward(const Problem& p, int64_t fi
                 spatial_logits(p, v, scratch);
                 if (p.y) sigmoid(v.s, HW);
             } else {
+                for (F* absent : {v.mean_c, v.max_c}) fill(absent, HW, F(0));
                 fill(v.s, HW, F(1));
                 fill(v.argmax_c, HW, 0);
             }
