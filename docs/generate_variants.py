@@ -46,10 +46,9 @@ TIES = """
 ## Ties
 
 Maxima are often tied: after a ReLU, many values are 0. Every variant but timm's gives the gradient of a maximum to the
-first element that reaches it; timm's `amax` gives each of them an equal part. Outputs are the same. `variant="timm"`
-has `ties="even"`, which no kernel serves; `CBAM(C, variant="timm", ties="first")` runs fused in eval mode, and is what
-`replace_cbam` puts in by default: its gradients equal timm's wherever no maxima are tied. `ties="exact"` keeps the
-even rule.
+first element that reaches it; timm's `amax` gives each of them an equal part, and so does `ties="even"`, which kernels
+serve with three more reads of x in the backward. `CBAM(C, variant="timm", ties="first")` spares them; its gradients
+equal timm's wherever no maxima are tied.
 """
 
 
@@ -74,7 +73,7 @@ def _cells(row: Variant) -> list[str]:
     shapes += [f"{names['sa.bn.weight'].removesuffix('weight')}*"] if row.switches.norm else []
     unserved = _unserved(row.switches, "channel", "spatial")
     sizes = f"{row.reduction}, {row.kernel_size}" if row.switches.spatial else f"{row.reduction}"
-    fused = unserved or ("in eval mode" if row.switches.norm else "yes")
+    fused = unserved or "yes"
     source = f"{row.source} ({row.licence})"
     return [f"`{row.name}`", source, sizes, switches, "<br>".join(shapes), row.call, fused]
 
