@@ -16,7 +16,7 @@ from torch._dynamo.utils import counters
 
 from cbam_fused import _ops
 
-from . import tables
+from . import tables, timing
 
 ROOT = Path(__file__).parents[1]
 
@@ -32,6 +32,7 @@ def pytest_addoption(parser):
 def pytest_configure(config):
     config.option.benchmark_quiet = True  # its table would show the time of a round of all implementations
     torch.backends.cudnn.allow_tf32 = False  # the gate judges float32
+    timing.keep_freed_memory()
     data = config.getoption("--data")
     config.stash[STARTED] = time.monotonic()
     config.stash[RESULTS] = {

@@ -22,15 +22,16 @@ from your folder of class folders.
 - **First correct, then timed.** The module that is timed must agree with float64 on the same feature map, in y and all
   gradients, by the rule of the tests: an error of at most twice eager's, plus what rounding cannot avoid. What fails
   has no figures here.
-- **Interleaved** in one process, eager, compile, fused, clone, again and again; medians. Every call thus finds the
-  caches as another one left them, as it would in a network.
+- **Interleaved** in one process, in rounds of one call each of eager, compile, fused, clone and copy, in an order that
+  is random and new in every round; medians. Every call thus finds the caches as another one left them, as it would in a
+  network. Freed memory stays with the process (glibc's `M_MMAP_MAX` 0 and `M_TRIM_THRESHOLD` 2 GB), so that nobody pays
+  for new pages, which cost more than the passes over them.
 - **forward** runs without gradients. **fwd+bwd** is `y = m(x); y.backward(dy)` with the gradients of x and of all
   parameters; **bwd** is its second part, so that it always follows a fresh forward.
 - The data is ReLU'd, so half of it is zero and maxima are tied; reduction 16, 7x7 convolution.
 - **of copy limit**: the bandwidth that fwd+bwd reaches if each pass moves no more than it must (forward: read x, write
-  y; backward: read x and dy, write dx) as a part of the bandwidth of a copy. The limit is the faster of `x.clone()` and
-  a copy into a tensor that is kept, in the same rounds: a clone above 32 MB is made of new pages, which cost more than
-  the copy itself, unless the allocator holds a free piece of that size. The bench fails where any implementation
+  y; backward: read x and dy, write dx) as a part of the bandwidth of a copy. The limit is the faster
+  of `x.clone()` and a copy into a tensor that is kept, in the same rounds. The bench fails where any implementation
   exceeds the limit in any pass.
 - **kept**: the storages that autograd saves for the backward, each once, as a multiple of x's bytes. x itself is among
   them and counts as 1; the parameters are not counted.

@@ -1,15 +1,30 @@
 """Interleaved timing of the passes, and the check that no bandwidth is above that of a copy."""
 
+import ctypes
+import random
 import statistics
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
 
 # How often each pass must move a tensor of x's size: forward x, y; backward x, dy, dx. A copy moves two.
 MOVED = {"forward": 2, "backward": 3, "both": 5}
+
+
+def keep_freed_memory() -> None:
+    """Have the C library keep what is freed, instead of giving it back and taking new pages at the next call.
+
+    The system clears a new page at its first touch, which takes longer than any of these passes spends on its bytes,
+    and whether it has to depends on what was freed before. Without glibc nothing is changed.
+    """
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):
+        trim_threshold, mmap_max = -1, -4  # malloc.h
+        libc.mallopt(trim_threshold, 2**31 - 1)
+        libc.mallopt(mmap_max, 0)
 
 
 class CpuClock:
@@ -36,27 +51,33 @@ CLOCKS = {"cpu": CpuClock, "cuda": CudaClock}
 
 
 class Round:
-    """One call of every implementation, pass by pass, A B C A B C; ``times[pass][name]`` holds the seconds of all.
+    """One call of every implementation, first forward, then both; ``times[pass][name]`` holds the seconds of all.
+
+    Their order is random and another in every round: each call finds the caches as one of the others left them.
 
     forward runs without gradients. both is y = m(x); y.backward(dy) with no gradient there to be added to, and
-    backward is its second part: so it always follows a fresh forward, as it does in training. "clone" is x.clone();
-    "copy" writes to a tensor that is kept, whose pages the system need not provide first.
+    backward is its second part: so it always follows a fresh forward, as it does in training. "clone" is x.clone(),
+    "copy" writes to a tensor that is kept.
     """
 
     def __init__(self, modules: dict[str, nn.Module], x: Tensor, dy: Tensor):
         self.modules, self.x, self.dy = modules, x.detach().requires_grad_(), dy
         self.kept = torch.empty_like(x, requires_grad=False)
         self.clock = CLOCKS[x.device.type]()
+        self.random = random.Random(0)
         self.times: dict[str, dict[str, list[float]]] = {p: defaultdict(list) for p in MOVED}
 
     def __call__(self) -> None:
         x, plain = self.x, self.x.detach()
-        for name, module in self.modules.items():
-            self._forward(name, lambda module=module: module(x))
-        self._forward("clone", plain.clone)
-        self._forward("copy", lambda: self.kept.copy_(plain))
-        for name, module in self.modules.items():
-            self._both(name, module)
+        forwards = {name: lambda module=module: module(x) for name, module in self.modules.items()}
+        forwards |= {"clone": plain.clone, "copy": lambda: self.kept.copy_(plain)}
+        for name in self._shuffled(forwards):
+            self._forward(name, forwards[name])
+        for name in self._shuffled(self.modules):
+            self._both(name, self.modules[name])
+
+    def _shuffled(self, names: Iterable[str]) -> list[str]:
+        return self.random.sample([*names], len([*names]))
 
     def _forward(self, name: str, call: Callable[[], Tensor]) -> None:
         with torch.no_grad():
@@ -91,8 +112,8 @@ def rounds_for(budget: float, least: int, one_round: Callable[[], None]) -> int:
 def impossible(seconds: dict[str, dict[str, float]], x_bytes: int) -> str:
     """The bandwidths above the limit; empty if there are none.
 
-    The limit is the faster of the two copies of the same x, timed in the same rounds: fresh memory makes large clones
-    slower than what the machine can move. No allowance is needed for caches, since the copies have them too.
+    The limit is the faster of the two copies of the same x, timed in the same rounds. No allowance is needed for
+    caches, since the copies have them too.
     """
     forward = seconds["forward"]
     limit = 2 * x_bytes / min(forward["clone"], forward["copy"])

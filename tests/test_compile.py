@@ -9,6 +9,7 @@ from truth import LAYOUTS, random_problem
 
 from cbam_fused import CBAM, _ops, functional
 
+
 @pytest.fixture(autouse=True)
 def forget_compiled_code():
     torch.compiler.reset()

@@ -102,35 +102,50 @@ void scale(const T* x, int64_t rows, int64_t cols, const F* u, const F* v, const
     }
 }
 
-// out[k][r] = sum over columns of x v[k], for every given vector. Two vectors share a read of x.
+// out[k][r] = sum over columns of x v[k], for every given vector. Two vectors share a read of x, and as many sums as
+// there are lanes are taken across their lanes at a time.
 template <class T, class F = Acc<T>>
 void row_dots(const T* x, int64_t rows, int64_t cols, int count, const F* const* v, F* const* out) {
     using V = Vec<F>;
-    each_part(rows, 4, [&](int64_t r, int64_t end) {
-        const T* row[4];
-        for (int i = 0; i < 4; ++i) row[i] = x + least(r + i, end - 1) * cols;
-        auto dots = [&]<int n>(int k, Count<n>) {
-            double total[n][4] = {};
-            each_part(cols, kChunk, [&](int64_t c, int64_t chunk_end) {
-                V sum[n][4] = {};
-                each_vector<F>(chunk_end - c, [&](int64_t i, auto lanes) {
-                    V element[4];
-                    for (int j = 0; j < 4; ++j) element[j] = load(row[j] + c + i, lanes);
-                    for (int l = 0; l < n; ++l) {
-                        const V factor = load(v[k + l] + c + i, lanes);
-                        for (int j = 0; j < 4; ++j) sum[l][j] += element[j] * factor;
+    auto dots = [&]<int n>(int k, Count<n>) {
+        constexpr int height = kLanes<F> / n;
+        each_part(rows, height, [&](int64_t r, int64_t) {
+            r = least(r, rows < height ? 0 : rows - height);  // the last rows once more rather than fewer
+            const T* row[height] = {x + r * cols};
+            for (int j = 1; j < height; ++j) row[j] = row[j - 1] + (j < rows ? cols : 0);
+            auto part = [&](int64_t c, int64_t end) {
+                V sum[kLanes<F>] = {};  // of vector l and row j at l * height + j
+                each_vector<F>(end - c, [&](int64_t i, auto lanes) {
+                    V factor[n];
+#pragma GCC unroll 2
+                    for (int l = 0; l < n; ++l) factor[l] = load(v[k + l] + c + i, lanes);
+#pragma GCC unroll 16
+                    for (int j = 0; j < height; ++j) {
+                        const V element = load(row[j] + c + i, lanes);
+#pragma GCC unroll 2
+                        for (int l = 0; l < n; ++l) sum[l * height + j] += element * factor[l];
                     }
                 });
-                for (int l = 0; l < n; ++l)
-                    for (int j = 0; j < 4; ++j) total[l][j] += sum_lanes<F>(sum[l][j]);
-            });
+                return sum_each(sum);
+            };
+            V sums;
+            if (cols <= kChunk) {
+                sums = part(0, cols);
+            } else {
+                Totals<F, 1> total;
+                each_part(cols, kChunk, [&](int64_t c, int64_t end) { total.add({part(c, end)}); });
+                sums = total.times(0, 1);
+            }
+            F values[kLanes<F>];
+            store(values, sums, Whole{});
             for (int l = 0; l < n; ++l)
-                for (int j = 0; r + j < end; ++j) out[k + l][r + j] = F(total[l][j]);
-        };
-        int k = 0;
-        for (; k + 2 <= count; k += 2) dots(k, Count<2>{});
-        if (k < count) dots(k, Count<1>{});
-    });
+                if (rows >= height) __builtin_memcpy(out[k + l] + r, values + l * height, height * sizeof(F));
+                else __builtin_memcpy(out[k + l], values + l * height, rows * sizeof(F));
+        });
+    };
+    int k = 0;
+    for (; k + 2 <= count; k += 2) dots(k, Count<2>{});
+    if (k < count) dots(k, Count<1>{});
 }
 
 // out[k][c] = sum over rows of x u[k], for every given vector. Two vectors share a read of x.

@@ -219,6 +219,18 @@ template <class F> inline auto min_lanes(IndexVec<F> v) {
     return across(v, [](auto a, auto b) { return a < b ? a : b; });
 }
 
+// Lane i of the result is the sum of the lanes of v[i].
+template <class V, int n> inline V sum_each(V (&v)[n]) {
+    static_assert(n == sizeof(V) / sizeof(v[0][0]));
+    [&]<int... i>(Lanes<i...>) {
+        for (int left = n; left > 1; left /= 2)
+            for (int j = 0; j < left / 2; ++j)
+                v[j] = __builtin_shufflevector(v[2 * j], v[2 * j + 1], (2 * i)...) +
+                       __builtin_shufflevector(v[2 * j], v[2 * j + 1], (2 * i + 1)...);
+    }(typename FirstLanes<n>::type{});
+    return v[0];
+}
+
 // The square matrix whose rows are v, transposed.
 template <class V, int n> inline void transpose(V (&v)[n]) {
     static_assert(n == sizeof(V) / sizeof(v[0][0]));
