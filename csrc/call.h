@@ -105,19 +105,33 @@ struct Call {
         return torch::stable::new_empty(x, shape, accumulation_type(x));
     }
 
-    // run(first image, last image, scratch) over all images; each thread has a scratch of its own.
-    void each_image(cbam::Kernels::OverImages run) const {
-        const int64_t threads = std::min<int64_t>(torch::stable::get_num_threads(), p.N);
-        const int64_t bytes = kernels().scratch_size(p);
-        const Tensor workspace = torch::stable::new_empty(x, {threads * bytes + 64}, ScalarType::Byte);
-        char* scratch = (char*)(((uintptr_t)workspace.mutable_data_ptr() + 63) & ~uintptr_t(63));
+    // run(p, first image, last image, scratch) over all images; each thread has a scratch of its own in the workspace.
+    void each_image(cbam::Kernels::OverImages run) const { each_image(run, new_workspace(0)); }
+    void each_image(cbam::Kernels::OverImages run, const Tensor& workspace) const {
+        const int64_t threads = thread_count(), bytes = kernels().scratch_size(p);
+        char* scratch = aligned(workspace);
         torch::stable::parallel_for(0, threads, 1, [&](int64_t first, int64_t last) {
             for (int64_t t = first; t < last; ++t)
                 run(p, p.N * t / threads, p.N * (t + 1) / threads, scratch + t * bytes);
         });
     }
 
+    // The scratch of all threads, and behind it room for this many sums.
+    Tensor new_workspace(int64_t sums) const {
+        const int64_t bytes = thread_count() * kernels().scratch_size(p) + sums * int64_t(sizeof(double));
+        return torch::stable::new_empty(x, {bytes + 64}, ScalarType::Byte);
+    }
+    void* behind_scratch(const Tensor& workspace) const {
+        return aligned(workspace) + thread_count() * kernels().scratch_size(p);
+    }
+
 private:
+    int64_t thread_count() const { return std::min<int64_t>(torch::stable::get_num_threads(), p.N); }
+
+    static char* aligned(const Tensor& workspace) {
+        return (char*)(((uintptr_t)workspace.mutable_data_ptr() + 63) & ~uintptr_t(63));
+    }
+
     const void* hold(const OptionalTensor& given, OptionalTensor& held) const {
         if (!given) return nullptr;
         held = given;

@@ -117,9 +117,9 @@ std::tuple<Tensor, Tensor, Tensor> products(const Tensor& dy, const Tensor& x, c
 Gradients run_backward(Call& call) {
     cbam::Problem& p = call.p;
     Gradients gradients(call);
-    const Tensor partial = call.new_sums({p.N, p.partial_size()});
-    p.partial = partial.mutable_data_ptr();
-    call.each_image(kernels().backward);
+    const Tensor workspace = call.new_workspace(p.N * p.partial_size());
+    p.partial = call.behind_scratch(workspace);
+    call.each_image(kernels().backward, workspace);
     const int64_t rows_a_thread = 1 + 65536 / (p.C * std::max<int64_t>(p.N, 1));
     torch::stable::parallel_for(0, p.R + p.C, rows_a_thread,
                                 [&](int64_t first, int64_t last) { kernels().backward_parameters(p, first, last); });
