@@ -15,10 +15,10 @@ from garbage_runs import REPO, SMALL, files_below, read_log
 from PIL import Image
 from torch.nn import functional as F
 
-import train_example
 from cbam_fused import CBAM, _ops
 from garbage import data, model, samples
 from garbage.checkpoint import RUN_FILES, load_run
+from garbage.commands import train as train_command
 from train_example import main
 
 PHOTOS = Path(os.environ.get("CBAM_FUSED_PHOTOS", REPO.parent / "shared" / "garbage12"))
@@ -100,7 +100,7 @@ def small_default(tmp_path, monkeypatch) -> Path:
     """The folder of the default run, in an empty working directory, with the sample set reduced to 36 pictures."""
     small = functools.partial(samples.draw_sample_set, counts={"train": 2, "val": 1})
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(train_example, "draw_sample_set", small)
+    monkeypatch.setattr(train_command, "draw_sample_set", small)
     return Path("runs/sample")
 
 
@@ -111,7 +111,7 @@ def test_without_arguments_it_is_the_main_job(small_default, monkeypatch):
         seen.append(args)
         return dict.fromkeys(["epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy"], 0)
 
-    monkeypatch.setattr(train_example, "train", record_call)
+    monkeypatch.setattr(train_command, "train", record_call)
     assert main([]) == 0
     settings, images, out = seen[0]
     assert (settings.data, settings.arch, settings.cbam, settings.backend) == (None, "resnet18", "each_layer", "fused")
