@@ -13,6 +13,8 @@ from .model import build_model
 
 CONFIG, CLASSES, LOG = "config.json", "class_indices.json", "log.jsonl"
 BEST, LAST = "best.pt", "last.pt"
+VAL_PREDICTIONS = "val_predictions.json"
+REPORT, METRICS, PER_CLASS_CSV = "report.html", "metrics.json", "per_class.csv"
 CURVES, CONFUSION, PREDICTIONS = "curves.png", "confusion_matrix.png", "predictions.csv"
 RUN_FILES = (CONFIG, CLASSES, LOG, BEST, LAST, CURVES, CONFUSION, PREDICTIONS)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import rich
 import torch
-from PIL import Image, ImageOps
+from PIL import ImageOps
 from rich.progress import track
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -17,6 +17,7 @@ from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
 from torchvision.transforms import v2
 
 from . import InputError
+from .pixels import read_rgb
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, which pretrained weights expect
 VAL_FRACTION = 0.2
@@ -37,9 +38,7 @@ def decode(path: Path, side: int) -> Tensor:
     Raises:
         OSError, ValueError, SyntaxError, ...: whatever Pillow raises for a file that it cannot read.
     """
-    with Image.open(path) as image:
-        image.draft("RGB", (side, side))  # JPEG only: decode at a fraction of the size where that is enough
-        image = ImageOps.fit(ImageOps.exif_transpose(image).convert("RGB"), (side, side))
+    image = ImageOps.fit(read_rgb(path, side), (side, side))
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
 
