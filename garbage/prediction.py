@@ -12,10 +12,9 @@ from rich.markup import escape
 from rich.table import Table
 from torch import Tensor, nn
 from torchvision.datasets.folder import IMG_EXTENSIONS
-from torchvision.transforms import v2
 
 from .checkpoint import PREDICTIONS, check_writable, load_run, replacing
-from .data import normalise, read_size, try_decode
+from .data import normalise, try_decode
 
 BATCH = 64
 TOP = 3
@@ -95,15 +94,14 @@ def _classify(
 ) -> Iterator[tuple[Path, list[tuple[str, float]] | str]]:
     """Each path with its most probable classes, best first, or with the reason why it cannot be read."""
     classes, size = checkpoint["classes"], checkpoint["image_size"]
-    view = v2.CenterCrop(size)
     with ThreadPoolExecutor() as pool:
         for start in range(0, len(paths), BATCH):
             batch = paths[start : start + BATCH]
-            decoded = list(pool.map(lambda path: try_decode(path, read_size(size)), batch))
+            decoded = list(pool.map(lambda path: try_decode(path, size), batch))
             images = [image for image in decoded if isinstance(image, Tensor)]
             if images:
                 with torch.inference_mode():
-                    probabilities = model(normalise(view(torch.stack(images)))).softmax(1)
+                    probabilities = model(normalise(torch.stack(images))).softmax(1)
                 top = zip(*(t.tolist() for t in probabilities.topk(min(TOP, len(classes)))), strict=True)
             for path, image in zip(batch, decoded, strict=True):
                 if isinstance(image, str):
