@@ -10,9 +10,9 @@ import os
 import sys
 
 from garbage import InputError, Interrupted
-from garbage.commands import predict, train
+from garbage.commands import inspect, predict, train
 
-COMMANDS = (train, predict)
+COMMANDS = (inspect, train, predict)
 
 
 def main(argv: list[str] | None = None) -> int:
