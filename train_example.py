@@ -2,16 +2,20 @@
 
 python train_example.py                                     the built-in sample set, in a few minutes on two cores
 python train_example.py train --data DIR --out RUN          any folder of class folders
+python train_example.py report --run RUN                    draw its plots and report.html once more
+python train_example.py evaluate --run RUN FOLDER           measure it on other labelled images
 python train_example.py predict --run RUN FOLDER_OR_IMAGE   classify images
+python train_example.py explain --run RUN FOLDER_OR_IMAGE   show what it looks at
+python train_example.py export --run RUN                    write it as .pt2 and ONNX
 """
 
 import argparse
 import sys
 
 from garbage import InputError
-from garbage.commands import predict, train
+from garbage.commands import evaluate, explain, export, predict, report, train
 
-COMMANDS = (train, predict)
+COMMANDS = (train, report, evaluate, predict, explain, export)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -13,7 +13,7 @@ from .model import build_model
 
 CONFIG, CLASSES, LOG = "config.json", "class_indices.json", "log.jsonl"
 BEST, LAST = "best.pt", "last.pt"
-VAL_PREDICTIONS = "val_predictions.json"
+VAL_PREDICTIONS, EVAL_PREDICTIONS = "val_predictions.json", "predictions.json"
 REPORT, METRICS, PER_CLASS_CSV = "report.html", "metrics.json", "per_class.csv"
 CURVES, CONFUSION, PREDICTIONS = "curves.png", "confusion_matrix.png", "predictions.csv"
 RUN_FILES = (CONFIG, CLASSES, LOG, BEST, LAST, CURVES, CONFUSION, PREDICTIONS)
@@ -39,16 +39,20 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def load_run(run: Path) -> tuple[nn.Module, dict]:
+def load_run(run: Path, backend: str = "fused") -> tuple[nn.Module, dict]:
     """The best network of a run, in eval mode, and its checkpoint (arch, cbam, classes, image_size, epoch, metrics).
+
+    Args:
+        run: the folder of a run, or a checkpoint file.
+        backend: one of BACKENDS.
 
     Raises:
         InputError: the run holds no checkpoint of this program.
     """
-    path = run / BEST
+    path = run if run.is_file() else run / BEST
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        model = build_model(checkpoint["arch"], len(checkpoint["classes"]), checkpoint["cbam"])
+        model = build_model(checkpoint["arch"], len(checkpoint["classes"]), checkpoint["cbam"], backend)
         model.load_state_dict(checkpoint["state_dict"])
     except FileNotFoundError:
         raise InputError(f"{run} is not a finished run: it has no {BEST}") from None

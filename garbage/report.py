@@ -44,9 +44,7 @@ def write_report(run: Path) -> dict:
     curves = "".join(
         figure(svg_uri(svg(curves_figure(records, best, (panel,)))), f"{panel} over the epochs") for panel in PANELS
     )
-    training = f'<div class="grid">\n{curves}</div>\n' + table(
-        ("best epoch", ""), best_epoch_rows(best).items(), "", kind="pairs"
-    )
+    training = f'<div class="grid">\n{curves}</div>\n<h3>Best epoch</h3>\n{tiles(best_epoch_rows(best))}'
     seconds = sum(r["seconds"] for r in records)
     summary = tiles(
         {
@@ -101,7 +99,9 @@ def write_evaluation(
         *_figures(predictions, metrics, out),
         *_photos(predictions, locate, (model, image_size), ""),
     ]
-    subtitle = f"{len(predictions.files)} images, {len(predictions.classes)} classes, network of epoch {predictions.epoch}"
+    subtitle = (
+        f"{len(predictions.files)} images, {len(predictions.classes)} classes, network of epoch {predictions.epoch}"
+    )
     _write_page(out / REPORT, title, subtitle, sections)
     return metrics
 
