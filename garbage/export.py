@@ -75,7 +75,7 @@ def export(run: Path, out: Path, photo: Path | None = None) -> None:
             torch.export.save(program, file, extra_files={METADATA: json.dumps(metadata)})
         onnx_program.save(onnx_file, external_data=False)
         onnx.checker.check_model(onnx_file, full_check=True)
-        loaded = torch.export.load(open(pt2, "rb")).module()
+        loaded = _load(pt2)
         session = onnxruntime.InferenceSession(onnx_file, providers=["CPUExecutionProvider"])
         for what, x in inputs.items():
             with torch.inference_mode():
@@ -106,6 +106,11 @@ def describe(checkpoint: dict) -> dict[str, str]:
     values = {key: checkpoint[key] for key in ("classes", "arch", "cbam", "epoch")}
     values |= {"output": "logits; softmax gives probabilities", "preprocessing": preprocessing}
     return {key: json.dumps(value, ensure_ascii=False) for key, value in values.items()}
+
+
+def _load(pt2: Path) -> torch.nn.Module:
+    with open(pt2, "rb") as file:  # by name it would insist on the suffix
+        return torch.export.load(file).module()
 
 
 def _difference(got: Tensor, expected: Tensor) -> float:

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable
-from html import escape
 from pathlib import Path
 
 from torch import nn
@@ -31,7 +30,7 @@ def write_report(run: Path) -> dict:
         InputError: the log or the predictions are missing or damaged.
     """
     predictions = read_predictions(run / VAL_PREDICTIONS)
-    records = _read_log(run / LOG)
+    records = read_log(run / LOG)
     best = next((r for r in records if r["epoch"] == predictions.epoch), None)
     if best is None:
         raise InputError(f"{run / LOG} has no epoch {predictions.epoch}, which {VAL_PREDICTIONS} is of")
@@ -56,14 +55,15 @@ def write_report(run: Path) -> dict:
             "training time": f"{seconds / 60:.1f} min",
         }
     )
-    model, reason = None, f"the run has no {BEST}"
+    network, reason = None, f"the run has no {BEST}"
     if (run / BEST).exists():
         model, checkpoint = load_run(run)
+        network = model, checkpoint["image_size"]
     sections = [
         Section("summary", "Summary", summary),
         Section("training", "Training", training),
         *_figures(predictions, metrics, run),
-        *_photos(predictions, lambda file: data / file, model and (model, checkpoint["image_size"]), reason),
+        *_photos(predictions, lambda file: data / file, network, reason),
     ]
     if config:
         sections.append(Section("settings", "Settings", _settings(config)))
@@ -75,6 +75,27 @@ def write_report(run: Path) -> dict:
         sections,
     )
     return best
+
+
+def read_log(path: Path) -> list[dict]:
+    """The records of log.jsonl, one an epoch.
+
+    Raises:
+        InputError: there is no such file, it is empty, or a line is not JSON.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        raise InputError(f"{path.parent} is not a run: it has no {path.name}") from None
+    records = []
+    for i, line in enumerate(lines, 1):
+        try:
+            records.append(json.loads(line))
+        except ValueError as error:
+            raise InputError(f"line {i} of {path} is not JSON: {error}") from error
+    if not records:
+        raise InputError(f"{path} is empty: no epoch of the run has finished")
+    return records
 
 
 def write_evaluation(
@@ -207,20 +228,6 @@ def _as_json(classes: list[str], metrics: Metrics) -> dict:
 
 def _or_none(value: float) -> float | None:
     return value if value == value else None
-
-
-def _read_log(path: Path) -> list[dict]:
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        raise InputError(f"{path.parent} is not a run: it has no {path.name}") from None
-    records = []
-    for i, line in enumerate(lines, 1):
-        try:
-            records.append(json.loads(line))
-        except ValueError as error:
-            raise InputError(f"line {i} of {path} is not JSON: {error}") from error
-    return records
 
 
 def _write_page(path: Path, title: str, subtitle: str, sections: list[Section]) -> None:

@@ -39,9 +39,9 @@ LOG_NAMES = {
 
 
 def number(value: float, name: str) -> str:
-    """A figure as text: accuracies in per cent, others with three decimals, – for what a class does not have."""
+    """A figure as text: accuracies in per cent, others with three decimals, "n/a" for what a class does not have."""
     if value != value:
-        return "–"
+        return "n/a"
     return f"{value:.2%}" if name.endswith("accuracy") else f"{value:.3f}"
 
 
