@@ -41,7 +41,8 @@ def write_report(run: Path) -> dict:
     with replacing(run / "curves.png") as path:
         save_png(curves_figure(records, best), path)
     curves = "".join(
-        figure(svg_uri(svg(curves_figure(records, best, (panel,)))), f"{panel} over the epochs") for panel in PANELS
+        figure(svg_uri(svg(curves_figure(records, best, (panel,)))), f"{name} over the epochs")
+        for panel, name in PANELS.items()
     )
     training = f'<div class="grid">\n{curves}</div>\n<h3>Best epoch</h3>\n{tiles(best_epoch_rows(best))}'
     seconds = sum(r["seconds"] for r in records)
