@@ -73,7 +73,7 @@ def overall_table(metrics: Metrics) -> Table:
 
 def per_class_table(classes: list[str], metrics: Metrics) -> Table:
     """The figures of each class for the terminal."""
-    table = Table("class", *PER_CLASS_NAMES.values(), "images", box=SIMPLE_HEAD)  # fits into 80 columns
+    table = Table("class", *PER_CLASS_NAMES.values(), "images", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for column in table.columns[1:]:
         column.justify = "right"
     for i, name in enumerate(classes):

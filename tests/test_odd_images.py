@@ -58,7 +58,7 @@ def test_grey_is_grey(tmp_path, name):
     else:
         image = Image.fromarray(ramp.astype(np.uint8)).convert("1" if "bilevel" in name else "L")
     image.save(tmp_path / name)
-    got = np.asarray(read_rgb(tmp_path / name, 8), float)
+    got = np.asarray(read_rgb(tmp_path / name, 16), float)
     assert np.ptp(got, axis=2).max() == 0
     if "bilevel" not in name:
         assert np.abs(got[..., 0] - ramp).max() < 4
@@ -71,7 +71,7 @@ def test_what_is_transparent_is_white(picture, tmp_path, name):
     alpha.paste(0, (0, 0, 24, 32))
     image = picture.convert("L" if "grey" in name else "RGB")
     image.putalpha(alpha)
-    if "palette" in name:
+    if name == "palette.png":  # for a GIF Pillow makes the palette itself
         image = image.quantize(8, Image.Quantize.FASTOCTREE)
     image.save(tmp_path / name, **({"lossless": True} if name.endswith("webp") else {}))
     left, right = halves(read_rgb(tmp_path / name, 8))
@@ -83,7 +83,7 @@ def test_a_camera_that_was_turned(picture, tmp_path, kind):
     exif = Image.Exif()
     exif[0x0112] = 8  # stored a quarter turn clockwise: left becomes bottom
     picture.save(tmp_path / f"turned.{kind}", exif=exif, **({"quality": 95} if kind == "jpg" else {}))
-    image = read_rgb(tmp_path / f"turned.{kind}", 8)
+    image = read_rgb(tmp_path / f"turned.{kind}", 32)
     assert image.size == (32, 48)
     upright = image.transpose(Image.Transpose.ROTATE_270)
     for got, expected in zip(halves(upright), (RED, BLUE), strict=True):
@@ -98,6 +98,7 @@ def test_of_an_animation_the_first_frame(picture, tmp_path, kind):
         assert got == pytest.approx(expected, abs=25)
 
 
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")  # as pixels.py asks; pytest forgets it
 def test_a_large_photo_is_decoded_small(tmp_path):
     Image.new("RGB", (12000, 9000), RED).save(tmp_path / "large.jpg")  # 108 megapixels, beyond Pillow's warning
     image = read_rgb(tmp_path / "large.jpg", 200)
