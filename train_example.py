@@ -7,19 +7,24 @@ python train_example.py evaluate --run RUN FOLDER           measure it on other 
 python train_example.py predict --run RUN FOLDER_OR_IMAGE   classify images
 python train_example.py explain --run RUN FOLDER_OR_IMAGE   show what it looks at
 python train_example.py export --run RUN                    write it as .pt2 and ONNX
+python train_example.py compare --data DIR --out FOLDER     without CBAM, with plain and with fused CBAM
 """
 
 import argparse
+import os
 import sys
 
-from garbage import InputError
-from garbage.commands import evaluate, explain, export, predict, report, train
+from garbage import InputError, Interrupted
+from garbage.commands import compare, evaluate, explain, export, predict, report, train
 
-COMMANDS = (train, report, evaluate, predict, explain, export)
+COMMANDS = (train, report, evaluate, predict, explain, export, compare)
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command; the exit code is 0, 1 if training diverged or nothing could be classified, 2 for bad input."""
+    """Run one command; the exit code says how it went.
+
+    0: done. 1: training diverged, the disk became full, nothing could be classified. 2: bad input. 130: interrupted.
+    """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(title="commands", required=True)
     for command in COMMANDS:
@@ -28,11 +33,20 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return args.run_command(args)
     except InputError as error:
+        return _fail(error, 2)
+    except (FloatingPointError, OSError) as error:
+        return _fail(error, 1)
+    except Interrupted as stop:
+        print(stop, file=sys.stderr)
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+    return 130
+
+
+def _fail(error: Exception, code: int) -> int:
+    if os.environ.get("RANK", "0") == "0":  # with torchrun every process comes here
         print(f"error: {error}", file=sys.stderr)
-        return 2
-    except FloatingPointError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    return code
 
 
 if __name__ == "__main__":

@@ -1,6 +1,9 @@
 """What a run folder holds, and files that are either complete or absent."""
 
+import fcntl
+import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,19 +16,39 @@ from .model import build_model
 
 CONFIG, CLASSES, LOG = "config.json", "class_indices.json", "log.jsonl"
 BEST, LAST = "best.pt", "last.pt"
-VAL_PREDICTIONS, EVAL_PREDICTIONS = "val_predictions.json", "predictions.json"
+VAL_PREDICTIONS, EVALUATION = "val_predictions.json", "evaluation.json"
 REPORT, METRICS, PER_CLASS_CSV = "report.html", "metrics.json", "per_class.csv"
-CURVES, CONFUSION, PREDICTIONS = "curves.png", "confusion_matrix.png", "predictions.csv"
-RUN_FILES = (CONFIG, CLASSES, LOG, BEST, LAST, CURVES, CONFUSION, PREDICTIONS)
+CURVES = "curves.png"
+PREDICTION_PLOTS = (
+    *("confusion_matrix.png", "confusion_matrix_normalised.png"),
+    *("roc.png", "precision_recall.png", "calibration.png"),
+)
+PREDICTIONS_CSV, PREDICTIONS_JSON = "predictions.csv", "predictions.json"
+TENSORBOARD, SAMPLE_SET = "tensorboard", "sample_set"
+RUN_FILES = (
+    *(CONFIG, CLASSES, LOG, BEST, LAST, VAL_PREDICTIONS, REPORT, METRICS, PER_CLASS_CSV),
+    *(CURVES, *PREDICTION_PLOTS, PREDICTIONS_CSV, PREDICTIONS_JSON),
+)
 
 
 def check_writable(folder: Path) -> None:
     """Raise InputError unless the folder can be made, or exists and can be written to."""
-    existing = next(p for p in (folder, *folder.absolute().parents) if p.exists())
+    existing = _existing(folder)
     if not existing.is_dir():
         raise InputError(f"{folder} cannot be written: {existing} is not a folder")
     if not os.access(existing, os.W_OK | os.X_OK):
         raise InputError(f"{folder} cannot be written: no permission in {existing}")
+
+
+def check_space(folder: Path, needed: int) -> None:
+    """Raise InputError unless the disk that the folder is, or will be, on has so many bytes free."""
+    free = shutil.disk_usage(_existing(folder)).free
+    if free < needed:
+        raise InputError(f"{folder} needs {needed / 1e6:,.0f} MB, but its disk has only {free / 1e6:,.0f} MB free")
+
+
+def _existing(folder: Path) -> Path:
+    return next(p for p in (folder, *folder.absolute().parents) if p.exists())
 
 
 @contextmanager
@@ -34,9 +57,52 @@ def replacing(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         yield temporary
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())  # else a power cut could leave the new name with nothing behind it
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(run: Path) -> Iterator[None]:
+    """Make the folder, and keep other processes from training in it; the lock goes with the process.
+
+    Raises:
+        InputError: another process has it.
+    """
+    run.mkdir(parents=True, exist_ok=True)
+    folder = os.open(run, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(f"another process is training in {run}") from None
+        yield
+    finally:
+        os.close(folder)
+
+
+def data_folder(run: Path) -> Path | None:
+    """Where the images of a run are, as its config.json says; None where there is no such file."""
+    if not (run / CONFIG).exists():
+        return None
+    data = json.loads((run / CONFIG).read_text(encoding="utf-8"))["data"]
+    return run / SAMPLE_SET if data is None else Path(data)
+
+
+def run_files(run: Path) -> list[Path]:
+    """The files in a run folder that this program wrote; not the folders."""
+    return [run / name for name in RUN_FILES if (run / name).exists()]
+
+
+def remove_leftovers(run: Path) -> None:
+    """Delete temporary files and folders that a killed process left."""
+    for name in RUN_FILES:
+        for path in run.glob(f".{name}.*"):
+            path.unlink()
+    for path in run.glob(f".{SAMPLE_SET}-*"):
+        shutil.rmtree(path)
 
 
 def load_run(run: Path, backend: str = "fused") -> tuple[nn.Module, dict]:
@@ -52,10 +118,12 @@ def load_run(run: Path, backend: str = "fused") -> tuple[nn.Module, dict]:
     path = run if run.is_file() else run / BEST
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        model = build_model(checkpoint["arch"], len(checkpoint["classes"]), checkpoint["cbam"], backend)
+        model = build_model(
+            checkpoint["arch"], len(checkpoint["classes"]), checkpoint["cbam"], backend, checkpoint["cbam_init"]
+        )
         model.load_state_dict(checkpoint["state_dict"])
     except FileNotFoundError:
         raise InputError(f"{run} is not a finished run: it has no {BEST}") from None
     except Exception as error:  # a file that is not a checkpoint fails in as many ways as there are files
         raise InputError(f"{path} is not a checkpoint of this program: {type(error).__name__}: {error}") from error
-    return model.eval(), checkpoint
+    return model.eval().to(memory_format=torch.channels_last), checkpoint

@@ -10,16 +10,16 @@ from matplotlib.figure import Figure
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from . import InputError
 from .checkpoint import LOG, replacing
 from .data import ImageFolder
 from .plots import save_png
 from .report import read_log
-from .training import Settings, train
+from .settings import Settings
+from .training import train
 
 COMPARISON, PLOT = "comparison.json", "comparison.png"
 RUNS = {
-    "none": {"cbam": "none"},
+    "none": {"cbam": "none", "cbam_init": "default"},
     "reference": {"backend": "reference"},
     "fused": {"backend": "fused"},
 }
@@ -30,7 +30,7 @@ def compare(settings: Settings, images: ImageFolder, out: Path) -> dict:
     """Train the three networks one after another with one seed on the same images, print and write what differs.
 
     Args:
-        settings: of all three, but for cbam and backend; cbam is the placement of the two that have it.
+        settings: of all three, but for the backend; cbam (not "none") and cbam_init of the two that have CBAM.
         images: of all three.
         out: gets a run folder for each of RUNS, comparison.json and comparison.png.
 
@@ -38,11 +38,8 @@ def compare(settings: Settings, images: ImageFolder, out: Path) -> dict:
         What comparison.json holds.
 
     Raises:
-        InputError: settings.cbam is "none".
-        FloatingPointError: a training loss became infinite or NaN.
+        as train.
     """
-    if settings.cbam == "none":
-        raise InputError("compare needs a place for CBAM: --cbam must not be none")
     console = rich.get_console()
     records = {}
     for name, changes in RUNS.items():

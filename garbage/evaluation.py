@@ -8,7 +8,7 @@ from torch import Tensor
 from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
 
 from . import InputError
-from .checkpoint import CLASSES, CONFIG, EVAL_PREDICTIONS, LOG, check_writable, load_run, replacing
+from .checkpoint import CLASSES, CONFIG, EVALUATION, LOG, check_writable, load_run, replacing
 from .inference import classify
 from .metrics import Metrics
 from .predictions import Predictions, write_predictions
@@ -47,7 +47,7 @@ def evaluate_folder(run: Path, folder: Path, out: Path) -> Metrics:
         raise InputError(f"no image in {folder} can be read")
     predictions = Predictions(checkpoint["epoch"], classes, files, torch.tensor(labels), torch.stack(rows).clamp(0, 1))
     out.mkdir(parents=True, exist_ok=True)
-    with replacing(out / EVAL_PREDICTIONS) as path:
+    with replacing(out / EVALUATION) as path:
         write_predictions(predictions, path)
     metrics = write_evaluation(
         out, f"Evaluation on {folder}", predictions, lambda file: folder / file, model=model, image_size=size

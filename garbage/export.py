@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from . import InputError
-from .checkpoint import CONFIG, VAL_PREDICTIONS, check_writable, load_run, replacing
-from .data import MEAN, STD, normalise, read_size
+from .checkpoint import VAL_PREDICTIONS, check_writable, data_folder, load_run, replacing
+from .data import MEAN, STD, normalise
 from .inference import network_view
 from .predictions import read_predictions
 
@@ -97,8 +97,7 @@ def describe(checkpoint: dict) -> dict[str, str]:
     size = checkpoint["image_size"]
     preprocessing = {
         "channels": "RGB",
-        "resize": f"crop the longer side at the centre, resize to {read_size(size)} x {read_size(size)} (bicubic)",
-        "centre_crop": size,
+        "resize": f"crop the longer side at the centre, resize to {size} x {size} (bicubic)",
         "scale": "1 / 255",
         "mean": MEAN,
         "std": STD,
@@ -122,8 +121,7 @@ def _difference(got: Tensor, expected: Tensor) -> float:
 
 def _validation_image(run: Path) -> Path | None:
     home = run.parent if run.is_file() else run
-    if not (home / VAL_PREDICTIONS).exists() or not (home / CONFIG).exists():
+    folder = data_folder(home)
+    if folder is None or not (home / VAL_PREDICTIONS).exists():
         return None
-    data = json.loads((home / CONFIG).read_text(encoding="utf-8"))["data"]
-    folder = home / "sample_set" if data is None else Path(data)
     return next((folder / f for f in read_predictions(home / VAL_PREDICTIONS).files if (folder / f).exists()), None)

@@ -8,17 +8,15 @@ import rich
 import torch
 from rich.progress import track
 from torch import Tensor, nn
-from torchvision.transforms.v2 import functional as F
 
-from .data import normalise, read_size, try_decode
+from .data import normalise, try_decode
 
 BATCH = 64
 
 
 def network_view(path: Path, image_size: int) -> Tensor | str:
     """What the network sees of an image file, uint8 (3, S, S), or the reason in words why it cannot be read."""
-    image = try_decode(path, read_size(image_size))
-    return image if isinstance(image, str) else F.center_crop(image, [image_size, image_size])
+    return try_decode(path, image_size)
 
 
 def views(paths: list[Path], image_size: int) -> Iterator[list[tuple[Path, Tensor | str]]]:

@@ -7,7 +7,19 @@ from pathlib import Path
 from torch import nn
 
 from . import InputError, gallery
-from .checkpoint import BEST, CONFIG, LOG, METRICS, PER_CLASS_CSV, REPORT, VAL_PREDICTIONS, load_run, replacing
+from .checkpoint import (
+    BEST,
+    CONFIG,
+    CURVES,
+    LOG,
+    METRICS,
+    PER_CLASS_CSV,
+    REPORT,
+    VAL_PREDICTIONS,
+    data_folder,
+    load_run,
+    replacing,
+)
 from .metrics import Metrics, compute_metrics
 from .page import Section, bar_cell, document, figure, svg_uri, table, tiles
 from .plots import PANELS, calibration_figure, confusion_figure, curves_figure, pr_figure, roc_figure, save_png, svg
@@ -35,10 +47,10 @@ def write_report(run: Path) -> dict:
     if best is None:
         raise InputError(f"{run / LOG} has no epoch {predictions.epoch}, which {VAL_PREDICTIONS} is of")
     config = json.loads((run / CONFIG).read_text(encoding="utf-8")) if (run / CONFIG).exists() else {}
-    data = run / "sample_set" if config.get("data") is None else Path(config["data"])
+    data = data_folder(run) or run
     metrics = compute_metrics(predictions)
 
-    with replacing(run / "curves.png") as path:
+    with replacing(run / CURVES) as path:
         save_png(curves_figure(records, best), path)
     curves = "".join(
         figure(svg_uri(svg(curves_figure(records, best, (panel,)))), f"{name} over the epochs")

@@ -33,9 +33,9 @@ class Browser:
         theirs_in, self.ours_out = os.pipe()
         self.ours_in, theirs_out = os.pipe()
         self.received = b""
-        options = f"--headless --no-sandbox --hide-scrollbars --disable-gpu --remote-debugging-pipe --user-data-dir={self.profile}"
+        options = "--headless --no-sandbox --disable-gpu --hide-scrollbars --remote-debugging-pipe"
         # The protocol's pipes are the browser's descriptors 3 and 4.
-        shell = f'exec 3<&{theirs_in} 4>&{theirs_out}; exec "$0" {options} about:blank'
+        shell = f'exec 3<&{theirs_in} 4>&{theirs_out}; exec "$0" {options} --user-data-dir={self.profile} about:blank'
         self.process = subprocess.Popen(
             ["bash", "-c", shell, find_browser()], pass_fds=(theirs_in, theirs_out), stderr=subprocess.DEVNULL
         )

@@ -18,7 +18,7 @@ def files_below(folder: Path) -> dict[str, bytes]:
 
 
 def synthetic_run(run: Path, classes: int = 12, images: int = 120, epochs: int = 5) -> Path:
-    """The log and the predictions of a run that never was, in which epoch 4 is the best one; the files exist nowhere."""
+    """The log and the predictions of a run that never was, epoch 4 the best; the files exist nowhere."""
     rng = np.random.default_rng(0)
     names = [f"class_{i}" for i in range(classes)]
     labels = np.arange(images) % classes

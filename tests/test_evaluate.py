@@ -21,7 +21,7 @@ def test_it_repeats_the_validation_of_training(run, drawn, tmp_path, capsys, nes
     assert evaluate(checkpoint, drawn if nested else drawn / "val", tmp_path / "out") == 0
     best = torch.load(run / "best.pt", weights_only=True)["metrics"]
     expected = json.loads((run / "val_predictions.json").read_text())
-    got = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    got = json.loads((tmp_path / "out" / "evaluation.json").read_text())
     assert got["classes"] == expected["classes"] and got["labels"] == expected["labels"]
     assert [f.split("/")[-2:] for f in got["files"]] == [f.split("/")[-2:] for f in expected["files"]]
     for a, b in zip(got["probabilities"], expected["probabilities"], strict=True):
@@ -32,7 +32,7 @@ def test_it_repeats_the_validation_of_training(run, drawn, tmp_path, capsys, nes
     assert f"accuracy {best['val_accuracy']:.2%}: " in output and "of 12 images" in output
     for name in ("battery", "white_glass", "precision", "recall", "specificity", "calibration error"):
         assert name in output
-    names = {"predictions.json", "metrics.json", "per_class.csv", "report.html", "roc.png", "precision_recall.png"}
+    names = {"evaluation.json", "metrics.json", "per_class.csv", "report.html", "roc.png", "precision_recall.png"}
     names |= {"confusion_matrix.png", "confusion_matrix_normalised.png", "calibration.png"}
     assert {p.name for p in (tmp_path / "out").iterdir()} == names
     page = (tmp_path / "out" / "report.html").read_text()
@@ -51,7 +51,7 @@ def test_files_at_any_depth_and_unreadable_ones(run, folder, tmp_path, capsys):
     (folder / "paper" / "0000.png").write_bytes(b"broken")
     assert evaluate(run, folder, tmp_path / "out") == 0
     assert f"left out {folder / 'paper' / '0000.png'}: UnidentifiedImageError" in capsys.readouterr().out
-    content = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    content = json.loads((tmp_path / "out" / "evaluation.json").read_text())
     assert len(content["files"]) == 11 and "metal/deep/a.png" in content["files"]
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert metrics["per_class"]["paper"]["recall"] is None

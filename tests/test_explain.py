@@ -9,7 +9,6 @@ from garbage_runs import files_below
 from PIL import Image
 from torch import nn
 
-import cbam_fused
 from garbage.grad_cam import grad_cam, last_feature_map
 from garbage.heat import overlay, spread
 from garbage.model import build_model
@@ -133,10 +132,3 @@ def test_explain_refuses(run, drawn, tmp_path, capsys):
     assert "where the images are; name another folder" in capsys.readouterr().err
     assert main(["explain", "--run", str(run), "--out", str(tmp_path / "out"), str(tmp_path / "gone.png")]) == 1
     assert not (tmp_path / "out").exists()
-
-
-def test_maps_in_the_figure_are_those_of_attention_maps(network, x):
-    """What explain and the report lay over photos: every gate in [0, 1], a map for each CBAM."""
-    maps = cbam_fused.attention_maps(network, x)
-    assert list(maps) == [f"layer{i}.cbam" for i in (1, 2, 3, 4)]
-    assert all(0 <= m.spatial.min() and m.spatial.max() <= 1 for m in maps.values())

@@ -1,5 +1,7 @@
 """report.html as a reader sees it, in a real browser."""
 
+import itertools
+
 import numpy as np
 import pytest
 from browser import NAMES, Browser, find_browser
@@ -69,5 +71,5 @@ def test_every_section_is_linked_and_headings_are_in_order(browser, pages):
     assert browser.evaluate("[...document.querySelectorAll('nav a')].every(a => document.querySelector(a.hash))")
     levels = browser.evaluate("[...document.querySelectorAll('h1, h2, h3')].map(h => Number(h.tagName[1]))")
     assert levels[0] == 1 and levels.count(1) == 1
-    assert all(b - a <= 1 for a, b in zip(levels, levels[1:], strict=False))
+    assert all(b - a <= 1 for a, b in itertools.pairwise(levels))
     assert browser.evaluate("[...document.querySelectorAll('section')].every(s => s.textContent.length > 40)")

@@ -1,89 +1,59 @@
 """The command train."""
 
 import argparse
+import dataclasses
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import rich
 
-from .. import InputError
-from ..checkpoint import CONFIG, check_writable
-from ..data import load_folder
-from ..model import ARCHITECTURES, BACKENDS, PLACEMENTS, pretrained_weights
+from .. import InputError, distributed
+from ..checkpoint import CONFIG, SAMPLE_SET, check_writable
+from ..data import ImageFolder, load_folder
+from ..download import download
 from ..samples import draw_sample_set
-from ..training import Settings, train
-from .arguments import at_least, positive
+from ..settings import RECIPES, Settings, read_settings
+from ..training import train
+from .arguments import add_data, add_settings, given_settings
 
 SAMPLE_RUN = Path("runs/sample")
+MAY_CHANGE = ("data", "workers")  # in a run that goes on: neither changes what is computed
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
-    command = commands.add_parser("train", help="train a network (the default command)")
-    command.set_defaults(run_command=_train)
-    add = command.add_argument
-    add(
-        "--data", type=Path, metavar="DIR", help="class folders, or train/ and val/ with them (default: the sample set)"
-    )
-    add(
+    parser = commands.add_parser("train", help="train a network (the default command)")
+    parser.set_defaults(run_command=_train)
+    add_data(parser, default="the sample set")
+    parser.add_argument(
         "--out",
         type=Path,
         metavar="RUN",
         help=f"new or empty folder for the results (default: {SAMPLE_RUN}, repeatable)",
     )
-    add("--arch", choices=ARCHITECTURES, default="resnet18", help="default: %(default)s")
-    add("--cbam", choices=PLACEMENTS, default="each_layer", help="where CBAM goes (default: %(default)s)")
-    add("--backend", choices=BACKENDS, default="fused", help="CBAM's kernels, or plain PyTorch (default: %(default)s)")
-    add("--pretrained", action="store_true", help="start from torchvision's ImageNet weights")
-    add("--epochs", type=at_least(1), help="default: 10 for the sample set, else 30")
-    add("--batch-size", type=at_least(2), default=32, help="default: %(default)s")
-    add("--lr", type=positive, help="peak learning rate (default: 0.05, or 0.01 with --pretrained)")
-    add("--image-size", type=at_least(32), help="side in pixels (default: 64 for the sample set, else 160)")
-    add(
-        "--workers",
-        type=at_least(0),
-        default=os.cpu_count(),
-        help="threads or processes that decode (default: %(default)s)",
+    parser.add_argument("--resume", type=Path, metavar="RUN", help="go on with a run that was stopped or killed")
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", help="settings in TOML or JSON, by the names of the options below with _"
     )
-    add("--seed", type=int, default=0, help="of weights, order and augmentation (default: %(default)s)")
+    add_settings(parser.add_argument_group("settings"))
 
 
 def _train(args: argparse.Namespace) -> int:
-    run = args.out or SAMPLE_RUN
-    if args.data and not args.out:
-        raise InputError("--out is needed with --data: the folder for the results")
-    _check_run(run, sample=args.data is None)
-    if args.pretrained:
-        pretrained_weights(args.arch)  # fails, if it must, before anything is written
-    console = rich.get_console()
-    data = args.data
-    if data is None:
-        data = run / "sample_set"
-        run.mkdir(parents=True, exist_ok=True)
-        console.print(f"drawing the sample set into {data}", soft_wrap=True, markup=False)
-        draw_sample_set(data)
-    image_size = args.image_size or (64 if args.data is None else 160)
-    images = load_folder(data, image_size, args.workers)
-    for path, reason in images.unreadable.items():
-        console.print(f"left out {path}: {reason}", style="red", soft_wrap=True, markup=False)
-    console.print(
-        f"{len(images.classes)} classes, {len(images.train)} images for training, {len(images.val)} for validation"
-    )
-    settings = Settings(
-        data=None if args.data is None else str(args.data),
-        arch=args.arch,
-        cbam=args.cbam,
-        backend=args.backend,
-        pretrained=args.pretrained,
-        epochs=args.epochs or (10 if args.data is None else 30),
-        batch_size=args.batch_size,
-        lr=args.lr or (0.01 if args.pretrained else 0.05),
-        image_size=image_size,
-        workers=args.workers,
-        seed=args.seed,
-    )
-    best = train(settings, images, run)
-    console.print(
+    with distributed.joined():
+        if distributed.rank():
+            rich.reconfigure(quiet=True)
+        run = args.resume or args.out or SAMPLE_RUN
+        data = args.data
+        if args.download:
+            with distributed.first_alone():  # the others then find it in the cache
+                data = download()
+        settings = _resumed(args, data) if args.resume else new_settings(args, data)
+        with distributed.first_alone() as first:
+            if first and not args.resume:
+                check_run(run, sample=settings.data is None)
+        best = train(settings, load_images(settings, run, args.resume is not None), run, go_on=args.resume is not None)
+    rich.get_console().print(
         f"best epoch {best['epoch']}: val accuracy {best['val_accuracy']:.2%}, val loss {best['val_loss']:.4f}, "
         f"train accuracy {best['train_accuracy']:.2%}, train loss {best['train_loss']:.4f}\nwritten to {run}",
         soft_wrap=True,
@@ -92,11 +62,79 @@ def _train(args: argparse.Namespace) -> int:
     return 0
 
 
-def _check_run(run: Path, sample: bool) -> None:
+def new_settings(args: argparse.Namespace, data: Path | None) -> Settings:
+    """Settings of a new run: the defaults, over them those of the file, over them those of the command line."""
+    file = args.config or (RECIPES / "sample_set.toml" if data is None else None)
+    given = (read_settings(file) if file else {}) | given_settings(args)
+    data = data or given.get("data")
+    if data is not None:
+        given["data"] = os.path.abspath(data)
+        if not args.out:
+            raise InputError("--out is needed with --data or --download: the folder for the results")
+    return Settings(**{"data": None} | given)
+
+
+def _resumed(args: argparse.Namespace, data: Path | None) -> Settings:
+    """The settings of the run; options may repeat them, and name another place of the same images.
+
+    Raises:
+        InputError: the run has none, or others than were given.
+    """
+    if args.out is not None:
+        raise InputError("--out and --resume exclude each other: a run goes on in its own folder")
+    path = args.resume / CONFIG
+    if not path.exists():
+        raise InputError(f"{args.resume} cannot be resumed: it has no {CONFIG}; start the run again")
+    theirs = settings_of(args.resume)
+    given = (read_settings(args.config) if args.config else {}) | given_settings(args)
+    if data is not None:
+        given["data"] = os.path.abspath(data)
+    wanted = dataclasses.replace(theirs, **given)
+    differences = [
+        f"{name} is {getattr(wanted, name)}, in the run {getattr(theirs, name)}"
+        for name in given
+        if name not in MAY_CHANGE and getattr(wanted, name) != getattr(theirs, name)
+    ]
+    if differences:
+        raise InputError(f"{args.resume} cannot be resumed with other settings: " + "; ".join(differences))
+    return wanted
+
+
+def settings_of(run: Path) -> Settings:
+    """The settings that a run was started with."""
+    names = [f.name for f in dataclasses.fields(Settings)]
+    try:
+        config: dict[str, Any] = json.loads((run / CONFIG).read_text())
+        return Settings(**{k: tuple(v) if isinstance(v, list) else v for k, v in config.items() if k in names})
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise InputError(f"{run / CONFIG} does not hold the settings of a run: {error}") from error
+
+
+def load_images(settings: Settings, run: Path, go_on: bool = False) -> ImageFolder:
+    """The images of the settings, read; the sample set is drawn into the run first, unless a run goes on with it."""
+    console = rich.get_console()
+    data = run / SAMPLE_SET if settings.data is None else Path(settings.data)
+    with distributed.first_alone() as first:
+        if first and settings.data is None and not (go_on and data.exists()):
+            run.mkdir(parents=True, exist_ok=True)
+            console.print(f"drawing the sample set into {data}", soft_wrap=True, markup=False)
+            draw_sample_set(data)
+    images = load_folder(data, settings.image_size, settings.workers)
+    for path, reason in images.unreadable.items():
+        console.print(f"left out {path}: {reason}", style="red", soft_wrap=True, markup=False)
+    console.print(
+        f"{len(images.classes)} classes, {len(images.train)} images for training, {len(images.val)} for validation"
+    )
+    return images
+
+
+def check_run(run: Path, sample: bool) -> None:
     """A run overwrites nothing, except that the run with no arguments may be repeated."""
     check_writable(run)
-    if not run.exists() or not any(run.iterdir()):
+    if not run.exists():
         return
+    if all(p.name == SAMPLE_SET or p.name.startswith(".") for p in run.iterdir()):
+        return  # also where a run was killed before it began
     config = run / CONFIG
     if sample and run == SAMPLE_RUN and not (config.exists() and json.loads(config.read_text())["data"]):
         return
