@@ -23,7 +23,7 @@ RUNS = {
     "reference": {"backend": "reference"},
     "fused": {"backend": "fused"},
 }
-TITLES = {"none": "no CBAM", "reference": "CBAM, plain PyTorch", "fused": "CBAM, fused kernels"}
+TITLES = {"none": "no CBAM", "reference": "plain CBAM", "fused": "fused CBAM"}
 
 
 def compare(settings: Settings, images: ImageFolder, out: Path) -> dict:
@@ -53,8 +53,11 @@ def compare(settings: Settings, images: ImageFolder, out: Path) -> dict:
         save_png(comparison_figure(records, result), path)
     console.print(_table(result))
     for loss, difference in result["largest_difference"].items():
-        words = f"{loss.replace('_', ' ')}, reference and fused: largest difference {difference['value']:.2g}"
-        console.print(f"{words} (epoch {difference['epoch']}, where it is {difference['reference']:.4f})")
+        console.print(
+            f"{loss.replace('_', ' ')}, plain and fused CBAM: largest difference {difference['value']:.2g} "
+            f"in epoch {difference['epoch']}, where it is {difference['reference']:.4f}",
+            soft_wrap=True,
+        )
     console.print(f"written to {out}", soft_wrap=True, markup=False)
     return result
 
@@ -102,7 +105,7 @@ def comparison_figure(records: dict[str, list[dict]], result: dict) -> Figure:
         accuracy.plot(epochs, [100 * r["val_accuracy"] for r in log], color=colour, linestyle=line)
     loss.legend(frameon=False)
     seconds = [result["runs"][name]["seconds_per_epoch"] for name in RUNS]
-    bars = time.bar([TITLES[n].replace(", ", "\n") for n in RUNS], seconds, color=[styles[n][0] for n in RUNS])
+    bars = time.bar([TITLES[n] for n in RUNS], seconds, color=[styles[n][0] for n in RUNS])
     tax = ["", *(f"\nCBAM tax {result['cbam_tax'][n]:+.1%}" for n in ("reference", "fused"))]
     time.bar_label(bars, [f"{s:.1f} s{t}" for s, t in zip(seconds, tax, strict=True)])
     time.margins(y=0.2)

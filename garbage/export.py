@@ -36,7 +36,7 @@ def export(run: Path, out: Path, photo: Path | None = None) -> None:
 
     Raises:
         InputError: onnx or onnxruntime is missing; the run, the folder or the photo is of no use.
-        RuntimeError: an exported network computes something else; neither file is left.
+        FloatingPointError: an exported network computes something else; neither file is left.
     """
     try:
         import onnx
@@ -88,7 +88,7 @@ def export(run: Path, out: Path, photo: Path | None = None) -> None:
                 error = _difference(logits, expected)
                 console.print(f"{name} on {what}: largest difference {error:.1e}", soft_wrap=True, markup=False)
                 if not error <= TOLERANCE:
-                    raise RuntimeError(f"{name} gives other logits on {what}: largest relative difference {error:.1e}")
+                    raise FloatingPointError(f"{name} computes something else than the network on {what}")
     console.print(f"written to {out}: model.pt2, model.onnx (opset {OPSET})", soft_wrap=True, markup=False)
 
 
