@@ -1,8 +1,15 @@
 """Train a household-garbage classifier with CBAM, and classify images with it.
 
 python train_example.py                                     the built-in sample set, in a few minutes on two cores
+python train_example.py inspect --data DIR                  look at images before training
 python train_example.py train --data DIR --out RUN          any folder of class folders
+python train_example.py train --resume RUN                  go on with a run that was stopped or killed
+python train_example.py report --run RUN                    draw its plots and report.html once more
+python train_example.py evaluate --run RUN FOLDER           measure it on other labelled images
 python train_example.py predict --run RUN FOLDER_OR_IMAGE   classify images
+python train_example.py explain --run RUN FOLDER_OR_IMAGE   show what it looks at
+python train_example.py export --run RUN                    write it as .pt2 and ONNX
+python train_example.py compare --data DIR --out FOLDER     without CBAM, with plain and with fused CBAM
 """
 
 import argparse
@@ -10,9 +17,9 @@ import os
 import sys
 
 from garbage import InputError, Interrupted
-from garbage.commands import inspect, predict, train
+from garbage.commands import compare, evaluate, explain, export, inspect, predict, report, train
 
-COMMANDS = (inspect, train, predict)
+COMMANDS = (inspect, train, report, evaluate, predict, explain, export, compare)
 
 
 def main(argv: list[str] | None = None) -> int:

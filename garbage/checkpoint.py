@@ -1,6 +1,7 @@
 """What a run folder holds, and files that are either complete or absent."""
 
 import fcntl
+import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -15,13 +16,18 @@ from .model import build_model
 
 CONFIG, CLASSES, LOG = "config.json", "class_indices.json", "log.jsonl"
 BEST, LAST = "best.pt", "last.pt"
-VAL_PREDICTIONS = "val_predictions.json"
+VAL_PREDICTIONS, EVALUATION = "val_predictions.json", "evaluation.json"
 REPORT, METRICS, PER_CLASS_CSV = "report.html", "metrics.json", "per_class.csv"
-CURVES, CONFUSION, PREDICTIONS = "curves.png", "confusion_matrix.png", "predictions.csv"
+CURVES = "curves.png"
+PREDICTION_PLOTS = (
+    *("confusion_matrix.png", "confusion_matrix_normalised.png"),
+    *("roc.png", "precision_recall.png", "calibration.png"),
+)
+PREDICTIONS_CSV, PREDICTIONS_JSON = "predictions.csv", "predictions.json"
 TENSORBOARD, SAMPLE_SET = "tensorboard", "sample_set"
 RUN_FILES = (
     *(CONFIG, CLASSES, LOG, BEST, LAST, VAL_PREDICTIONS, REPORT, METRICS, PER_CLASS_CSV),
-    *(CURVES, CONFUSION, PREDICTIONS),
+    *(CURVES, *PREDICTION_PLOTS, PREDICTIONS_CSV, PREDICTIONS_JSON),
 )
 
 
@@ -75,6 +81,14 @@ def locked(run: Path) -> Iterator[None]:
         yield
     finally:
         os.close(folder)
+
+
+def data_folder(run: Path) -> Path | None:
+    """Where the images of a run are, as its config.json says; None where there is no such file."""
+    if not (run / CONFIG).exists():
+        return None
+    data = json.loads((run / CONFIG).read_text(encoding="utf-8"))["data"]
+    return run / SAMPLE_SET if data is None else Path(data)
 
 
 def run_files(run: Path) -> list[Path]:

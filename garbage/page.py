@@ -72,7 +72,11 @@ def table(head: Iterable[str], rows: Iterable[Iterable[str]], caption: str, kind
 
 def bar_cell(value: float, text: str) -> str:
     """A table cell with a bar of the length value, which is in [0, 1], or NaN for no bar."""
-    return f'<td class="bar" style="--value:{value:.4f}">{escape(text)}</td>' if value == value else "<td>–</td>"
+    return (
+        f'<td class="bar" style="--value:{value:.4f}">{escape(text)}</td>'
+        if value == value
+        else f"<td>{escape(text)}</td>"
+    )
 
 
 def figure(source: str, alt: str, caption: str = "", kind: str = "") -> str:

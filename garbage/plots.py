@@ -12,7 +12,7 @@ from torch import Tensor
 from .metrics import MACRO, MICRO, Curve, Metrics, calibration_bins
 from .predictions import Predictions
 
-PANELS = ("loss", "accuracy", "lr")
+PANELS = {"loss": "loss", "accuracy": "accuracy (%)", "lr": "learning rate"}
 LEGIBLE = 40  # classes; beyond, numbers in cells and a legend would be too small to read
 # What matplotlib draws in black takes this colour, which the reader's scheme decides.
 SVG_STYLE = (
@@ -24,6 +24,7 @@ SVG_STYLE = (
 def save_png(figure: Figure, path: Path) -> None:
     """Write a figure as PNG."""
     figure.savefig(path, dpi=120, format="png")
+    figure.set_layout_engine("none")  # found; it holds for the SVG too
 
 
 def svg(figure: Figure) -> str:
@@ -36,7 +37,7 @@ def svg(figure: Figure) -> str:
     return re.sub(r"(<svg[^>]*>)", rf"\1{SVG_STYLE}", text, count=1)
 
 
-def curves_figure(records: list[dict], best: dict, panels: tuple[str, ...] = PANELS) -> Figure:
+def curves_figure(records: list[dict], best: dict, panels: tuple[str, ...] = tuple(PANELS)) -> Figure:
     """Loss, accuracy and learning rate over the epochs, side by side; records as in log.jsonl, best one of them."""
     figure = Figure(figsize=(4.4 * len(panels), 3.6), layout="constrained")
     for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
@@ -58,7 +59,7 @@ def _curves_panel(axes: Axes, panel: str, records: list[dict], best: dict) -> No
         label = f"best epoch, {best['epoch']}: {value:.1f} %" if scale == 100 else f"best epoch: {value:.3f}"
         axes.plot(best["epoch"], value, "*", color="tab:red", markersize=12, label=label)
         axes.legend(frameon=False)
-    axes.set(title={"loss": "loss", "accuracy": "accuracy (%)", "lr": "learning rate"}[panel], xlabel="epoch")
+    axes.set(title=PANELS[panel], xlabel="epoch")
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.grid(alpha=0.3)
 
@@ -82,7 +83,8 @@ def confusion_figure(confusion: Tensor, classes: list[str], normalised: bool) ->
             for column in range(num_classes):
                 text = f"{share[row, column]:.0f}" if normalised else f"{confusion[row, column]}"
                 colour = "#ffffff" if share[row, column] > 55 else "#12263d" if confusion[row, column] else "#9aa4af"
-                axes.text(column + 0.5, row + 0.5, text, ha="center", va="center", color=colour, fontsize=9)
+                place = {"ha": "center", "va": "center", "in_layout": False}
+                axes.text(column + 0.5, row + 0.5, text, color=colour, fontsize=9, **place)
     ticks = [i + 0.5 for i in range(num_classes)]
     axes.set_xticks(ticks, classes, rotation=45, ha="right", rotation_mode="anchor")
     axes.set_yticks(ticks, classes)
@@ -144,7 +146,7 @@ def calibration_figure(predictions: Predictions, error: float) -> Figure:
     upper.set(title="calibration", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1.02))
     upper.legend(frameon=False, loc="upper left")
     bins = len(count)
-    lower.bar([(i + 0.5) / bins for i in range(bins)], count, width=0.9 / bins, color="tab:blue")
+    lower.bar([(i + 0.5) / bins for i in range(bins)], count.tolist(), width=0.9 / bins, color="tab:blue")
     lower.set(xlabel="confidence (probability of the predicted class)", ylabel="images")
     for axes in (upper, lower):
         axes.grid(alpha=0.3)

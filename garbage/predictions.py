@@ -45,13 +45,13 @@ class Predictions:
 
 
 def write_predictions(predictions: Predictions, path: Path) -> None:
-    """Write predictions as JSON, probabilities with six decimals."""
+    """Write predictions as JSON."""
     content = {
         "epoch": predictions.epoch,
         "classes": predictions.classes,
         "files": predictions.files,
         "labels": predictions.labels.tolist(),
-        "probabilities": [[round(p, 6) for p in row] for row in predictions.probabilities.tolist()],
+        "probabilities": predictions.probabilities.tolist(),
     }
     path.write_text(json.dumps(content, ensure_ascii=False) + "\n", encoding="utf-8")
 

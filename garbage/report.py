@@ -2,13 +2,24 @@
 
 import json
 from collections.abc import Callable
-from html import escape
 from pathlib import Path
 
 from torch import nn
 
 from . import InputError, gallery
-from .checkpoint import BEST, CONFIG, LOG, METRICS, PER_CLASS_CSV, REPORT, VAL_PREDICTIONS, load_run, replacing
+from .checkpoint import (
+    BEST,
+    CONFIG,
+    CURVES,
+    LOG,
+    METRICS,
+    PER_CLASS_CSV,
+    REPORT,
+    VAL_PREDICTIONS,
+    data_folder,
+    load_run,
+    replacing,
+)
 from .metrics import Metrics, compute_metrics
 from .page import Section, bar_cell, document, figure, svg_uri, table, tiles
 from .plots import PANELS, calibration_figure, confusion_figure, curves_figure, pr_figure, roc_figure, save_png, svg
@@ -31,22 +42,21 @@ def write_report(run: Path) -> dict:
         InputError: the log or the predictions are missing or damaged.
     """
     predictions = read_predictions(run / VAL_PREDICTIONS)
-    records = _read_log(run / LOG)
+    records = read_log(run / LOG)
     best = next((r for r in records if r["epoch"] == predictions.epoch), None)
     if best is None:
         raise InputError(f"{run / LOG} has no epoch {predictions.epoch}, which {VAL_PREDICTIONS} is of")
     config = json.loads((run / CONFIG).read_text(encoding="utf-8")) if (run / CONFIG).exists() else {}
-    data = run / "sample_set" if config.get("data") is None else Path(config["data"])
+    data = data_folder(run) or run
     metrics = compute_metrics(predictions)
 
-    with replacing(run / "curves.png") as path:
+    with replacing(run / CURVES) as path:
         save_png(curves_figure(records, best), path)
     curves = "".join(
-        figure(svg_uri(svg(curves_figure(records, best, (panel,)))), f"{panel} over the epochs") for panel in PANELS
+        figure(svg_uri(svg(curves_figure(records, best, (panel,)))), f"{name} over the epochs")
+        for panel, name in PANELS.items()
     )
-    training = f'<div class="grid">\n{curves}</div>\n' + table(
-        ("best epoch", ""), best_epoch_rows(best).items(), "", kind="pairs"
-    )
+    training = f'<div class="grid">\n{curves}</div>\n<h3>Best epoch</h3>\n{tiles(best_epoch_rows(best))}'
     seconds = sum(r["seconds"] for r in records)
     summary = tiles(
         {
@@ -58,14 +68,15 @@ def write_report(run: Path) -> dict:
             "training time": f"{seconds / 60:.1f} min",
         }
     )
-    model, reason = None, f"the run has no {BEST}"
+    network, reason = None, f"the run has no {BEST}"
     if (run / BEST).exists():
         model, checkpoint = load_run(run)
+        network = model, checkpoint["image_size"]
     sections = [
         Section("summary", "Summary", summary),
         Section("training", "Training", training),
         *_figures(predictions, metrics, run),
-        *_photos(predictions, lambda file: data / file, model and (model, checkpoint["image_size"]), reason),
+        *_photos(predictions, lambda file: data / file, network, reason),
     ]
     if config:
         sections.append(Section("settings", "Settings", _settings(config)))
@@ -77,6 +88,27 @@ def write_report(run: Path) -> dict:
         sections,
     )
     return best
+
+
+def read_log(path: Path) -> list[dict]:
+    """The records of log.jsonl, one an epoch.
+
+    Raises:
+        InputError: there is no such file, it is empty, or a line is not JSON.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        raise InputError(f"{path.parent} is not a run: it has no {path.name}") from None
+    records = []
+    for i, line in enumerate(lines, 1):
+        try:
+            records.append(json.loads(line))
+        except ValueError as error:
+            raise InputError(f"line {i} of {path} is not JSON: {error}") from error
+    if not records:
+        raise InputError(f"{path} is empty: no epoch of the run has finished")
+    return records
 
 
 def write_evaluation(
@@ -101,7 +133,9 @@ def write_evaluation(
         *_figures(predictions, metrics, out),
         *_photos(predictions, locate, (model, image_size), ""),
     ]
-    subtitle = f"{len(predictions.files)} images, {len(predictions.classes)} classes, network of epoch {predictions.epoch}"
+    subtitle = (
+        f"{len(predictions.files)} images, {len(predictions.classes)} classes, network of epoch {predictions.epoch}"
+    )
     _write_page(out / REPORT, title, subtitle, sections)
     return metrics
 
@@ -207,20 +241,6 @@ def _as_json(classes: list[str], metrics: Metrics) -> dict:
 
 def _or_none(value: float) -> float | None:
     return value if value == value else None
-
-
-def _read_log(path: Path) -> list[dict]:
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        raise InputError(f"{path.parent} is not a run: it has no {path.name}") from None
-    records = []
-    for i, line in enumerate(lines, 1):
-        try:
-            records.append(json.loads(line))
-        except ValueError as error:
-            raise InputError(f"line {i} of {path} is not JSON: {error}") from error
-    return records
 
 
 def _write_page(path: Path, title: str, subtitle: str, sections: list[Section]) -> None:

@@ -3,6 +3,7 @@
 import csv
 from pathlib import Path
 
+from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
@@ -38,9 +39,9 @@ LOG_NAMES = {
 
 
 def number(value: float, name: str) -> str:
-    """A figure as text: accuracies in per cent, others with three decimals, – for what a class does not have."""
+    """A figure as text: accuracies in per cent, others with three decimals, "n/a" for what a class does not have."""
     if value != value:
-        return "–"
+        return "n/a"
     return f"{value:.2%}" if name.endswith("accuracy") else f"{value:.3f}"
 
 
@@ -56,7 +57,7 @@ def best_epoch_rows(record: dict) -> dict[str, str]:
 
 def best_epoch_table(record: dict) -> Table:
     """The log record of an epoch for the terminal."""
-    table = Table("best epoch", "", show_header=True)
+    table = Table("best epoch", "", box=SIMPLE_HEAD)
     for name, value in best_epoch_rows(record).items():
         table.add_row(escape(name), escape(value))
     return table
@@ -64,7 +65,7 @@ def best_epoch_table(record: dict) -> Table:
 
 def overall_table(metrics: Metrics) -> Table:
     """The figures over all classes for the terminal."""
-    table = Table("all classes", "")
+    table = Table("all classes", "", box=SIMPLE_HEAD)
     for name, label in OVERALL_NAMES.items():
         table.add_row(label, number(metrics.overall[name], name))
     return table
@@ -72,7 +73,7 @@ def overall_table(metrics: Metrics) -> Table:
 
 def per_class_table(classes: list[str], metrics: Metrics) -> Table:
     """The figures of each class for the terminal."""
-    table = Table("class", *PER_CLASS_NAMES.values(), "images")
+    table = Table("class", *PER_CLASS_NAMES.values(), "images", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for column in table.columns[1:]:
         column.justify = "right"
     for i, name in enumerate(classes):

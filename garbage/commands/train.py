@@ -42,8 +42,8 @@ def _train(args: argparse.Namespace) -> int:
         settings = _resumed(args) if args.resume else _new(args)
         with distributed.first_alone() as first:
             if first and not args.resume:
-                _check_run(run, sample=settings.data is None)
-        best = train(settings, _load(settings, run, args.resume is not None), run, go_on=args.resume is not None)
+                check_run(run, sample=settings.data is None)
+        best = train(settings, load_images(settings, run, args.resume is not None), run, go_on=args.resume is not None)
     rich.get_console().print(
         f"best epoch {best['epoch']}: val accuracy {best['val_accuracy']:.2%}, val loss {best['val_loss']:.4f}, "
         f"train accuracy {best['train_accuracy']:.2%}, train loss {best['train_loss']:.4f}\nwritten to {run}",
@@ -96,7 +96,8 @@ def settings_of(run: Path) -> Settings:
         raise InputError(f"{run / CONFIG} does not hold the settings of a run: {error}") from error
 
 
-def _load(settings: Settings, run: Path, go_on: bool) -> ImageFolder:
+def load_images(settings: Settings, run: Path, go_on: bool = False) -> ImageFolder:
+    """The images of the settings, read; the sample set is drawn into the run first, unless a run goes on with it."""
     console = rich.get_console()
     data = run / SAMPLE_SET if settings.data is None else Path(settings.data)
     with distributed.first_alone() as first:
@@ -113,7 +114,7 @@ def _load(settings: Settings, run: Path, go_on: bool) -> ImageFolder:
     return images
 
 
-def _check_run(run: Path, sample: bool) -> None:
+def check_run(run: Path, sample: bool) -> None:
     """A run overwrites nothing, except that the run with no arguments may be repeated."""
     check_writable(run)
     if not run.exists():
