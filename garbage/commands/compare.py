@@ -16,8 +16,9 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser("compare", help="train without CBAM, with plain and with fused CBAM, side by side")
     parser.set_defaults(run_command=_compare)
     add_data(parser, default="the sample set")
-    add = parser.add_argument
-    add("--out", type=Path, metavar="FOLDER", required=True, help="new or empty folder for the three runs")
+    parser.add_argument(
+        "--out", type=Path, metavar="FOLDER", required=True, help="new or empty folder for the three runs"
+    )
     add_settings(parser, "settings of all three")
 
 
