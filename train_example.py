@@ -2,6 +2,7 @@
 
 python train_example.py                                     the built-in sample set, in a few minutes on two cores
 python train_example.py train --data DIR --out RUN          any folder of class folders
+python train_example.py inspect --data DIR                  what is in it
 python train_example.py report --run RUN                    draw its plots and report.html once more
 python train_example.py evaluate --run RUN FOLDER           measure it on other labelled images
 python train_example.py predict --run RUN FOLDER_OR_IMAGE   classify images
@@ -15,9 +16,9 @@ import os
 import sys
 
 from garbage import InputError, Interrupted
-from garbage.commands import compare, evaluate, explain, export, predict, report, train
+from garbage.commands import compare, evaluate, explain, export, inspect, predict, report, train
 
-COMMANDS = (train, report, evaluate, predict, explain, export, compare)
+COMMANDS = (inspect, train, report, evaluate, predict, explain, export, compare)
 
 
 def main(argv: list[str] | None = None) -> int:

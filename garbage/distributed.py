@@ -57,6 +57,14 @@ def replicate(model: nn.Module) -> nn.Module:
     return nn.parallel.DistributedDataParallel(model, gpus)
 
 
+@torch.no_grad()
+def share_buffers(model: nn.Module) -> None:
+    """Give all processes the buffers of the one that writes: BatchNorm's statistics are of its own images alone."""
+    if dist.is_initialized():
+        for buffer in model.buffers():
+            dist.broadcast(buffer, 0)
+
+
 def total(values: Tensor) -> Tensor:
     """The sum over all processes."""
     if not dist.is_initialized():

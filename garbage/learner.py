@@ -49,9 +49,15 @@ def make_learner(settings: Settings, num_classes: int, steps_per_epoch: int) -> 
     elif settings.weights is not None:
         weights = weights_in(Path(settings.weights), settings.arch)
     seed_all(settings.seed)
-    model = build_model(settings.arch, num_classes, settings.cbam, settings.backend, settings.cbam_init, weights).to(
-        device
-    )
+    model = build_model(
+        settings.arch,
+        num_classes,
+        settings.cbam,
+        settings.backend,
+        settings.cbam_init,
+        weights,
+        settings.zero_init_residual,
+    ).to(device)
     for side in {settings.image_size, *(int(side) for _, side in stages("train_sizes", settings.train_sizes))}:
         check_size(model, side)
     if settings.sync_bn:

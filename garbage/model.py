@@ -28,6 +28,7 @@ def build_model(
     backend: str = "fused",
     cbam_init: str = "default",
     weights: dict[str, torch.Tensor] | None = None,
+    zero_init_residual: bool = False,
 ) -> nn.Module:
     """A network (N, 3, H, W) -> logits (N, num_classes).
 
@@ -37,6 +38,7 @@ def build_model(
         backend: one of BACKENDS; both give the same parameters for one state of the random generator.
         cbam_init: one of INITS; "identity" gives the gates biases, without which they cannot start so.
         weights: what the network starts from, as load_weights takes it; those of CBAM are in it or not.
+        zero_init_residual: ResNets only: start with residual branches that give zero (Goyal et al., 2017).
 
     Raises:
         InputError: an unknown arch or cbam, or weights of another network.
@@ -46,7 +48,11 @@ def build_model(
         raise InputError(
             f"arch: torchvision has no classifier {arch!r}" + (f"; near: {', '.join(near)}" if near else "")
         )
-    model = torchvision.models.get_model(arch, weights=None, num_classes=num_classes, **ARGUMENTS.get(arch, {}))
+    arguments = ARGUMENTS.get(arch, {}) | ({"zero_init_residual": True} if zero_init_residual else {})
+    try:
+        model = torchvision.models.get_model(arch, weights=None, num_classes=num_classes, **arguments)
+    except TypeError:
+        raise InputError(f"zero_init_residual: {arch} is not a ResNet") from None
     of_cbam = {k: v for k, v in (weights or {}).items() if "cbam" in k.split(".")}
     if weights:  # before the insertion: identity is measured on what the network has then
         load_weights(model, {k: v for k, v in weights.items() if k not in of_cbam}, head_name(model))

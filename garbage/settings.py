@@ -18,7 +18,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-RECIPES = Path(__file__).parent / "recipes"
+SAMPLE_RECIPE = Path(__file__).parent / "recipes" / "sample_set.toml"
 LR = {("sgd", False): 0.05, ("sgd", True): 0.01, ("adamw", False): 1e-3, ("adamw", True): 2e-4}
 WEIGHT_DECAY = {"sgd": 5e-4, "adamw": 0.05}
 
@@ -46,6 +46,7 @@ class Settings:
         "identity: CBAM with biases that starts by passing its input on, for weights that exist",
         choices=INITS,
     )
+    zero_init_residual: bool = _setting(False, "ResNet: start with residual branches that give zero")
     backend: str = _setting("fused", "CBAM's kernels, or plain PyTorch", choices=tuple(BACKENDS))
     pretrained: bool = _setting(False, "start from torchvision's ImageNet weights")
     weights: str | None = _setting(None, "start from the weights in this file: a state_dict, or a checkpoint of a run")

@@ -27,7 +27,7 @@ class Progress:
 
     Attributes:
         epoch: the last one that is complete.
-        step: steps done in the next one, and sums: loss, right answers and images of these steps.
+        step: steps done in the next one; lr: that of its first; sums: loss, right answers and images of these steps.
         records: of the complete epochs, as in log.jsonl.
         best: the record of the best of them.
         best_probabilities: what was predicted in validation, (N, classes), if the last epoch is the best one.
@@ -35,6 +35,7 @@ class Progress:
 
     epoch: int = 0
     step: int = 0
+    lr: float = 0.0
     sums: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])
     records: list[dict] = field(default_factory=list)
     best: dict | None = None

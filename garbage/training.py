@@ -94,7 +94,8 @@ class _Training:
 
     def _epoch(self, network: nn.Module, book: Logbook, interrupted: Callable[[], bool]) -> None:
         progress, epoch, start = self.progress, self.progress.epoch + 1, time.perf_counter()
-        lr = max(self.learner.schedule.get_last_lr())
+        if progress.step == 0:
+            progress.lr = max(self.learner.schedule.get_last_lr())
         book.start_epoch(epoch)
         self._steps(network, epoch, book, interrupted)
         train_seconds = time.perf_counter() - start
@@ -103,6 +104,7 @@ class _Training:
             raise FloatingPointError(f"the training loss is {loss} in epoch {epoch}; try a lower --lr")
         batches = share_of(self.images.val, self.settings.batch_size, self.rank, self.processes)
         loader = make_loader(self.images.val, batches, self.settings.workers)
+        distributed.share_buffers(self.learner.for_use)
         logits = whole(predict_batches(self.learner.for_use, loader, self.amp))
         progress.epoch, progress.step, progress.sums = epoch, 0, [0.0, 0.0, 0.0]
         record = None
@@ -110,7 +112,7 @@ class _Training:
             val_loss, val_accuracy = score(logits, self.images.val.labels)
             record = {
                 "epoch": epoch,
-                "lr": lr,
+                "lr": progress.lr,
                 "train_loss": loss / seen,
                 "train_accuracy": right / seen,
                 "val_loss": val_loss,

@@ -2,10 +2,13 @@
 
 import argparse
 import dataclasses
+import os
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
-from ..settings import Settings
+from .. import distributed
+from ..download import download
+from ..settings import SAMPLE_RECIPE, Settings, read_settings
 
 
 def add_data(parser: argparse.ArgumentParser, default: str) -> None:
@@ -21,8 +24,12 @@ def add_data(parser: argparse.ArgumentParser, default: str) -> None:
     )
 
 
-def add_settings(parser: argparse.ArgumentParser) -> None:
-    """An option for each setting but data; those that are not given leave no trace in the arguments."""
+def add_settings(parser: argparse.ArgumentParser, title: str) -> None:
+    """--config, and an option for each setting but data; those that are not given leave no trace in the arguments."""
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", help="settings in TOML or JSON, by the names of the options below with _"
+    )
+    group = parser.add_argument_group(title)
     hints = get_type_hints(Settings)
     for f in dataclasses.fields(Settings):
         if not f.metadata:
@@ -36,10 +43,22 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
             options |= {"nargs": "+", "metavar": "EPOCH:VALUE"}
         else:
             options |= {"type": kind, "choices": f.metadata.get("choices")}
-        parser.add_argument("--" + f.name.replace("_", "-"), **options)
+        group.add_argument("--" + f.name.replace("_", "-"), **options)
 
 
 def given_settings(args: argparse.Namespace) -> dict[str, Any]:
-    """The settings among the arguments that were given, by name."""
+    """The settings that were given, by name: those of the file, over them the options, with --data or --download."""
+    given = read_settings(args.config) if args.config else {}
     names = {f.name for f in dataclasses.fields(Settings) if f.metadata}
-    return {k: tuple(v) if isinstance(v, list) else v for k, v in vars(args).items() if k in names}
+    given |= {k: tuple(v) if isinstance(v, list) else v for k, v in vars(args).items() if k in names}
+    with distributed.first_alone():  # the other processes then find it in the cache
+        data = download() if args.download else args.data or given.get("data")
+    return given if data is None else given | {"data": os.path.abspath(data)}
+
+
+def settings_from(args: argparse.Namespace) -> Settings:
+    """What was given, over the defaults; those of the sample set if that is the data."""
+    given = given_settings(args)
+    if "data" not in given:
+        given = {"data": None} | read_settings(SAMPLE_RECIPE) | given
+    return Settings(**given)

@@ -3,7 +3,6 @@
 import argparse
 import dataclasses
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +11,10 @@ import rich
 from .. import InputError, distributed
 from ..checkpoint import CONFIG, SAMPLE_SET, check_writable
 from ..data import ImageFolder, load_folder
-from ..download import download
 from ..samples import draw_sample_set
-from ..settings import RECIPES, Settings, read_settings
+from ..settings import Settings
 from ..training import train
-from .arguments import add_data, add_settings, given_settings
+from .arguments import add_data, add_settings, given_settings, settings_from
 
 SAMPLE_RUN = Path("runs/sample")
 MAY_CHANGE = ("data", "workers")  # in a run that goes on: neither changes what is computed
@@ -33,10 +31,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         help=f"new or empty folder for the results (default: {SAMPLE_RUN}, repeatable)",
     )
     parser.add_argument("--resume", type=Path, metavar="RUN", help="go on with a run that was stopped or killed")
-    parser.add_argument(
-        "--config", type=Path, metavar="FILE", help="settings in TOML or JSON, by the names of the options below with _"
-    )
-    add_settings(parser.add_argument_group("settings"))
+    add_settings(parser, "settings")
 
 
 def _train(args: argparse.Namespace) -> int:
@@ -44,11 +39,7 @@ def _train(args: argparse.Namespace) -> int:
         if distributed.rank():
             rich.reconfigure(quiet=True)
         run = args.resume or args.out or SAMPLE_RUN
-        data = args.data
-        if args.download:
-            with distributed.first_alone():  # the others then find it in the cache
-                data = download()
-        settings = _resumed(args, data) if args.resume else new_settings(args, data)
+        settings = _resumed(args) if args.resume else _new(args)
         with distributed.first_alone() as first:
             if first and not args.resume:
                 check_run(run, sample=settings.data is None)
@@ -62,19 +53,17 @@ def _train(args: argparse.Namespace) -> int:
     return 0
 
 
-def new_settings(args: argparse.Namespace, data: Path | None) -> Settings:
-    """Settings of a new run: the defaults, over them those of the file, over them those of the command line."""
-    file = args.config or (RECIPES / "sample_set.toml" if data is None else None)
-    given = (read_settings(file) if file else {}) | given_settings(args)
-    data = data or given.get("data")
-    if data is not None:
-        given["data"] = os.path.abspath(data)
-        if not args.out:
-            raise InputError("--out is needed with --data or --download: the folder for the results")
-    return Settings(**{"data": None} | given)
+def _new(args: argparse.Namespace) -> Settings:
+    needs_out = InputError("--out is needed with --data or --download: the folder for the results")
+    if (args.data or args.download) and not args.out:
+        raise needs_out
+    settings = settings_from(args)
+    if settings.data is not None and not args.out:
+        raise needs_out
+    return settings
 
 
-def _resumed(args: argparse.Namespace, data: Path | None) -> Settings:
+def _resumed(args: argparse.Namespace) -> Settings:
     """The settings of the run; options may repeat them, and name another place of the same images.
 
     Raises:
@@ -82,13 +71,8 @@ def _resumed(args: argparse.Namespace, data: Path | None) -> Settings:
     """
     if args.out is not None:
         raise InputError("--out and --resume exclude each other: a run goes on in its own folder")
-    path = args.resume / CONFIG
-    if not path.exists():
-        raise InputError(f"{args.resume} cannot be resumed: it has no {CONFIG}; start the run again")
     theirs = settings_of(args.resume)
-    given = (read_settings(args.config) if args.config else {}) | given_settings(args)
-    if data is not None:
-        given["data"] = os.path.abspath(data)
+    given = given_settings(args)
     wanted = dataclasses.replace(theirs, **given)
     differences = [
         f"{name} is {getattr(wanted, name)}, in the run {getattr(theirs, name)}"
@@ -102,6 +86,8 @@ def _resumed(args: argparse.Namespace, data: Path | None) -> Settings:
 
 def settings_of(run: Path) -> Settings:
     """The settings that a run was started with."""
+    if not (run / CONFIG).exists():
+        raise InputError(f"{run} cannot be resumed: it has no {CONFIG}; start the run again")
     names = [f.name for f in dataclasses.fields(Settings)]
     try:
         config: dict[str, Any] = json.loads((run / CONFIG).read_text())
