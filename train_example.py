@@ -1,8 +1,9 @@
 """Train a household-garbage classifier with CBAM, and classify images with it.
 
 python train_example.py                                     the built-in sample set, in a few minutes on two cores
+python train_example.py inspect --data DIR                  look at images before training
 python train_example.py train --data DIR --out RUN          any folder of class folders
-python train_example.py inspect --data DIR                  what is in it
+python train_example.py train --resume RUN                  go on with a run that was stopped or killed
 python train_example.py report --run RUN                    draw its plots and report.html once more
 python train_example.py evaluate --run RUN FOLDER           measure it on other labelled images
 python train_example.py predict --run RUN FOLDER_OR_IMAGE   classify images

@@ -117,33 +117,46 @@ def load_folder(data: Path, image_size: int, workers: int) -> ImageFolder:
         InputError: the folder is missing, or its classes are missing, single, empty or differ between train and val.
     """
     classes, parts = find_images(data)
-    sides = {"train": round(image_size * 9 / 8), "val": image_size}  # a little more to crop from
-    decoders = {"train": decode_whole, "val": decode}
-    fits = sum(LONGEST * 3 * sides[name] ** 2 * len(part) for name, part in parts.items()) <= CACHE_BYTES
-    jobs = [(path, sides[name], decoders[name]) for name, part in parts.items() for path, _ in part]
-    images, unreadable = _decode_all(jobs, fits, workers)
-    for name, part in parts.items():
-        part[:] = [(path, label) for path, label in part if path not in unreadable]
-        _need_every_class(part, classes, data, f"readable images for {name}")
-    datasets = {
-        name: Images(part, [images[path] for path, _ in part] if fits else None, sides[name], decoders[name])
+    train_side = round(image_size * 9 / 8)  # a little more to crop from
+    # What is not split yet is read as for training: the split is one of the readable images.
+    jobs = {
+        name: [(path, image_size, decode) if name == "val" else (path, train_side, decode_whole) for path, _ in part]
         for name, part in parts.items()
     }
-    return ImageFolder(data, classes, datasets["train"], datasets["val"], unreadable)
+    fits = sum(LONGEST * 3 * side**2 for part in jobs.values() for _, side, _ in part) <= CACHE_BYTES
+    images, unreadable = _decode_all([job for part in jobs.values() for job in part], fits, workers)
+    parts = readable_parts(parts, classes, unreadable, data)
+    if "val" not in jobs and fits:
+        images |= _decode_all([(path, image_size, decode) for path, _ in parts["val"]], True, workers)[0]
+
+    def made(name: str, side: int, decoder: Callable[[Path, int], Tensor]) -> Images:
+        return Images(parts[name], [images[path] for path, _ in parts[name]] if fits else None, side, decoder)
+
+    return ImageFolder(
+        data, classes, made("train", train_side, decode_whole), made("val", image_size, decode), unreadable
+    )
+
+
+def readable_parts(
+    parts: dict[str, Labelled], classes: list[str], unreadable: dict[Path, str], data: Path
+) -> dict[str, Labelled]:
+    """What find_images found without the unreadable files, split into "train" and "val" where the folder is not.
+
+    Raises:
+        InputError: a class has no readable image in one of them.
+    """
+    parts = {name: [sample for sample in part if sample[0] not in unreadable] for name, part in parts.items()}
+    for name, part in parts.items():
+        _need_every_class(part, classes, data / name, "readable images")
+    return parts if "val" in parts else _split(parts[""], classes)
 
 
 def find_images(data: Path) -> tuple[list[str], dict[str, Labelled]]:
-    """Class names, and the labelled image files of "train" and "val", split here where the folder is not.
+    """Class names, and the labelled image files of "train" and "val", or of "" where the folder is not split.
 
     Raises:
         InputError: as load_folder.
     """
-    classes, parts = _find(data)
-    return classes, parts if "val" in parts else _split(parts[""], classes)
-
-
-def _find(data: Path) -> tuple[list[str], dict[str, Labelled]]:
-    """Class names, and the labelled images of the parts: "train" and "val", or "" where there is no split."""
     if not data.is_dir():
         raise InputError(f"{data} is not a folder")
     names = _folders(data)
@@ -199,7 +212,7 @@ def _split(samples: Labelled, classes: list[str]) -> dict[str, Labelled]:
     for label, name in enumerate(classes):
         of_class = [sample for sample in samples if sample[1] == label]
         if len(of_class) < 2:
-            raise InputError(f"class {name!r} has a single image; a split needs at least two")
+            raise InputError(f"class {name!r} has a single readable image; a split needs at least two")
         random.Random(f"{SPLIT_SEED}/{name}").shuffle(of_class)
         count = max(1, round(VAL_FRACTION * len(of_class)))
         parts["val"] += of_class[:count]

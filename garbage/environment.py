@@ -18,7 +18,7 @@ from .checkpoint import CLASSES, CONFIG, LAST, TENSORBOARD, remove_leftovers, re
 from .data import ImageFolder
 from .settings import Settings
 
-PACKAGES = ("torch", "torchvision", "torchmetrics", "numpy", "pillow", "cbam_fused")
+PACKAGES = ("torchvision", "torchmetrics", "numpy", "pillow", "cbam_fused")
 
 
 def start_run(run: Path, settings: Settings, images: ImageFolder) -> None:
@@ -52,6 +52,7 @@ def _describe(settings: Settings, images: ImageFolder) -> dict[str, Any]:
         "platform": platform.platform(),
         "python": platform.python_version(),
         **{name: _version(name) for name in PACKAGES},
+        "torch": torch.__version__,  # with the version of CUDA
     }
 
 

@@ -12,7 +12,7 @@ import rich
 from PIL import ImageOps
 from rich.progress import track
 
-from .data import Labelled, find_images
+from .data import Labelled, find_images, readable_parts
 from .pixels import read_rgb
 
 FULL_SIZE = 1 << 20
@@ -62,7 +62,7 @@ def inspect_folder(data: Path, image_size: int, workers: int) -> Inspection:
     """Read every image of a folder as it is, in full size.
 
     Raises:
-        InputError: as find_images.
+        InputError: as load_folder.
     """
     classes, parts = find_images(data)
     paths = [path for samples in parts.values() for path, _ in samples]
@@ -77,12 +77,12 @@ def inspect_folder(data: Path, image_size: int, workers: int) -> Inspection:
                 unreadable[path] = look
             else:
                 looks[path] = look
-    parts = {part: [sample for sample in samples if sample[0] in looks] for part, samples in parts.items()}
+    parts = readable_parts(parts, classes, unreadable, data)
     alike = defaultdict(list)
     for path, look in looks.items():
         alike[look.digest].append(path)
     sums = [looks[path].sums for path, _ in parts["train"]]
-    mean, square = np.mean(sums, axis=0) / image_size**2 if sums else np.full((2, 3), np.nan)
+    mean, square = np.mean(sums, axis=0) / image_size**2
     return Inspection(
         classes,
         parts,

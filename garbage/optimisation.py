@@ -28,9 +28,10 @@ def make_optimizer(model: nn.Module, settings: Settings) -> torch.optim.Optimize
             },
         )
         group["params"].append(parameter)
+    fused = settings.freeze == "none"  # torch 2.14's fused SGD fails where a parameter gets its first gradient later
     if settings.optimizer == "adamw":
-        return torch.optim.AdamW(groups.values(), fused=True)
-    return torch.optim.SGD(groups.values(), momentum=0.9, nesterov=True, fused=True)
+        return torch.optim.AdamW(groups.values(), fused=fused)
+    return torch.optim.SGD(groups.values(), momentum=0.9, nesterov=True, fused=fused)
 
 
 def make_schedule(optimizer: torch.optim.Optimizer, settings: Settings, steps_per_epoch: int) -> LambdaLR:

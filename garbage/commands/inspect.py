@@ -7,7 +7,6 @@ from pathlib import Path
 import rich
 from rich.table import Table
 
-from .. import InputError
 from ..augmentation import train_transform
 from ..checkpoint import CLASSES, SAMPLE_SET, check_writable
 from ..data_plots import counts_figure, samples_figure, sizes_figure
@@ -42,7 +41,6 @@ def _inspect(args: argparse.Namespace) -> int:
         data = Path(settings.data)
     inspection = inspect_folder(data, settings.image_size, settings.workers)
     _print(inspection)
-    _check_classes(inspection)
     args.out.mkdir(parents=True, exist_ok=True)
     transform = train_transform(settings, settings.train_size(1))
     save_png(counts_figure(inspection), args.out / "class_counts.png")
@@ -53,13 +51,6 @@ def _inspect(args: argparse.Namespace) -> int:
     (args.out / REPORT).write_text(json.dumps(_as_json(inspection), indent=2) + "\n", encoding="utf-8")
     rich.get_console().print(f"written to {args.out}", soft_wrap=True, markup=False)
     return 0
-
-
-def _check_classes(inspection: Inspection) -> None:
-    for part in inspection.parts:
-        empty = [name for name, count in zip(inspection.classes, inspection.counts(part), strict=True) if not count]
-        if empty:
-            raise InputError(f"no readable images for {part} of {', '.join(empty)}")
 
 
 def _print(inspection: Inspection) -> None:
@@ -73,8 +64,7 @@ def _print(inspection: Inspection) -> None:
     console.print(table)
     for what, axis in (("width", 0), ("height", 1)):
         sizes = sorted(size[axis] for size in inspection.sizes.values())
-        if sizes:
-            _say(f"{what}: {sizes[0]} to {sizes[-1]} pixels, half of the images up to {sizes[len(sizes) // 2]}")
+        _say(f"{what}: {sizes[0]} to {sizes[-1]} pixels, half of the images up to {sizes[len(sizes) // 2]}")
     _say(f"mean {_rounded(inspection.mean)}, standard deviation {_rounded(inspection.std)} (red, green, blue, of 1)")
     for path, reason in inspection.unreadable.items():
         _say(f"unreadable, left out in training: {path}: {reason}", "red")
