@@ -19,11 +19,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--out", type=Path, metavar="FOLDER", required=True, help="new or empty folder for the three runs"
     )
-<<<<<<< HEAD
     add_settings(parser, "settings of all three runs")
-=======
-    add_settings(parser, "settings of all three")
->>>>>>> d2d6ceedca1aa658bc47aa02b74022e511c2f590
 
 
 def _compare(args: argparse.Namespace) -> int:
