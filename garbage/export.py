@@ -19,7 +19,7 @@ from .data import MEAN, STD, normalise
 from .inference import network_view
 from .predictions import read_predictions
 
-OPSET = 23  # the newest that torch's exporter is written for
+OPSET = 23  # tried with onnxruntime 1.32
 TOLERANCE = 1e-3  # of the logits, relative to the largest
 METADATA = "metadata.json"  # of a .pt2 file
 

@@ -64,8 +64,9 @@ def table(head: Iterable[str], rows: Iterable[Iterable[str]], caption: str, kind
     for name, *cells in rows:
         columns = "".join(cell if cell.startswith("<td") else f"<td>{escape(cell)}</td>" for cell in cells)
         body += f'<tr><th scope="row">{escape(name)}</th>{columns}</tr>\n'
+    title = f"<caption>{escape(caption)}</caption>" if caption else ""
     return (
-        f'<div class="scroll"><table class="{kind}"><caption>{escape(caption)}</caption>'
+        f'<div class="scroll"><table class="{kind}">{title}'
         f"<thead><tr>{header}</tr></thead><tbody>\n{body}</tbody></table></div>\n"
     )
 

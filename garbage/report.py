@@ -221,7 +221,8 @@ def _confused_pairs(classes: list[str], metrics: Metrics) -> str:
 
 def _settings(config: dict) -> str:
     rows = [(key, value if isinstance(value, str) else json.dumps(value)) for key, value in config.items()]
-    return table(("setting", "value"), rows, "Settings and environment of the run", kind="pairs")
+    settings = table(("setting", "value"), rows, "", kind="pairs")
+    return f"<details><summary>All {len(rows)} settings, and the environment of the run</summary>{settings}</details>\n"
 
 
 def _as_json(classes: list[str], metrics: Metrics) -> dict:

@@ -19,7 +19,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--out", type=Path, metavar="FOLDER", required=True, help="new or empty folder for the three runs"
     )
-    add_settings(parser, "settings of all three")
+    add_settings(parser, "settings of all three runs")
 
 
 def _compare(args: argparse.Namespace) -> int:
