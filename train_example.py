@@ -35,19 +35,18 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return args.run_command(args)
     except InputError as error:
-        return _fail(error, 2)
+        return _end(f"error: {error}", 2)
     except (FloatingPointError, OSError) as error:
-        return _fail(error, 1)
+        return _end(f"error: {error}", 1)
     except Interrupted as stop:
-        print(stop, file=sys.stderr)
+        return _end(str(stop), 130)
     except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
-    return 130
+        return _end("stopped", 130)
 
 
-def _fail(error: Exception, code: int) -> int:
+def _end(message: str, code: int) -> int:
     if os.environ.get("RANK", "0") == "0":  # with torchrun every process comes here
-        print(f"error: {error}", file=sys.stderr)
+        print(message, file=sys.stderr)
     return code
 
 
