@@ -85,10 +85,29 @@ def locked(run: Path) -> Iterator[None]:
 
 def data_folder(run: Path) -> Path | None:
     """Where the images of a run are, as its config.json says; None where there is no such file."""
-    if not (run / CONFIG).exists():
+    config = read_config(run)
+    if not config:
         return None
-    data = json.loads((run / CONFIG).read_text(encoding="utf-8"))["data"]
-    return run / SAMPLE_SET if data is None else Path(data)
+    return run / SAMPLE_SET if config["data"] is None else Path(config["data"])
+
+
+def read_config(run: Path) -> dict:
+    """The settings and the environment of a run; nothing where there is no config.json.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    path = run / CONFIG
+    if not path.exists():
+        return {}
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        missing = {"data", "arch", "cbam"} - config.keys()
+    except (ValueError, AttributeError) as error:
+        raise InputError(f"{path} is not the config of a run: {type(error).__name__}: {error}") from error
+    if missing:
+        raise InputError(f"{path} is not the config of a run: it lacks {', '.join(sorted(missing))}")
+    return config
 
 
 def run_files(run: Path) -> list[Path]:

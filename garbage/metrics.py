@@ -78,10 +78,10 @@ def compute_metrics(predictions: Predictions) -> Metrics:
     auc |= {MICRO: tm.binary_auroc(pairs, answers).item(), MACRO: per_class["auc"].nanmean().item()}
     ap |= {MICRO: tm.binary_average_precision(pairs, answers).item(), MACRO: per_class["ap"].nanmean().item()}
 
-    top = min(3, num_classes)
+    top = {"average": "micro", "top_k": min(3, num_classes)}
     overall = {
         "accuracy": tm.multiclass_accuracy(p, labels, num_classes, average="micro").item(),
-        f"top_{top}_accuracy": tm.multiclass_accuracy(p, labels, num_classes, average="micro", top_k=top).item(),
+        "top_3_accuracy": tm.multiclass_accuracy(p, labels, num_classes, **top).item(),
         "macro_recall": per_class["recall"].nanmean().item(),
         "macro_f1": per_class["f1"].nanmean().item(),
         "macro_auc": auc[MACRO],

@@ -13,7 +13,8 @@ from .metrics import MACRO, MICRO, Curve, Metrics, calibration_bins
 from .predictions import Predictions
 
 PANELS = {"loss": "loss", "accuracy": "accuracy (%)", "lr": "learning rate"}
-LEGIBLE = 40  # classes; beyond, numbers in cells and a legend would be too small to read
+LEGIBLE = 40  # classes; beyond, numbers in cells and a legend would be too small to read, and an SVG of all too large
+LABELLED = 100  # classes; beyond, their names at a matrix would be too small
 # What matplotlib draws in black takes this colour, which the reader's scheme decides.
 SVG_STYLE = (
     "<style>:root{--ink:#1c2733;fill:var(--ink)}"
@@ -77,7 +78,8 @@ def confusion_figure(confusion: Tensor, classes: list[str], normalised: bool) ->
     side = min(2.2 + 0.42 * num_classes, 24)
     figure = Figure(figsize=(side, side), layout="constrained")
     axes = figure.subplots()
-    axes.pcolormesh(share, cmap="Blues", vmin=0, vmax=100, edgecolors="#8a94a0", linewidth=0.4)
+    lines = {"edgecolors": "#8a94a0", "linewidth": 0.4} if num_classes <= LEGIBLE else {"rasterized": True}
+    axes.pcolormesh(share, cmap="Blues", vmin=0, vmax=100, **lines)
     if num_classes <= LEGIBLE:
         for row in range(num_classes):
             for column in range(num_classes):
@@ -85,9 +87,9 @@ def confusion_figure(confusion: Tensor, classes: list[str], normalised: bool) ->
                 colour = "#ffffff" if share[row, column] > 55 else "#12263d" if confusion[row, column] else "#9aa4af"
                 place = {"ha": "center", "va": "center", "in_layout": False}
                 axes.text(column + 0.5, row + 0.5, text, color=colour, fontsize=9, **place)
-    ticks = [i + 0.5 for i in range(num_classes)]
-    axes.set_xticks(ticks, classes, rotation=45, ha="right", rotation_mode="anchor")
-    axes.set_yticks(ticks, classes)
+    ticks = [i + 0.5 for i in range(num_classes)] if num_classes <= LABELLED else []
+    axes.set_xticks(ticks, classes[: len(ticks)], rotation=45, ha="right", rotation_mode="anchor")
+    axes.set_yticks(ticks, classes[: len(ticks)])
     axes.tick_params(length=0)
     axes.invert_yaxis()
     axes.set_aspect("equal")
@@ -124,7 +126,8 @@ def _class_curves(curves: dict[str, Curve], areas: dict[str, float], area_name: 
             axes.plot(x, y, color="#000000", linewidth=1.8, linestyle=averages[name], label=label, **style)
         else:
             colour = colours[i % len(colours)] if named else "#8a94a0"
-            axes.plot(x, y, color=colour, linewidth=1, label=label if named else None, **style)
+            label = label if named else None
+            axes.plot(x, y, color=colour, linewidth=1, label=label, rasterized=not named, **style)
     axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
     axes.grid(alpha=0.3)
     figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9, title=area_name)

@@ -9,7 +9,6 @@ from torch import nn
 from . import InputError, gallery
 from .checkpoint import (
     BEST,
-    CONFIG,
     CURVES,
     LOG,
     METRICS,
@@ -18,6 +17,7 @@ from .checkpoint import (
     VAL_PREDICTIONS,
     data_folder,
     load_run,
+    read_config,
     replacing,
 )
 from .metrics import Metrics, compute_metrics
@@ -39,15 +39,18 @@ def write_report(run: Path) -> dict:
         The log record of the best epoch.
 
     Raises:
-        InputError: the log or the predictions are missing or damaged.
+        InputError: the log or the predictions are missing, or a file is damaged; nothing is written then.
     """
     predictions = read_predictions(run / VAL_PREDICTIONS)
     records = read_log(run / LOG)
     best = next((r for r in records if r["epoch"] == predictions.epoch), None)
     if best is None:
         raise InputError(f"{run / LOG} has no epoch {predictions.epoch}, which {VAL_PREDICTIONS} is of")
-    config = json.loads((run / CONFIG).read_text(encoding="utf-8")) if (run / CONFIG).exists() else {}
-    data = data_folder(run) or run
+    config, data = read_config(run), data_folder(run) or run
+    network, reason = None, f"the run has no {BEST}"
+    if (run / BEST).exists():
+        model, checkpoint = load_run(run)
+        network = model, checkpoint["image_size"]
     metrics = compute_metrics(predictions)
 
     with replacing(run / CURVES) as path:
@@ -68,10 +71,6 @@ def write_report(run: Path) -> dict:
             "training time": f"{seconds / 60:.1f} min",
         }
     )
-    network, reason = None, f"the run has no {BEST}"
-    if (run / BEST).exists():
-        model, checkpoint = load_run(run)
-        network = model, checkpoint["image_size"]
     sections = [
         Section("summary", "Summary", summary),
         Section("training", "Training", training),

@@ -11,6 +11,7 @@ from .metrics import Metrics
 
 OVERALL_NAMES = {
     "accuracy": "accuracy",
+    "top_3_accuracy": "top-3 accuracy",
     "macro_recall": "mean recall",
     "macro_f1": "macro F1",
     "macro_auc": "macro AUC",

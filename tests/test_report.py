@@ -75,10 +75,16 @@ def test_many_classes(tmp_path):
         ("log.jsonl", '{"epoch": 1}\n{"epo', "line 2 of"),
         ("log.jsonl", '{"epoch": 1}\n', "has no epoch 4, which val_predictions.json is of"),
         ("val_predictions.json", None, "has no val_predictions.json"),
+        ("best.pt", "junk", "best.pt is not a checkpoint of this program"),
+        ("config.json", "{", "config.json is not the config of a run: JSONDecodeError"),
+        ("config.json", "{}", "config.json is not the config of a run: it lacks arch, cbam, data"),
     ],
 )
-def test_without_log_or_predictions_nothing_is_written(bare, capsys, name, content, message):
-    (bare / name).unlink() if content is None else (bare / name).write_text(content)
+def test_with_files_missing_or_damaged_nothing_is_written(bare, capsys, name, content, message):
+    if content is None:
+        (bare / name).unlink()
+    else:
+        (bare / name).write_text(content)
     before = files_below(bare)
     assert main(["report", "--run", str(bare)]) == 2
     assert message in capsys.readouterr().err
