@@ -157,13 +157,13 @@ def test_the_default_run_may_be_repeated_but_not_over_another(small_default, dra
 def test_photos_are_learned(tmp_path, no_report):
     if not (PHOTOS / "train").is_dir():
         pytest.skip(f"no photos in {PHOTOS}; CBAM_FUSED_PHOTOS names another folder")
-    for part, count in (("train", 16), ("val", 4)):
+    for part, count in (("train", 8), ("val", 2)):
         for folder in (PHOTOS / part).iterdir():
             (tmp_path / "set" / part / folder.name).mkdir(parents=True)
             for photo in sorted(folder.iterdir())[:count]:
                 (tmp_path / "set" / part / folder.name / photo.name).symlink_to(photo)
     out = tmp_path / "run"
-    options = ["--epochs", "4", "--image-size", "64", "--batch-size", "16", "--lr", "0.02"]
+    options = ["--epochs", "5", "--image-size", "48", "--batch-size", "16", "--lr", "0.02", "--warmup-epochs", "1"]
     assert main(["train", "--data", str(tmp_path / "set"), "--out", str(out), *options]) == 0
     losses = [r["train_loss"] for r in read_log(out)]
     assert losses[-1] < losses[0] - 0.1, losses
