@@ -34,8 +34,8 @@ class Learner:
         return self.model if self.ema is None else self.ema.module
 
 
-def make_learner(settings: Settings, num_classes: int, steps_per_epoch: int) -> Learner:
-    """Everything at its start, the same for one seed.
+def make_learner(settings: Settings, num_classes: int, steps_per_epoch: int, resumed: bool = False) -> Learner:
+    """Everything at its start, the same for one seed; without the weights to start from if a state will replace them.
 
     Raises:
         InputError: settings that do not fit together, weights that cannot be had, sizes that the network does not take.
@@ -44,9 +44,9 @@ def make_learner(settings: Settings, num_classes: int, steps_per_epoch: int) -> 
     if settings.sync_bn and device.type == "cpu":
         raise InputError("sync_bn needs GPUs: PyTorch has no SyncBatchNorm for CPUs")
     weights = None
-    if settings.pretrained:
+    if settings.pretrained and not resumed:
         weights = pretrained_weights(settings.arch)
-    elif settings.weights is not None:
+    elif settings.weights is not None and not resumed:
         weights = weights_in(Path(settings.weights), settings.arch)
     seed_all(settings.seed)
     model = build_model(

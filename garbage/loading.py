@@ -82,10 +82,14 @@ def make_loader(
         batch_size=None,
         num_workers=workers,
         pin_memory=gpu,
-        worker_init_fn=_ignore_interrupt,
+        worker_init_fn=_signals_of_a_worker,
     )
 
 
-def _ignore_interrupt(_: int) -> None:
-    """Ctrl-C goes to all processes of a terminal; the one that trains decides what becomes of it."""
+def _signals_of_a_worker(_: int) -> None:
+    """Ctrl-C goes to all processes of a terminal, and the one that trains decides what becomes of it; SIGTERM ends.
+
+    A forked worker would otherwise have the handlers of that process, which only take note.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -79,13 +79,9 @@ def write_derived(run: Path, settings: Settings, images: ImageFolder, learner: L
 def resume(run: Path, settings: Settings, images: ImageFolder, learner: Learner) -> Progress:
     """Load what last.pt holds, and in the process that writes put the files right that follow from it.
 
-    A run without a last.pt was stopped in its first epoch and starts again.
-
     Raises:
         InputError: last.pt is damaged, of other settings, or of other images; the differences are named.
     """
-    if not (run / LAST).exists():
-        return Progress()
     try:
         last = torch.load(run / LAST, map_location=distributed.device(), weights_only=True)
         state = last["resume"]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from . import InputError, Interrupted, distributed
 from .augmentation import class_weights, make_mixing, train_transform
-from .checkpoint import check_space, locked
+from .checkpoint import LAST, check_space, check_writable, locked
 from .data import ImageFolder, normalise
 from .environment import start_run
 from .freezing import Freezing
@@ -36,7 +36,8 @@ def train(settings: Settings, images: ImageFolder, run: Path, go_on: bool = Fals
 
     Args:
         run: files of an earlier run in it are removed first, unless
-        go_on: continue that run from its last.pt, with the result that it would have had undisturbed.
+        go_on: continue that run from its last.pt, with the result that it would have had undisturbed. A run without
+            one was stopped in its first epoch and starts again.
 
     Returns:
         The log record of the best epoch.
@@ -48,36 +49,35 @@ def train(settings: Settings, images: ImageFolder, run: Path, go_on: bool = Fals
         OSError: the disk became full; the run can go on from what it saved before.
     """
     with _deterministic(settings.deterministic):
-        training = _Training(settings, images, run)
+        training = _Training(settings, images, run, go_on and (run / LAST).exists())
         with locked(run) if distributed.rank() == 0 else nullcontext():
-            training.start(go_on)
             return training.run_epochs()
 
 
 class _Training:
     """One call of train."""
 
-    def __init__(self, settings: Settings, images: ImageFolder, run: Path):
-        self.settings, self.images, self.run = settings, images, run
+    def __init__(self, settings: Settings, images: ImageFolder, run: Path, resumed: bool):
+        self.settings, self.images, self.run, self.resumed = settings, images, run, resumed
         self.rank, self.processes = distributed.rank(), distributed.world_size()
         self.device, self.amp = distributed.device(), AMP[settings.amp]
         _check_batches(settings, len(images.train), self.processes)
         self.steps = len(self._batches(1))
-        self.learner = make_learner(settings, len(images.classes), self.steps)
+        self.learner = make_learner(settings, len(images.classes), self.steps, resumed)
         self.freezing = Freezing(self.learner.model, settings)
+        check_writable(run)
         check_space(run, bytes_to_write(self.learner, settings))
         self.mixing = make_mixing(settings, len(images.classes))
         weight = class_weights(images.train.labels, len(images.classes)) if settings.balance == "weights" else None
         self.criterion = nn.CrossEntropyLoss(weight, label_smoothing=settings.label_smoothing).to(self.device)
 
-    def start(self, go_on: bool) -> None:
-        self.progress = Progress()
-        if go_on:
-            self.progress = resume(self.run, self.settings, self.images, self.learner)
-        if self.rank == 0 and self.progress.epoch == self.progress.step == 0:
-            start_run(self.run, self.settings, self.images)
-
     def run_epochs(self) -> dict:
+        if self.resumed:
+            self.progress = resume(self.run, self.settings, self.images, self.learner)
+        else:
+            self.progress = Progress()
+            if self.rank == 0:
+                start_run(self.run, self.settings, self.images)
         progress, done = self.progress, self.progress.epoch * self.steps + self.progress.step
         book = Logbook(self.run, self.rank == 0, self.settings.epochs, self.steps, done)
         network = None

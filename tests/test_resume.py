@@ -129,6 +129,19 @@ def test_a_finished_run_is_not_trained_further(images, undisturbed, tmp_path):
     assert {k: v for k, v in after.items() if k in before} == before
 
 
+def test_the_weights_to_start_from_are_needed_only_at_the_start(images, undisturbed, tmp_path):
+    weights = tmp_path / "weights.pt"
+    weights.write_bytes((undisturbed / "best.pt").read_bytes())
+    changes = {"weights": str(weights), "epochs": 1}
+    best = train(images, tmp_path / "run", **changes)
+    assert best["train_loss"] != read_log(undisturbed)[0]["train_loss"]
+    weights.unlink()
+    assert train(images, tmp_path / "run", go_on=True, **changes) == best
+    (tmp_path / "run" / "last.pt").unlink()
+    with pytest.raises(InputError, match=r"weights\.pt holds no weights"):
+        train(images, tmp_path / "run", go_on=True, **changes)
+
+
 def test_what_cannot_be_resumed_is_refused_with_the_differences(images, drawn, two_classes, undisturbed, tmp_path):
     before = files_below(undisturbed)
     with pytest.raises(InputError, match="arch is squeezenet1_1, the checkpoint has mobilenet_v2; cbam is none, the"):

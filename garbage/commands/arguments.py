@@ -51,6 +51,8 @@ def given_settings(args: argparse.Namespace) -> dict[str, Any]:
     given = read_settings(args.config) if args.config else {}
     names = {f.name for f in dataclasses.fields(Settings) if f.metadata}
     given |= {k: tuple(v) if isinstance(v, list) else v for k, v in vars(args).items() if k in names}
+    if given.get("weights"):
+        given["weights"] = os.path.abspath(given["weights"])  # for a run that goes on from another folder
     with distributed.first_alone():  # the other processes then find it in the cache
         data = download() if args.download else args.data or given.get("data")
     return given if data is None else given | {"data": os.path.abspath(data)}
