@@ -1,6 +1,9 @@
 """What a run folder holds, and files that are either complete or absent."""
 
+import fcntl
+import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,17 +16,39 @@ from .model import build_model
 
 CONFIG, CLASSES, LOG = "config.json", "class_indices.json", "log.jsonl"
 BEST, LAST = "best.pt", "last.pt"
-CURVES, CONFUSION, PREDICTIONS = "curves.png", "confusion_matrix.png", "predictions.csv"
-RUN_FILES = (CONFIG, CLASSES, LOG, BEST, LAST, CURVES, CONFUSION, PREDICTIONS)
+VAL_PREDICTIONS, EVALUATION = "val_predictions.json", "evaluation.json"
+REPORT, METRICS, PER_CLASS_CSV = "report.html", "metrics.json", "per_class.csv"
+CURVES = "curves.png"
+PREDICTION_PLOTS = (
+    *("confusion_matrix.png", "confusion_matrix_normalised.png"),
+    *("roc.png", "precision_recall.png", "calibration.png"),
+)
+PREDICTIONS_CSV, PREDICTIONS_JSON = "predictions.csv", "predictions.json"
+TENSORBOARD, SAMPLE_SET = "tensorboard", "sample_set"
+RUN_FILES = (
+    *(CONFIG, CLASSES, LOG, BEST, LAST, VAL_PREDICTIONS, REPORT, METRICS, PER_CLASS_CSV),
+    *(CURVES, *PREDICTION_PLOTS, PREDICTIONS_CSV, PREDICTIONS_JSON),
+)
 
 
 def check_writable(folder: Path) -> None:
     """Raise InputError unless the folder can be made, or exists and can be written to."""
-    existing = next(p for p in (folder, *folder.absolute().parents) if p.exists())
+    existing = _existing(folder)
     if not existing.is_dir():
         raise InputError(f"{folder} cannot be written: {existing} is not a folder")
     if not os.access(existing, os.W_OK | os.X_OK):
         raise InputError(f"{folder} cannot be written: no permission in {existing}")
+
+
+def check_space(folder: Path, needed: int) -> None:
+    """Raise InputError unless the disk that the folder is, or will be, on has so many bytes free."""
+    free = shutil.disk_usage(_existing(folder)).free
+    if free < needed:
+        raise InputError(f"{folder} needs {needed / 1e6:,.0f} MB, but its disk has only {free / 1e6:,.0f} MB free")
+
+
+def _existing(folder: Path) -> Path:
+    return next(p for p in (folder, *folder.absolute().parents) if p.exists())
 
 
 @contextmanager
@@ -32,24 +57,92 @@ def replacing(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         yield temporary
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())  # else a power cut could leave the new name with nothing behind it
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def load_run(run: Path) -> tuple[nn.Module, dict]:
+@contextmanager
+def locked(run: Path) -> Iterator[None]:
+    """Make the folder, and keep other processes from training in it; the lock goes with the process.
+
+    Raises:
+        InputError: another process has it.
+    """
+    run.mkdir(parents=True, exist_ok=True)
+    folder = os.open(run, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(f"another process is training in {run}") from None
+        yield
+    finally:
+        os.close(folder)
+
+
+def data_folder(run: Path) -> Path | None:
+    """Where the images of a run are, as its config.json says; None where there is no such file."""
+    config = read_config(run)
+    if not config:
+        return None
+    return run / SAMPLE_SET if config["data"] is None else Path(config["data"])
+
+
+def read_config(run: Path) -> dict:
+    """The settings and the environment of a run; nothing where there is no config.json.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    path = run / CONFIG
+    if not path.exists():
+        return {}
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        missing = {"data", "arch", "cbam"} - config.keys()
+    except (ValueError, AttributeError) as error:
+        raise InputError(f"{path} is not the config of a run: {type(error).__name__}: {error}") from error
+    if missing:
+        raise InputError(f"{path} is not the config of a run: it lacks {', '.join(sorted(missing))}")
+    return config
+
+
+def run_files(run: Path) -> list[Path]:
+    """The files in a run folder that this program wrote; not the folders."""
+    return [run / name for name in RUN_FILES if (run / name).exists()]
+
+
+def remove_leftovers(run: Path) -> None:
+    """Delete temporary files and folders that a killed process left."""
+    for name in RUN_FILES:
+        for path in run.glob(f".{name}.*"):
+            path.unlink()
+    for path in run.glob(f".{SAMPLE_SET}-*"):
+        shutil.rmtree(path)
+
+
+def load_run(run: Path, backend: str = "fused") -> tuple[nn.Module, dict]:
     """The best network of a run, in eval mode, and its checkpoint (arch, cbam, classes, image_size, epoch, metrics).
+
+    Args:
+        run: the folder of a run, or a checkpoint file.
+        backend: one of BACKENDS.
 
     Raises:
         InputError: the run holds no checkpoint of this program.
     """
-    path = run / BEST
+    path = run if run.is_file() else run / BEST
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        model = build_model(checkpoint["arch"], len(checkpoint["classes"]), checkpoint["cbam"])
+        model = build_model(
+            checkpoint["arch"], len(checkpoint["classes"]), checkpoint["cbam"], backend, checkpoint["cbam_init"]
+        )
         model.load_state_dict(checkpoint["state_dict"])
     except FileNotFoundError:
         raise InputError(f"{run} is not a finished run: it has no {BEST}") from None
     except Exception as error:  # a file that is not a checkpoint fails in as many ways as there are files
         raise InputError(f"{path} is not a checkpoint of this program: {type(error).__name__}: {error}") from error
-    return model.eval(), checkpoint
+    return model.eval().to(memory_format=torch.channels_last), checkpoint

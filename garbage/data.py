@@ -1,4 +1,4 @@
-"""Folders of class folders as training and validation images: checked, split, decoded and loaded."""
+"""Folders of class folders as training and validation images: checked, split and decoded."""
 
 import random
 from collections.abc import Callable
@@ -12,23 +12,19 @@ import torch
 from PIL import Image, ImageOps
 from rich.progress import track
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
 from torchvision.transforms import v2
 
 from . import InputError
+from .pixels import read_rgb
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, which pretrained weights expect
 VAL_FRACTION = 0.2
 SPLIT_SEED = 0
-CACHE_BYTES = 2 << 30  # a larger set is decoded again in every epoch
+CACHE_BYTES = 4 << 30  # a larger set is decoded again in every epoch
+LONGEST = 2.0  # of the aspect ratio; what is beyond is cropped at the centre
 
 Labelled = list[tuple[Path, int]]
-
-
-def read_size(image_size: int) -> int:
-    """The side in pixels at which images are kept: a little more than the network sees, to crop from."""
-    return round(image_size * 9 / 8)
 
 
 def decode(path: Path, side: int) -> Tensor:
@@ -37,16 +33,31 @@ def decode(path: Path, side: int) -> Tensor:
     Raises:
         OSError, ValueError, SyntaxError, ...: whatever Pillow raises for a file that it cannot read.
     """
-    with Image.open(path) as image:
-        image.draft("RGB", (side, side))  # JPEG only: decode at a fraction of the size where that is enough
-        image = ImageOps.fit(ImageOps.exif_transpose(image).convert("RGB"), (side, side))
+    return _tensor(ImageOps.fit(read_rgb(path, side), (side, side)))
+
+
+def decode_whole(path: Path, side: int) -> Tensor:
+    """Read an image as uint8 RGB (3, H, W) to take crops from: the shorter side at most ``side``, the aspect kept.
+
+    Raises:
+        as decode.
+    """
+    image = read_rgb(path, side)
+    shorter, longer = sorted(image.size)
+    scale = min(1.0, side / shorter)
+    limit = round(LONGEST * shorter)
+    size = tuple(max(1, round(scale * min(length, limit))) for length in image.size)
+    return _tensor(ImageOps.fit(image, size) if longer > limit else image.resize(size, reducing_gap=3.0))
+
+
+def _tensor(image: Image.Image) -> Tensor:
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
 
-def try_decode(path: Path, side: int) -> Tensor | str:
-    """What decode returns, or the reason in words why it cannot."""
+def try_decode(path: Path, side: int, decoder: Callable[[Path, int], Tensor] = decode) -> Tensor | str:
+    """What the decoder returns, or the reason in words why it cannot."""
     try:
-        return decode(path, side)
+        return decoder(path, side)
     except Exception as error:  # a broken file makes Pillow's readers raise almost anything
         return f"{type(error).__name__}: {error}"
 
@@ -57,26 +68,37 @@ def normalise(images: Tensor) -> Tensor:
     return images.contiguous(memory_format=torch.channels_last)
 
 
-class Images(Dataset):
-    """Labelled images, fetched a batch at a time: uint8 (B, 3, H, W) after ``transform``, and int64 labels (B,)."""
+class Images:
+    """Labelled images of one part, in memory or read when they are asked for.
 
-    def __init__(self, samples: Labelled, cache: list[Tensor] | None, side: int, transform: Callable[[Tensor], Tensor]):
+    Attributes:
+        paths: the files.
+        labels: int64 (N,).
+        cache: the pixels, or None where they would not fit.
+    """
+
+    def __init__(
+        self, samples: Labelled, cache: list[Tensor] | None, side: int, decoder: Callable[[Path, int], Tensor]
+    ):
         self.paths = [path for path, _ in samples]
         self.labels = torch.tensor([label for _, label in samples])
-        self.cache, self.side, self.transform = cache, side, transform
+        self.cache, self.side, self.decoder = cache, side, decoder
 
     def __len__(self) -> int:
         return len(self.paths)
 
-    def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
-        images = [decode(self.paths[i], self.side) if self.cache is None else self.cache[i] for i in indices]
-        return torch.stack([self.transform(image) for image in images]), self.labels[indices]
+    def pixels(self, indices: list[int]) -> list[Tensor]:
+        """uint8 (3, H, W) each: squares in validation, of any form in training."""
+        if self.cache is not None:
+            return [self.cache[i] for i in indices]
+        return [self.decoder(self.paths[i], self.side) for i in indices]
 
 
 @dataclass
 class ImageFolder:
     """A folder ready for training; ``unreadable`` maps the files left out to the reason."""
 
+    folder: Path
     classes: list[str]
     train: Images
     val: Images
@@ -84,7 +106,7 @@ class ImageFolder:
 
 
 def load_folder(data: Path, image_size: int, workers: int) -> ImageFolder:
-    """Find, decode and split the images of a folder of class folders, or of its train/ and val/.
+    """Find, split and decode the images of a folder of class folders, or of its train/ and val/.
 
     Args:
         data: holds class folders, or train/ and val/ with the same class folders below each.
@@ -94,47 +116,47 @@ def load_folder(data: Path, image_size: int, workers: int) -> ImageFolder:
     Raises:
         InputError: the folder is missing, or its classes are missing, single, empty or differ between train and val.
     """
-    classes, parts = _find(data)
-    side = read_size(image_size)
-    images, unreadable = _decode_all([s for part in parts.values() for s in part], side, workers)
-    for name, part in parts.items():
-        part[:] = [(path, label) for path, label in part if path not in unreadable]
-        _need_every_class(part, classes, data / name, "readable images")
-    if "val" not in parts:
-        parts = _split(parts[""], classes)
-    transforms = {
-        "train": v2.Compose([v2.RandomResizedCrop(image_size, scale=(0.65, 1.0)), v2.RandomHorizontalFlip()]),
-        "val": v2.CenterCrop(image_size),
-    }
-    datasets = {
-        name: Images(part, [images[path] for path, _ in part] if images else None, side, transforms[name])
+    classes, parts = find_images(data)
+    train_side = round(image_size * 9 / 8)  # a little more to crop from
+    # What is not split yet is read as for training: the split is one of the readable images.
+    jobs = {
+        name: [(path, image_size, decode) if name == "val" else (path, train_side, decode_whole) for path, _ in part]
         for name, part in parts.items()
     }
-    return ImageFolder(classes, datasets["train"], datasets["val"], unreadable)
+    fits = sum(LONGEST * 3 * side**2 for part in jobs.values() for _, side, _ in part) <= CACHE_BYTES
+    images, unreadable = _decode_all([job for part in jobs.values() for job in part], fits, workers)
+    parts = readable_parts(parts, classes, unreadable, data)
+    if "val" not in jobs and fits:
+        images |= _decode_all([(path, image_size, decode) for path, _ in parts["val"]], True, workers)[0]
 
+    def made(name: str, side: int, decoder: Callable[[Path, int], Tensor]) -> Images:
+        return Images(parts[name], [images[path] for path, _ in parts[name]] if fits else None, side, decoder)
 
-def make_loader(images: Images, batch_size: int, workers: int, shuffle_seed: int | None = None) -> DataLoader:
-    """Batches of uint8 images and labels, shuffled if there is a seed.
-
-    A last training batch of a single image is left out: BatchNorm cannot train on it.
-    """
-    return DataLoader(
-        images,
-        batch_size,
-        shuffle=shuffle_seed is not None,
-        drop_last=shuffle_seed is not None and len(images) % batch_size == 1,
-        num_workers=workers if images.cache is None else 0,
-        collate_fn=_as_fetched,
-        generator=None if shuffle_seed is None else torch.Generator().manual_seed(shuffle_seed),
+    return ImageFolder(
+        data, classes, made("train", train_side, decode_whole), made("val", image_size, decode), unreadable
     )
 
 
-def _as_fetched(batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    return batch
+def readable_parts(
+    parts: dict[str, Labelled], classes: list[str], unreadable: dict[Path, str], data: Path
+) -> dict[str, Labelled]:
+    """What find_images found without the unreadable files, split into "train" and "val" where the folder is not.
+
+    Raises:
+        InputError: a class has no readable image in one of them.
+    """
+    parts = {name: [sample for sample in part if sample[0] not in unreadable] for name, part in parts.items()}
+    for name, part in parts.items():
+        _need_every_class(part, classes, data / name, "readable images")
+    return parts if "val" in parts else _split(parts[""], classes)
 
 
-def _find(data: Path) -> tuple[list[str], dict[str, Labelled]]:
-    """Class names, and the labelled images of the parts: "train" and "val", or "" where there is no split."""
+def find_images(data: Path) -> tuple[list[str], dict[str, Labelled]]:
+    """Class names, and the labelled image files of "train" and "val", or of "" where the folder is not split.
+
+    Raises:
+        InputError: as load_folder.
+    """
     if not data.is_dir():
         raise InputError(f"{data} is not a folder")
     names = _folders(data)
@@ -170,18 +192,16 @@ def _need_every_class(samples: Labelled, classes: list[str], folder: Path, what:
         raise InputError(f"no {what} in " + ", ".join(str(folder / classes[label]) for label in sorted(empty)))
 
 
-def _decode_all(samples: Labelled, side: int, workers: int) -> tuple[dict[Path, Tensor], dict[Path, str]]:
-    """Every image by path (none at all where they would not fit in memory), and the reason of each unreadable file."""
-    fits = len(samples) * 3 * side * side <= CACHE_BYTES
-    paths = [path for path, _ in samples]
+def _decode_all(jobs: list[tuple], keep: bool, workers: int) -> tuple[dict[Path, Tensor], dict[Path, str]]:
+    """Every image by path, if they are to be kept, and the reason of each unreadable file."""
     images, unreadable = {}, {}
     with ThreadPoolExecutor(max(1, workers)) as pool:
-        results = pool.map(lambda path: try_decode(path, side), paths)
-        shown = track(results, "reading images", len(paths), transient=True, disable=not rich.get_console().is_terminal)
-        for path, result in zip(paths, shown, strict=True):
+        results = pool.map(lambda job: try_decode(*job), jobs)
+        shown = track(results, "reading images", len(jobs), transient=True, disable=not rich.get_console().is_terminal)
+        for (path, _, _), result in zip(jobs, shown, strict=True):
             if isinstance(result, str):
                 unreadable[path] = result
-            elif fits:
+            elif keep:
                 images[path] = result
     return images, unreadable
 

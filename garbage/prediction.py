@@ -1,122 +1,119 @@
 """Classifying images with a finished run."""
 
 import csv
+import json
 import time
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import rich
-import torch
 from rich.markup import escape
 from rich.table import Table
-from torch import Tensor, nn
-from torchvision.datasets.folder import IMG_EXTENSIONS
-from torchvision.transforms import v2
+from torch import Tensor
 
-from .checkpoint import PREDICTIONS, check_writable, load_run, replacing
-from .data import normalise, read_size, try_decode
+from .annotation import annotate_image
+from .checkpoint import check_writable, load_run, replacing
+from .inference import classify
+from .sources import find_images, keep_apart, output_paths
 
-BATCH = 64
-TOP = 3
-
-Prediction = tuple[Path, list[tuple[str, float]]]
+Best = list[tuple[str, float]]  # classes and their probabilities, the most probable first
 
 
-def predict(run: Path, sources: list[Path], csv_path: Path | None = None) -> int:
-    """Classify images and those in folders, at any depth; print a table and write a CSV file.
+def predict(
+    run: Path, sources: list[Path], csv_path: Path, json_path: Path, top: int = 3, annotate: Path | None = None
+) -> int:
+    """Classify images and those in folders, at any depth; print a table, write it as CSV and JSON.
 
     A file that is missing or cannot be read is named and left out. Where images lie in folders named after
     classes, the accuracy over those is printed too.
 
     Args:
-        run: a finished run.
+        run: a finished run, or a checkpoint file.
         sources: image files, or folders of them.
-        csv_path: default predictions.csv in the run.
+        csv_path, json_path: where the tables go.
+        top: how many classes of each image are shown.
+        annotate: a folder for copies of the images with their classes written below, outside of the sources.
 
     Returns:
-        How many images were classified. If none was, no CSV file is written.
+        How many images were classified. If none was, nothing is written.
 
     Raises:
-        InputError: the run or the place of the CSV file is of no use.
+        InputError: the run or a place to write to is of no use.
     """
-    csv_path = csv_path or run / PREDICTIONS
-    check_writable(csv_path.parent)
+    images, passed_over = find_images(sources)
+    for folder in filter(None, (csv_path.parent, json_path.parent, annotate)):
+        check_writable(folder)
+    if annotate:
+        keep_apart(annotate, sources, "--annotate")
     model, checkpoint = load_run(run)
+    classes = checkpoint["classes"]
     console = rich.get_console()
-    predictions: list[Prediction] = []
+    predictions: dict[Path, Best] = {}
+    skipped: dict[Path, str] = {}
     start = time.perf_counter()
-    for path, result in _classify(model, checkpoint, _images(sources)):
-        if isinstance(result, str):
-            console.print(f"skipped {path}: {result}", style="red", soft_wrap=True, markup=False)
+    for path, result in classify(model, checkpoint["image_size"], list(images)):
+        if isinstance(result, Tensor):
+            values, indices = result.topk(min(top, len(classes)))
+            predictions[path] = [(classes[i], p) for i, p in zip(indices.tolist(), values.tolist(), strict=True)]
         else:
-            predictions.append((path, result))
+            skipped[path] = result
+            console.print(f"skipped {path}: {result}", style="red", soft_wrap=True, markup=False)
     rate = len(predictions) / (time.perf_counter() - start)
+    if passed_over:
+        kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(passed_over.items()))
+        console.print(f"passed over files that are no images: {kinds}", soft_wrap=True, markup=False)
     if not predictions:
         return 0
 
-    table = Table("image", "class", "probability", f"top {TOP}")
-    table.columns[0].overflow = "fold"
-    for path, best in predictions:
-        row = str(path), best[0][0], f"{best[0][1]:.1%}", ", ".join(f"{c} {p:.1%}" for c, p in best)
-        table.add_row(*map(escape, row))
-    console.print(table)
-    csv_path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(csv_path) as temporary:
-        _write_csv(predictions, temporary)
-
-    known = [(path.parent.name, best[0][0]) for path, best in predictions if path.parent.name in checkpoint["classes"]]
+    console.print(_table(predictions))
+    for path, write in ((csv_path, _write_csv), (json_path, _write_json)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as temporary:
+            write(predictions, skipped, temporary)
+    if annotate:
+        for path, target in output_paths({path: images[path] for path in predictions}, annotate, ".jpg").items():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            annotate_image(path, predictions[path], target)
+    known = [(path.parent.name, best[0][0]) for path, best in predictions.items() if path.parent.name in classes]
     if known:
         right = sum(truth == found for truth, found in known)
         console.print(
             f"accuracy {right / len(known):.2%}: {right} of {len(known)} images in folders named after a class"
         )
+    left_out = f", skipped {len(skipped)}" if skipped else ""
+    written = ", ".join(str(path) for path in (csv_path, json_path, annotate) if path)
     console.print(
-        f"classified {len(predictions)} images, {rate:.0f} a second; written to {csv_path}",
+        f"classified {len(predictions)} images, {rate:.0f} a second{left_out}; written to {written}",
         soft_wrap=True,
         markup=False,
     )
     return len(predictions)
 
 
-def _images(sources: list[Path]) -> list[Path]:
-    """The sources themselves, with each folder replaced by the images below it; every path once."""
-    paths: dict[Path, None] = {}
-    for source in sources:
-        if source.is_dir():
-            paths |= dict.fromkeys(p for p in sorted(source.rglob("*")) if p.suffix.lower() in IMG_EXTENSIONS)
-        else:
-            paths[source] = None
-    return list(paths)
+def _table(predictions: dict[Path, Best]) -> Table:
+    table = Table("image", "class", "probability", f"top {len(next(iter(predictions.values())))}")
+    table.columns[0].overflow = "fold"
+    for path, best in predictions.items():
+        row = str(path), best[0][0], f"{best[0][1]:.1%}", ", ".join(f"{c} {p:.1%}" for c, p in best)
+        table.add_row(*map(escape, row))
+    return table
 
 
-def _classify(
-    model: nn.Module, checkpoint: dict, paths: list[Path]
-) -> Iterator[tuple[Path, list[tuple[str, float]] | str]]:
-    """Each path with its most probable classes, best first, or with the reason why it cannot be read."""
-    classes, size = checkpoint["classes"], checkpoint["image_size"]
-    view = v2.CenterCrop(size)
-    with ThreadPoolExecutor() as pool:
-        for start in range(0, len(paths), BATCH):
-            batch = paths[start : start + BATCH]
-            decoded = list(pool.map(lambda path: try_decode(path, read_size(size)), batch))
-            images = [image for image in decoded if isinstance(image, Tensor)]
-            if images:
-                with torch.inference_mode():
-                    probabilities = model(normalise(view(torch.stack(images)))).softmax(1)
-                top = zip(*(t.tolist() for t in probabilities.topk(min(TOP, len(classes)))), strict=True)
-            for path, image in zip(batch, decoded, strict=True):
-                if isinstance(image, str):
-                    yield path, image
-                else:
-                    values, indices = next(top)
-                    yield path, [(classes[i], p) for i, p in zip(indices, values, strict=True)]
-
-
-def _write_csv(predictions: list[Prediction], path: Path) -> None:
+def _write_csv(predictions: dict[Path, Best], skipped: dict[Path, str], path: Path) -> None:
+    """A line for each classified image."""
     with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        ranks = range(1, len(predictions[0][1]) + 1)
+        ranks = range(1, len(next(iter(predictions.values()))) + 1)
         writer.writerow(["path", *(name for r in ranks for name in (f"class_{r}", f"probability_{r}"))])
-        for image, best in predictions:
+        for image, best in predictions.items():
             writer.writerow([image, *(value for c, p in best for value in (c, f"{p:.6f}"))])
+
+
+def _write_json(predictions: dict[Path, Best], skipped: dict[Path, str], path: Path) -> None:
+    content = {
+        "images": [
+            {"path": str(image), "top": [{"class": c, "probability": round(p, 6)} for c, p in best]}
+            for image, best in predictions.items()
+        ],
+        "skipped": [{"path": str(image), "reason": reason} for image, reason in skipped.items()],
+    }
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,215 +1,226 @@
 """The training loop: one run, from a seed to its folder."""
 
-import json
 import math
-import platform
+import os
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
-import rich
 import torch
-import torchvision
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from torch import nn
-from torch.utils.data import DataLoader
-from torchmetrics.classification import MulticlassConfusionMatrix
+from torch import Tensor, nn
 
-from cbam_fused import functional
+from . import InputError, Interrupted, distributed
+from .augmentation import class_weights, make_mixing, train_transform
+from .checkpoint import LAST, check_space, check_writable, locked
+from .data import ImageFolder, normalise
+from .environment import start_run
+from .freezing import Freezing
+from .interruption import interruptible
+from .learner import bytes_to_write, make_learner, to_run
+from .loading import Batch, epoch_batches, make_loader, share_of
+from .logbook import Logbook
+from .report import write_report
+from .seeds import seed_all
+from .settings import Settings
+from .state import Progress, resume, save
+from .validation import predict_batches, score, whole
 
-from .checkpoint import BEST, CLASSES, CONFIG, CONFUSION, CURVES, LAST, LOG, RUN_FILES, replacing
-from .data import ImageFolder, make_loader, normalise
-from .model import build_model
-from .report import draw_confusion_matrix, draw_curves
-
-
-@dataclass(frozen=True)
-class Settings:
-    """Everything that decides a run. data is None for the built-in sample set; lr is the peak of the schedule."""
-
-    data: str | None
-    arch: str
-    cbam: str
-    backend: str
-    pretrained: bool
-    epochs: int
-    batch_size: int
-    lr: float
-    image_size: int
-    workers: int
-    seed: int
+AMP = {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def train(settings: Settings, images: ImageFolder, run: Path) -> dict:
-    """Train one network and fill the run folder; files of an earlier run in it are removed first.
+def train(settings: Settings, images: ImageFolder, run: Path, go_on: bool = False) -> dict:
+    """Train one network, fill the run folder, and write its report.
 
-    SGD with Nesterov momentum, a learning rate that warms up and then falls along a cosine, label smoothing.
     The best epoch is the one with the highest validation accuracy, the lower loss among equals.
+
+    Args:
+        run: files of an earlier run in it are removed first, unless
+        go_on: continue that run from its last.pt, with the result that it would have had undisturbed. A run without
+            one was stopped in its first epoch and starts again.
 
     Returns:
         The log record of the best epoch.
 
     Raises:
-        InputError: pretrained weights cannot be had.
+        InputError: settings that do not fit the network, the images or the machine; nothing is written then.
         FloatingPointError: the training loss became infinite or NaN.
+        Interrupted: by Ctrl-C or SIGTERM; the state is saved, in the middle of an epoch too.
+        OSError: the disk became full; the run can go on from what it saved before.
     """
-    console = rich.get_console()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    torch.manual_seed(settings.seed)
-    num_classes = len(images.classes)
-    model = build_model(settings.arch, num_classes, settings.cbam, settings.backend, settings.pretrained).to(device)
-    loader = make_loader(images.train, settings.batch_size, settings.workers, shuffle_seed=settings.seed)
-    val_loader = make_loader(images.val, settings.batch_size, settings.workers)
-    steps = settings.epochs * len(loader)
-    criterion = nn.CrossEntropyLoss(label_smoothing=0.1)
-    optimizer = torch.optim.SGD(model.parameters(), settings.lr, momentum=0.9, weight_decay=5e-4, nesterov=True)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.lr, total_steps=steps, pct_start=0.2)
-    _start_run(run, settings, images, device)
+    with _deterministic(settings.deterministic):
+        training = _Training(settings, images, run, go_on and (run / LAST).exists())
+        with locked(run) if distributed.rank() == 0 else nullcontext():
+            return training.run_epochs()
 
-    records, best, best_confusion = [], None, None
-    with _progress(console) as progress, open(run / LOG, "w") as log:
-        bar = progress.add_task("", total=steps, epoch=1, rate=0.0)
-        for epoch in range(1, settings.epochs + 1):
-            start, lr = time.perf_counter(), schedule.get_last_lr()[0]
 
-            def after_step(seen: int, epoch: int = epoch, start: float = start) -> None:
-                schedule.step()
-                progress.update(bar, advance=1, epoch=epoch, rate=seen / (time.perf_counter() - start))
+class _Training:
+    """One call of train."""
 
-            train_loss, train_accuracy = _train_epoch(model, loader, criterion, optimizer, after_step)
-            train_seconds = time.perf_counter() - start
-            if not math.isfinite(train_loss):
-                raise FloatingPointError(f"the training loss is {train_loss} in epoch {epoch}; try a lower --lr")
-            val_loss, confusion = evaluate(model, val_loader, criterion, num_classes)
-            counts = confusion.compute()
+    def __init__(self, settings: Settings, images: ImageFolder, run: Path, resumed: bool):
+        self.settings, self.images, self.run, self.resumed = settings, images, run, resumed
+        self.rank, self.processes = distributed.rank(), distributed.world_size()
+        self.device, self.amp = distributed.device(), AMP[settings.amp]
+        _check_batches(settings, len(images.train), self.processes)
+        self.steps = len(self._batches(1))
+        self.learner = make_learner(settings, len(images.classes), self.steps, resumed)
+        self.freezing = Freezing(self.learner.model, settings)
+        check_writable(run)
+        check_space(run, bytes_to_write(self.learner, settings))
+        self.mixing = make_mixing(settings, len(images.classes))
+        weight = class_weights(images.train.labels, len(images.classes)) if settings.balance == "weights" else None
+        self.criterion = nn.CrossEntropyLoss(weight, label_smoothing=settings.label_smoothing).to(self.device)
+
+    def run_epochs(self) -> dict:
+        if self.resumed:
+            self.progress = resume(self.run, self.settings, self.images, self.learner)
+        else:
+            self.progress = Progress()
+            if self.rank == 0:
+                start_run(self.run, self.settings, self.images)
+        progress, done = self.progress, self.progress.epoch * self.steps + self.progress.step
+        book = Logbook(self.run, self.rank == 0, self.settings.epochs, self.steps, done)
+        network = None
+        with book, interruptible() as interrupted:
+            while progress.epoch < self.settings.epochs and not self._out_of_patience():
+                if self.freezing.start(progress.epoch + 1) or network is None:
+                    network = to_run(self.learner.model, self.settings)
+                self._epoch(network, book, interrupted)
+                if distributed.any_process(interrupted()):
+                    raise self._interrupted()
+        if self.rank == 0:
+            write_report(self.run)
+        return distributed.from_first(progress.best)
+
+    def _epoch(self, network: nn.Module, book: Logbook, interrupted: Callable[[], bool]) -> None:
+        progress, epoch, start = self.progress, self.progress.epoch + 1, time.perf_counter()
+        if progress.step == 0:
+            progress.lr = max(self.learner.schedule.get_last_lr())
+        book.start_epoch(epoch)
+        self._steps(network, epoch, book, interrupted)
+        train_seconds = time.perf_counter() - start
+        loss, right, seen = distributed.total(torch.tensor(progress.sums, dtype=torch.float64)).tolist()
+        if not math.isfinite(loss):
+            raise FloatingPointError(f"the training loss is {loss} in epoch {epoch}; try a lower --lr")
+        batches = share_of(self.images.val, self.settings.batch_size, self.rank, self.processes)
+        loader = make_loader(self.images.val, batches, self.settings.workers)
+        distributed.share_buffers(self.learner.for_use)
+        logits = whole(predict_batches(self.learner.for_use, loader, self.amp))
+        progress.epoch, progress.step, progress.sums = epoch, 0, [0.0, 0.0, 0.0]
+        record = None
+        if logits is not None:
+            val_loss, val_accuracy = score(logits, self.images.val.labels)
             record = {
                 "epoch": epoch,
-                "lr": lr,
-                "train_loss": train_loss,
-                "train_accuracy": train_accuracy,
+                "lr": progress.lr,
+                "train_loss": loss / seen,
+                "train_accuracy": right / seen,
                 "val_loss": val_loss,
-                "val_accuracy": (counts.trace() / counts.sum()).item(),
+                "val_accuracy": val_accuracy,
                 "seconds": round(time.perf_counter() - start, 2),
-                "images_per_second": round(len(images.train) / train_seconds, 1),
+                "images_per_second": round(book.seen / train_seconds, 1),
             }
-            records.append(record)
-            log.write(json.dumps(record) + "\n")
-            log.flush()
-            improved = best is None or _rank(record) > _rank(best)
-            if improved:
-                best, best_confusion = record, confusion
-            _save(run, settings, images.classes, model, record, (LAST, BEST) if improved else (LAST,))
-            _print_epoch(console, record, settings.epochs)
-    with replacing(run / CURVES) as path:
-        draw_curves(records, best, path)
-    with replacing(run / CONFUSION) as path:
-        draw_confusion_matrix(best_confusion, images.classes, path)
-    return best
+        record = distributed.from_first(record)
+        progress.records.append(record)
+        improved = progress.best is None or _quality(record) > _quality(progress.best)
+        progress.best = record if improved else progress.best
+        progress.best_probabilities = logits.softmax(1) if improved and logits is not None else None
+        if self.rank == 0:
+            save(self.run, self.settings, self.images, self.learner, progress)
+        book.end_epoch(record)
+
+    def _steps(self, network: nn.Module, epoch: int, book: Logbook, interrupted: Callable[[], bool]) -> None:
+        """The rest of an epoch's steps; progress.sums and progress.step follow."""
+        settings, learner, progress = self.settings, self.learner, self.progress
+        sums = torch.tensor(progress.sums, dtype=torch.float64, device=self.device)
+        transform = train_transform(settings, settings.train_size(epoch))
+        loader = make_loader(self.images.train, self._batches(epoch)[progress.step :], settings.workers, transform)
+        network.train()
+        for step, (pixels, labels) in enumerate(loader, progress.step):
+            if epoch == 1 and step == 0:
+                book.images("training", pixels)
+            seed_all(settings.seed, epoch, self.rank, step, 1)  # for mixing and dropout
+            x, labels = normalise(pixels.to(self.device, non_blocking=True)), labels.to(self.device)
+            targets = labels
+            if self.mixing is not None:
+                x, targets = self.mixing(x, labels)
+                labels = targets.argmax(1)
+            loss, logits = self._step(network, x, targets)
+            # Summed on the device: reading a value at every step would make a GPU wait.
+            sums += torch.stack(
+                [loss.double() * len(x), (logits.argmax(1) == labels).sum().double(), torch.full_like(sums[0], len(x))]
+            )
+            book.step(len(x) * self.processes)
+            progress.step = step + 1
+            if distributed.any_process(interrupted()):
+                progress.sums, progress.best_probabilities = distributed.total(sums).tolist(), None
+                if self.rank == 0:
+                    save(self.run, settings, self.images, learner, progress)
+                raise self._interrupted()
+        progress.sums = sums.tolist()
+
+    def _step(self, network: nn.Module, x: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        learner, settings = self.learner, self.settings
+        x = x.contiguous(memory_format=torch.channels_last if settings.channels_last else torch.contiguous_format)
+        with torch.autocast(self.device.type, self.amp, enabled=self.amp is not None):
+            logits = network(x)
+        loss = self.criterion(logits.float(), targets)
+        learner.optimizer.zero_grad()
+        learner.scaler.scale(loss).backward()
+        if settings.clip_grad is not None:
+            learner.scaler.unscale_(learner.optimizer)
+            nn.utils.clip_grad_norm_(learner.model.parameters(), settings.clip_grad)
+        learner.scaler.step(learner.optimizer)
+        learner.scaler.update()
+        learner.schedule.step()
+        if learner.ema is not None:
+            learner.ema.update_parameters(learner.model)
+        return loss.detach(), logits.detach()
+
+    def _batches(self, epoch: int) -> list[Batch]:
+        settings = self.settings
+        return epoch_batches(
+            self.images.train.labels,
+            settings.batch_size // self.processes,
+            (settings.seed, epoch),
+            self.rank,
+            self.processes,
+            balanced=settings.balance == "sampler",
+        )
+
+    def _out_of_patience(self) -> bool:
+        progress, patience = self.progress, self.settings.patience
+        return patience is not None and bool(progress.best) and progress.epoch - progress.best["epoch"] >= patience
+
+    def _interrupted(self) -> Interrupted:
+        place = f"after epoch {self.progress.epoch}"
+        if self.progress.step:
+            place += f" and {self.progress.step} of {self.steps} steps"
+        return Interrupted(f"stopped and saved {place}; go on with: python train_example.py train --resume {self.run}")
 
 
-@torch.inference_mode()
-def evaluate(
-    model: nn.Module, loader: DataLoader, criterion: nn.Module, num_classes: int
-) -> tuple[float, MulticlassConfusionMatrix]:
-    """The mean loss over a loader, and its confusion matrix (rows are true classes)."""
-    device = next(model.parameters()).device
-    confusion = MulticlassConfusionMatrix(num_classes).to(device)
-    loss, seen = torch.zeros((), device=device), 0
-    model.eval()
-    for batch, labels in loader:
-        labels = labels.to(device)
-        logits = model(normalise(batch.to(device)))
-        loss += criterion(logits, labels) * len(labels)
-        seen += len(labels)
-        confusion.update(logits, labels)
-    return loss.item() / seen, confusion
-
-
-def _train_epoch(
-    model: nn.Module,
-    loader: DataLoader,
-    criterion: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    after_step: Callable[[int], None],
-) -> tuple[float, float]:
-    """Mean loss and accuracy of one pass; after_step gets the number of images seen so far."""
-    device = next(model.parameters()).device
-    # Summed on the device: reading a value at every step would make a GPU wait.
-    loss_sum, correct, seen = torch.zeros((), device=device), torch.zeros((), device=device), 0
-    model.train()
-    for batch, labels in loader:
-        labels = labels.to(device)
-        logits = model(normalise(batch.to(device)))
-        loss = criterion(logits, labels)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        loss_sum += loss.detach() * len(labels)
-        correct += (logits.argmax(1) == labels).sum()
-        seen += len(labels)
-        after_step(seen)
-    return loss_sum.item() / seen, correct.item() / seen
-
-
-def _rank(record: dict) -> tuple[float, float]:
+def _quality(record: dict) -> tuple[float, float]:
     return record["val_accuracy"], -record["val_loss"]
 
 
-def _start_run(run: Path, settings: Settings, images: ImageFolder, device: torch.device) -> None:
-    run.mkdir(parents=True, exist_ok=True)
-    for name in RUN_FILES:
-        (run / name).unlink(missing_ok=True)
-    fused = settings.backend == "fused" and settings.cbam != "none"
-    config = asdict(settings) | {
-        "train_images": len(images.train),
-        "val_images": len(images.val),
-        "unreadable": [str(path) for path in images.unreadable],
-        "device": str(device),
-        "cbam_kernels": functional.backend_for(torch.empty(0, device=device)) if fused else "reference",
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "torchvision": torchvision.__version__,
-    }
-    (run / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
-    (run / CLASSES).write_text(json.dumps(dict(enumerate(images.classes)), indent=2, ensure_ascii=False) + "\n")
+def _check_batches(settings: Settings, train_images: int, processes: int) -> None:
+    if settings.batch_size % processes or settings.batch_size < 2 * processes:
+        raise InputError(
+            f"batch_size is for all {processes} processes together: it must be a multiple of {processes}, "
+            f"at least {2 * processes}, got {settings.batch_size}"
+        )
+    if train_images < 2 * processes:
+        raise InputError(f"{train_images} images for training are too few for {processes} processes: each needs two")
 
 
-def _save(run: Path, settings: Settings, classes: list[str], model: nn.Module, record: dict, names: tuple) -> None:
-    """A checkpoint that says of itself how to rebuild the network; torch.load(weights_only=True) reads it."""
-    checkpoint = {
-        "arch": settings.arch,
-        "cbam": settings.cbam,
-        "classes": classes,
-        "image_size": settings.image_size,
-        "epoch": record["epoch"],
-        "metrics": record,
-        "state_dict": model.state_dict(),
-    }
-    for name in names:
-        with replacing(run / name) as path:
-            torch.save(checkpoint, path)
-
-
-def _progress(console: rich.console.Console) -> Progress:
-    return Progress(
-        TextColumn("epoch {task.fields[epoch]}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]:.0f} images/s"),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    )
-
-
-def _print_epoch(console: rich.console.Console, record: dict, epochs: int) -> None:
-    console.print(
-        f"epoch {record['epoch']:>{len(str(epochs))}}/{epochs}  lr {record['lr']:.5f}  "
-        f"train {record['train_loss']:.4f} {record['train_accuracy']:7.2%}  "
-        f"val {record['val_loss']:.4f} {record['val_accuracy']:7.2%}  "
-        f"{record['seconds']:.1f} s  {record['images_per_second']:.0f} images/s",
-        soft_wrap=True,
-        highlight=False,
-    )
+@contextmanager
+def _deterministic(wanted: bool) -> Iterator[None]:
+    """Deterministic algorithms only, if wanted; else whatever the caller has set."""
+    before = torch.are_deterministic_algorithms_enabled()
+    if wanted:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS refuses
+        torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)

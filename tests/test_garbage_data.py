@@ -11,6 +11,9 @@ from PIL import Image
 from torch.nn import functional as F
 
 from garbage import data, samples
+from garbage.augmentation import train_transform
+from garbage.loading import epoch_batches, make_loader, share_of
+from garbage.settings import Settings
 from train_example import main
 
 
@@ -47,7 +50,8 @@ def test_a_linear_model_stays_far_below_the_network(tmp_path):
     images = data.load_folder(tmp_path / "set", 64, workers=2)
     assert len(images.train) == 12 * samples.COUNTS["train"] and len(images.val) == 12 * samples.COUNTS["val"]
     x, x_val = (
-        F.interpolate(torch.stack(i.cache) / 255, size=16, mode="area").flatten(1) for i in (images.train, images.val)
+        F.interpolate(torch.stack(list(i.cache)) / 255, size=16, mode="area").flatten(1)
+        for i in (images.train, images.val)
     )
     x_val = x_val - x.mean(0)
     x = x - x.mean(0)
@@ -81,25 +85,47 @@ def test_unreadable_images_are_named_and_left_out(two_classes, tmp_path, capsys)
 
 
 def test_a_set_too_large_for_memory_gives_the_same_batches(drawn, monkeypatch):
+    transform = train_transform(Settings(data=None, augment="trivial"), 32)
+
     def batches(workers):
         images = data.load_folder(drawn, 32, workers)
-        torch.manual_seed(0)
-        return images, list(data.make_loader(images.train, 5, workers, shuffle_seed=1))
+        return images, list(
+            make_loader(images.train, epoch_batches(images.train.labels, 5, (0, 1)), workers, transform)
+        )
 
     cached, expected = batches(workers=0)
     monkeypatch.setattr(data, "CACHE_BYTES", 0)
-    streamed, got = batches(workers=0)
-    assert cached.train.cache is not None and streamed.train.cache is None
-    assert [len(labels) for _, labels in got] == [5, 5, 5, 5, 4]
-    assert all(torch.equal(a, b) for x, y in zip(expected, got, strict=True) for a, b in zip(x, y, strict=True))
-    _, parallel = batches(workers=2)
-    assert all(torch.equal(a[1], b[1]) and a[0].shape == b[0].shape for a, b in zip(expected, parallel, strict=True))
+    for workers in (0, 2):
+        streamed, got = batches(workers)
+        assert cached.train.cache is not None and streamed.train.cache is None
+        assert [len(labels) for _, labels in got] == [5, 5, 5, 5, 4]
+        assert all(torch.equal(a, b) for x, y in zip(expected, got, strict=True) for a, b in zip(x, y, strict=True))
+
+
+def test_batches_leave_the_global_generator_alone_and_follow_their_seed(drawn):
+    images = data.load_folder(drawn, 32, 1).train
+    transform, batches = train_transform(Settings(data=None, erasing=0.5), 32), epoch_batches(images.labels, 8, (0, 1))
+    state = torch.get_rng_state()
+    first = list(make_loader(images, batches, 0, transform))
+    torch.manual_seed(5)
+    again = list(make_loader(images, batches[1:], 0, transform))
+    assert all(torch.equal(a[0], b[0]) for a, b in zip(first[1:], again, strict=True))
+    torch.set_rng_state(state)
 
 
 def test_a_last_batch_of_one_image_is_not_trained_on(two_classes):
     images = data.load_folder(two_classes, 32, workers=1)
-    assert [len(labels) for _, labels in data.make_loader(images.train, 11, 0, shuffle_seed=0)] == [11]
-    assert [len(labels) for _, labels in data.make_loader(images.val, 2, 0)] == [2, 1]
+    assert [len(batch.indices) for batch in epoch_batches(images.train.labels, 11, (0, 1))] == [11]
+    assert [len(batch.indices) for batch in share_of(images.val, 2)] == [2, 1]
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"), [((400, 300), (36, 48)), ((50, 30), (30, 50)), ((20, 300), (40, 20)), ((900, 100), (36, 72))]
+)
+def test_training_images_keep_their_form_and_are_not_enlarged(tmp_path, size, expected):
+    """(width, height) to (height, width): the shorter side at most 36, the longer at most twice the shorter."""
+    Image.new("RGB", size).save(tmp_path / "image.png")
+    assert data.decode_whole(tmp_path / "image.png", 36).shape == (3, *expected)
 
 
 def test_decode_follows_exif_and_crops_the_longer_side(tmp_path):

@@ -1,4 +1,4 @@
-"""The garbage classifier: its network, and runs from the command line to the last file."""
+"""The garbage classifier: runs from the command line to the last file."""
 
 import functools
 import json
@@ -10,25 +10,36 @@ from pathlib import Path
 
 import pytest
 import torch
-import torchvision
 from garbage_runs import REPO, SMALL, files_below, read_log
 from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.nn import functional as F
 
-import train_example
-from cbam_fused import CBAM, _ops
-from garbage import data, model, samples
-from garbage.checkpoint import RUN_FILES, load_run
+from cbam_fused import _ops
+from garbage import data, model, samples, training
+from garbage.augmentation import train_transform
+from garbage.checkpoint import RUN_FILES
+from garbage.commands import train as train_command
+from garbage.loading import epoch_batches, make_loader
+from garbage.settings import Settings
 from train_example import main
 
+HELD = set(RUN_FILES) - {"predictions.csv", "predictions.json"} | {"tensorboard"}
 PHOTOS = Path(os.environ.get("CBAM_FUSED_PHOTOS", REPO.parent / "shared" / "garbage12"))
 
 
+@pytest.fixture
+def no_report(monkeypatch):
+    """A report takes longer than such a run."""
+    monkeypatch.setattr(training, "write_report", lambda run: None)
+
+
 def test_run_holds_every_artefact(run):
-    assert {p.name for p in run.iterdir()} == set(RUN_FILES) - {"predictions.csv"}
+    assert {p.name for p in run.iterdir()} == HELD
     classes = sorted(samples.PAINTERS)
     assert json.loads((run / "class_indices.json").read_text()) == {str(i): c for i, c in enumerate(classes)}
     config = json.loads((run / "config.json").read_text())
+    assert Path(config["data"]).is_absolute() and config["processes"] == 1 and config["threads"] >= 1
     assert (config["arch"], config["epochs"], config["image_size"], config["batch_size"]) == ("resnet18", 2, 32, 8)
     assert config["torch"] == torch.__version__ and config["train_images"] == 24 and config["val_images"] == 12
     log = read_log(run)
@@ -44,6 +55,17 @@ def test_run_holds_every_artefact(run):
             assert image.width > 800 and len(image.convert("RGB").getcolors(1 << 24)) > 50
 
 
+def test_tensorboard_shows_curves_and_the_images_of_the_first_step(run):
+    events = EventAccumulator(str(run / "tensorboard"))
+    events.Reload()
+    for tag, name in (("train_loss", "train_loss"), ("val_accuracy", "val_accuracy"), ("learning_rate", "lr")):
+        assert [(e.step, e.value) for e in events.Scalars(tag)] == [
+            (r["epoch"], pytest.approx(r[name])) for r in read_log(run)
+        ]
+    (image,) = events.Images("training")
+    assert image.step == 1 and image.width > 8 * 32
+
+
 def test_checkpoints_describe_themselves(run):
     log = read_log(run)
     last, best = (torch.load(run / name, weights_only=True) for name in ("last.pt", "best.pt"))
@@ -54,7 +76,7 @@ def test_checkpoints_describe_themselves(run):
     assert {f"layer{i}.cbam.sa.conv1.weight" for i in (1, 2, 3, 4)} <= set(best["state_dict"])
 
 
-def test_one_seed_gives_one_loss_curve(run, drawn, tmp_path):
+def test_one_seed_gives_one_loss_curve(run, drawn, tmp_path, no_report):
     def losses(out):
         return [(r["train_loss"], r["val_loss"]) for r in read_log(out)]
 
@@ -65,7 +87,7 @@ def test_one_seed_gives_one_loss_curve(run, drawn, tmp_path):
 
 
 @pytest.mark.skipif(bool(_ops.cpu_missing), reason=f"nothing to compare: {_ops.cpu_missing}")
-def test_fused_and_reference_curves_agree(run, drawn, tmp_path):
+def test_fused_and_reference_curves_agree(run, drawn, tmp_path, no_report):
     """The first epoch, three steps. Later ones part in float32 as they do for weights changed by 1e-7: see float64."""
     main(["train", "--data", str(drawn), "--out", str(tmp_path / "run"), *SMALL, "--backend", "reference"])
     fused, reference = (read_log(out)[0]["train_loss"] for out in (run, tmp_path / "run"))
@@ -83,7 +105,8 @@ def test_fused_and_reference_curves_agree_to_the_last_step_in_float64(drawn):
         network = model.build_model("resnet18", 12, "each_layer", backend).double().train()
         optimizer = torch.optim.SGD(network.parameters(), 0.02, momentum=0.9)
         for epoch in range(3):
-            for batch, labels in data.make_loader(images, 8, 0, shuffle_seed=epoch):
+            batches = epoch_batches(images.labels, 8, (0, epoch))
+            for batch, labels in make_loader(images, batches, 0, train_transform(Settings(data=None), 32)):
                 loss = F.cross_entropy(network(data.normalise(batch).double()), labels)
                 optimizer.zero_grad()
                 loss.backward()
@@ -100,29 +123,29 @@ def small_default(tmp_path, monkeypatch) -> Path:
     """The folder of the default run, in an empty working directory, with the sample set reduced to 36 pictures."""
     small = functools.partial(samples.draw_sample_set, counts={"train": 2, "val": 1})
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(train_example, "draw_sample_set", small)
+    monkeypatch.setattr(train_command, "draw_sample_set", small)
     return Path("runs/sample")
 
 
 def test_without_arguments_it_is_the_main_job(small_default, monkeypatch):
     seen = []
 
-    def record_call(*args):
-        seen.append(args)
+    def record_call(*args, **kwargs):
+        seen.append((args, kwargs))
         return dict.fromkeys(["epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy"], 0)
 
-    monkeypatch.setattr(train_example, "train", record_call)
+    monkeypatch.setattr(train_command, "train", record_call)
     assert main([]) == 0
-    settings, images, out = seen[0]
+    (settings, images, out), options = seen[0]
     assert (settings.data, settings.arch, settings.cbam, settings.backend) == (None, "resnet18", "each_layer", "fused")
-    assert (len(images.classes), len(images.train), out) == (12, 24, small_default)
+    assert (len(images.classes), len(images.train), out, options) == (12, 24, small_default, {"go_on": False})
 
 
-def test_the_default_run_may_be_repeated_but_not_over_another(small_default, drawn, tmp_path, capsys):
+def test_the_default_run_may_be_repeated_but_not_over_another(small_default, drawn, tmp_path, capsys, no_report):
     for _ in range(2):
         assert main(["train", "--epochs", "1", "--image-size", "32"]) == 0
     assert len(read_log(small_default)) == 1
-    assert {p.name for p in small_default.iterdir()} == set(RUN_FILES) - {"predictions.csv"} | {"sample_set"}
+    assert (small_default / "sample_set" / "val" / "metal").is_dir()
     shutil.rmtree(small_default)
     assert main(["train", "--data", str(drawn), "--out", str(small_default), *SMALL]) == 0
     before = files_below(tmp_path)
@@ -131,43 +154,19 @@ def test_the_default_run_may_be_repeated_but_not_over_another(small_default, dra
     assert files_below(tmp_path) == before
 
 
-def test_photos_are_learned(tmp_path):
+def test_photos_are_learned(tmp_path, no_report):
     if not (PHOTOS / "train").is_dir():
         pytest.skip(f"no photos in {PHOTOS}; CBAM_FUSED_PHOTOS names another folder")
-    for part, count in (("train", 16), ("val", 4)):
+    for part, count in (("train", 8), ("val", 2)):
         for folder in (PHOTOS / part).iterdir():
             (tmp_path / "set" / part / folder.name).mkdir(parents=True)
             for photo in sorted(folder.iterdir())[:count]:
                 (tmp_path / "set" / part / folder.name / photo.name).symlink_to(photo)
     out = tmp_path / "run"
-    options = ["--epochs", "4", "--image-size", "64", "--batch-size", "16", "--lr", "0.02"]
+    options = ["--epochs", "5", "--image-size", "48", "--batch-size", "16", "--lr", "0.02", "--warmup-epochs", "1"]
     assert main(["train", "--data", str(tmp_path / "set"), "--out", str(out), *options]) == 0
     losses = [r["train_loss"] for r in read_log(out)]
     assert losses[-1] < losses[0] - 0.1, losses
-
-
-def test_pretrained_weights_are_loaded_before_the_insertion(monkeypatch):
-    weights = torchvision.models.resnet18().state_dict()
-    monkeypatch.setattr(model, "pretrained_weights", lambda arch: weights)
-    got = model.build_model("resnet18", 5, pretrained=True).state_dict()
-    assert all(torch.equal(got[k], v) for k, v in weights.items() if not k.startswith("fc."))
-    assert got["fc.weight"].shape == (5, 512) and "layer4.cbam.ca.fc1.weight" in got
-
-
-@pytest.mark.parametrize("arch", model.ARCHITECTURES)
-def test_cbam_comes_after_each_layer_or_nowhere(arch):
-    plain, attentive = (set(model.build_model(arch, 3, cbam).state_dict()) for cbam in ("none", "each_layer"))
-    keys = ("ca.fc1.weight", "ca.fc2.weight", "sa.conv1.weight")
-    assert attentive - plain == {f"layer{i}.cbam.{key}" for i in (1, 2, 3, 4) for key in keys} and plain < attentive
-
-
-@pytest.mark.parametrize("placement,count", [*zip(model.PLACEMENTS, (4, 8, 2, 1, 0), strict=True)])
-def test_each_placement_trains_and_is_found_in_the_checkpoint(drawn, tmp_path, placement, count):
-    options = ["--epochs", "1", "--image-size", "32", "--batch-size", "24", "--cbam", placement]
-    assert main(["train", "--data", str(drawn), "--out", str(tmp_path / "run"), *options]) == 0
-    network, checkpoint = load_run(tmp_path / "run")
-    assert checkpoint["cbam"] == placement
-    assert sum(isinstance(m, CBAM) for m in network.modules()) == count
 
 
 def test_pretrained_without_a_network_says_what_to_do(drawn, tmp_path, monkeypatch, capsys):

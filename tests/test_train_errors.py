@@ -77,16 +77,35 @@ def test_data_without_out_is_refused(drawn, capsys):
 @pytest.mark.parametrize(
     ("option", "message"),
     [
-        (["--epochs", "0"], "at least 1"),
-        (["--batch-size", "1"], "at least 2"),
-        (["--lr", "-1"], "positive"),
-        (["--arch", "vgg"], "resnet18"),
+        (["--epochs", "0"], "epochs must be at least 1, got 0"),
+        (["--batch-size", "1"], "batch_size must be at least 2"),
+        (["--lr", "-1"], "lr must be above 0"),
+        (["--lr", "nan"], "lr must be above 0"),
+        (["--arch", "resnet19"], "torchvision has no classifier 'resnet19'; near: resnet1"),
+        (["--arch", "vit_b_16", "--cbam", "none"], "takes no images of 32 x 32 pixels"),
+        (["--arch", "vgg11", "--cbam", "in_block"], "the preset 'in_block' does not fit VGG"),
+        (["--cbam", "layer1,layr2"], "the model has no sub-module 'layr2'; the nearest names are layer2"),
+        (["--cbam", "none", "--cbam-init", "identity"], "cbam_init is identity, but cbam is none"),
+        (["--freeze", "backbone", "--unfreeze", "2:layer9"], "unfreeze: freeze_except: the model has no sub-module"),
+        (["--unfreeze", "2:layer4"], "unfreeze needs freeze"),
+        (["--train-sizes", "3:64", "2:96"], "each epoch once, in their order, got 3:64 2:96"),
+        (["--train-sizes", "1:16"], "sides of at least 32, got '16'"),
+        (["--pretrained", "--weights", "x.pt"], "pretrained and weights exclude each other"),
+        (["--weights", "gone.pt"], "gone.pt holds no weights: FileNotFoundError"),
+        (["--arch", "vgg11", "--zero-init-residual"], "vgg11 is not a ResNet"),
     ],
 )
-def test_options_out_of_range_are_refused(option, message, capsys):
+def test_settings_that_do_not_work_are_refused_before_anything_is_written(drawn, tmp_path, capsys, option, message):
+    assert main(["train", "--data", str(drawn), "--out", str(tmp_path / "run"), "--image-size", "32", *option]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("option", [["--schedule", "cosin"], ["--epochs", "many"], ["--unknown", "1"]])
+def test_options_that_do_not_exist_are_refused(option, capsys):
     with pytest.raises(SystemExit, match="2"):
         main(["train", *option])
-    assert message in capsys.readouterr().err
+    assert option[0] in capsys.readouterr().err
 
 
 def test_a_diverging_run_says_so(drawn, tmp_path, capsys):

@@ -1,0 +1,127 @@
+"""The command train."""
+
+import argparse
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import rich
+
+from .. import InputError, distributed
+from ..checkpoint import CONFIG, SAMPLE_SET, check_writable
+from ..data import ImageFolder, load_folder
+from ..samples import draw_sample_set
+from ..settings import Settings
+from ..training import train
+from .arguments import add_data, add_settings, given_settings, settings_from
+
+SAMPLE_RUN = Path("runs/sample")
+MAY_CHANGE = ("data", "workers")  # in a run that goes on: neither changes what is computed
+
+
+def add_parser(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser("train", help="train a network (the default command)")
+    parser.set_defaults(run_command=_train)
+    add_data(parser, default="the sample set")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="RUN",
+        help=f"new or empty folder for the results (default: {SAMPLE_RUN}, repeatable)",
+    )
+    parser.add_argument("--resume", type=Path, metavar="RUN", help="go on with a run that was stopped or killed")
+    add_settings(parser, "settings")
+
+
+def _train(args: argparse.Namespace) -> int:
+    with distributed.joined():
+        if distributed.rank():
+            rich.reconfigure(quiet=True)
+        run = args.resume or args.out or SAMPLE_RUN
+        settings = _resumed(args) if args.resume else _new(args)
+        with distributed.first_alone() as first:
+            if first and not args.resume:
+                check_run(run, sample=settings.data is None)
+        best = train(settings, load_images(settings, run, args.resume is not None), run, go_on=args.resume is not None)
+    rich.get_console().print(
+        f"best epoch {best['epoch']}: val accuracy {best['val_accuracy']:.2%}, val loss {best['val_loss']:.4f}, "
+        f"train accuracy {best['train_accuracy']:.2%}, train loss {best['train_loss']:.4f}\nwritten to {run}",
+        soft_wrap=True,
+        markup=False,
+    )
+    return 0
+
+
+def _new(args: argparse.Namespace) -> Settings:
+    needs_out = InputError("--out is needed with --data or --download: the folder for the results")
+    if (args.data or args.download) and not args.out:
+        raise needs_out
+    settings = settings_from(args)
+    if settings.data is not None and not args.out:
+        raise needs_out
+    return settings
+
+
+def _resumed(args: argparse.Namespace) -> Settings:
+    """The settings of the run; options may repeat them, and name another place of the same images.
+
+    Raises:
+        InputError: the run has none, or others than were given.
+    """
+    if args.out is not None:
+        raise InputError("--out and --resume exclude each other: a run goes on in its own folder")
+    theirs = settings_of(args.resume)
+    given = given_settings(args)
+    wanted = dataclasses.replace(theirs, **given)
+    differences = [
+        f"{name} is {getattr(wanted, name)}, in the run {getattr(theirs, name)}"
+        for name in given
+        if name not in MAY_CHANGE and getattr(wanted, name) != getattr(theirs, name)
+    ]
+    if differences:
+        raise InputError(f"{args.resume} cannot be resumed with other settings: " + "; ".join(differences))
+    return wanted
+
+
+def settings_of(run: Path) -> Settings:
+    """The settings that a run was started with."""
+    if not (run / CONFIG).exists():
+        raise InputError(f"{run} cannot be resumed: it has no {CONFIG}; start the run again")
+    names = [f.name for f in dataclasses.fields(Settings)]
+    try:
+        config: dict[str, Any] = json.loads((run / CONFIG).read_text())
+        return Settings(**{k: tuple(v) if isinstance(v, list) else v for k, v in config.items() if k in names})
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise InputError(f"{run / CONFIG} does not hold the settings of a run: {error}") from error
+
+
+def load_images(settings: Settings, run: Path, go_on: bool = False) -> ImageFolder:
+    """The images of the settings, read; the sample set is drawn into the run first, unless a run goes on with it."""
+    console = rich.get_console()
+    data = run / SAMPLE_SET if settings.data is None else Path(settings.data)
+    with distributed.first_alone() as first:
+        if first and settings.data is None and not (go_on and data.exists()):
+            run.mkdir(parents=True, exist_ok=True)
+            console.print(f"drawing the sample set into {data}", soft_wrap=True, markup=False)
+            draw_sample_set(data)
+    images = load_folder(data, settings.image_size, settings.workers)
+    for path, reason in images.unreadable.items():
+        console.print(f"left out {path}: {reason}", style="red", soft_wrap=True, markup=False)
+    console.print(
+        f"{len(images.classes)} classes, {len(images.train)} images for training, {len(images.val)} for validation"
+    )
+    return images
+
+
+def check_run(run: Path, sample: bool) -> None:
+    """A run overwrites nothing, except that the run with no arguments may be repeated."""
+    check_writable(run)
+    if not run.exists():
+        return
+    if all(p.name == SAMPLE_SET or p.name.startswith(".") for p in run.iterdir()):
+        return  # also where a run was killed before it began
+    config = run / CONFIG
+    if sample and run == SAMPLE_RUN and not (config.exists() and json.loads(config.read_text())["data"]):
+        return
+    raise InputError(f"{run} is not empty; name another folder for --out, or remove it first")

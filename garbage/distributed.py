@@ -1,0 +1,97 @@
+"""Several processes that train one network, started by torchrun; with a single one all of this does nothing."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch import distributed as dist
+
+
+@contextmanager
+def joined() -> Iterator[None]:
+    """Be one of the processes that torchrun started, if it did: gloo on CPUs, nccl on GPUs."""
+    if "WORLD_SIZE" not in os.environ:
+        yield
+        return
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def device() -> torch.device:
+    """The GPU of this process, or the CPU."""
+    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+
+
+@contextmanager
+def first_alone() -> Iterator[bool]:
+    """True in the process that writes; the others wait until it has left the block."""
+    if rank() == 0:
+        yield True
+    if dist.is_initialized():
+        dist.barrier()
+    if rank() > 0:
+        yield False
+
+
+def replicate(model: nn.Module) -> nn.Module:
+    """The network to run in training: with several processes its gradients become their mean."""
+    if not dist.is_initialized():
+        return model
+    gpus = [torch.cuda.current_device()] if torch.cuda.is_available() else None
+    return nn.parallel.DistributedDataParallel(model, gpus)
+
+
+@torch.no_grad()
+def share_buffers(model: nn.Module) -> None:
+    """Give all processes the buffers of the one that writes: BatchNorm's statistics are of its own images alone."""
+    if dist.is_initialized():
+        for buffer in model.buffers():
+            dist.broadcast(buffer, 0)
+
+
+def total(values: Tensor) -> Tensor:
+    """The sum over all processes."""
+    if not dist.is_initialized():
+        return values
+    values = values.to(device())
+    dist.all_reduce(values)
+    return values
+
+
+def any_process(flag: bool) -> bool:
+    """Whether the flag is set in one of the processes."""
+    return bool(total(torch.tensor(float(flag))))
+
+
+def gathered(share: Any) -> list[Any] | None:
+    """The objects of all processes in their order, in the one that writes; None in the others."""
+    if not dist.is_initialized():
+        return [share]
+    shares = [None] * world_size() if rank() == 0 else None
+    dist.gather_object(share, shares)
+    return shares
+
+
+def from_first(value: Any) -> Any:
+    """What the process that writes has, in all of them."""
+    if not dist.is_initialized():
+        return value
+    values = [value]
+    dist.broadcast_object_list(values, device=device())
+    return values[0]

@@ -1,0 +1,46 @@
+"""Running a finished network on image files."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import rich
+import torch
+from rich.progress import track
+from torch import Tensor, nn
+
+from .data import normalise, try_decode
+
+BATCH = 64
+
+
+def network_view(path: Path, image_size: int) -> Tensor | str:
+    """What the network sees of an image file, uint8 (3, S, S), or the reason in words why it cannot be read."""
+    return try_decode(path, image_size)
+
+
+def views(paths: list[Path], image_size: int) -> Iterator[list[tuple[Path, Tensor | str]]]:
+    """Each path with its network_view, BATCH of them at a time (the last time fewer), read by threads."""
+    with ThreadPoolExecutor() as pool:
+        for start in range(0, len(paths), BATCH):
+            batch = paths[start : start + BATCH]
+            yield list(zip(batch, pool.map(lambda path: network_view(path, image_size), batch), strict=True))
+
+
+def classify(model: nn.Module, image_size: int, paths: list[Path]) -> Iterator[tuple[Path, Tensor | str]]:
+    """Each path with the probabilities of the classes, float32 (K,), or with the reason why it cannot be read."""
+    batches = track(
+        views(paths, image_size),
+        "classifying",
+        total=-(-len(paths) // BATCH),
+        transient=True,
+        disable=not rich.get_console().is_terminal,
+    )
+    for batch in batches:
+        images = [view for _, view in batch if isinstance(view, Tensor)]
+        probabilities = iter(())
+        if images:
+            with torch.inference_mode():
+                probabilities = iter(model(normalise(torch.stack(images))).softmax(1))
+        for path, view in batch:
+            yield path, view if isinstance(view, str) else next(probabilities)

@@ -1,0 +1,138 @@
+"""The garbage classifier: what single settings do in training."""
+
+import dataclasses
+import os
+
+import pytest
+import torch
+from garbage_runs import read_log
+from tiny_training import load, same, train
+
+from garbage import augmentation, training
+from garbage.settings import Settings
+
+PLAIN = {"epochs": 1, "mixup": 0.0, "cutmix": 0.0, "train_sizes": (), "lr": 0.001, "ema": 0.0}
+
+
+@pytest.fixture(scope="module")
+def images(drawn):
+    return load(drawn)
+
+
+@pytest.fixture(scope="module")
+def plain(images, tmp_path_factory):
+    """The first record and the last weights of a run with nothing special."""
+    return outcome(images, tmp_path_factory.mktemp("plain") / "run")
+
+
+def outcome(images, out, **changes):
+    train(images, out, **PLAIN | changes)
+    return read_log(out)[0], torch.load(out / "last.pt", weights_only=True)
+
+
+@pytest.mark.parametrize("amp", ["bf16", "fp16"])
+def test_mixed_precision_computes_nearly_the_same(images, plain, tmp_path, amp):
+    record, last = outcome(images, tmp_path / "run", amp=amp)
+    assert record["train_loss"] == pytest.approx(plain[0]["train_loss"], rel=0.02)
+    assert record["train_loss"] != plain[0]["train_loss"]
+    assert all(v.dtype != torch.bfloat16 and v.dtype != torch.float16 for v in last["state_dict"].values())
+    assert bool(last["resume"]["scaler"]) == (amp == "fp16")
+
+
+@pytest.mark.parametrize("changes", [{"deterministic": True}, {"workers": 0}], ids=lambda changes: next(iter(changes)))
+def test_what_changes_no_result(images, plain, tmp_path, changes):
+    torch.use_deterministic_algorithms(False)
+    _, last = outcome(images, tmp_path / "run", **changes)
+    assert same(last["state_dict"], plain[1]["state_dict"])
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+@pytest.mark.parametrize("channels_last", [True, False])
+def test_network_and_images_have_one_layout(images, tmp_path, monkeypatch, channels_last):
+    seen, to_run = [], training.to_run
+
+    def looked_at(model, settings):
+        model.register_forward_pre_hook(lambda module, args: seen.append(args[0].stride()[1] == 1))
+        seen.append(model.features[0][0].weight.is_contiguous(memory_format=torch.channels_last))
+        return to_run(model, settings)
+
+    monkeypatch.setattr(training, "to_run", looked_at)
+    outcome(images, tmp_path / "run", channels_last=channels_last)
+    assert len(seen) > 3 and set(seen[:4]) == {channels_last}, "the weights, and three batches"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"optimizer": "adamw", "weight_decay": 0.05},
+        {"optimizer": "sgd", "lr": 0.01},
+        {"clip_grad": 1e-3},
+        {"label_smoothing": 0.0},
+        {"balance": "sampler"},
+        {"crop_scale": 0.2},
+        {"augment": "none"},
+        {"augment": "rand"},
+        {"augment": "auto"},
+        {"erasing": 0.0},
+        {"mixup": 0.2},
+        {"cutmix": 1.0},
+        {"decay_all": False, "weight_decay": 0.5},
+        {"warmup_epochs": 0.0},
+        {"seed": 1},
+    ],
+    ids=lambda changes: "_".join(map(str, next(iter(changes.items())))),
+)
+def test_what_changes_the_result(images, plain, tmp_path, changes):
+    record, last = outcome(images, tmp_path / "run", **changes)
+    assert not same(last["state_dict"], plain[1]["state_dict"])
+    assert 0 < record["train_loss"] < 4
+
+
+def test_class_weights_make_rare_classes_count(two_classes):
+    labels = load(two_classes).train.labels
+    weights = augmentation.class_weights(labels, 2)
+    assert labels.bincount().tolist() == [4, 8]
+    assert weights.tolist() == [1.5, 0.75] and weights[labels].mean() == 1
+
+
+def test_mixing_gives_probabilities():
+    mix = augmentation.make_mixing(Settings(data=None, mixup=0.2, cutmix=1.0), 3)
+    x, targets = mix(torch.randn(4, 3, 8, 8), torch.tensor([0, 1, 2, 1]))
+    assert x.shape == (4, 3, 8, 8) and targets.shape == (4, 3)
+    torch.testing.assert_close(targets.sum(1), torch.ones(4))
+    assert augmentation.make_mixing(Settings(data=None), 3) is None
+
+
+def test_averaged_weights_are_evaluated_and_kept(images, tmp_path):
+    _, last = outcome(images, tmp_path / "run", ema=0.5)
+    raw, averaged = last["resume"]["model"], last["state_dict"]
+    assert raw.keys() == averaged.keys() and not same(raw, averaged) and last["resume"]["averaged"] == 3
+    _, best = outcome(images, tmp_path / "other", ema=0.5)
+    assert same(best["state_dict"], averaged)
+
+
+def test_training_stops_when_nothing_improves(images, tmp_path, monkeypatch):
+    scores = iter([(1.0, 0.5), (0.9, 0.5), (0.95, 0.5), (1.0, 0.4), (0.1, 1.0)])
+    monkeypatch.setattr(training, "score", lambda logits, labels: next(scores))
+    best = train(images, tmp_path / "run", epochs=5, patience=2)
+    assert best["epoch"] == 2 and [r["epoch"] for r in read_log(tmp_path / "run")] == [1, 2, 3, 4]
+    assert train(images, tmp_path / "run", go_on=True, epochs=5, patience=2) == best
+
+
+def test_compile_wraps_the_network_that_learns(images, plain, tmp_path, monkeypatch):
+    """With the compiler itself only if CBAM_FUSED_SLOW is set, since it takes minutes."""
+    compiled, compile_ = [], torch.compile
+
+    def note(network):
+        compiled.append(network)
+        return compile_(network, backend="inductor" if "CBAM_FUSED_SLOW" in os.environ else "eager")
+
+    monkeypatch.setattr(torch, "compile", note)
+    record, last = outcome(images, tmp_path / "run", compile=True)
+    assert len(compiled) == 1 and record["train_loss"] == pytest.approx(plain[0]["train_loss"], rel=1e-3)
+    assert last["state_dict"].keys() == plain[1]["state_dict"].keys(), "names as without the compiler"
+
+
+def test_settings_are_frozen():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Settings(data=None).epochs = 3
