@@ -1,4 +1,5 @@
-"""Loads the binaries and describes their operators; the only file that names the operator namespace.
+"""Loads the binaries, registers the Triton kernels, and describes the operators; the only file that names their
+namespace.
 
 forward(x, w1, b1, w2, b2, ws, bs, residual, relu) -> (y, saved, index)
 backward(dy, x, y, saved, index, w1, b1, w2, b2, ws, bs) -> (dx, dresidual, dw1, db1, dw2, db2, dws, dbs)
@@ -7,9 +8,13 @@ Parameters arrive in the accumulation type (float64 for a float64 x, else float3
 leave in it. ``saved`` (N, 3C + 2R + 3HW) holds, per image: mean and max over H, W; the channel gate g; the two
 hidden vectors; mean and max over C; the spatial gate s. ``index`` (N, C + HW), int32, holds where the maxima
 were. backward takes y if the forward ended in a ReLU, else None, and then leaves dresidual empty.
+
+The Triton kernels are operators of their own, triton_forward and triton_backward, with the same arguments and results
+on any device: they exist without a binary, and beside one that serves the same device.
 """
 
 import importlib.metadata
+import importlib.util
 from pathlib import Path
 
 import torch
@@ -39,9 +44,11 @@ def _load() -> str:
 
 
 cpu_missing = _load()
+# Only looked for: Triton is imported when a tensor first needs it.
+triton_missing = "" if importlib.util.find_spec("triton") else "triton is not installed"
 
+_ops = getattr(torch.ops, NAMESPACE)
 if not cpu_missing:
-    _ops = getattr(torch.ops, NAMESPACE)
     forward = _ops.forward.default
     backward = _ops.backward.default
     cpu_capability = _ops.cpu_capability.default
@@ -76,6 +83,37 @@ def _fake_backward(dy, x, y, saved, index, w1, b1, w2, b2, ws, bs):
     return (dx, dresidual, *(like(p) for p in (w1, b1, w2, b2, ws, bs)))
 
 
-if not cpu_missing:
-    library.register_fake(f"{NAMESPACE}::forward", _fake_forward)
-    library.register_fake(f"{NAMESPACE}::backward", _fake_backward)
+def _triton_forward(*args):
+    from .triton import operators
+
+    return operators.forward(*args)
+
+
+def _triton_backward(*args):
+    from .triton import operators
+
+    return operators.backward(*args)
+
+
+_triton_library = library.Library(NAMESPACE, "FRAGMENT")
+_triton_library.define(
+    "triton_forward(Tensor x, Tensor w1, Tensor? b1, Tensor w2, Tensor? b2, Tensor ws, Tensor? bs, Tensor? residual, "
+    "bool relu) -> (Tensor, Tensor, Tensor)"
+)
+_triton_library.define(
+    "triton_backward(Tensor dy, Tensor x, Tensor? y, Tensor saved, Tensor index, Tensor w1, Tensor? b1, Tensor w2, "
+    "Tensor? b2, Tensor ws, Tensor? bs) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
+)
+_triton_library.impl("triton_forward", _triton_forward, "CompositeExplicitAutograd")
+_triton_library.impl("triton_backward", _triton_backward, "CompositeExplicitAutograd")
+triton_forward = _ops.triton_forward.default
+triton_backward = _ops.triton_backward.default
+
+for _prefix in ("triton_",) if cpu_missing else ("", "triton_"):
+    library.register_fake(f"{NAMESPACE}::{_prefix}forward", _fake_forward)
+    library.register_fake(f"{NAMESPACE}::{_prefix}backward", _fake_backward)
+
+
+def operators(backend: str) -> tuple:
+    """The operators forward and backward of a backend."""
+    return (triton_forward, triton_backward) if backend == "triton" else (forward, backward)

@@ -9,6 +9,7 @@ from torch.autograd import forward_ad
 from . import _ops, reference
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+TRITON_DEVICES = ("cuda", "xpu")
 
 
 def cbam(
@@ -51,17 +52,18 @@ def cbam(
     Source: Woo et al., "CBAM: Convolutional Block Attention Module", ECCV 2018.
     """
     _check(x, w1, w2, ws, b1, b2, bs, residual)
-    if backend_for(x) == "reference" or unserved(w1, ws, norm):
+    backend = backend_for(x)
+    if backend == "reference" or unserved(w1, ws, norm):
         return reference.cbam(x, w1, w2, ws, b1, b2, bs, norm=norm, residual=residual, relu=relu)
     if norm is not None:
         ws, bs = _fold(ws, bs, norm, _ops.accumulation_dtype(x.dtype))
     if torch.is_grad_enabled() and any(
         t is not None and t.requires_grad for t in (x, w1, w2, ws, b1, b2, bs, residual)
     ):
-        return _Cbam.apply(x, w1, w2, ws, b1, b2, bs, residual, relu)
+        return _Cbam.apply(x, w1, w2, ws, b1, b2, bs, residual, relu, backend)
     dtype = _ops.accumulation_dtype(x.dtype)
     w1, b1, w2, b2, ws, bs = _cast((w1, b1, w2, b2, ws, bs), dtype)
-    return _ops.forward(x, w1, b1, w2, b2, ws, bs, residual, relu)[0]
+    return _ops.operators(backend)[0](x, w1, b1, w2, b2, ws, bs, residual, relu)[0]
 
 
 def channel_gate(x: Tensor, w1: Tensor, w2: Tensor, b1: Tensor | None = None, b2: Tensor | None = None) -> Tensor:
@@ -97,37 +99,51 @@ def _fold(ws: Tensor, bs: Tensor | None, norm: nn.BatchNorm2d, dtype: torch.dtyp
 
 
 def backend_for(x: Tensor) -> str:
-    """Which implementation serves x now: "cpu" (C++ kernels) or "reference" (plain PyTorch).
+    """Which implementation serves x now: "cpu" (C++ kernels), "triton" (GPU kernels) or "reference" (plain PyTorch).
 
     The reference serves devices without kernels, functorch transforms and forward-mode AD, and everything if the
-    environment says CBAM_FUSED_BACKEND=reference. CBAM_FUSED_BACKEND=cpu makes missing CPU kernels an error.
+    environment says CBAM_FUSED_BACKEND=reference. CBAM_FUSED_BACKEND=cpu and =triton make missing kernels an error.
+    Triton serves GPUs, and tensors on the CPU only where both CBAM_FUSED_BACKEND=triton and TRITON_INTERPRET=1 are set.
 
     Raises:
         RuntimeError: CBAM_FUSED_BACKEND names an unknown backend, or one that cannot serve x.
     """
     wanted = os.environ.get("CBAM_FUSED_BACKEND", "auto")
-    if wanted not in ("auto", "cpu", "reference"):
-        raise RuntimeError(f"CBAM_FUSED_BACKEND must be auto, cpu or reference, got {wanted!r}")
-    served = x.device.type in ("cpu", "meta") and not _ops.cpu_missing
-    if wanted == "cpu" and not served:
+    if wanted not in ("auto", "cpu", "triton", "reference"):
+        raise RuntimeError(f"CBAM_FUSED_BACKEND must be auto, cpu, triton or reference, got {wanted!r}")
+    if wanted == "reference":
+        return "reference"
+    device = x.device.type
+    if wanted == "triton":
+        backend = "triton"
+        interpreted = device == "cpu" and os.environ.get("TRITON_INTERPRET") == "1"
+        if _ops.triton_missing or not (device in TRITON_DEVICES or interpreted):
+            state = _ops.triton_missing or "Triton serves tensors on a CPU only with TRITON_INTERPRET=1"
+            raise RuntimeError(f"CBAM_FUSED_BACKEND=triton, but x is on {x.device}; {state}")
+    elif device in ("cpu", "meta") and not _ops.cpu_missing:
+        backend = "cpu"
+    elif wanted == "cpu":
         raise RuntimeError(
             f"CBAM_FUSED_BACKEND=cpu, but x is on {x.device}; CPU kernels: {_ops.cpu_missing or 'built'}"
         )
-    if wanted == "reference" or not served:
+    elif device in TRITON_DEVICES and not _ops.triton_missing:
+        backend = "triton"
+    else:
         return "reference"
     if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
         return "reference"
-    return "cpu"
+    return backend
 
 
 class _Cbam(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, w1, w2, ws, b1, b2, bs, residual, relu):
+    def forward(ctx, x, w1, w2, ws, b1, b2, bs, residual, relu, backend):
         dtype = _ops.accumulation_dtype(x.dtype)
         params = _cast((w1, b1, w2, b2, ws, bs), dtype)
-        y, saved, index = _ops.forward(x, *params, residual, relu)
+        y, saved, index = _ops.operators(backend)[0](x, *params, residual, relu)
         ctx.save_for_backward(x, w1, w2, ws, b1, b2, bs, y if relu else None, saved, index)
         ctx.has_residual = residual is not None
+        ctx.backend = backend
         return y
 
     @staticmethod
@@ -136,7 +152,7 @@ class _Cbam(torch.autograd.Function):
         if torch.is_grad_enabled():
             return _differentiable_backward(ctx, dy)
         params = (w1, b1, w2, b2, ws, bs)
-        grads = _ops.backward(dy, x, y, saved, index, *_cast(params, saved.dtype))
+        grads = _ops.operators(ctx.backend)[1](dy, x, y, saved, index, *_cast(params, saved.dtype))
         dx, dresidual = grads[:2]
         dw1, db1, dw2, db2, dws, dbs = (
             None if p is None else g.to(p.dtype) for g, p in zip(grads[2:], params, strict=True)
@@ -145,7 +161,7 @@ class _Cbam(torch.autograd.Function):
             dresidual = None
         elif y is None:
             dresidual = dy
-        return dx, dw1, dw2, dws, db1, db2, dbs, dresidual, None
+        return dx, dw1, dw2, dws, db1, db2, dbs, dresidual, None, None
 
 
 def _differentiable_backward(ctx, dy: Tensor) -> tuple[Tensor | None, ...]:
@@ -156,7 +172,7 @@ def _differentiable_backward(ctx, dy: Tensor) -> tuple[Tensor | None, ...]:
     wanted = [t for t, need in zip(inputs, ctx.needs_input_grad, strict=False) if need]
     grads = iter(torch.autograd.grad(reference.cbam(*inputs), wanted, dy, create_graph=True)) if wanted else iter(())
     result = [next(grads) if need else None for need in ctx.needs_input_grad[: len(inputs)]]
-    return (*result, dy if ctx.has_residual else None, None)
+    return (*result, dy if ctx.has_residual else None, None, None)
 
 
 def _cast(params: tuple[Tensor | None, ...], dtype: torch.dtype) -> list[Tensor | None]:

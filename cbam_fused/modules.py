@@ -17,7 +17,7 @@ SERVED = {
 
 
 class Backend(NamedTuple):
-    """Which implementation serves a tensor, "cpu" or "reference", and for the reference why."""
+    """Which implementation serves a tensor, "cpu", "triton" or "reference", and for the reference why."""
 
     name: str
     reason: str

@@ -1,22 +1,22 @@
-"""The raw operators forward and backward, as _ops.py describes them, on the Triton kernels."""
+"""One function a kernel: the grid, the tile, the small tensors that the kernel leaves for the next one.
 
-import contextlib
-from dataclasses import dataclass
+All take a Call, which names the images that the launch is for. Tensors of x's size are dense in the call's layout.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 import torch
 import triton
 from torch import Tensor
 
-from .. import _ops
-from . import backward as backward_kernels
-from . import forward as forward_kernels
-from . import gate, gradients
-from .tiles import LOOP, Tile, alignment, images_per_launch, mlp_tile, power_of_two, tile
+from . import backward, forward, gate, gradients
+from .tiles import LOOP, THREADS, Tile, alignment, images_per_launch, mlp_tile, power_of_two, tile, warps
 
 
-@dataclass
+@dataclass(frozen=True)
 class Call:
-    """The sizes of one call, and what every launch needs of them."""
+    """The sizes of a call in the letters of the README, and the images [first, first + images) of a launch."""
 
     N: int
     C: int
@@ -25,193 +25,154 @@ class Call:
     W: int
     K: int
     channels_last: bool
-    wide: bool
+    acc: torch.dtype
+    warp_size: int
+    first: int = 0
+    images: int = 0
 
-    def __post_init__(self):
-        self.P = self.H * self.W
-        if self.C * self.P >= 2**31:
-            raise ValueError(f"the Triton kernels take images of less than 2^31 elements, got {self.C} x {self.P}")
+    @property
+    def P(self) -> int:
+        return self.H * self.W
 
+    @property
+    def wide(self) -> bool:
+        return self.acc == torch.float64
+
+    @property
     def layout(self) -> dict:
         return {"CHANNELS_LAST": self.channels_last, "ALIGN": alignment(self.C if self.channels_last else self.P)}
 
     def tile(self, reduces: str) -> Tile:
-        return tile(reduces, self.C, self.P, self.channels_last, self.wide)
+        return tile(reduces, self.C, self.P, self.channels_last, self.wide, self.warp_size)
 
-    def groups(self, x: Tensor, tensors: int):
-        """First image and number of images of each group; tensors of x's size are touched by its passes."""
-        size = images_per_launch(self.N, tensors * self.C * self.P * x.element_size(), _l2_bytes(x.device))
+    def groups(self, x: Tensor, tensors: int) -> Iterator["Call"]:
+        """The call in groups of images; tensors: how many of x's size a pass over all of them touches."""
+        size = images_per_launch(self.N, tensors * self.C * self.P * x.element_size(), l2_bytes(x.device))
         for first in range(0, self.N, max(1, size)):
-            yield first, min(size, self.N - first)
+            yield replace(self, first=first, images=min(size, self.N - first))
 
 
-def _call(x: Tensor, w1: Tensor | None, ws: Tensor | None) -> Call:
-    if w1 is None or ws is None:
-        raise NotImplementedError("the Triton kernels serve both gates together: w1, w2 and ws must be given")
-    N, C, H, W = x.shape
-    return Call(N, C, w1.shape[0], H, W, ws.shape[3], _ops.is_channels_last(x), x.dtype == torch.float64)
+def warp_size(device: torch.device) -> int:
+    """Threads of a warp: 64 on AMD's data centre GPUs, elsewhere 32 or of no importance."""
+    return torch.cuda.get_device_properties(device).warp_size if device.type == "cuda" else 32
 
 
-def _l2_bytes(device: torch.device) -> int:
+def l2_bytes(device: torch.device) -> int:
     """Size of the L2 cache, 0 if unknown."""
-    if device.type != "cuda":
-        return 0
-    return torch.cuda.get_device_properties(device).L2_cache_size
+    return torch.cuda.get_device_properties(device).L2_cache_size if device.type == "cuda" else 0
 
 
-def _on(device: torch.device):
-    """Makes the device of the tensors the current one, which Triton launches on."""
-    return contextlib.nullcontext() if device.type == "cpu" else torch.accelerator.device_index(device.index)
-
-
-def _dense(t: Tensor | None, channels_last: bool) -> Tensor | None:
-    layout = torch.channels_last if channels_last else torch.contiguous_format
-    return t if t is None else t.contiguous(memory_format=layout)
-
-
-def _options(t: Tile) -> dict:
+def _blocks(t: Tile) -> dict:
     return {"BLOCK_C": t.channels, "BLOCK_P": t.pixels, "num_warps": t.warps}
 
 
-def forward(x, w1, b1, w2, b2, ws, bs, residual, relu):
-    call = _call(x, w1, ws)
-    N, C, R, P = call.N, call.C, call.R, call.P
-    y = _ops._dense_like(x)
-    x, residual = (_dense(t, call.channels_last) for t in (x, residual))
-    w1, b1, w2, b2, ws, bs = (None if t is None else t.contiguous() for t in (w1, b1, w2, b2, ws, bs))
-    acc = _ops.accumulation_dtype(x.dtype)
-    saved = x.new_empty((N, 3 * C + 2 * R + 3 * P), dtype=acc)
-    index = x.new_empty((N, C + P), dtype=torch.int32)
-    pool, maps, product, mlp = call.tile("pixels"), call.tile("channels"), call.tile("none"), mlp_tile(C, R, call.wide)
-    pixels, channels = LOOP * pool.pixels, LOOP * product.channels
-    splits = triton.cdiv(P, pixels)
-    with _on(x.device):
-        for first, images in call.groups(x, 2 if residual is None else 3):
-            partial = (images, splits, C)
-            sums, maxima = x.new_empty(partial, dtype=acc), x.new_empty(partial, dtype=acc)
-            argmaxima = x.new_empty(partial, dtype=torch.int32)
-            forward_kernels.channel_pool[(images * triton.cdiv(C, pool.channels) * splits,)](
-                x, sums, maxima, argmaxima, first, splits, C, P, CHUNK=pixels, **call.layout(), **_options(pool)
-            )
-            gate.channel_gate[(images,)](
-                sums,
-                maxima,
-                argmaxima,
-                w1,
-                b1,
-                w2,
-                b2,
-                saved,
-                index,
-                first,
-                splits,
-                C,
-                R,
-                P,
-                BLOCK_C=mlp.channels,
-                BLOCK_R=mlp.pixels,
-                num_warps=mlp.warps,
-            )
-            forward_kernels.spatial_pool[(images * triton.cdiv(P, maps.pixels),)](
-                x, saved, index, first, C, R, P, **call.layout(), **_options(maps)
-            )
-            runs = triton.cdiv(C, channels)
-            forward_kernels.gate_and_apply[(images * triton.cdiv(P, product.pixels) * runs,)](
-                x,
-                residual,
-                ws,
-                bs,
-                saved,
-                y,
-                first,
-                runs,
-                C,
-                R,
-                call.H,
-                call.W,
-                K=call.K,
-                RELU=relu,
-                CHUNK=channels,
-                **call.layout(),
-                **_options(product),
-            )
-    return y, saved, index
+def channel_pool(call: Call, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Partial sums, maxima and places of the maxima, (images, splits, C)."""
+    t = call.tile("pixels")
+    chunk = LOOP * t.pixels
+    splits = triton.cdiv(call.P, chunk)
+    size = (call.images, splits, call.C)
+    parts = [x.new_empty(size, dtype=dtype) for dtype in (call.acc, call.acc, torch.int32)]
+    forward.channel_pool[(call.images * triton.cdiv(call.C, t.channels) * splits,)](
+        x, *parts, call.first, splits, call.C, call.P, CHUNK=chunk, **call.layout, **_blocks(t)
+    )
+    return tuple(parts)
 
 
-def backward(dy, x, y, saved, index, w1, b1, w2, b2, ws, bs):
-    call = _call(x, w1, ws)
-    N, C, R, P, K = call.N, call.C, call.R, call.P, call.K
-    dx = _ops._dense_like(x)
-    masked = x.new_empty((0,)) if y is None else torch.empty_like(dx)
-    dy, x, y = (_dense(t, call.channels_last) for t in (dy, x, y))
-    params = (w1, b1, w2, b2, ws, bs)
-    w1, w2, ws = (t.contiguous() for t in (w1, w2, ws))
-    conv = 2 * K * K + 1
-    partial = saved.new_empty((N, C + 2 * R + conv))
-    sums, dots, product = call.tile("channels"), call.tile("pixels"), call.tile("none")
-    mlp, BLOCK_K = mlp_tile(C, R, call.wide), min(128, power_of_two(conv))
-    pixels, channels = LOOP * dots.pixels, LOOP * product.channels
-    tiles, splits, runs = triton.cdiv(P, sums.pixels), triton.cdiv(P, pixels), triton.cdiv(C, channels)
-    map_tile = min(128, power_of_two(P))
-    map_tiles = triton.cdiv(P, map_tile)
-    with _on(x.device):
-        for first, images in call.groups(x, 3 if y is None else 5):
-            over_channels, over_pixels = saved.new_empty((images, P)), saved.new_empty((images, tiles, C))
-            backward_kernels.products[(images * tiles,)](
-                x, dy, y, masked, saved, over_channels, over_pixels, first, C, R, P, **call.layout(), **_options(sums)
-            )
-            dmaps, dconv = saved.new_empty((images, 2, P)), saved.new_empty((images, map_tiles, conv))
-            backward_kernels.spatial_gate_backward[(images * map_tiles,)](
-                over_channels, saved, ws, dmaps, dconv, first, C, R, call.H, call.W, K=K, BLOCK_P=map_tile
-            )
-            through_maps = saved.new_empty((images, splits, C))
-            backward_kernels.map_products[(images * triton.cdiv(C, dots.channels) * splits,)](
-                x, dmaps, index, through_maps, first, splits, C, P, CHUNK=pixels, **call.layout(), **_options(dots)
-            )
-            dpools = saved.new_empty((images, 2, C))
-            gate.channel_gate_backward[(images,)](
-                over_pixels,
-                through_maps,
-                dconv,
-                w1,
-                w2,
-                saved,
-                partial,
-                dpools,
-                first,
-                tiles,
-                splits,
-                map_tiles,
-                C,
-                R,
-                P,
-                K=K,
-                BLOCK_K=BLOCK_K,
-                BLOCK_C=mlp.channels,
-                BLOCK_R=mlp.pixels,
-                num_warps=mlp.warps,
-            )
-            backward_kernels.input_gradient[(images * triton.cdiv(P, product.pixels) * runs,)](
-                dy if y is None else masked,
-                saved,
-                index,
-                dmaps,
-                dpools,
-                dx,
-                first,
-                runs,
-                C,
-                R,
-                P,
-                CHUNK=channels,
-                **call.layout(),
-                **_options(product),
-            )
-        grads = [None if p is None else torch.empty_like(p, memory_format=torch.contiguous_format) for p in params]
-        BLOCK_C, BLOCK_R = min(32, power_of_two(C)), min(16, power_of_two(R))
-        gradients.parameter_gradients[
-            (triton.cdiv(C, BLOCK_C) * triton.cdiv(R, BLOCK_R) + triton.cdiv(conv, BLOCK_K),)
-        ](partial, saved, *grads, N, C, R, P, K=K, BLOCK_N=8, BLOCK_K=BLOCK_K, BLOCK_C=BLOCK_C, BLOCK_R=BLOCK_R)
-    # Absent gradients are empty; the others have the parameter's strides.
-    strided = (saved.new_empty((0,)) if p is None else torch.empty_like(p).copy_(g) for g, p in zip(grads, params))
-    return dx, masked, *strided
+def channel_gate(call: Call, parts, w1, b1, w2, b2, saved: Tensor, index: Tensor) -> None:
+    t = mlp_tile(call.C, call.R, call.wide, call.warp_size)
+    sizes = (call.first, parts[0].shape[1], call.C, call.R, call.P)
+    gate.channel_gate[(call.images,)](
+        *parts, w1, b1, w2, b2, saved, index, *sizes, BLOCK_C=t.channels, BLOCK_R=t.pixels, num_warps=t.warps
+    )
+
+
+def spatial_pool(call: Call, x: Tensor, saved: Tensor, index: Tensor) -> None:
+    t = call.tile("channels")
+    forward.spatial_pool[(call.images * triton.cdiv(call.P, t.pixels),)](
+        x, saved, index, call.first, call.C, call.R, call.P, **call.layout, **_blocks(t)
+    )
+
+
+def gate_and_apply(call: Call, x: Tensor, residual, ws: Tensor, bs, saved: Tensor, y: Tensor, relu: bool) -> None:
+    t = call.tile("none")
+    chunk = LOOP * t.channels
+    splits = triton.cdiv(call.C, chunk)
+    sizes = (call.first, splits, call.C, call.R, call.H, call.W)
+    options = {"K": call.K, "RELU": relu, "CHUNK": chunk, **call.layout, **_blocks(t)}
+    forward.gate_and_apply[(call.images * triton.cdiv(call.P, t.pixels) * splits,)](
+        x, residual, ws, bs, saved, y, *sizes, **options
+    )
+
+
+def products(call: Call, x: Tensor, dy: Tensor, y, masked: Tensor, saved: Tensor) -> tuple[Tensor, Tensor]:
+    """Sums of g x dy over channels, (images, P), and of s x dy over the pixels of each tile, (images, tiles, C)."""
+    t = call.tile("channels")
+    tiles = triton.cdiv(call.P, t.pixels)
+    over_channels = saved.new_empty((call.images, call.P))
+    over_pixels = saved.new_empty((call.images, tiles, call.C))
+    sizes = (call.first, call.C, call.R, call.P)
+    backward.products[(call.images * tiles,)](
+        x, dy, y, masked, saved, over_channels, over_pixels, *sizes, **call.layout, **_blocks(t)
+    )
+    return over_channels, over_pixels
+
+
+def spatial_gate_backward(call: Call, over_channels: Tensor, saved: Tensor, ws: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradients of the two maps, (images, 2, P), and of ws and bs, (images, tiles, 2 K K + 1)."""
+    pixels = min(128, power_of_two(call.P))
+    tiles = triton.cdiv(call.P, pixels)
+    dmaps = saved.new_empty((call.images, 2, call.P))
+    dconv = saved.new_empty((call.images, tiles, 2 * call.K**2 + 1))
+    sizes = (call.first, call.C, call.R, call.H, call.W)
+    options = {"K": call.K, "BLOCK_P": pixels, "num_warps": warps(backward.TAPS.value * pixels, 8, call.warp_size)}
+    backward.spatial_gate_backward[(call.images * tiles,)](over_channels, saved, ws, dmaps, dconv, *sizes, **options)
+    return dmaps, dconv
+
+
+def map_products(call: Call, x: Tensor, dmaps: Tensor, index: Tensor) -> Tensor:
+    """Partial sums over the pixels of x times the gradient of g x through the maps, (images, splits, C)."""
+    t = call.tile("pixels")
+    chunk = LOOP * t.pixels
+    splits = triton.cdiv(call.P, chunk)
+    sums = dmaps.new_empty((call.images, splits, call.C))
+    backward.map_products[(call.images * triton.cdiv(call.C, t.channels) * splits,)](
+        x, dmaps, index, sums, call.first, splits, call.C, call.P, CHUNK=chunk, **call.layout, **_blocks(t)
+    )
+    return sums
+
+
+def channel_gate_backward(
+    call: Call, direct: Tensor, through_maps: Tensor, dconv: Tensor, w1: Tensor, w2: Tensor, saved, partial
+) -> Tensor:
+    """Gradients of the two pools, (images, 2, C); the rest of what gate.py says goes into partial."""
+    t = mlp_tile(call.C, call.R, call.wide, call.warp_size)
+    dpools = saved.new_empty((call.images, 2, call.C))
+    rows = (direct.shape[1], through_maps.shape[1], dconv.shape[1])
+    blocks = {"BLOCK_K": min(128, power_of_two(dconv.shape[2])), "BLOCK_C": t.channels, "BLOCK_R": t.pixels}
+    sizes = (call.first, *rows, call.C, call.R, call.P)
+    gate.channel_gate_backward[(call.images,)](
+        direct, through_maps, dconv, w1, w2, saved, partial, dpools, *sizes, K=call.K, **blocks, num_warps=t.warps
+    )
+    return dpools
+
+
+def input_gradient(call: Call, dy: Tensor, saved: Tensor, index: Tensor, dmaps: Tensor, dpools, dx) -> None:
+    t = call.tile("none")
+    chunk = LOOP * t.channels
+    splits = triton.cdiv(call.C, chunk)
+    sizes = (call.first, splits, call.C, call.R, call.P)
+    backward.input_gradient[(call.images * triton.cdiv(call.P, t.pixels) * splits,)](
+        dy, saved, index, dmaps, dpools, dx, *sizes, CHUNK=chunk, **call.layout, **_blocks(t)
+    )
+
+
+def parameter_gradients(call: Call, partial: Tensor, saved: Tensor, grads: list[Tensor | None]) -> None:
+    """Into grads: those of w1, b1, w2, b2, ws, bs, contiguous; None for absent biases."""
+    channels, hidden, conv = min(32, power_of_two(call.C)), min(16, power_of_two(call.R)), 2 * call.K**2 + 1
+    blocks = {"BLOCK_N": 8, "BLOCK_K": min(128, power_of_two(conv)), "BLOCK_C": channels, "BLOCK_R": hidden}
+    tiles = triton.cdiv(call.C, channels) * triton.cdiv(call.R, hidden)
+    sizes = (call.N, call.C, call.R, call.P)
+    gradients.parameter_gradients[(tiles + triton.cdiv(conv, blocks["BLOCK_K"]),)](
+        partial, saved, *grads, *sizes, K=call.K, **blocks, num_warps=THREADS // call.warp_size
+    )

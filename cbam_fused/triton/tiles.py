@@ -2,8 +2,10 @@
 
 from typing import NamedTuple
 
-# Elements of a tile, in elements of 4 bytes: 16 a thread, so that two to four 16-byte loads of each are in flight.
-TILE = 4096
+# Threads of a program where the tile is large enough, and the values of a tile that a thread has, by what the pass
+# reduces: as many as registers allow, so that several 16-byte loads are under way. A float64 sum takes two registers.
+THREADS = 256
+VALUES = {"pixels": 16, "channels": 16, "none": 8}
 # Tiles that a program goes through: what it sets up must be little beside them, and small batches still fill a GPU.
 LOOP = 8
 
@@ -33,28 +35,33 @@ def power_of_two(n: int) -> int:
     return 1 << (n - 1).bit_length()
 
 
-def tile(reduces: str, C: int, P: int, channels_last: bool, wide: bool) -> Tile:
+def tile(reduces: str, C: int, P: int, channels_last: bool, wide: bool, warp_size: int) -> Tile:
     """The tile of a pass over an image of C channels and P pixels that reduces "pixels", "channels" or "none".
 
     wide: sums are float64, which takes two registers for each value.
     """
-    elements = TILE // 2 if wide else TILE
+    values = VALUES[reduces] // 2 if wide else VALUES[reduces]
     contiguous, across = (C, P) if channels_last else (P, C)
     long = min(power_of_two(contiguous), LONGEST[reduces, "nhwc" if channels_last else "nchw"])
-    wide_side = min(power_of_two(across), elements // long)
-    channels, pixels = (long, wide_side) if channels_last else (wide_side, long)
-    return Tile(channels, pixels, warps(long * wide_side * (2 if wide else 1)))
+    short = min(power_of_two(across), values * THREADS // long)
+    channels, pixels = (long, short) if channels_last else (short, long)
+    return Tile(channels, pixels, warps(long * short, values, warp_size))
 
 
-def mlp_tile(C: int, R: int, wide: bool) -> Tile:
-    """The tile of the weights (hidden units in place of pixels): all R at once, and as many channels as go with them."""
+def mlp_tile(C: int, R: int, wide: bool, warp_size: int) -> Tile:
+    """The tile of the MLP's weights, hidden units in place of pixels: all R, and the channels that go with them.
+
+    A program of twice the usual threads, since there is only one an image.
+    """
+    values = VALUES["none"] // 2 if wide else VALUES["none"]
     hidden = power_of_two(R)
-    channels = min(power_of_two(C), max(1, (TILE // 2 if wide else TILE) * 2 // hidden))
-    return Tile(channels, hidden, warps(channels * hidden * (2 if wide else 1)))
+    channels = min(power_of_two(C), max(1, 2 * values * THREADS // hidden))
+    return Tile(channels, hidden, warps(channels * hidden, values, warp_size, 2 * THREADS))
 
 
-def warps(elements: int) -> int:
-    return min(8, max(1, elements // 512))
+def warps(elements: int, values: int, warp_size: int, threads: int = THREADS) -> int:
+    """Warps for a tile of so many elements, values of them a thread."""
+    return max(1, min(threads, elements // values) // warp_size)
 
 
 def alignment(stride: int) -> int:
