@@ -80,13 +80,13 @@ MUTANTS = {
         "forward",
         "value = tl.load(x + places(c, p, C, P, CHANNELS_LAST), inside, 0).to(ACC)\n",
         "value = tl.load(x + places(c, p, C, P, CHANNELS_LAST)).to(ACC)\n",
-        "channel_pool, program .*: load outside of its tensor, near x",
+        "channel_pool, program .*: load outside of its tensor",
     ),
     "a load whose mask lacks the channels": (
         "backward",
         "product = tl.load(x + at, inside, 0)",
         "product = tl.load(x + at, (p < P)[None, :], 0)",
-        "products, program .*: load outside of its tensor, near x",
+        "products, program .*: load outside of its tensor",
     ),
     "a store without its mask": (
         "forward",

@@ -9,6 +9,8 @@ import triton.language as tl
 
 from .common import index_of, later_max, saved_of
 
+ROWS = tl.constexpr(4)  # of partial results, that are added side by side
+
 
 @triton.jit
 def relu(value):
@@ -77,11 +79,11 @@ def channel_gate(
 
 
 @triton.jit
-def sum_rows(rows, count, stride, column, inside, BLOCK_ROWS: tl.constexpr, ACC: tl.constexpr):
+def sum_rows(rows, count, stride, column, inside, ACC: tl.constexpr):
     """Sums down count rows for the given columns."""
-    total = tl.zeros([BLOCK_ROWS, column.shape[0]], ACC)
-    for r0 in range(0, count, BLOCK_ROWS):
-        r = r0 + tl.arange(0, BLOCK_ROWS)
+    total = tl.zeros([ROWS, column.shape[0]], ACC)
+    for r0 in range(0, count, ROWS):
+        r = r0 + tl.arange(0, ROWS)
         total += tl.load(rows + r[:, None] * stride + column[None, :], (r < count)[:, None] & inside[None, :], 0)
     return tl.sum(total, 0)
 
@@ -124,7 +126,7 @@ def channel_gate_backward(
     dhidden = tl.zeros([BLOCK_C, BLOCK_R], ACC)
     for c0 in range(0, C, BLOCK_C):
         c = c0 + tl.arange(0, BLOCK_C)
-        dg = sum_rows(direct, direct_rows, C, c, c < C, 16, ACC) + sum_rows(through_maps, map_rows, C, c, c < C, 4, ACC)
+        dg = sum_rows(direct, direct_rows, C, c, c < C, ACC) + sum_rows(through_maps, map_rows, C, c, c < C, ACC)
         g = tl.load(row + 2 * C + c, c < C, 0)
         dlogit = dg * g * (1 - g)
         tl.store(partial + c, dlogit, c < C)
@@ -144,4 +146,4 @@ def channel_gate_backward(
     for t0 in range(0, 2 * K * K + 1, BLOCK_K):
         t = t0 + tl.arange(0, BLOCK_K)
         inside = t < 2 * K * K + 1
-        tl.store(partial + C + 2 * R + t, sum_rows(dconv, conv_rows, 2 * K * K + 1, t, inside, 16, ACC), inside)
+        tl.store(partial + C + 2 * R + t, sum_rows(dconv, conv_rows, 2 * K * K + 1, t, inside, ACC), inside)
