@@ -34,6 +34,13 @@ def checker(monkeypatch):
         yield checker
 
 
+def pytest_collection_modifyitems(items) -> None:
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("cuda"):
+                item.add_marker(pytest.mark.skip(reason="needs a CUDA GPU, and PyTorch sees none"))
+
+
 def pytest_report_header() -> str:
     from cbam_fused import _ops
 

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from .. import _ops
 from . import launch
+from .autotune import tuned
 
 
 def forward(x, w1, b1, w2, b2, ws, bs, residual, relu):
@@ -16,12 +17,16 @@ def forward(x, w1, b1, w2, b2, ws, bs, residual, relu):
     w1, b1, w2, b2, ws, bs = (None if t is None else t.contiguous() for t in (w1, b1, w2, b2, ws, bs))
     saved = x.new_empty((call.N, 3 * call.C + 2 * call.R + 3 * call.P), dtype=call.acc)
     index = x.new_empty((call.N, call.C + call.P), dtype=torch.int32)
-    with _on(x.device):
+
+    def run(call: launch.Call) -> None:
         for group in call.groups(x, tensors=2 if residual is None else 3):
             pools = launch.channel_pool(group, x)
             launch.channel_gate(group, pools, w1, b1, w2, b2, saved, index)
             launch.spatial_pool(group, x, saved, index)
             launch.gate_and_apply(group, x, residual, ws, bs, saved, y, relu)
+
+    with _on(x.device):
+        run(tuned("forward", call, x, run))
     return y, saved, index
 
 
@@ -34,13 +39,17 @@ def backward(dy, x, y, saved, index, w1, b1, w2, b2, ws, bs):
     w1, w2, ws = (t.contiguous() for t in (w1, w2, ws))
     partial = saved.new_empty((call.N, call.C + 2 * call.R + 2 * call.K**2 + 1))
     grads = [None if p is None else torch.empty_like(p, memory_format=torch.contiguous_format) for p in params]
-    with _on(x.device):
+
+    def run(call: launch.Call) -> None:
         for group in call.groups(x, tensors=3 if y is None else 5):
             over_channels, over_pixels = launch.products(group, x, dy, y, masked, saved)
             dmaps, dconv = launch.spatial_gate_backward(group, over_channels, saved, ws)
             through_maps = launch.map_products(group, x, dmaps, index)
             dpools = launch.channel_gate_backward(group, over_pixels, through_maps, dconv, w1, w2, saved, partial)
             launch.input_gradient(group, dy if y is None else masked, saved, index, dmaps, dpools, dx)
+
+    with _on(x.device):
+        run(tuned("backward", call, x, run))
         launch.parameter_gradients(call, partial, saved, grads)
     return dx, masked, *(_strided_like(p, g, saved) for p, g in zip(params, grads, strict=True))
 
