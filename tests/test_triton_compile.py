@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -22,9 +23,17 @@ def compile_in_a_process(*command):
     return json.loads(result.stdout)
 
 
+@pytest.fixture(scope="module")
+def compiled():
+    """What each target needs, compiled side by side."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        jobs = {target: pool.submit(compile_in_a_process, TESTS / "triton_targets.py", target) for target in TARGETS}
+    return {target: job.result() for target, job in jobs.items()}
+
+
 @pytest.mark.parametrize("target", TARGETS)
-def test_every_kernel_compiles_well(target):
-    kernels = compile_in_a_process(TESTS / "triton_targets.py", target)
+def test_every_kernel_compiles_well(target, compiled):
+    kernels = compiled[target]
     dtypes = {str(dtype).removeprefix("torch.") for dtype in DTYPES}
     expected = {(k, d, layout) for k in READS for d in dtypes for layout in ("NCHW", "NHWC")}
     expected |= {(k, d, "any") for k in SMALL for d in ("float32", "float64")}

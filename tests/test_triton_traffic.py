@@ -61,6 +61,17 @@ def test_sectors_are_used_in_full_on_aligned_shapes(dtype, layout, checker):
             assert arguments[name].efficiency() >= 0.95, (kernel, name, arguments[name])
 
 
+def test_documented_tables_are_what_is_counted(checker):
+    path = Path(__file__).parent.parent / "docs"
+    spec = importlib.util.spec_from_file_location("generate_gpu", path / "generate_gpu.py")
+    generate_gpu = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(generate_gpu)
+    page = (path / "gpu.md").read_text()
+    rows = generate_gpu.kernel_rows({layout: generate_gpu.watch(layout) for layout in generate_gpu.LAYOUTS})
+    assert page.startswith(generate_gpu.INTRODUCTION)
+    assert len(rows) == 20 and all(row in page for row in rows), "run docs/generate_gpu.py"
+
+
 def mutant(module: str, old: str, new: str, folder: Path):
     """A kernel file of the package with one text in place of another."""
     from cbam_fused import triton as package

@@ -23,11 +23,15 @@ class KernelError(Exception):
 
 @dataclass
 class Traffic:
-    """Bytes that requests asked for, each address once a request, and the sectors that these bytes lie in."""
+    """Bytes that requests asked for, each address once a request, and the sectors that these bytes lie in.
+
+    distinct: bytes that were asked for at all, each once a launch, however often they were.
+    """
 
     loaded: int = 0
     stored: int = 0
     sectors: int = 0
+    distinct: int = 0
 
     def efficiency(self) -> float:
         return (self.loaded + self.stored) / (SECTOR * self.sectors)
@@ -68,7 +72,8 @@ class Checker:
             names = inspect.signature(executor.fn).parameters
             options = {n: v for n, v in kwargs.items() if n in names}
             self._begin(executor.fn.__name__, inspect.signature(executor.fn).bind(*args, **options).arguments)
-            return run(executor, *args, **kwargs)
+            run(executor, *args, **kwargs)
+            self._end()
 
         self._patches = [
             mock.patch.object(builder, "create_masked_load", watched_load),
@@ -88,6 +93,12 @@ class Checker:
         self.launches.append(kernel)
         tensors = {name: a for name, a in arguments.items() if hasattr(a, "data_ptr") and a.numel()}
         self._regions = [Region(name, tensor) for name, tensor in tensors.items()]
+
+    def _end(self) -> None:
+        for region in self._regions:
+            touched = int(((region.reader != NOBODY) | (region.writer != NOBODY)).sum())
+            if touched:
+                self.traffic[self._kernel][region.name].distinct += touched * region.itemsize
 
     def _program(self) -> int:
         x, y, z = interpreter.interpreter_builder.grid_idx

@@ -118,7 +118,7 @@ def nvidia(compiled) -> dict:
         file.write(compiled.asm["cubin"])
         file.flush()
         usage = subprocess.check_output([tools / "cuobjdump", "--dump-resource-usage", file.name], text=True)
-        sass = subprocess.check_output([tools / "nvdisasm", file.name], text=True, stderr=subprocess.DEVNULL)
+        sass = subprocess.check_output([tools / "nvdisasm", "-ndf", file.name], text=True, stderr=subprocess.DEVNULL)
     used = {name: int(value) for name, value in re.findall(r"\b([A-Z]+):(\d+)", usage)}
     return {
         "registers": used["REG"],
