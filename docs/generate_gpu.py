@@ -58,8 +58,9 @@ An image is a matrix of C channels and P = H W pixels, whichever of the two is c
 | 6 | `parameter_gradients` | a tile of the weights | sums over the images, once for the whole batch |
 
 No floating-point number is added atomically, and no order depends on the batch, on the images of a launch or on how
-many multiprocessors there are, so results are bitwise reproducible. `CBAM_FUSED_AUTOTUNE=1` lets measurements choose the tiles, once for
-each operator and shape and never while a CUDA graph is captured; results are then reproducible within a process.
+many multiprocessors there are, so results are bitwise reproducible. `CBAM_FUSED_AUTOTUNE=1` lets measurements choose
+the tiles, once for each operator and shape and never while a CUDA graph is captured; results are then reproducible
+within a process.
 
 A batch goes through the passes in groups of images that fill half of the L2 cache, so that the later passes of a group
 should find there what the first one has read, where a group is large enough to be worth its launches
