@@ -47,6 +47,27 @@ def test_every_kernel_compiles_well(target, compiled):
         assert kernel["needed"] > 0 or kernel["kernel"] in SMALL, kernel
 
 
+SIZES = """
+import json, torch
+from unittest import mock
+import triton_targets as t
+kernels = set()
+for shape, hidden, size in (
+    ((1, 1, 1, 1), 1, 1), ((2, 5, 1, 1), 1, 3), ((2, 1, 4, 3), 2, 7), ((3, 33, 5, 7), 5, 9), ((1, 2048, 7, 7), 128, 7)
+):
+    with mock.patch.multiple(t, SHAPE=shape, HIDDEN=hidden, KERNEL_SIZE=size):
+        for kernel, args, kwargs in t.launches(torch.float32, False, 32, options=False):
+            t.compile_for(t.TARGETS["sm_90"], kernel, args, kwargs)
+            kernels.add(kernel.__name__)
+print(json.dumps(sorted(kernels)))
+"""
+
+
+def test_the_smallest_and_odd_sizes_compile():
+    """Sizes of 1 become constants, and absent tensors branches that are left out, which only the compiler sees."""
+    assert set(compile_in_a_process("-c", SIZES)) == SMALL | READS.keys()
+
+
 WORSE = """
 import json, torch
 from unittest import mock

@@ -83,8 +83,13 @@ class Compiled:
     occupancy: float
 
 
-def launches(dtype: torch.dtype, channels_last: bool, warp_size: int) -> list[tuple[JITFunction, tuple, dict]]:
-    """Every launch of a forward and a backward with all options: kernel, arguments, keywords. Nothing is run."""
+def launches(
+    dtype: torch.dtype, channels_last: bool, warp_size: int, options: bool = True
+) -> list[tuple[JITFunction, tuple, dict]]:
+    """Every launch of a forward and a backward: kernel, arguments, keywords. Nothing is run.
+
+    options: with biases, residual and ReLU.
+    """
     recorded = []
 
     def record(kernel, *args, grid, warmup, **kwargs):
@@ -95,11 +100,11 @@ def launches(dtype: torch.dtype, channels_last: bool, warp_size: int) -> list[tu
     N, C, H, W = SHAPE
     x = torch.empty(SHAPE, dtype=dtype, memory_format=layout)
     shapes = ((HIDDEN, C), (HIDDEN,), (C, HIDDEN), (C,), (1, 2, KERNEL_SIZE, KERNEL_SIZE), (1,))
-    params = [torch.empty(s, dtype=acc) for s in shapes]
+    params = [torch.empty(s, dtype=acc) if options or len(s) > 1 else None for s in shapes]
     sized = mock.patch.object(launch, "warp_size", lambda device: warp_size)
     with mock.patch.object(JITFunction, "run", record), sized:
-        y, saved, index = operators.forward(x, *params, x, True)
-        operators.backward(x, x, y, saved, index, *params)
+        y, saved, index = operators.forward(x, *params, x if options else None, options)
+        operators.backward(x, x, y if options else None, saved, index, *params)
     return recorded
 
 

@@ -11,7 +11,7 @@ import triton.language as tl
 from .common import saved_of
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["N"])
 def parameter_gradients(
     partial,
     saved,
