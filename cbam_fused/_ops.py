@@ -13,12 +13,16 @@ The Triton kernels are operators of their own, triton_forward and triton_backwar
 on any device: they exist without a binary, and beside one that serves the same device.
 """
 
+import importlib
 import importlib.metadata
 import importlib.util
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, library
+from torch._ops import OpOverload
 
 NAMESPACE = "cbam_fused"
 DISTRIBUTION = "cbam_fused"
@@ -83,37 +87,35 @@ def _fake_backward(dy, x, y, saved, index, w1, b1, w2, b2, ws, bs):
     return (dx, dresidual, *(like(p) for p in (w1, b1, w2, b2, ws, bs)))
 
 
-def _triton_forward(*args):
-    from .triton import operators
+_SCHEMAS = {
+    "forward": "(Tensor x, Tensor w1, Tensor? b1, Tensor w2, Tensor? b2, Tensor ws, Tensor? bs, Tensor? residual, "
+    "bool relu) -> (Tensor, Tensor, Tensor)",
+    "backward": "(Tensor dy, Tensor x, Tensor? y, Tensor saved, Tensor index, Tensor w1, Tensor? b1, Tensor w2, "
+    "Tensor? b2, Tensor ws, Tensor? bs) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+}
+_FAKES = {"forward": _fake_forward, "backward": _fake_backward}
 
-    return operators.forward(*args)
 
-
-def _triton_backward(*args):
-    from .triton import operators
-
-    return operators.backward(*args)
+def _triton(name: str) -> Callable:
+    """The Triton implementation of an operator, imported when it is first called."""
+    return lambda *args: getattr(importlib.import_module(".triton.operators", __package__), name)(*args)
 
 
 _triton_library = library.Library(NAMESPACE, "FRAGMENT")
-_triton_library.define(
-    "triton_forward(Tensor x, Tensor w1, Tensor? b1, Tensor w2, Tensor? b2, Tensor ws, Tensor? bs, Tensor? residual, "
-    "bool relu) -> (Tensor, Tensor, Tensor)"
-)
-_triton_library.define(
-    "triton_backward(Tensor dy, Tensor x, Tensor? y, Tensor saved, Tensor index, Tensor w1, Tensor? b1, Tensor w2, "
-    "Tensor? b2, Tensor ws, Tensor? bs) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
-)
-_triton_library.impl("triton_forward", _triton_forward, "CompositeExplicitAutograd")
-_triton_library.impl("triton_backward", _triton_backward, "CompositeExplicitAutograd")
+for _name, _schema in _SCHEMAS.items():
+    _triton_library.define(f"triton_{_name}{_schema}")
+    _triton_library.impl(f"triton_{_name}", _triton(_name), "CompositeExplicitAutograd")
+    for _prefix in ("triton_",) if cpu_missing else ("triton_", ""):
+        library.register_fake(f"{NAMESPACE}::{_prefix}{_name}", _FAKES[_name])
 triton_forward = _ops.triton_forward.default
 triton_backward = _ops.triton_backward.default
 
-for _prefix in ("triton_",) if cpu_missing else ("", "triton_"):
-    library.register_fake(f"{NAMESPACE}::{_prefix}forward", _fake_forward)
-    library.register_fake(f"{NAMESPACE}::{_prefix}backward", _fake_backward)
+
+class Operators(NamedTuple):
+    forward: OpOverload
+    backward: OpOverload
 
 
-def operators(backend: str) -> tuple:
-    """The operators forward and backward of a backend."""
-    return (triton_forward, triton_backward) if backend == "triton" else (forward, backward)
+def operators(backend: str) -> Operators:
+    """What serves the backend "cpu" or "triton"."""
+    return Operators(triton_forward, triton_backward) if backend == "triton" else Operators(forward, backward)

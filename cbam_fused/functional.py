@@ -63,7 +63,7 @@ def cbam(
         return _Cbam.apply(x, w1, w2, ws, b1, b2, bs, residual, relu, backend)
     dtype = _ops.accumulation_dtype(x.dtype)
     w1, b1, w2, b2, ws, bs = _cast((w1, b1, w2, b2, ws, bs), dtype)
-    return _ops.operators(backend)[0](x, w1, b1, w2, b2, ws, bs, residual, relu)[0]
+    return _ops.operators(backend).forward(x, w1, b1, w2, b2, ws, bs, residual, relu)[0]
 
 
 def channel_gate(x: Tensor, w1: Tensor, w2: Tensor, b1: Tensor | None = None, b2: Tensor | None = None) -> Tensor:
@@ -140,7 +140,7 @@ class _Cbam(torch.autograd.Function):
     def forward(ctx, x, w1, w2, ws, b1, b2, bs, residual, relu, backend):
         dtype = _ops.accumulation_dtype(x.dtype)
         params = _cast((w1, b1, w2, b2, ws, bs), dtype)
-        y, saved, index = _ops.operators(backend)[0](x, *params, residual, relu)
+        y, saved, index = _ops.operators(backend).forward(x, *params, residual, relu)
         ctx.save_for_backward(x, w1, w2, ws, b1, b2, bs, y if relu else None, saved, index)
         ctx.has_residual = residual is not None
         ctx.backend = backend
@@ -152,7 +152,7 @@ class _Cbam(torch.autograd.Function):
         if torch.is_grad_enabled():
             return _differentiable_backward(ctx, dy)
         params = (w1, b1, w2, b2, ws, bs)
-        grads = _ops.operators(ctx.backend)[1](dy, x, y, saved, index, *_cast(params, saved.dtype))
+        grads = _ops.operators(ctx.backend).backward(dy, x, y, saved, index, *_cast(params, saved.dtype))
         dx, dresidual = grads[:2]
         dw1, db1, dw2, db2, dws, dbs = (
             None if p is None else g.to(p.dtype) for g, p in zip(grads[2:], params, strict=True)

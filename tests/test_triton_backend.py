@@ -1,5 +1,6 @@
 """When the Triton kernels are chosen, how PyTorch sees them, and a network trained on them."""
 
+import importlib.metadata
 import os
 import subprocess
 import sys
@@ -81,6 +82,16 @@ def test_importing_the_kernels_touches_no_driver(tmp_path):
     env["PYTHONPATH"] = str(Path(functional.__file__).parent.parent)
     result = subprocess.run([sys.executable, "-c", IMPORT], env=env, cwd=tmp_path, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
+
+
+def test_info_lists_triton(tmp_path):
+    env = {n: v for n, v in os.environ.items() if n != "CBAM_FUSED_BACKEND"}
+    env["PYTHONPATH"] = str(Path(functional.__file__).parent.parent)
+    command = [sys.executable, "-m", "cbam_fused", "info"]
+    out = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    lines = {name: value.strip() for name, value in (line.split(":", 1) for line in out.splitlines())}
+    assert lines["Triton kernels"] == f"triton {importlib.metadata.version('triton')}"
+    assert lines["cuda tensors"] == "triton"
 
 
 WITHOUT_BINARY = """
