@@ -34,6 +34,7 @@ def info() -> None:
         "compiler": built.get("compiler", "unknown"),
         "built with torch": built.get("torch", "unknown"),
         "CPU kernels": kernels,
+        "Triton kernels": _ops.triton_missing or f"triton {_version('triton')}",
         "CUDA kernels": built.get("cuda", "unknown"),
         "instruction set": "none" if _ops.cpu_missing else _ops.cpu_capability(),
         "threads": torch.get_num_threads(),

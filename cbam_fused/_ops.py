@@ -1,4 +1,5 @@
-"""Loads the binaries and describes their operators; the only file that names the operator namespace.
+"""Loads the binaries, registers the Triton kernels, and describes the operators; the only file that names their
+namespace.
 
 params stands for w1, b1, w2, b2, ws, bs; acc for the accumulation type: float64 for a float64 x, else float32.
 
@@ -20,13 +21,22 @@ backward_gates(dy, s, dg, dlogits, x, saved, index, params, even_ties) -> (dx, d
 s, ds and dlogits, the gradient of the convolution's result, are (N, 1, H, W), dg is (N, C), all acc. backward_gates
 takes dy behind the ReLU; without dy and s it gives the gradients of the gates alone. dg or dlogits None: zeros.
 even_ties: the gradient of a maximum goes evenly to all elements that reach it, not to the first one.
+
+The Triton kernels are operators of their own, triton_forward and triton_backward, with the same arguments and results
+on any device: they exist without a binary, and beside one that serves the same device. They serve both gates together
+and ties to the first element.
 """
 
+import importlib
 import importlib.metadata
+import importlib.util
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, library
+from torch._ops import OpOverload
 
 NAMESPACE = "cbam_fused"
 DISTRIBUTION = "cbam_fused"
@@ -52,9 +62,11 @@ def _load() -> str:
 
 
 cpu_missing = _load()
+# Only looked for: Triton is imported when a tensor first needs it.
+triton_missing = "" if importlib.util.find_spec("triton") else "triton is not installed"
 
+_ops = getattr(torch.ops, NAMESPACE)
 if not cpu_missing:
-    _ops = getattr(torch.ops, NAMESPACE)
     forward, backward = _ops.forward.default, _ops.backward.default
     attend, apply = _ops.attend.default, _ops.apply.default
     products, backward_gates = _ops.products.default, _ops.backward_gates.default
@@ -118,6 +130,45 @@ def _fake_backward(dy, x, y, saved, index, w1, b1, w2, b2, ws, bs, even_ties):
     return dx, x.new_empty((0,)) if y is None else torch.empty_like(dx), *rest
 
 
+_FAKES = {
+    "forward": _fake_forward,
+    "backward": _fake_backward,
+    "attend": _fake_attend,
+    "apply": _fake_apply,
+    "products": _fake_products,
+    "backward_gates": _fake_backward_gates,
+}
+_TRITON_SCHEMAS = {
+    "forward": "(Tensor x, Tensor w1, Tensor? b1, Tensor w2, Tensor? b2, Tensor ws, Tensor? bs, Tensor? residual, "
+    "bool relu) -> (Tensor, Tensor, Tensor)",
+    "backward": "(Tensor dy, Tensor x, Tensor? y, Tensor saved, Tensor index, Tensor w1, Tensor? b1, Tensor w2, "
+    "Tensor? b2, Tensor ws, Tensor? bs, bool even_ties) "
+    "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+}
+
+
+def _triton(name: str) -> Callable:
+    """The Triton implementation of an operator, imported when it is first called."""
+    return lambda *args: getattr(importlib.import_module(".triton.operators", __package__), name)(*args)
+
+
 if not cpu_missing:
-    for fake in (_fake_forward, _fake_backward, _fake_attend, _fake_apply, _fake_products, _fake_backward_gates):
-        library.register_fake(f"{NAMESPACE}::{fake.__name__.removeprefix('_fake_')}", fake)
+    for _name, _fake in _FAKES.items():
+        library.register_fake(f"{NAMESPACE}::{_name}", _fake)
+_triton_library = library.Library(NAMESPACE, "FRAGMENT")
+for _name, _schema in _TRITON_SCHEMAS.items():
+    _triton_library.define(f"triton_{_name}{_schema}")
+    _triton_library.impl(f"triton_{_name}", _triton(_name), "CompositeExplicitAutograd")
+    library.register_fake(f"{NAMESPACE}::triton_{_name}", _FAKES[_name])
+triton_forward = _ops.triton_forward.default
+triton_backward = _ops.triton_backward.default
+
+
+class Operators(NamedTuple):
+    forward: OpOverload
+    backward: OpOverload
+
+
+def operators(backend: str) -> Operators:
+    """What serves the backend "cpu" or "triton"."""
+    return Operators(triton_forward, triton_backward) if backend == "triton" else Operators(forward, backward)

@@ -15,10 +15,10 @@ class Cbam(Function):
     """y of :func:`cbam_fused.functional.cbam`."""
 
     @staticmethod
-    def forward(ctx, x, w1, w2, ws, b1, b2, bs, residual, relu, ties):
-        y, saved, index = _ops.forward(x, w1, b1, w2, b2, ws, bs, residual, relu)
+    def forward(ctx, x, w1, w2, ws, b1, b2, bs, residual, relu, ties, backend):
+        y, saved, index = _ops.operators(backend).forward(x, w1, b1, w2, b2, ws, bs, residual, relu)
         ctx.save_for_backward(x, w1, w2, ws, b1, b2, bs, y if relu else None, saved, index)
-        ctx.has_residual, ctx.ties = residual is not None, ties
+        ctx.has_residual, ctx.ties, ctx.backend = residual is not None, ties, backend
         return y
 
     @staticmethod
@@ -28,11 +28,12 @@ class Cbam(Function):
             dy = _through_relu(dy, y)
             cbam = partial(reference.cbam, switches=reference.TIES[ctx.ties])
             grads = _differentiable(cbam, inputs, ctx.needs_input_grad, dy)
-            return *grads, _residual_gradient(ctx, dy), None, None
+            return *grads, _residual_gradient(ctx, dy), None, None, None
         x, w1, w2, ws, b1, b2, bs = inputs
         even = ctx.ties == "even"
-        dx, dresidual, *grads = _ops.backward(dy, x, y, saved, index, w1, b1, w2, b2, ws, bs, even)
-        return dx, *_in_order(grads, inputs), _residual_gradient(ctx, dy if y is None else dresidual), None, None
+        backward = _ops.operators(ctx.backend).backward
+        dx, dresidual, *grads = backward(dy, x, y, saved, index, w1, b1, w2, b2, ws, bs, even)
+        return dx, *_in_order(grads, inputs), _residual_gradient(ctx, dy if y is None else dresidual), None, None, None
 
 
 class CbamBatchNorm(Function):

@@ -9,6 +9,8 @@ from torch.autograd import forward_ad
 from . import _ops, autograd, reference
 from .checks import check
 
+TRITON_DEVICES = ("cuda", "xpu")
+
 
 def cbam(
     x: Tensor,
@@ -52,7 +54,8 @@ def cbam(
     Source: Woo et al., "CBAM: Convolutional Block Attention Module", ECCV 2018.
     """
     check(x, w1, w2, ws, b1, b2, bs, residual, ties)
-    if backend_for(x) == "reference" or unserved(norm):
+    backend = backend_for(x)
+    if backend == "reference" or unserved(backend, w1, ws, norm, ties):
         switches = reference.TIES[ties]
         return reference.cbam(x, w1, w2, ws, b1, b2, bs, norm=norm, residual=residual, relu=relu, switches=switches)
     if norm is not None and _uses_batch_statistics(norm):
@@ -62,8 +65,8 @@ def cbam(
     if torch.is_grad_enabled() and any(
         t is not None and t.requires_grad for t in (x, w1, w2, ws, b1, b2, bs, residual)
     ):
-        return autograd.Cbam.apply(x, w1, w2, ws, b1, b2, bs, residual, relu, ties)
-    return _ops.forward(x, w1, b1, w2, b2, ws, bs, residual, relu)[0]
+        return autograd.Cbam.apply(x, w1, w2, ws, b1, b2, bs, residual, relu, ties, backend)
+    return _ops.operators(backend).forward(x, w1, b1, w2, b2, ws, bs, residual, relu)[0]
 
 
 def channel_gate(
@@ -77,7 +80,8 @@ def channel_gate(
 ) -> Tensor:
     """The channel gate alone: arguments, result and errors as in :func:`cbam`, (N, C, 1, 1) in x's dtype."""
     check(x, w1, w2, None, b1, b2, None, None, ties)
-    if backend_for(x) == "reference":
+    backend = backend_for(x)
+    if backend == "reference" or unserved(backend, w1, None, None, ties):
         return reference.channel_gate(x, w1, w2, b1, b2, reference.TIES[ties])
     return autograd.Gate.apply(x, w1, w2, None, b1, b2, None, ties).to(x.dtype)
 
@@ -87,7 +91,8 @@ def spatial_gate(
 ) -> Tensor:
     """The spatial gate alone, of x as it is: arguments, result and errors as in :func:`cbam`, (N, 1, H, W)."""
     check(x, None, None, ws, None, None, bs, None, ties)
-    if backend_for(x) == "reference":
+    backend = backend_for(x)
+    if backend == "reference" or unserved(backend, None, ws, None, ties):
         return reference.spatial_gate(x, ws, bs, norm=norm, switches=reference.TIES[ties])
     logits = autograd.Gate.apply(x, None, None, ws, None, None, bs, ties)
     if norm is not None:
@@ -95,10 +100,17 @@ def spatial_gate(
     return logits.sigmoid().to(x.dtype)
 
 
-def unserved(norm: nn.BatchNorm2d | None) -> str:
-    """Why this BatchNorm is left to the reference, whatever the tensor; empty if kernels serve it."""
-    if isinstance(norm, nn.SyncBatchNorm) and _uses_batch_statistics(norm):
-        return "SyncBatchNorm, whose statistics are those of all processes"
+def unserved(backend: str, w1: Tensor | None, ws: Tensor | None, norm: nn.BatchNorm2d | None, ties: str) -> str:
+    """Why this backend leaves such a call to the reference, whatever the tensor; empty if it serves it."""
+    if norm is not None and _uses_batch_statistics(norm):
+        if isinstance(norm, nn.SyncBatchNorm):
+            return "SyncBatchNorm, whose statistics are those of all processes"
+        if backend == "triton":
+            return "BatchNorm with the statistics of the batch"
+    if backend == "triton" and (w1 is None or ws is None):
+        return "one gate alone"
+    if backend == "triton" and ties == "even":
+        return "ties='even'"
     return ""
 
 
@@ -136,24 +148,37 @@ def _fold(ws: Tensor, bs: Tensor | None, norm: nn.BatchNorm2d, dtype: torch.dtyp
 
 
 def backend_for(x: Tensor) -> str:
-    """Which implementation serves x now: "cpu" (C++ kernels) or "reference" (plain PyTorch).
+    """Which implementation serves x now: "cpu" (C++ kernels), "triton" (GPU kernels) or "reference" (plain PyTorch).
 
     The reference serves devices without kernels, functorch transforms and forward-mode AD, and everything if the
-    environment says CBAM_FUSED_BACKEND=reference. CBAM_FUSED_BACKEND=cpu makes missing CPU kernels an error.
+    environment says CBAM_FUSED_BACKEND=reference. CBAM_FUSED_BACKEND=cpu and =triton make missing kernels an error.
+    Triton serves GPUs, and tensors on the CPU only where both CBAM_FUSED_BACKEND=triton and TRITON_INTERPRET=1 are set.
 
     Raises:
         RuntimeError: CBAM_FUSED_BACKEND names an unknown backend, or one that cannot serve x.
     """
     wanted = os.environ.get("CBAM_FUSED_BACKEND", "auto")
-    if wanted not in ("auto", "cpu", "reference"):
-        raise RuntimeError(f"CBAM_FUSED_BACKEND must be auto, cpu or reference, got {wanted!r}")
-    served = x.device.type in ("cpu", "meta") and not _ops.cpu_missing
-    if wanted == "cpu" and not served:
+    if wanted not in ("auto", "cpu", "triton", "reference"):
+        raise RuntimeError(f"CBAM_FUSED_BACKEND must be auto, cpu, triton or reference, got {wanted!r}")
+    if wanted == "reference":
+        return "reference"
+    device = x.device.type
+    if wanted == "triton":
+        backend = "triton"
+        interpreted = device == "cpu" and os.environ.get("TRITON_INTERPRET") == "1"
+        if _ops.triton_missing or not (device in TRITON_DEVICES or interpreted):
+            state = _ops.triton_missing or "Triton serves tensors on a CPU only with TRITON_INTERPRET=1"
+            raise RuntimeError(f"CBAM_FUSED_BACKEND=triton, but x is on {x.device}; {state}")
+    elif device in ("cpu", "meta") and not _ops.cpu_missing:
+        backend = "cpu"
+    elif wanted == "cpu":
         raise RuntimeError(
             f"CBAM_FUSED_BACKEND=cpu, but x is on {x.device}; CPU kernels: {_ops.cpu_missing or 'built'}"
         )
-    if wanted == "reference" or not served:
+    elif device in TRITON_DEVICES and not _ops.triton_missing:
+        backend = "triton"
+    else:
         return "reference"
     if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
         return "reference"
-    return "cpu"
+    return backend

@@ -17,7 +17,7 @@ SERVED = {
 
 
 class Backend(NamedTuple):
-    """Which implementation serves a tensor, "cpu" or "reference", and for the reference why."""
+    """Which implementation serves a tensor, "cpu", "triton" or "reference", and for the reference why."""
 
     name: str
     reason: str
@@ -37,7 +37,7 @@ class ChannelAttention(reference.ChannelAttention):
 
     def backend_for(self, x: Tensor) -> Backend:
         """Which implementation serves x, and why."""
-        return _backend(x, self._unserved)
+        return _backend(x, self, self.fc1.weight, None, None)
 
 
 class SpatialAttention(reference.SpatialAttention):
@@ -59,7 +59,7 @@ class SpatialAttention(reference.SpatialAttention):
 
     def backend_for(self, x: Tensor) -> Backend:
         """Which implementation serves x, and why."""
-        return _backend(x, self._unserved)
+        return _backend(x, self, None, self.conv1.weight, self.bn)
 
 
 class CBAM(reference.CBAM):
@@ -106,7 +106,8 @@ class CBAM(reference.CBAM):
 
     def backend_for(self, x: Tensor) -> Backend:
         """Which implementation serves x, and why."""
-        return _backend(x, self._unserved or functional.unserved(None if self.sa is None else self.sa.bn))
+        w1, _, ws = self.weights()
+        return _backend(x, self, w1, ws, None if self.sa is None else self.sa.bn)
 
 
 def attend(
@@ -133,10 +134,14 @@ def _unserved(switches: Switches, *gates: str) -> str:
     return ", ".join(f"{n}={getattr(switches, n)!r}" for n in names)
 
 
-def _backend(x: Tensor, unserved: str) -> Backend:
-    if unserved:
-        return Backend("reference", f"no kernels for {unserved}")
+def _backend(
+    x: Tensor, module: CBAM | ChannelAttention | SpatialAttention, w1: Tensor | None, ws: Tensor | None, norm
+) -> Backend:
+    if module._unserved:
+        return Backend("reference", f"no kernels for {module._unserved}")
     name = functional.backend_for(x)
     if name == "reference":
         return Backend(name, f"no kernels for {x.device.type} tensors, or switched off, or under a transform")
+    if reason := functional.unserved(name, w1, ws, norm, module.switches.ties):
+        return Backend("reference", f"no {name} kernels for {reason}")
     return Backend(name, "")

@@ -1,9 +1,14 @@
+import os
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from garbage_runs import SMALL
+
+# Before the first import of Triton, which decides by it for the whole process: without a GPU, kernels are interpreted.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
 @pytest.fixture(autouse=True)
@@ -17,11 +22,33 @@ def poisoned_memory():
     torch.use_deterministic_algorithms(False)
 
 
+@pytest.fixture
+def checker(monkeypatch):
+    """Tensors on the CPU go to the Triton kernels, interpreted, with every load and store watched."""
+    if os.environ.get("TRITON_INTERPRET") != "1":
+        pytest.skip("Triton compiles its kernels in this process; with TRITON_INTERPRET=1 it interprets them")
+    from triton_checker import Checker
+
+    monkeypatch.setenv("CBAM_FUSED_BACKEND", "triton")
+    with Checker() as checker:
+        yield checker
+
+
+def pytest_collection_modifyitems(items) -> None:
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("cuda"):
+                item.add_marker(pytest.mark.skip(reason="needs a CUDA GPU, and PyTorch sees none"))
+
+
 def pytest_report_header() -> str:
     from cbam_fused import _ops
 
     kernels = _ops.cpu_missing or f"CPU kernels, {_ops.cpu_capability()}"
-    return f"cbam_fused: {kernels}, {torch.get_num_threads()} threads"
+    triton = (
+        _ops.triton_missing or f"triton {'interpreted' if os.environ.get('TRITON_INTERPRET') == '1' else 'compiled'}"
+    )
+    return f"cbam_fused: {kernels}, {torch.get_num_threads()} threads; {triton}"
 
 
 @pytest.fixture(scope="session")

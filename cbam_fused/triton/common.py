@@ -1,0 +1,67 @@
+"""What all kernels share: addresses in both layouts, the rule of maxima, the neighbours of a pixel.
+
+To a kernel an image is a matrix of C channels by P = H W pixels, and every tile is (channels, pixels). In NCHW pixels
+are contiguous, in NHWC (channels_last) channels are; the constexpr CHANNELS_LAST is all that tells them apart.
+"""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def aligned(size, ALIGN: tl.constexpr):
+    """size itself, a multiple of ALIGN, in a form that shows it: what makes loads as wide as ALIGN allows."""
+    return size // ALIGN * ALIGN
+
+
+@triton.jit
+def places(c, p, C, P, CHANNELS_LAST: tl.constexpr):
+    """Offsets of the tile (c, p) in its image; below 2^31, which launch.py checks."""
+    if CHANNELS_LAST:
+        return p[None, :] * C + c[:, None]
+    else:
+        return c[:, None] * P + p[None, :]
+
+
+@triton.jit
+def image_of(tensor, n, C, P):
+    """Where image n starts in an (N, C, P) tensor; n is int64 here and below, so the tensor has any size."""
+    return tensor + n * C * P
+
+
+@triton.jit
+def saved_of(saved, n, C, R, P):
+    """Row n of saved: mean_hw C, max_hw C, g C, hidden_mean R, hidden_max R, mean_c P, max_c P, s P."""
+    return saved + n * (3 * C + 2 * R + 3 * P)
+
+
+@triton.jit
+def index_of(index, n, C, P):
+    """Row n of index: places of the maxima over pixels C, over channels P."""
+    return index + n * (C + P)
+
+
+@triton.jit
+def later_max(best, place, value, at):
+    """The maximum so far and its place, and then a value at a later place: NaN wins, then the first place."""
+    better = (value > best) | ((value != value) & (best == best))
+    return tl.where(better, value, best), tl.where(better, at, place)
+
+
+@triton.jit
+def max_along(best, place, AXIS: tl.constexpr):
+    """The maxima along an axis and their places, by the same rule. Lanes without a value hold -inf, place any."""
+    nan = tl.max((best != best).to(tl.int32), AXIS)
+    top = tl.max(tl.where(best != best, float("-inf"), best), AXIS)
+    top = tl.where(nan > 0, float("nan"), top)
+    is_top = (best == tl.expand_dims(top, AXIS)) | ((best != best) & (tl.expand_dims(nan, AXIS) > 0))
+    return top, tl.min(tl.where(is_top, place, 2147483647), AXIS)
+
+
+@triton.jit
+def neighbours(p, t, H, W, K: tl.constexpr):
+    """For each tap t of a K x K window around each pixel p, (taps, pixels): the pixel there, and if it is inside."""
+    h = (p // W)[None, :] + (t // K - K // 2)[:, None]
+    w = (p % W)[None, :] + (t % K - K // 2)[:, None]
+    inside = (h >= 0) & (h < H) & (w >= 0) & (w < W) & (t < K * K)[:, None] & (p < H * W)[None, :]
+    return h * W + w, inside

@@ -1,0 +1,168 @@
+"""The three large passes of the forward; between the first and the second comes gate.channel_gate.
+
+Each reads x once, and the last one writes y: 3 reads and 1 write of x's size, the second and the third read from L2
+where the images of a launch fit in it. A program serves one image: channel_pool a tile of channels and a run of
+pixels, whose partial results channel_gate joins; spatial_pool a tile of pixels and all channels; gate_and_apply a tile
+of pixels and a run of channels. Only gate_and_apply looks beyond its pixels, in the two maps, which are tiny.
+"""
+
+import triton
+import triton.language as tl
+
+from .common import aligned, image_of, index_of, later_max, max_along, neighbours, places, saved_of
+
+TAPS = tl.constexpr(16)  # of the window, that are gathered together
+
+
+@triton.jit(do_not_specialize=["first", "splits"])
+def channel_pool(
+    x,
+    sums,
+    maxima,
+    argmaxima,
+    first,
+    splits,
+    C,
+    P,
+    CHUNK: tl.constexpr,
+    CHANNELS_LAST: tl.constexpr,
+    ALIGN: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    BLOCK_P: tl.constexpr,
+):
+    """Sum, maximum and its place of each channel over CHUNK pixels: three (images, splits, C) tensors."""
+    if CHANNELS_LAST:
+        C = aligned(C, ALIGN)
+    else:
+        P = aligned(P, ALIGN)
+    tiles = tl.cdiv(C, BLOCK_C)
+    split = tl.program_id(0) % splits
+    image = (tl.program_id(0) // splits // tiles).to(tl.int64)
+    c = tl.program_id(0) // splits % tiles * BLOCK_C + tl.arange(0, BLOCK_C)
+    x = image_of(x, first + image, C, P)
+
+    ACC = sums.dtype.element_ty
+    total = tl.zeros([BLOCK_C, BLOCK_P], ACC)
+    best = tl.full([BLOCK_C, BLOCK_P], float("-inf"), ACC)
+    start = split * CHUNK
+    place = tl.zeros([BLOCK_C, BLOCK_P], tl.int32) + start
+    for p0 in range(start, tl.minimum(start + CHUNK, P), BLOCK_P):
+        p = p0 + tl.arange(0, BLOCK_P)
+        inside = (c < C)[:, None] & (p < P)[None, :]
+        value = tl.load(x + places(c, p, C, P, CHANNELS_LAST), inside, 0).to(ACC)
+        total += value
+        best, place = later_max(best, place, tl.where(inside, value, float("-inf")), p[None, :])
+    top, where = max_along(best, place, 1)
+    at = (image * splits + split) * C + c
+    tl.store(sums + at, tl.sum(total, 1), c < C)
+    tl.store(maxima + at, top, c < C)
+    tl.store(argmaxima + at, where, c < C)
+
+
+@triton.jit(do_not_specialize=["first"])
+def spatial_pool(
+    x,
+    saved,
+    index,
+    first,
+    C,
+    R,
+    P,
+    CHANNELS_LAST: tl.constexpr,
+    ALIGN: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    BLOCK_P: tl.constexpr,
+):
+    """Mean, maximum and its place of g x over the channels of each pixel, into saved and index."""
+    if CHANNELS_LAST:
+        C = aligned(C, ALIGN)
+    else:
+        P = aligned(P, ALIGN)
+    tiles = tl.cdiv(P, BLOCK_P)
+    n = first + (tl.program_id(0) // tiles).to(tl.int64)
+    p = tl.program_id(0) % tiles * BLOCK_P + tl.arange(0, BLOCK_P)
+    x = image_of(x, n, C, P)
+    row = saved_of(saved, n, C, R, P)
+    maps = row + 3 * C + 2 * R
+
+    ACC = saved.dtype.element_ty
+    total = tl.zeros([BLOCK_C, BLOCK_P], ACC)
+    best = tl.full([BLOCK_C, BLOCK_P], float("-inf"), ACC)
+    place = tl.zeros([BLOCK_C, BLOCK_P], tl.int32)
+    for c0 in range(0, C, BLOCK_C):
+        c = c0 + tl.arange(0, BLOCK_C)
+        inside = (c < C)[:, None] & (p < P)[None, :]
+        g = tl.load(row + 2 * C + c, c < C, 0)
+        value = tl.load(x + places(c, p, C, P, CHANNELS_LAST), inside, 0).to(ACC) * g[:, None]
+        total += value
+        best, place = later_max(best, place, tl.where(inside, value, float("-inf")), c[:, None])
+    top, where = max_along(best, place, 0)
+    tl.store(maps + p, tl.sum(total, 0) / C, p < P)
+    tl.store(maps + P + p, top, p < P)
+    tl.store(index_of(index, n, C, P) + C + p, where, p < P)
+
+
+@triton.jit(do_not_specialize=["first", "splits"])
+def gate_and_apply(
+    x,
+    residual,
+    ws,
+    bs,
+    saved,
+    y,
+    first,
+    splits,
+    C,
+    R,
+    H,
+    W,
+    K: tl.constexpr,
+    RELU: tl.constexpr,
+    CHUNK: tl.constexpr,
+    CHANNELS_LAST: tl.constexpr,
+    ALIGN: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    BLOCK_P: tl.constexpr,
+):
+    """s = sigmoid(conv([mean_c; max_c]) + bs), into saved, and y = relu(x g s + residual) for CHUNK channels."""
+    P = H * W
+    if CHANNELS_LAST:
+        C = aligned(C, ALIGN)
+    else:
+        P = aligned(P, ALIGN)
+    tiles = tl.cdiv(P, BLOCK_P)
+    split = tl.program_id(0) % splits
+    n = first + (tl.program_id(0) // splits // tiles).to(tl.int64)
+    p = tl.program_id(0) // splits % tiles * BLOCK_P + tl.arange(0, BLOCK_P)
+    row = saved_of(saved, n, C, R, P)
+    maps = row + 3 * C + 2 * R
+
+    ACC = saved.dtype.element_ty
+    z = tl.zeros([TAPS, BLOCK_P], ACC)
+    for t0 in range(0, K * K, TAPS):
+        t = t0 + tl.arange(0, TAPS)
+        q, inside = neighbours(p, t, H, W, K)
+        z += tl.load(maps + q, inside, 0) * tl.load(ws + t, t < K * K, 0)[:, None]
+        z += tl.load(maps + P + q, inside, 0) * tl.load(ws + K * K + t, t < K * K, 0)[:, None]
+    z = tl.sum(z, 0)
+    if bs is not None:
+        z += tl.load(bs)
+    s = tl.sigmoid(z)
+    tl.store(maps + 2 * P + p, s, (p < P) & (split == 0))
+
+    x = image_of(x, n, C, P)
+    y = image_of(y, n, C, P)
+    if residual is not None:
+        residual = image_of(residual, n, C, P)
+    start = split * CHUNK
+    for c0 in range(start, tl.minimum(start + CHUNK, C), BLOCK_C):
+        c = c0 + tl.arange(0, BLOCK_C)
+        inside = (c < C)[:, None] & (p < P)[None, :]
+        at = places(c, p, C, P, CHANNELS_LAST)
+        g = tl.load(row + 2 * C + c, c < C, 0)
+        value = tl.load(x + at, inside, 0).to(ACC) * g[:, None] * s[None, :]
+        if residual is not None:
+            value += tl.load(residual + at, inside, 0).to(ACC)
+        if RELU:
+            value = tl.where(value < 0, 0, value)
+        tl.store(y + at, value.to(y.dtype.element_ty), inside)

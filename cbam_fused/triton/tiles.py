@@ -1,0 +1,89 @@
+"""Sizes: the tile of each pass by the class of its shape, and how many images one launch takes. All of it pure."""
+
+from typing import NamedTuple
+
+# Threads of a program where the tile is large enough, and the values of a tile that a thread has, by what the pass
+# reduces: as many as registers allow, so that several 16-byte loads are under way. A float64 sum takes two registers.
+THREADS = 256
+VALUES = {"pixels": 16, "channels": 16, "none": 8}
+# Tiles that a program goes through: what it sets up must be little beside them, and small batches still fill a GPU.
+LOOP = 8
+
+# The longest side of a tile along contiguous memory, by the axis that the pass reduces and by layout. Reductions along
+# contiguous memory take long rows, those across it (and a pass without any) at least 128 bytes of each.
+LONGEST = {
+    ("pixels", "nchw"): 256,
+    ("pixels", "nhwc"): 64,
+    ("channels", "nchw"): 64,
+    ("channels", "nhwc"): 256,
+    ("none", "nchw"): 128,
+    ("none", "nhwc"): 128,
+}
+
+# Below this a launch takes longer than the memory traffic that a group of images can save.
+SMALLEST_GROUP = 8 << 20
+
+
+class Tile(NamedTuple):
+    channels: int
+    pixels: int
+    warps: int
+
+
+def power_of_two(n: int) -> int:
+    """The least power of two that is at least n."""
+    return 1 << (n - 1).bit_length()
+
+
+def tile(reduces: str, C: int, P: int, channels_last: bool, wide: bool, warp_size: int) -> Tile:
+    """The tile of a pass over an image of C channels and P pixels that reduces "pixels", "channels" or "none".
+
+    wide: sums are float64, which takes two registers for each value.
+    """
+    return candidates(reduces, C, P, channels_last, wide, warp_size)[0]
+
+
+def candidates(reduces: str, C: int, P: int, channels_last: bool, wide: bool, warp_size: int) -> list[Tile]:
+    """The tile of the table, and others around it that may be faster on some GPU."""
+    longest = LONGEST[reduces, "nhwc" if channels_last else "nchw"]
+    most = VALUES[reduces] // 2 if wide else VALUES[reduces]
+    contiguous, across = (C, P) if channels_last else (P, C)
+    found = []
+    for values in (most, most // 2):
+        for limit in (longest, longest * 2, longest // 2):
+            long = min(power_of_two(contiguous), limit)
+            short = min(power_of_two(across), values * THREADS // long)
+            channels, pixels = (long, short) if channels_last else (short, long)
+            found.append(Tile(channels, pixels, warps(long * short, values, warp_size)))
+    return list(dict.fromkeys(found))
+
+
+def mlp_tile(C: int, R: int, wide: bool, warp_size: int) -> Tile:
+    """The tile of the MLP's weights, hidden units in place of pixels: all R, and the channels that go with them.
+
+    A program of twice the usual threads, since there is only one an image.
+    """
+    values = VALUES["none"] // 2 if wide else VALUES["none"]
+    hidden = power_of_two(R)
+    channels = min(power_of_two(C), max(1, 2 * values * THREADS // hidden))
+    return Tile(channels, hidden, warps(channels * hidden, values, warp_size, 2 * THREADS))
+
+
+def warps(elements: int, values: int, warp_size: int, threads: int = THREADS) -> int:
+    """Warps for a tile of so many elements, values of them a thread."""
+    return max(1, min(threads, elements // values) // warp_size)
+
+
+def alignment(stride: int) -> int:
+    """The largest power of two up to 16 in the stride between the contiguous rows of an image."""
+    return min(16, stride & -stride)
+
+
+def images_per_launch(N: int, image_bytes: int, l2_bytes: int) -> int:
+    """How many images go through all passes together so that the later passes find them in an L2 cache of this size.
+
+    image_bytes: what the passes read and write of one image. Half of the cache is counted on, since lines are not
+    replaced in order. All N at once where the cache is too small or of unknown size (0).
+    """
+    images = l2_bytes // 2 // max(1, image_bytes)
+    return N if images * image_bytes < SMALLEST_GROUP else min(N, images)
