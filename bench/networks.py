@@ -18,10 +18,9 @@ from .timing import CLOCKS
 CLASSES = 12
 
 
-def places(network: nn.Module) -> list[str]:
-    """Where CBAM goes. A Bottleneck adds the output of its bn3 to the identity: CBAM behind bn3 is before the sum."""
-    blocks = [n for n, m in network.named_modules() if isinstance(m, torchvision.models.resnet.Bottleneck)]
-    return [f"{block}.bn3" for block in blocks] or ["layer1", "layer2", "layer3", "layer4"]
+# By torchvision's name, the preset of insert_cbam. In a block CBAM is before the addition and takes it, with the ReLU
+# behind it, into its own pass; eager and compile are given the same to do.
+NETWORKS = {"resnet18": "each_layer", "resnet50": "in_block"}
 
 
 def build(name: str, variant: str, example: Tensor) -> nn.Module:
@@ -30,7 +29,7 @@ def build(name: str, variant: str, example: Tensor) -> nn.Module:
     network = getattr(torchvision.models, name)(num_classes=CLASSES)
     if variant != "none":
         factory = CBAM if variant == "fused" else reference.CBAM
-        inserted = insert_cbam(network, places(network), factory=factory, example_input=example.cpu()[:1])
+        inserted = insert_cbam(network, where=NETWORKS[name], factory=factory, example_input=example.cpu()[:1])
         if variant == "compile":
             for module in inserted.values():
                 module.compile(dynamic=False)

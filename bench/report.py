@@ -39,7 +39,8 @@ from your folder of class folders.
   it; the gradients of the parameters are in it too, which for 8x2048x7x7 are as large as x. It is shown for maps of at
   least 1 MB, where the same measurement of `x.clone()` gives 1.
 - **Networks**: torchvision's ResNet-18 with CBAM after each layer and ResNet-50 with CBAM in every block before the
-  addition (after `bn3`), channels_last, float32. Training is forward, cross-entropy, backward and SGD on a batch that
+  addition, which CBAM takes into its pass as relu(y + identity) (`insert_cbam(where="in_block")`, for *eager* and
+  *compile* too), channels_last, float32. Training is forward, cross-entropy, backward and SGD on a batch that
   is in memory. *none* has no CBAM; *compile* compiles the CBAM modules, not the network, so that everything else is
   the same. Logits and gradients must agree with float64 first. The **CBAM tax** is the extra time over *none* in the
   same round: its median, and between which values the middle half of the rounds lies.

@@ -9,7 +9,7 @@ VARIANTS = ("none", "eager", "compile", "fused")
 
 
 def pytest_generate_tests(metafunc):
-    names, modes = ["resnet18", "resnet50"], ["training", "inference"]
+    names, modes = list(networks.NETWORKS), ["training", "inference"]
     if metafunc.config.getoption("--quick"):
         names, modes = names[:1], modes[:1]
     metafunc.parametrize("mode", modes)

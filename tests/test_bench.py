@@ -4,10 +4,10 @@ import copy
 
 import pytest
 import torch
-import torchvision
 
 import cbam_fused
 from bench import cases, memory, networks, report, test_layers, timing
+from cbam_fused.surgery.selection import find_cbams
 
 CASE = cases.Case("cpu", (3, 16, 9, 9), "float32", "nchw")
 
@@ -130,11 +130,13 @@ def test_networks_must_agree_and_are_timed(tmp_path):
         assert set(steps.tax()) == {"eager", "fused", "compile"}
 
 
-def test_places_of_cbam_in_the_networks():
-    resnet50 = networks.places(torchvision.models.resnet50())
-    assert len(resnet50) == 3 + 4 + 6 + 3
-    assert resnet50[0] == "layer1.0.bn3"
-    assert networks.places(torchvision.models.resnet18()) == ["layer1", "layer2", "layer3", "layer4"]
+def test_places_of_cbam_in_the_networks(tmp_path):
+    images, _ = networks.batch(None, tmp_path, 1, 64)
+    for name, count, last in (("resnet18", 4, "layer4.cbam"), ("resnet50", 16, "layer4.2.cbam")):
+        for variant in ("eager", "fused"):
+            found = [*find_cbams(networks.build(name, variant, images))]
+            assert len(found) == count and found[-1] == last
+    assert not find_cbams(networks.build("resnet18", "none", images))
 
 
 def test_peak_memory_of_known_calls():
