@@ -22,9 +22,8 @@ s, ds and dlogits, the gradient of the convolution's result, are (N, 1, H, W), d
 takes dy behind the ReLU; without dy and s it gives the gradients of the gates alone. dg or dlogits None: zeros.
 even_ties: the gradient of a maximum goes evenly to all elements that reach it, not to the first one.
 
-The Triton kernels are operators of their own, triton_forward and triton_backward, with the same arguments and results
-on any device: they exist without a binary, and beside one that serves the same device. They serve both gates together
-and ties to the first element.
+The Triton kernels are operators of their own, triton_forward and so on, with the same arguments and results on any
+device: they exist without a binary, and beside one that serves the same device. They serve ties to the first element.
 """
 
 import importlib
@@ -67,9 +66,6 @@ triton_missing = "" if importlib.util.find_spec("triton") else "triton is not in
 
 _ops = getattr(torch.ops, NAMESPACE)
 if not cpu_missing:
-    forward, backward = _ops.forward.default, _ops.backward.default
-    attend, apply = _ops.attend.default, _ops.apply.default
-    products, backward_gates = _ops.products.default, _ops.backward_gates.default
     cpu_capability = _ops.cpu_capability.default
 
 
@@ -138,12 +134,17 @@ _FAKES = {
     "products": _fake_products,
     "backward_gates": _fake_backward_gates,
 }
-_TRITON_SCHEMAS = {
-    "forward": "(Tensor x, Tensor w1, Tensor? b1, Tensor w2, Tensor? b2, Tensor ws, Tensor? bs, Tensor? residual, "
-    "bool relu) -> (Tensor, Tensor, Tensor)",
-    "backward": "(Tensor dy, Tensor x, Tensor? y, Tensor saved, Tensor index, Tensor w1, Tensor? b1, Tensor w2, "
-    "Tensor? b2, Tensor ws, Tensor? bs, bool even_ties) "
+_PARAMS = "Tensor? w1, Tensor? b1, Tensor? w2, Tensor? b2, Tensor? ws, Tensor? bs"
+# As csrc/ops.cpp has them.
+_SCHEMAS = {
+    "forward": f"(Tensor x, {_PARAMS}, Tensor? residual, bool relu) -> (Tensor, Tensor, Tensor)",
+    "backward": f"(Tensor dy, Tensor x, Tensor? y, Tensor saved, Tensor index, {_PARAMS}, bool even_ties) "
     "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+    "attend": f"(Tensor x, {_PARAMS}) -> (Tensor, Tensor)",
+    "apply": "(Tensor x, Tensor saved, Tensor s, Tensor? residual, bool relu) -> Tensor",
+    "products": "(Tensor dy, Tensor x, Tensor? y, Tensor saved, Tensor s) -> (Tensor, Tensor, Tensor)",
+    "backward_gates": "(Tensor? dy, Tensor? s, Tensor? dg, Tensor? dlogits, Tensor x, Tensor saved, Tensor index, "
+    f"{_PARAMS}, bool even_ties) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
 }
 
 
@@ -152,23 +153,27 @@ def _triton(name: str) -> Callable:
     return lambda *args: getattr(importlib.import_module(".triton.operators", __package__), name)(*args)
 
 
-if not cpu_missing:
-    for _name, _fake in _FAKES.items():
-        library.register_fake(f"{NAMESPACE}::{_name}", _fake)
-_triton_library = library.Library(NAMESPACE, "FRAGMENT")
-for _name, _schema in _TRITON_SCHEMAS.items():
-    _triton_library.define(f"triton_{_name}{_schema}")
-    _triton_library.impl(f"triton_{_name}", _triton(_name), "CompositeExplicitAutograd")
-    library.register_fake(f"{NAMESPACE}::triton_{_name}", _FAKES[_name])
-triton_forward = _ops.triton_forward.default
-triton_backward = _ops.triton_backward.default
-
-
 class Operators(NamedTuple):
     forward: OpOverload
     backward: OpOverload
+    attend: OpOverload
+    apply: OpOverload
+    products: OpOverload
+    backward_gates: OpOverload
 
 
-def operators(backend: str) -> Operators:
-    """What serves the backend "cpu" or "triton"."""
-    return Operators(triton_forward, triton_backward) if backend == "triton" else Operators(forward, backward)
+def _named(prefix: str) -> Operators:
+    return Operators(*(getattr(_ops, prefix + name).default for name in Operators._fields))
+
+
+_triton_library = library.Library(NAMESPACE, "FRAGMENT")
+for _name, _schema in _SCHEMAS.items():
+    _triton_library.define(f"triton_{_name}{_schema}")
+    _triton_library.impl(f"triton_{_name}", _triton(_name), "CompositeExplicitAutograd")
+    library.register_fake(f"{NAMESPACE}::triton_{_name}", _FAKES[_name])
+operators = {"triton": _named("triton_")}
+if not cpu_missing:
+    for _name, _fake in _FAKES.items():
+        library.register_fake(f"{NAMESPACE}::{_name}", _fake)
+    operators["cpu"] = _named("")
+    forward, backward, attend, apply, products, backward_gates = operators["cpu"]

@@ -16,7 +16,7 @@ class Cbam(Function):
 
     @staticmethod
     def forward(ctx, x, w1, w2, ws, b1, b2, bs, residual, relu, ties, backend):
-        y, saved, index = _ops.operators(backend).forward(x, w1, b1, w2, b2, ws, bs, residual, relu)
+        y, saved, index = _ops.operators[backend].forward(x, w1, b1, w2, b2, ws, bs, residual, relu)
         ctx.save_for_backward(x, w1, w2, ws, b1, b2, bs, y if relu else None, saved, index)
         ctx.has_residual, ctx.ties, ctx.backend = residual is not None, ties, backend
         return y
@@ -31,7 +31,7 @@ class Cbam(Function):
             return *grads, _residual_gradient(ctx, dy), None, None, None
         x, w1, w2, ws, b1, b2, bs = inputs
         even = ctx.ties == "even"
-        backward = _ops.operators(ctx.backend).backward
+        backward = _ops.operators[ctx.backend].backward
         dx, dresidual, *grads = backward(dy, x, y, saved, index, w1, b1, w2, b2, ws, bs, even)
         return dx, *_in_order(grads, inputs), _residual_gradient(ctx, dy if y is None else dresidual), None, None, None
 
@@ -40,17 +40,18 @@ class CbamBatchNorm(Function):
     """y with BatchNorm, by the statistics of the batch, behind the convolution; their mean and 1 / deviation."""
 
     @staticmethod
-    def forward(ctx, x, w1, w2, ws, b1, b2, bs, weight, bias, residual, relu, ties, eps):
-        saved, index = _ops.attend(x, w1, b1, w2, b2, ws, bs)
+    def forward(ctx, x, w1, w2, ws, b1, b2, bs, weight, bias, residual, relu, ties, eps, backend):
+        operators = _ops.operators[backend]
+        saved, index = operators.attend(x, w1, b1, w2, b2, ws, bs)
         logits = _ops.saved_logits(saved, x)
         affine = [None if p is None else p.to(saved.dtype) for p in (weight, bias)]
         normalised, mean, inverse_deviation = torch.native_batch_norm(logits, *affine, None, None, True, 0.0, eps)
         s = normalised.sigmoid()
-        y = _ops.apply(x, saved, s, residual, relu)
+        y = operators.apply(x, saved, s, residual, relu)
         ctx.save_for_backward(
             x, w1, w2, ws, b1, b2, bs, weight, bias, y if relu else None, saved, index, s, mean, inverse_deviation
         )
-        ctx.has_residual, ctx.ties, ctx.eps = residual is not None, ties, eps
+        ctx.has_residual, ctx.ties, ctx.eps, ctx.backend = residual is not None, ties, eps, backend
         ctx.mark_non_differentiable(mean, inverse_deviation)
         return y, mean, inverse_deviation
 
@@ -61,9 +62,10 @@ class CbamBatchNorm(Function):
             dy = _through_relu(dy, y)
             cbam = partial(_batch_norm_reference, ctx.ties, ctx.eps)
             grads = _differentiable(cbam, [*inputs, weight, bias], ctx.needs_input_grad, dy)
-            return *grads, _residual_gradient(ctx, dy), None, None, None
+            return *grads, _residual_gradient(ctx, dy), None, None, None, None
         x, w1, w2, ws, b1, b2, bs = inputs
-        dg, ds, masked = _ops.products(dy, x, y, saved, s)
+        operators = _ops.operators[ctx.backend]
+        dg, ds, masked = operators.products(dy, x, y, saved, s)
         if y is not None:
             dy = masked
         dlogits, dweight, dbias = torch.ops.aten.native_batch_norm_backward(
@@ -79,19 +81,19 @@ class CbamBatchNorm(Function):
             [True, weight is not None, bias is not None],
         )
         even = ctx.ties == "even"
-        dx, *grads = _ops.backward_gates(dy, s, dg, dlogits, x, saved, index, w1, b1, w2, b2, ws, bs, even)
+        dx, *grads = operators.backward_gates(dy, s, dg, dlogits, x, saved, index, w1, b1, w2, b2, ws, bs, even)
         affine = [None if p is None else d.to(p.dtype) for p, d in ((weight, dweight), (bias, dbias))]
-        return dx, *_in_order(grads, inputs), *affine, _residual_gradient(ctx, dy), None, None, None
+        return dx, *_in_order(grads, inputs), *affine, _residual_gradient(ctx, dy), None, None, None, None
 
 
 class Gate(Function):
     """Of the one gate whose parameters are given: g (N, C, 1, 1), or s before its sigmoid (N, 1, H, W), in acc."""
 
     @staticmethod
-    def forward(ctx, x, w1, w2, ws, b1, b2, bs, ties):
-        saved, index = _ops.attend(x, w1, b1, w2, b2, ws, bs)
+    def forward(ctx, x, w1, w2, ws, b1, b2, bs, ties, backend):
+        saved, index = _ops.operators[backend].attend(x, w1, b1, w2, b2, ws, bs)
         ctx.save_for_backward(x, w1, w2, ws, b1, b2, bs, saved, index)
-        ctx.ties = ties
+        ctx.ties, ctx.backend = ties, backend
         part = _ops.saved_gate if ws is None else _ops.saved_logits
         return part(saved, x).clone()
 
@@ -101,11 +103,12 @@ class Gate(Function):
         x, w1, w2, ws, b1, b2, bs = inputs
         if torch.is_grad_enabled():
             gate = partial(_gate_reference, ctx.ties)
-            return *_differentiable(gate, inputs, ctx.needs_input_grad, d), None
+            return *_differentiable(gate, inputs, ctx.needs_input_grad, d), None, None
         dg, dlogits = (d.flatten(1), None) if ws is None else (None, d)
         even = ctx.ties == "even"
-        dx, *grads = _ops.backward_gates(None, None, dg, dlogits, x, saved, index, w1, b1, w2, b2, ws, bs, even)
-        return dx, *_in_order(grads, inputs), None
+        backward = _ops.operators[ctx.backend].backward_gates
+        dx, *grads = backward(None, None, dg, dlogits, x, saved, index, w1, b1, w2, b2, ws, bs, even)
+        return dx, *_in_order(grads, inputs), None, None
 
 
 def _in_order(grads: list[Tensor], inputs: list[Tensor | None]) -> list[Tensor | None]:

@@ -59,14 +59,14 @@ def cbam(
         switches = reference.TIES[ties]
         return reference.cbam(x, w1, w2, ws, b1, b2, bs, norm=norm, residual=residual, relu=relu, switches=switches)
     if norm is not None and _uses_batch_statistics(norm):
-        return _with_batch_norm(x, w1, w2, ws, b1, b2, bs, norm, residual, relu, ties)
+        return _with_batch_norm(x, w1, w2, ws, b1, b2, bs, norm, residual, relu, ties, backend)
     if norm is not None:
         ws, bs = _fold(ws, bs, norm, _ops.accumulation_dtype(x.dtype))
     if torch.is_grad_enabled() and any(
         t is not None and t.requires_grad for t in (x, w1, w2, ws, b1, b2, bs, residual)
     ):
         return autograd.Cbam.apply(x, w1, w2, ws, b1, b2, bs, residual, relu, ties, backend)
-    return _ops.operators(backend).forward(x, w1, b1, w2, b2, ws, bs, residual, relu)[0]
+    return _ops.operators[backend].forward(x, w1, b1, w2, b2, ws, bs, residual, relu)[0]
 
 
 def channel_gate(
@@ -83,7 +83,7 @@ def channel_gate(
     backend = backend_for(x)
     if backend == "reference" or unserved(backend, w1, None, None, ties):
         return reference.channel_gate(x, w1, w2, b1, b2, reference.TIES[ties])
-    return autograd.Gate.apply(x, w1, w2, None, b1, b2, None, ties).to(x.dtype)
+    return autograd.Gate.apply(x, w1, w2, None, b1, b2, None, ties, backend).to(x.dtype)
 
 
 def spatial_gate(
@@ -94,7 +94,7 @@ def spatial_gate(
     backend = backend_for(x)
     if backend == "reference" or unserved(backend, None, ws, None, ties):
         return reference.spatial_gate(x, ws, bs, norm=norm, switches=reference.TIES[ties])
-    logits = autograd.Gate.apply(x, None, None, ws, None, None, bs, ties)
+    logits = autograd.Gate.apply(x, None, None, ws, None, None, bs, ties, backend)
     if norm is not None:
         logits = norm(logits.to(x.dtype))
     return logits.sigmoid().to(x.dtype)
@@ -102,13 +102,8 @@ def spatial_gate(
 
 def unserved(backend: str, w1: Tensor | None, ws: Tensor | None, norm: nn.BatchNorm2d | None, ties: str) -> str:
     """Why this backend leaves such a call to the reference, whatever the tensor; empty if it serves it."""
-    if norm is not None and _uses_batch_statistics(norm):
-        if isinstance(norm, nn.SyncBatchNorm):
-            return "SyncBatchNorm, whose statistics are those of all processes"
-        if backend == "triton":
-            return "BatchNorm with the statistics of the batch"
-    if backend == "triton" and (w1 is None or ws is None):
-        return "one gate alone"
+    if isinstance(norm, nn.SyncBatchNorm) and _uses_batch_statistics(norm):
+        return "SyncBatchNorm, whose statistics are those of all processes"
     if backend == "triton" and ties == "even":
         return "ties='even'"
     return ""
@@ -118,13 +113,13 @@ def _uses_batch_statistics(norm: nn.BatchNorm2d) -> bool:
     return norm.training or norm.running_mean is None
 
 
-def _with_batch_norm(x, w1, w2, ws, b1, b2, bs, norm, residual, relu, ties) -> Tensor:
+def _with_batch_norm(x, w1, w2, ws, b1, b2, bs, norm, residual, relu, ties, backend) -> Tensor:
     """cbam() with the statistics of the batch; the running ones move as in nn.BatchNorm2d."""
     N, _, H, W = x.shape
     count = N * H * W
     if count < 2:
         raise ValueError(f"BatchNorm by the batch needs more than one pixel in it, got x of shape {tuple(x.shape)}")
-    args = (x, w1, w2, ws, b1, b2, bs, norm.weight, norm.bias, residual, relu, ties, norm.eps)
+    args = (x, w1, w2, ws, b1, b2, bs, norm.weight, norm.bias, residual, relu, ties, norm.eps, backend)
     y, mean, inverse_deviation = autograd.CbamBatchNorm.apply(*args)
     if norm.training and norm.track_running_stats:
         with torch.no_grad():

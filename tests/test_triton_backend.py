@@ -130,8 +130,8 @@ def test_fake_cuda_tensors(layout):
     with FakeTensorMode():
         x = torch.empty(2, 16, 9, 8, device="cuda", dtype=torch.bfloat16, memory_format=layout)
         w1, w2, ws = (torch.empty(size, device="cuda") for size in ((4, 16), (16, 4), (1, 2, 7, 7)))
-        y, saved, index = _ops.triton_forward(x, w1, None, w2, None, ws, None, x, True)
-        grads = _ops.triton_backward(y, x, y, saved, index, w1, None, w2, None, ws, None, False)
+        y, saved, index = _ops.operators["triton"].forward(x, w1, None, w2, None, ws, None, x, True)
+        grads = _ops.operators["triton"].backward(y, x, y, saved, index, w1, None, w2, None, ws, None, False)
     assert y.device == x.device and y.stride() == x.stride() and y.dtype == x.dtype
     assert saved.shape == (2, 3 * 16 + 2 * 4 + 3 * 72) and saved.dtype == torch.float32
     assert [tuple(g.shape) for g in grads] == [x.shape, x.shape, (4, 16), (0,), (16, 4), (0,), (1, 2, 7, 7), (0,)]
@@ -145,9 +145,9 @@ def test_opcheck(shape, layout, checker):
     inputs = {n: t.detach() for n, t in problem.inputs.items()}
     params = [inputs[n] for n in ("w1", "b1", "w2", "b2", "ws", "bs")]
     forward = (inputs["x"], *params, inputs["residual"], True)
-    library.opcheck(_ops.triton_forward, forward)
-    y, saved, index = _ops.triton_forward(*forward)
-    library.opcheck(_ops.triton_backward, (problem.dy, inputs["x"], y, saved, index, *params, False))
+    library.opcheck(_ops.operators["triton"].forward, forward)
+    y, saved, index = _ops.operators["triton"].forward(*forward)
+    library.opcheck(_ops.operators["triton"].backward, (problem.dy, inputs["x"], y, saved, index, *params, False))
 
 
 @layouts

@@ -7,6 +7,7 @@ import os
 
 import pytest
 import torch
+from gates import FUNCTIONS
 from truth import DTYPES, LAYOUTS, assert_close_to_truth, random_problem
 
 from cbam_fused import CBAM, _ops, functional
@@ -14,6 +15,7 @@ from cbam_fused import CBAM, _ops, functional
 pytestmark = pytest.mark.cuda
 layouts = pytest.mark.parametrize("layout", LAYOUTS, ids=["nchw", "nhwc"])
 dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=str)
+gates = pytest.mark.parametrize("name", [name for name in FUNCTIONS if name != "both"])
 
 
 @pytest.fixture(autouse=True)
@@ -23,19 +25,19 @@ def triton_on_cuda(monkeypatch):
     monkeypatch.setenv("CBAM_FUSED_BACKEND", "triton")
 
 
-def on_gpu(device="cuda"):
-    """cbam() of tensors on the CPU, computed on a GPU."""
+def on_gpu(function=functional.cbam, device="cuda"):
+    """The function of tensors on the CPU, computed on a GPU."""
 
-    def cbam(relu, **inputs):
+    def call(relu, **inputs):
         inputs = {n: None if t is None else t.to(device) for n, t in inputs.items()}
         assert functional.backend_for(inputs["x"]) == "triton"
-        return functional.cbam(**inputs, relu=relu).cpu()
+        return function(**inputs, relu=relu).cpu()
 
-    return cbam
+    return call
 
 
-def cuda_problem(*args, **kwargs):
-    problem = random_problem(*args, **kwargs)
+def cuda_problem(*args, draw=random_problem, **kwargs):
+    problem = draw(*args, **kwargs)
     leaves = {n: t.detach().cuda().requires_grad_() for n, t in problem.inputs.items() if t is not None}
     problem.inputs |= leaves
     problem.dy = problem.dy.cuda()
@@ -73,6 +75,24 @@ def test_options(biases, residual, relu, dtype, layout):
 
 @layouts
 @dtypes
+@gates
+def test_gates(name, dtype, layout):
+    draw, calls = FUNCTIONS[name]
+    fused, plain = calls["first"]
+    assert_close_to_truth(draw((4, 64, 28, 28), dtype, layout, biases=True), on_gpu(fused), plain)
+
+
+@layouts
+@gates
+def test_gates_are_bitwise_reproducible(name, layout):
+    draw, calls = FUNCTIONS[name]
+    problem = cuda_problem((16, 64, 28, 28), torch.float32, layout, draw=draw, biases=True)
+    first, second = (problem.run(calls["first"][0]) for _ in range(2))
+    assert all(torch.equal(second[key], first[key]) for key in first)
+
+
+@layouts
+@dtypes
 def test_bitwise_reproducible_and_independent_of_groups(dtype, layout, monkeypatch):
     from cbam_fused.triton import launch
 
@@ -90,7 +110,7 @@ def test_nan_and_ties(layout):
     x = torch.ones(1, 40, 30, 30, device="cuda").to(memory_format=layout)
     x[0, 7, 2, 5] = x[0, 7, 20, 20] = float("nan")
     w1, w2, ws = (torch.rand(size, device="cuda") for size in ((2, 40), (40, 2), (1, 2, 7, 7)))
-    _, _, index = _ops.triton_forward(x, w1, None, w2, None, ws, None, None, False)
+    _, _, index = _ops.operators["triton"].forward(x, w1, None, w2, None, ws, None, None, False)
     assert index[0, 7] == 2 * 30 + 5 and not index[0, :7].any() and not index[0, 8:].any()
 
 
@@ -143,7 +163,7 @@ def test_side_stream():
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs a second GPU")
 def test_second_device():
     assert torch.cuda.current_device() == 0
-    assert_close_to_truth(random_problem((2, 64, 28, 28)), on_gpu("cuda:1"))
+    assert_close_to_truth(random_problem((2, 64, 28, 28)), on_gpu(device="cuda:1"))
     assert torch.cuda.current_device() == 0
 
 

@@ -7,28 +7,62 @@ import pytest
 import torch
 import triton
 import triton.language as tl
+from gates import FUNCTIONS
 from triton.runtime.errors import InterpreterError
 from triton_traffic import LARGE, formulas
 from truth import DTYPES, LAYOUTS, random_problem
 
-from cbam_fused import functional
+from cbam_fused import _ops, functional
 
 layouts = pytest.mark.parametrize("layout", LAYOUTS, ids=["nchw", "nhwc"])
 
 
 @layouts
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("epilogue", [False, True])
 def test_counted_bytes_equal_the_formulas(epilogue, dtype, layout, checker):
     """With a 1 x 1 window, so that no pixel's neighbour is read twice: every byte of every kernel."""
     shape = (2, 32, 8, 16)
     problem = random_problem(shape, dtype, layout, kernel_size=1, biases=True, residual=epilogue, relu=epilogue)
-    problem.run(functional.cbam)
+    params = [problem.inputs[n] for n in ("w1", "b1", "w2", "b2", "ws", "bs")]
+    x, residual, dy = problem.inputs["x"], problem.inputs["residual"], problem.dy
+    run = _ops.operators["triton"]
+    counted = {}
+
+    def count(operator, *args):
+        checker.traffic.clear()
+        result = getattr(run, operator)(*args)
+        counted[operator] = {
+            kernel: {argument: (t.loaded, t.stored) for argument, t in arguments.items()}
+            for kernel, arguments in checker.traffic.items()
+        }
+        return result
+
+    with torch.no_grad():
+        y, saved, index = count("forward", x, *params, residual, epilogue)
+        count("backward", dy, x, y if epilogue else None, saved, index, *params, False)
+        saved, index = count("attend", x, *params)
+        s = _ops.saved_logits(saved, x).sigmoid()
+        y = count("apply", x, saved, s, residual, epilogue)
+        dg, ds, masked = count("products", dy, x, y if epilogue else None, saved, s)
+        masked = masked if epilogue else dy
+        count("backward_gates", masked, s, dg, ds, x, saved, index, *params, False)
     expected = formulas(shape, 4, dtype, layout == torch.channels_last, epilogue)
-    assert set(checker.traffic) == set(expected)
-    for kernel, arguments in expected.items():
-        got = {argument: (t.loaded, t.stored) for argument, t in checker.traffic[kernel].items()}
-        assert got == arguments, kernel
+    assert counted.keys() == expected.keys()
+    for operator, kernels in expected.items():
+        assert counted[operator].keys() == kernels.keys(), operator
+        for kernel, arguments in kernels.items():
+            assert counted[operator][kernel] == arguments, (operator, kernel)
+
+
+def passes(problem, checker):
+    """How often each kernel reads and writes the arguments of x's size."""
+    x = problem.inputs["x"].numel() * problem.dy.element_size()
+    counted = {
+        kernel: {a: (t.loaded / x, t.stored / x) for a, t in arguments.items() if a in LARGE}
+        for kernel, arguments in checker.traffic.items()
+    }
+    return {kernel: arguments for kernel, arguments in counted.items() if arguments}
 
 
 @layouts
@@ -37,12 +71,7 @@ def test_three_reads_and_a_write_then_two_and_two_and_a_write(shape, layout, che
     """With the 7 x 7 window, at any size: what of x's size crosses slow memory."""
     problem = random_problem(shape, torch.float32, layout)
     problem.run(functional.cbam)
-    x = problem.dy.numel() * 4
-    passes = {
-        kernel: {a: (t.loaded / x, t.stored / x) for a, t in arguments.items() if a in LARGE}
-        for kernel, arguments in checker.traffic.items()
-    }
-    assert {kernel: arguments for kernel, arguments in passes.items() if arguments} == {
+    assert passes(problem, checker) == {
         "channel_pool": {"x": (1, 0)},
         "spatial_pool": {"x": (1, 0)},
         "gate_and_apply": {"x": (1, 0), "y": (0, 1)},
@@ -50,6 +79,32 @@ def test_three_reads_and_a_write_then_two_and_two_and_a_write(shape, layout, che
         "map_products": {"x": (1, 0)},
         "input_gradient": {"dy": (1, 0), "dx": (0, 1)},
     }
+
+
+POOL_C, POOL_P = {"channel_pool": {"x": (1, 0)}}, {"spatial_pool": {"x": (1, 0)}}
+APPLY = {"gate_and_apply": {"x": (1, 0), "y": (0, 1)}}
+PRODUCTS = {"products": {"x": (1, 0), "dy": (1, 0)}}
+THROUGH_MAPS = {"map_products": {"x": (1, 0)}}
+DX, DX_OF_A_MASK = {"input_gradient": {"dy": (1, 0), "dx": (0, 1)}}, {"input_gradient": {"dx": (0, 1)}}
+
+
+@layouts
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("channel", POOL_C | APPLY | PRODUCTS | DX),
+        ("spatial", POOL_P | APPLY | PRODUCTS | DX),
+        ("channel mask", POOL_C | DX_OF_A_MASK),
+        ("spatial mask", POOL_P | DX_OF_A_MASK),
+        ("both, norm", POOL_C | POOL_P | APPLY | PRODUCTS | THROUGH_MAPS | DX),
+        ("spatial, norm", POOL_P | APPLY | PRODUCTS | DX),
+    ],
+)
+def test_an_absent_gate_is_not_read_for(name, expected, layout, checker):
+    draw, calls = FUNCTIONS[name]
+    problem = draw((1, 33, 5, 7), torch.float32, layout)
+    problem.run(calls["first"][0])
+    assert passes(problem, checker) == expected
 
 
 @layouts

@@ -26,7 +26,9 @@ SHAPE = (8, 256, 56, 56)
 HIDDEN = 16
 KERNEL_SIZE = 7
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
-# What the large passes read of x's size.
+# Of these, every operator is compiled, in bfloat16; of the others, forward and backward with both gates.
+THOROUGH = ("sm_90", "gfx942")
+# What the large passes read of x's size, where they are given it.
 READS = {
     "channel_pool": ("x",),
     "spatial_pool": ("x",),
@@ -65,6 +67,7 @@ TARGETS = {
 class Compiled:
     """One kernel for one target.
 
+    rest: other operators than forward and backward with both gates need it, or one gate alone.
     spilled: bytes of local memory or registers spilled; local: instructions that access local memory; wide: 16-byte
     loads; needed: how many of them the tiles of x's size take, if each thread loads its part in the widest way.
     """
@@ -73,6 +76,7 @@ class Compiled:
     kernel: str
     dtype: str
     layout: str
+    rest: bool
     warps: int
     registers: int
     shared: int
@@ -84,11 +88,11 @@ class Compiled:
 
 
 def launches(
-    dtype: torch.dtype, channels_last: bool, warp_size: int, options: bool = True
+    dtype: torch.dtype, channels_last: bool, warp_size: int, options: bool = True, every_operator: bool = False
 ) -> list[tuple[JITFunction, tuple, dict]]:
-    """Every launch of a forward and a backward: kernel, arguments, keywords. Nothing is run.
+    """Every launch of a forward and a backward with both gates: kernel, arguments, keywords. Nothing is run.
 
-    options: with biases, residual and ReLU.
+    options: with biases, residual and ReLU. every_operator: those of the other operators as well, and with one gate.
     """
     recorded = []
 
@@ -103,9 +107,33 @@ def launches(
     params = [torch.empty(s, dtype=acc) if options or len(s) > 1 else None for s in shapes]
     sized = mock.patch.object(launch, "warp_size", lambda device: warp_size)
     with mock.patch.object(JITFunction, "run", record), sized:
-        y, saved, index = operators.forward(x, *params, x if options else None, options)
-        operators.backward(x, x, y if options else None, saved, index, *params)
+        operate(x, params, options)
+        if every_operator:
+            channel, spatial = [*params[:4], None, None], [None] * 4 + params[4:]
+            for gates in (channel, spatial):
+                operate(x, gates, options)
+                mask(x, gates)
+            for gates in (params, spatial):
+                operate_around_norm(x, gates, options)
     return recorded
+
+
+def operate(x: torch.Tensor, params: list, options: bool) -> None:
+    y, saved, index = operators.forward(x, *params, x if options else None, options)
+    operators.backward(x, x, y if options else None, saved, index, *params, False)
+
+
+def mask(x: torch.Tensor, params: list) -> None:
+    saved, index = operators.attend(x, *params)
+    operators.backward_gates(None, None, None, None, x, saved, index, *params, False)
+
+
+def operate_around_norm(x: torch.Tensor, params: list, options: bool) -> None:
+    saved, index = operators.attend(x, *params)
+    s = torch.empty_like(_ops.saved_logits(saved, x))
+    y = operators.apply(x, saved, s, x if options else None, options)
+    dg, ds, masked = operators.products(x, x, y if options else None, saved, s)
+    operators.backward_gates(masked if options else x, s, dg, ds, x, saved, index, *params, False)
 
 
 def compile_for(target: Target, kernel: JITFunction, args: tuple, kwargs: dict):
@@ -163,35 +191,38 @@ def compile_all(name: str) -> list[Compiled]:
     target, results = TARGETS[name], {}
     for dtype in DTYPES:
         for channels_last in (False, True):
-            for kernel, args, kwargs in launches(dtype, channels_last, target.gpu.warp_size):
-                compiled = compile_for(target, kernel, args, kwargs)
-                if compiled.hash not in results:
-                    results[compiled.hash] = describe(name, kernel.__name__, compiled, kwargs, dtype, channels_last)
+            for rest in (False, True) if dtype == torch.bfloat16 and name in THOROUGH else (False,):
+                recorded = launches(dtype, channels_last, target.gpu.warp_size, every_operator=rest)
+                for kernel, args, kwargs in recorded:
+                    compiled = compile_for(target, kernel, args, kwargs)
+                    if compiled.hash not in results:
+                        facts = describe(name, kernel, compiled, args, kwargs, dtype, channels_last)
+                        results[compiled.hash] = Compiled(rest=rest, **facts)
     return list(results.values())
 
 
-def describe(name: str, kernel: str, compiled, kwargs: dict, dtype: torch.dtype, channels_last: bool) -> Compiled:
-    target = TARGETS[name]
+def describe(name: str, function: JITFunction, compiled, args: tuple, kwargs: dict, dtype, channels_last) -> dict:
+    target, kernel = TARGETS[name], function.__name__
+    given = {argument for argument, value in zip(function.arg_names, args, strict=False) if value is not None}
     warps, shared = compiled.metadata.num_warps, compiled.metadata.shared
     facts = nvidia(compiled) if target.gpu.backend == "cuda" else amd(compiled)
     if kernel in READS:
         layout = "NHWC" if channels_last else "NCHW"
         tile_bytes = kwargs["BLOCK_C"] * kwargs["BLOCK_P"] * dtype.itemsize
-        needed = len(READS[kernel]) * tile_bytes // (warps * target.gpu.warp_size) // 16
+        needed = len(given.intersection(READS[kernel])) * tile_bytes // (warps * target.gpu.warp_size) // 16
     else:
         layout, needed = "any", 0
         dtype = _ops.accumulation_dtype(dtype)
-    return Compiled(
-        target=name,
-        kernel=kernel,
-        dtype=str(dtype).removeprefix("torch."),
-        layout=layout,
-        warps=warps,
-        shared=shared,
-        needed=needed,
-        occupancy=occupancy(target, facts["registers"], shared, warps),
-        **facts,
-    )
+    return facts | {
+        "target": name,
+        "kernel": kernel,
+        "dtype": str(dtype).removeprefix("torch."),
+        "layout": layout,
+        "warps": warps,
+        "shared": shared,
+        "needed": needed,
+        "occupancy": occupancy(target, facts["registers"], shared, warps),
+    }
 
 
 if __name__ == "__main__":

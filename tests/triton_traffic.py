@@ -12,8 +12,8 @@ from cbam_fused.triton import tiles
 LARGE = ("x", "dy", "y", "residual", "masked", "dx")
 
 
-def formulas(shape, R: int, dtype: torch.dtype, channels_last: bool, epilogue: bool) -> dict[str, dict[str, tuple]]:
-    """(loaded, stored) by kernel and argument, for a 1 x 1 window and all biases.
+def formulas(shape, R: int, dtype: torch.dtype, channels_last: bool, epilogue: bool) -> dict[str, dict[str, dict]]:
+    """(loaded, stored) by operator, kernel and argument, for both gates, a 1 x 1 window and all biases.
 
     epilogue: with residual and ReLU. a, e: bytes of a sum and of an element of x.
     """
@@ -32,7 +32,7 @@ def formulas(shape, R: int, dtype: torch.dtype, channels_last: bool, epilogue: b
     c_tiles, _, _, splits = tile("pixels")
     _, _, p_tiles, _ = tile("channels")
     _, runs, tiles_, _ = tile("none")
-    maps = -(-P // min(128, tiles.power_of_two(P)))
+    maps = -(-P // min(64 if a == 8 else 128, tiles.power_of_two(P)))
     c_blocks, r_blocks = -(-C // 32), -(-R // 16)
     parts = N * splits * C
     forward = {
@@ -62,12 +62,12 @@ def formulas(shape, R: int, dtype: torch.dtype, channels_last: bool, epilogue: b
             "x": (x, 0),
             "dy": (x, 0),
             "saved": (N * (P + p_tiles * C) * a, 0),
-            "over_channels": (0, N * P * a),
+            "ds": (0, N * P * a),
             "over_pixels": (0, N * p_tiles * C * a),
         },
         "spatial_gate_backward": {
-            "over_channels": (N * 2 * P * a, 0),
-            "saved": (N * 4 * P * a, 0),
+            "dlogits": (N * 2 * P * a, 0),
+            "saved": (N * 2 * P * a, 0),
             "ws": (N * maps * 2 * a, 0),
             "dmaps": (0, N * 2 * P * a),
             "dconv": (0, N * maps * 3 * a),
@@ -107,10 +107,42 @@ def formulas(shape, R: int, dtype: torch.dtype, channels_last: bool, epilogue: b
             "dbs": (0, a),
         },
     }
+    # The four operators that s comes between: each program that needs a part of it reads it from there, not from saved.
+    attend = forward | {
+        "gate_and_apply": {
+            "ws": (N * tiles_ * 2 * a, 0),
+            "bs": (N * tiles_ * a, 0),
+            "saved": (N * 2 * P * a, N * P * a),
+        }
+    }
+    apply = {
+        "gate_and_apply": {
+            "x": (x, 0),
+            "saved": (N * tiles_ * C * a, 0),
+            "s": (N * runs * P * a, 0),
+            "y": (0, x),
+        }
+    }
+    products = {
+        "products": backward["products"] | {"saved": (N * p_tiles * C * a, 0), "s": (N * P * a, 0)},
+        "join": {"parts": (N * p_tiles * C * a, 0), "sums": (0, N * C * a)},
+    }
+    backward_gates = {kernel: dict(arguments) for kernel, arguments in backward.items() if kernel != "products"}
+    backward_gates["channel_gate_backward"]["direct"] = (N * C * a, 0)
+    backward_gates["input_gradient"] |= {"saved": (N * tiles_ * C * a, 0), "s": (N * runs * P * a, 0)}
     if epilogue:
-        forward["gate_and_apply"]["residual"] = (x, 0)
-        backward["products"] |= {"y": (x, 0), "masked": (0, x)}
-    return forward | backward
+        for kernels in (forward, apply):
+            kernels["gate_and_apply"]["residual"] = (x, 0)
+        for kernels in (backward, products):
+            kernels["products"] |= {"y": (x, 0), "masked": (0, x)}
+    return {
+        "forward": forward,
+        "backward": backward,
+        "attend": attend,
+        "apply": apply,
+        "products": products,
+        "backward_gates": backward_gates,
+    }
 
 
 class EagerBytes(TorchDispatchMode):

@@ -22,7 +22,7 @@ def tuned(operator: str, call: Call, x: Tensor, run: Callable[[Call], None]) -> 
     """The call with the fastest tiles known for it; run(call) launches the operator and may be repeated."""
     if os.environ.get("CBAM_FUSED_AUTOTUNE") != "1" or x.device.type == "cpu" or call.N == 0:
         return call
-    key = (operator, x.device, x.dtype, call.N, call.shape_class)
+    key = (operator, x.device, x.dtype, call)
     if key not in _chosen and not (x.device.type == "cuda" and torch.cuda.is_current_stream_capturing()):
         _chosen[key] = fastest(call, run)
     return replace(call, tuned=_chosen.get(key, ()))

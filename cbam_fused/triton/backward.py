@@ -3,13 +3,14 @@
 products reads x and dy (behind a ReLU also y, and writes the masked dy), map_products reads x, input_gradient reads dy
 and writes dx: 2 reads of x, 2 of dy, 1 write. A program of products serves a tile of pixels and all channels, one of
 map_products a tile of channels and a run of pixels, one of input_gradient a tile of pixels and a run of channels.
-What goes to the maxima reaches distinct places, by comparison with index, so nothing is added atomically.
+What goes to the maxima reaches distinct places, by comparison with index, so nothing is added atomically. The operator
+products is the first pass, backward_gates the rest; with one gate alone there is no map_products.
 """
 
 import triton
 import triton.language as tl
 
-from .common import aligned, image_of, index_of, neighbours, places, saved_of
+from .common import aligned, image_of, index_of, neighbours, places, saved_of, spatial_gate_of
 
 TAPS = tl.constexpr(16)  # of the window, that are gathered together
 
@@ -21,7 +22,8 @@ def products(
     y,
     masked,
     saved,
-    over_channels,
+    s,
+    ds,
     over_pixels,
     first,
     C,
@@ -34,7 +36,8 @@ def products(
 ):
     """Sums of g x dy over the channels, (images, P), and of s x dy over each tile of pixels, (images, tiles, C).
 
-    With y, dy is set to 0 where the ReLU did so, and written to masked.
+    Without s it is that of saved, and ds, the first, is taken on through its sigmoid. With y, dy is set to 0 where the
+    ReLU did so, and written to masked.
     """
     if CHANNELS_LAST:
         C = aligned(C, ALIGN)
@@ -53,7 +56,7 @@ def products(
     over_pixels += tl.program_id(0).to(tl.int64) * C
 
     ACC = saved.dtype.element_ty
-    s = tl.load(row + 3 * C + 2 * R + 2 * P + p, p < P, 0)
+    gate = tl.load(spatial_gate_of(s, saved, n, C, R, P) + p, p < P, 0)
     total = tl.zeros([BLOCK_C, BLOCK_P], ACC)
     for c0 in range(0, C, BLOCK_C):
         c = c0 + tl.arange(0, BLOCK_C)
@@ -66,13 +69,16 @@ def products(
             tl.store(masked + at, gradient, inside)
         product = tl.load(x + at, inside, 0).to(ACC) * gradient.to(ACC)
         total += g[:, None] * product
-        tl.store(over_pixels + c, tl.sum(s[None, :] * product, 1), c < C)
-    tl.store(over_channels + image * P + p, tl.sum(total, 0), p < P)
+        tl.store(over_pixels + c, tl.sum(gate[None, :] * product, 1), c < C)
+    gradient_of_s = tl.sum(total, 0)
+    if s is None:
+        gradient_of_s *= gate * (1 - gate)
+    tl.store(ds + image * P + p, gradient_of_s, p < P)
 
 
 @triton.jit(do_not_specialize=["first"])
 def spatial_gate_backward(
-    over_channels,
+    dlogits,
     saved,
     ws,
     dmaps,
@@ -85,7 +91,7 @@ def spatial_gate_backward(
     K: tl.constexpr,
     BLOCK_P: tl.constexpr,
 ):
-    """dz = D s (1 - s) for D of products; gradients of the two maps and, for each tile of pixels, of ws and bs.
+    """From dlogits, (images, P): gradients of the two maps and, for each tile of pixels, of ws and bs.
 
     dmaps: (images, 2, P), the gradients of g x from the mean and at the maximum. dconv: (images, tiles, 2 K K + 1).
     """
@@ -94,13 +100,12 @@ def spatial_gate_backward(
     image = (tl.program_id(0) // tiles).to(tl.int64)
     p = tl.program_id(0) % tiles * BLOCK_P + tl.arange(0, BLOCK_P)
     maps = saved_of(saved, first + image, C, R, P) + 3 * C + 2 * R
-    over_channels += image * P
+    dlogits += image * P
     dmaps += image * 2 * P
     dconv += tl.program_id(0).to(tl.int64) * (2 * K * K + 1)
 
     ACC = saved.dtype.element_ty
-    s = tl.load(maps + 2 * P + p, p < P, 0)
-    dz = tl.load(over_channels + p, p < P, 0) * s * (1 - s)
+    dz = tl.load(dlogits + p, p < P, 0)
     tl.store(dconv + 2 * K * K, tl.sum(dz, 0))
     dmean = tl.zeros([TAPS, BLOCK_P], ACC)
     dmax = tl.zeros([TAPS, BLOCK_P], ACC)
@@ -113,8 +118,7 @@ def spatial_gate_backward(
         tl.store(dconv + K * K + t, tl.sum(top * dz[None, :], 1), t < K * K)
         # What the window gave a pixel comes back through the window turned by half a circle.
         turned = K * K - 1 - t
-        sq = tl.load(maps + 2 * P + q, inside, 0)
-        dzq = tl.load(over_channels + q, inside, 0) * sq * (1 - sq)
+        dzq = tl.load(dlogits + q, inside, 0)
         dmean += tl.load(ws + turned, t < K * K, 0)[:, None] * dzq
         dmax += tl.load(ws + K * K + turned, t < K * K, 0)[:, None] * dzq
     tl.store(dmaps + p, tl.sum(dmean, 0) / C, p < P)
@@ -169,6 +173,7 @@ def map_products(
 def input_gradient(
     dy,
     saved,
+    s,
     index,
     dmaps,
     dpools,
@@ -184,7 +189,10 @@ def input_gradient(
     BLOCK_C: tl.constexpr,
     BLOCK_P: tl.constexpr,
 ):
-    """dx = (dy s + dmean_c + [c is the pixel's maximum] dmax_c) g + dmean_hw + [p is the channel's maximum] dmax_hw."""
+    """dx = (dy s + dmean_c + [c is the pixel's maximum] dmax_c) g + dmean_hw + [p is the channel's maximum] dmax_hw.
+
+    Without dy, dmaps or dpools, their terms are 0. Without s it is that of saved.
+    """
     if CHANNELS_LAST:
         C = aligned(C, ALIGN)
     else:
@@ -194,29 +202,38 @@ def input_gradient(
     image = (tl.program_id(0) // splits // tiles).to(tl.int64)
     n = first + image
     p = tl.program_id(0) // splits % tiles * BLOCK_P + tl.arange(0, BLOCK_P)
-    dy = image_of(dy, n, C, P)
     dx = image_of(dx, n, C, P)
     row = saved_of(saved, n, C, R, P)
     index = index_of(index, n, C, P)
-    dmaps += image * 2 * P
-    dpools += image * 2 * C
 
     ACC = saved.dtype.element_ty
-    s = tl.load(row + 3 * C + 2 * R + 2 * P + p, p < P, 0)
-    dmean_c = tl.load(dmaps + p, p < P, 0)
-    dmax_c = tl.load(dmaps + P + p, p < P, 0)
-    argmax_c = tl.load(index + C + p, p < P, 0)
+    if dy is not None:
+        dy = image_of(dy, n, C, P)
+        gate = tl.load(spatial_gate_of(s, saved, n, C, R, P) + p, p < P, 0)
+    if dmaps is not None:
+        dmaps += image * 2 * P
+        dmean_c = tl.load(dmaps + p, p < P, 0)
+        dmax_c = tl.load(dmaps + P + p, p < P, 0)
+        argmax_c = tl.load(index + C + p, p < P, 0)
+    if dpools is not None:
+        dpools += image * 2 * C
     start = split * CHUNK
     for c0 in range(start, tl.minimum(start + CHUNK, C), BLOCK_C):
         c = c0 + tl.arange(0, BLOCK_C)
         inside = (c < C)[:, None] & (p < P)[None, :]
         at = places(c, p, C, P, CHANNELS_LAST)
         g = tl.load(row + 2 * C + c, c < C, 0)
-        dmean_hw = tl.load(dpools + c, c < C, 0)
-        dmax_hw = tl.load(dpools + C + c, c < C, 0)
-        argmax_hw = tl.load(index + c, c < C, 0)
-        value = tl.load(dy + at, inside, 0).to(ACC) * s[None, :] + dmean_c[None, :]
-        value += tl.where(argmax_c[None, :] == c[:, None], dmax_c[None, :], 0)
-        value = value * g[:, None] + dmean_hw[:, None]
-        value += tl.where(argmax_hw[:, None] == p[None, :], dmax_hw[:, None], 0)
+        value = tl.zeros([BLOCK_C, BLOCK_P], ACC)
+        if dy is not None:
+            value += tl.load(dy + at, inside, 0).to(ACC) * gate[None, :]
+        if dmaps is not None:
+            value += dmean_c[None, :]
+            value += tl.where(argmax_c[None, :] == c[:, None], dmax_c[None, :], 0)
+        value *= g[:, None]
+        if dpools is not None:
+            dmean_hw = tl.load(dpools + c, c < C, 0)
+            dmax_hw = tl.load(dpools + C + c, c < C, 0)
+            argmax_hw = tl.load(index + c, c < C, 0)
+            value += dmean_hw[:, None]
+            value += tl.where(argmax_hw[:, None] == p[None, :], dmax_hw[:, None], 0)
         tl.store(dx + at, value.to(dx.dtype.element_ty), inside)

@@ -36,6 +36,15 @@ def saved_of(saved, n, C, R, P):
 
 
 @triton.jit
+def spatial_gate_of(s, saved, n, C, R, P):
+    """Row n of s, (N, P), or without s the one in saved."""
+    if s is None:
+        return saved_of(saved, n, C, R, P) + 3 * C + 2 * R + 2 * P
+    else:
+        return s + n * P
+
+
+@triton.jit
 def index_of(index, n, C, P):
     """Row n of index: places of the maxima over pixels C, over channels P."""
     return index + n * (C + P)

@@ -3,13 +3,24 @@
 Each reads x once, and the last one writes y: 3 reads and 1 write of x's size, the second and the third read from L2
 where the images of a launch fit in it. A program serves one image: channel_pool a tile of channels and a run of
 pixels, whose partial results channel_gate joins; spatial_pool a tile of pixels and all channels; gate_and_apply a tile
-of pixels and a run of channels. Only gate_and_apply looks beyond its pixels, in the two maps, which are tiny.
+of pixels and a run of channels. Only gate_and_apply looks beyond its pixels, in the two maps, which are tiny. It ends
+the operator attend with its first half, and is the operator apply with its second. An absent gate is a 1 in saved.
 """
 
 import triton
 import triton.language as tl
 
-from .common import aligned, image_of, index_of, later_max, max_along, neighbours, places, saved_of
+from .common import (
+    aligned,
+    image_of,
+    index_of,
+    later_max,
+    max_along,
+    neighbours,
+    places,
+    saved_of,
+    spatial_gate_of,
+)
 
 TAPS = tl.constexpr(16)  # of the window, that are gathered together
 
@@ -109,6 +120,7 @@ def gate_and_apply(
     ws,
     bs,
     saved,
+    s,
     y,
     first,
     splits,
@@ -124,7 +136,11 @@ def gate_and_apply(
     BLOCK_C: tl.constexpr,
     BLOCK_P: tl.constexpr,
 ):
-    """s = sigmoid(conv([mean_c; max_c]) + bs), into saved, and y = relu(x g s + residual) for CHUNK channels."""
+    """y = relu(x g s + residual) for CHUNK channels, with s as given, or that of saved.
+
+    With ws, s = sigmoid(conv([mean_c; max_c]) + bs) goes to saved before. Without y that is all, and it goes there as
+    it is before the sigmoid.
+    """
     P = H * W
     if CHANNELS_LAST:
         C = aligned(C, ALIGN)
@@ -135,34 +151,40 @@ def gate_and_apply(
     n = first + (tl.program_id(0) // splits // tiles).to(tl.int64)
     p = tl.program_id(0) // splits % tiles * BLOCK_P + tl.arange(0, BLOCK_P)
     row = saved_of(saved, n, C, R, P)
-    maps = row + 3 * C + 2 * R
+    spatial = spatial_gate_of(s, saved, n, C, R, P) + p
 
     ACC = saved.dtype.element_ty
-    z = tl.zeros([TAPS, BLOCK_P], ACC)
-    for t0 in range(0, K * K, TAPS):
-        t = t0 + tl.arange(0, TAPS)
-        q, inside = neighbours(p, t, H, W, K)
-        z += tl.load(maps + q, inside, 0) * tl.load(ws + t, t < K * K, 0)[:, None]
-        z += tl.load(maps + P + q, inside, 0) * tl.load(ws + K * K + t, t < K * K, 0)[:, None]
-    z = tl.sum(z, 0)
-    if bs is not None:
-        z += tl.load(bs)
-    s = tl.sigmoid(z)
-    tl.store(maps + 2 * P + p, s, (p < P) & (split == 0))
+    if ws is None:
+        gate = tl.load(spatial, p < P, 0)
+    else:
+        maps = row + 3 * C + 2 * R
+        z = tl.zeros([TAPS, BLOCK_P], ACC)
+        for t0 in range(0, K * K, TAPS):
+            t = t0 + tl.arange(0, TAPS)
+            q, inside = neighbours(p, t, H, W, K)
+            z += tl.load(maps + q, inside, 0) * tl.load(ws + t, t < K * K, 0)[:, None]
+            z += tl.load(maps + P + q, inside, 0) * tl.load(ws + K * K + t, t < K * K, 0)[:, None]
+        gate = tl.sum(z, 0)
+        if bs is not None:
+            gate += tl.load(bs)
+        if y is not None:
+            gate = tl.sigmoid(gate)
+        tl.store(spatial, gate, (p < P) & (split == 0))
 
-    x = image_of(x, n, C, P)
-    y = image_of(y, n, C, P)
-    if residual is not None:
-        residual = image_of(residual, n, C, P)
-    start = split * CHUNK
-    for c0 in range(start, tl.minimum(start + CHUNK, C), BLOCK_C):
-        c = c0 + tl.arange(0, BLOCK_C)
-        inside = (c < C)[:, None] & (p < P)[None, :]
-        at = places(c, p, C, P, CHANNELS_LAST)
-        g = tl.load(row + 2 * C + c, c < C, 0)
-        value = tl.load(x + at, inside, 0).to(ACC) * g[:, None] * s[None, :]
+    if y is not None:
+        x = image_of(x, n, C, P)
+        y = image_of(y, n, C, P)
         if residual is not None:
-            value += tl.load(residual + at, inside, 0).to(ACC)
-        if RELU:
-            value = tl.where(value < 0, 0, value)
-        tl.store(y + at, value.to(y.dtype.element_ty), inside)
+            residual = image_of(residual, n, C, P)
+        start = split * CHUNK
+        for c0 in range(start, tl.minimum(start + CHUNK, C), BLOCK_C):
+            c = c0 + tl.arange(0, BLOCK_C)
+            inside = (c < C)[:, None] & (p < P)[None, :]
+            at = places(c, p, C, P, CHANNELS_LAST)
+            g = tl.load(row + 2 * C + c, c < C, 0)
+            value = tl.load(x + at, inside, 0).to(ACC) * g[:, None] * gate[None, :]
+            if residual is not None:
+                value += tl.load(residual + at, inside, 0).to(ACC)
+            if RELU:
+                value = tl.where(value < 0, 0, value)
+            tl.store(y + at, value.to(y.dtype.element_ty), inside)

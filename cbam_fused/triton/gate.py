@@ -1,4 +1,4 @@
-"""The channel gate's small MLP, forward and backward, one program an image.
+"""The channel gate's small MLP, forward and backward, one program an image; and joining without it.
 
 It joins the partial results of the pass before it, and then reads w1 and w2 once: for C channels and R hidden units
 2 C R numbers an image, from L2 after the first image. The R hidden values stay in registers, C goes by in tiles.
@@ -88,6 +88,16 @@ def sum_rows(rows, count, stride, column, inside, ACC: tl.constexpr):
     return tl.sum(total, 0)
 
 
+@triton.jit(do_not_specialize=["rows"])
+def join(parts, sums, rows, C, BLOCK_C: tl.constexpr):
+    """Sums over the rows of parts, (images, rows, C): (images, C)."""
+    tiles = tl.cdiv(C, BLOCK_C)
+    image = (tl.program_id(0) // tiles).to(tl.int64)
+    c = tl.program_id(0) % tiles * BLOCK_C + tl.arange(0, BLOCK_C)
+    total = sum_rows(parts + image * rows * C, rows, C, c, c < C, sums.dtype.element_ty)
+    tl.store(sums + image * C + c, total, c < C)
+
+
 @triton.jit(do_not_specialize=["first", "direct_rows", "map_rows", "conv_rows"])
 def channel_gate_backward(
     direct,
@@ -113,37 +123,43 @@ def channel_gate_backward(
     """dg, and what it becomes before the sigmoid, in the hidden layer and at the two pools.
 
     partial, (N, C + 2 R + 2 K K + 1), takes this image's dlogit, dhidden_mean, dhidden_max, dws and dbs; dpools,
-    (images, 2, C), what every element and what the maximum of a channel gets.
+    (images, 2, C), what every element and what the maximum of a channel gets. Without w1 there is only dconv to join,
+    without dconv and through_maps only the MLP.
     """
     image = tl.program_id(0).to(tl.int64)
     row = saved_of(saved, first + image, C, R, P)
     partial += (first + image) * (C + 2 * R + 2 * K * K + 1)
-    direct += image * direct_rows * C
-    through_maps += image * map_rows * C
-    dpools += image * 2 * C
     ACC = saved.dtype.element_ty
-    r = tl.arange(0, BLOCK_R)
-    dhidden = tl.zeros([BLOCK_C, BLOCK_R], ACC)
-    for c0 in range(0, C, BLOCK_C):
-        c = c0 + tl.arange(0, BLOCK_C)
-        dg = sum_rows(direct, direct_rows, C, c, c < C, ACC) + sum_rows(through_maps, map_rows, C, c, c < C, ACC)
-        g = tl.load(row + 2 * C + c, c < C, 0)
-        dlogit = dg * g * (1 - g)
-        tl.store(partial + c, dlogit, c < C)
-        w = tl.load(w2 + c[:, None] * R + r[None, :], (c < C)[:, None] & (r < R)[None, :], 0)
-        dhidden += w * dlogit[:, None]
-    dhidden = tl.sum(dhidden, 0)
-    dhidden_mean = tl.where(tl.load(row + 3 * C + r, r < R, 0) <= 0, 0, dhidden)
-    dhidden_max = tl.where(tl.load(row + 3 * C + R + r, r < R, 0) <= 0, 0, dhidden)
-    tl.store(partial + C + r, dhidden_mean, r < R)
-    tl.store(partial + C + R + r, dhidden_max, r < R)
-    for c0 in range(0, C, BLOCK_C):
-        c = c0 + tl.arange(0, BLOCK_C)
-        w = tl.load(w1 + r[:, None] * C + c[None, :], (r < R)[:, None] & (c < C)[None, :], 0)
-        tl.store(dpools + c, tl.sum(w * dhidden_mean[:, None], 0) / P, c < C)
-        tl.store(dpools + C + c, tl.sum(w * dhidden_max[:, None], 0), c < C)
-    dconv += image * conv_rows * (2 * K * K + 1)
-    for t0 in range(0, 2 * K * K + 1, BLOCK_K):
-        t = t0 + tl.arange(0, BLOCK_K)
-        inside = t < 2 * K * K + 1
-        tl.store(partial + C + 2 * R + t, sum_rows(dconv, conv_rows, 2 * K * K + 1, t, inside, ACC), inside)
+    if w1 is not None:
+        direct += image * direct_rows * C
+        if through_maps is not None:
+            through_maps += image * map_rows * C
+        dpools += image * 2 * C
+        r = tl.arange(0, BLOCK_R)
+        dhidden = tl.zeros([BLOCK_C, BLOCK_R], ACC)
+        for c0 in range(0, C, BLOCK_C):
+            c = c0 + tl.arange(0, BLOCK_C)
+            dg = sum_rows(direct, direct_rows, C, c, c < C, ACC)
+            if through_maps is not None:
+                dg += sum_rows(through_maps, map_rows, C, c, c < C, ACC)
+            g = tl.load(row + 2 * C + c, c < C, 0)
+            dlogit = dg * g * (1 - g)
+            tl.store(partial + c, dlogit, c < C)
+            w = tl.load(w2 + c[:, None] * R + r[None, :], (c < C)[:, None] & (r < R)[None, :], 0)
+            dhidden += w * dlogit[:, None]
+        dhidden = tl.sum(dhidden, 0)
+        dhidden_mean = tl.where(tl.load(row + 3 * C + r, r < R, 0) <= 0, 0, dhidden)
+        dhidden_max = tl.where(tl.load(row + 3 * C + R + r, r < R, 0) <= 0, 0, dhidden)
+        tl.store(partial + C + r, dhidden_mean, r < R)
+        tl.store(partial + C + R + r, dhidden_max, r < R)
+        for c0 in range(0, C, BLOCK_C):
+            c = c0 + tl.arange(0, BLOCK_C)
+            w = tl.load(w1 + r[:, None] * C + c[None, :], (r < R)[:, None] & (c < C)[None, :], 0)
+            tl.store(dpools + c, tl.sum(w * dhidden_mean[:, None], 0) / P, c < C)
+            tl.store(dpools + C + c, tl.sum(w * dhidden_max[:, None], 0), c < C)
+    if dconv is not None:
+        dconv += image * conv_rows * (2 * K * K + 1)
+        for t0 in range(0, 2 * K * K + 1, BLOCK_K):
+            t = t0 + tl.arange(0, BLOCK_K)
+            inside = t < 2 * K * K + 1
+            tl.store(partial + C + 2 * R + t, sum_rows(dconv, conv_rows, 2 * K * K + 1, t, inside, ACC), inside)

@@ -31,24 +31,28 @@ def parameter_gradients(
     BLOCK_C: tl.constexpr,
     BLOCK_R: tl.constexpr,
 ):
-    """dw1 = sum of dhidden_mean mean^T + dhidden_max max^T; dw2 = sum of dlogit (hidden_mean + hidden_max)^T."""
+    """dw1 = sum of dhidden_mean mean^T + dhidden_max max^T; dw2 = sum of dlogit (hidden_mean + hidden_max)^T.
+
+    dw1 and dw2, or dws, may be None, and each of the biases.
+    """
     ACC = saved.dtype.element_ty
     columns = tl.cdiv(C, BLOCK_C)
     program = tl.program_id(0)
     width = C + 2 * R + 2 * K * K + 1
     tiles = columns * tl.cdiv(R, BLOCK_R)
     if program >= tiles:
-        t = (program - tiles) * BLOCK_K + tl.arange(0, BLOCK_K)
-        total = tl.zeros([BLOCK_N, BLOCK_K], ACC)
-        for n0 in range(0, N, BLOCK_N):
-            n = (n0 + tl.arange(0, BLOCK_N)).to(tl.int64)
-            at = n * width + C + 2 * R
-            total += tl.load(partial + at[:, None] + t[None, :], (n < N)[:, None] & (t <= 2 * K * K)[None, :], 0)
-        gradient = tl.sum(total, 0)
-        tl.store(dws + t, gradient, t < 2 * K * K)
-        if dbs is not None:
-            tl.store(dbs + t - 2 * K * K, gradient, t == 2 * K * K)
-    else:
+        if dws is not None:
+            t = (program - tiles) * BLOCK_K + tl.arange(0, BLOCK_K)
+            total = tl.zeros([BLOCK_N, BLOCK_K], ACC)
+            for n0 in range(0, N, BLOCK_N):
+                n = (n0 + tl.arange(0, BLOCK_N)).to(tl.int64)
+                at = n * width + C + 2 * R
+                total += tl.load(partial + at[:, None] + t[None, :], (n < N)[:, None] & (t <= 2 * K * K)[None, :], 0)
+            gradient = tl.sum(total, 0)
+            tl.store(dws + t, gradient, t < 2 * K * K)
+            if dbs is not None:
+                tl.store(dbs + t - 2 * K * K, gradient, t == 2 * K * K)
+    elif dw1 is not None:
         r = program // columns * BLOCK_R + tl.arange(0, BLOCK_R)
         c = program % columns * BLOCK_C + tl.arange(0, BLOCK_C)
         first = tl.zeros([BLOCK_R, BLOCK_C], ACC)

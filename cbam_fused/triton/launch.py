@@ -1,6 +1,7 @@
 """One function a kernel: the grid, the tile, the small tensors that the kernel leaves for the next one.
 
-All take a Call, which names the images that the launch is for. Tensors of x's size are dense in the call's layout.
+All take a Call, which names the images that the launch is for. What belongs to an absent gate is None. Tensors of x's
+size are dense in the call's layout.
 """
 
 from collections.abc import Iterator
@@ -16,7 +17,10 @@ from .tiles import LOOP, THREADS, Tile, alignment, images_per_launch, mlp_tile, 
 
 @dataclass(frozen=True)
 class Call:
-    """The sizes of a call in the letters of the README, and the images [first, first + images) of a launch."""
+    """The sizes of a call in the letters of the README, and the images [first, first + images) of a launch.
+
+    R is 0 without a channel gate, K without a spatial gate, or where the operator is not told of its weights.
+    """
 
     N: int
     C: int
@@ -36,6 +40,11 @@ class Call:
         return self.H * self.W
 
     @property
+    def conv_size(self) -> int:
+        """Numbers in ws and bs."""
+        return 2 * self.K**2 + 1
+
+    @property
     def wide(self) -> bool:
         return self.acc == torch.float64
 
@@ -52,10 +61,16 @@ class Call:
         return dict(self.tuned).get(reduces) or tile(reduces, *self.shape_class)
 
     def groups(self, x: Tensor, tensors: int) -> Iterator["Call"]:
-        """The call in groups of images; tensors: how many of x's size a pass over all of them touches."""
+        """The call in groups of images; tensors: how many of x's size a pass over all of them touches, or 0 where no
+        pass finds what another has left in a cache, and all images go together.
+        """
         size = images_per_launch(self.N, tensors * self.C * self.P * x.element_size(), l2_bytes(x.device))
         for first in range(0, self.N, max(1, size)):
             yield replace(self, first=first, images=min(size, self.N - first))
+
+    def part(self, t: Tensor) -> Tensor:
+        """What belongs to the images of this launch in t, (N, ...)."""
+        return t[self.first : self.first + self.images]
 
 
 def warp_size(device: torch.device) -> int:
@@ -100,39 +115,48 @@ def spatial_pool(call: Call, x: Tensor, saved: Tensor, index: Tensor) -> None:
     )
 
 
-def gate_and_apply(call: Call, x: Tensor, residual, ws: Tensor, bs, saved: Tensor, y: Tensor, relu: bool) -> None:
+def gate_and_apply(
+    call: Call, saved: Tensor, ws=None, bs=None, *, s=None, x=None, residual=None, y=None, relu: bool = False
+) -> None:
     t = call.tile("none")
     chunk = LOOP * t.channels
-    splits = triton.cdiv(call.C, chunk)
+    splits = 1 if y is None else triton.cdiv(call.C, chunk)
     sizes = (call.first, splits, call.C, call.R, call.H, call.W)
     options = {"K": call.K, "RELU": relu, "CHUNK": chunk, **call.layout, **_blocks(t)}
     forward.gate_and_apply[(call.images * triton.cdiv(call.P, t.pixels) * splits,)](
-        x, residual, ws, bs, saved, y, *sizes, **options
+        x, residual, ws, bs, saved, s, y, *sizes, **options
     )
 
 
-def products(call: Call, x: Tensor, dy: Tensor, y, masked: Tensor, saved: Tensor) -> tuple[Tensor, Tensor]:
-    """Sums of g x dy over channels, (images, P), and of s x dy over the pixels of each tile, (images, tiles, C)."""
+def products(call: Call, x: Tensor, dy: Tensor, y, masked: Tensor, saved: Tensor, s, ds: Tensor) -> Tensor:
+    """Sums of s x dy over the pixels of each tile, (images, tiles, C); into ds, (images, P), those over channels."""
     t = call.tile("channels")
     tiles = triton.cdiv(call.P, t.pixels)
-    over_channels = saved.new_empty((call.images, call.P))
     over_pixels = saved.new_empty((call.images, tiles, call.C))
     sizes = (call.first, call.C, call.R, call.P)
     backward.products[(call.images * tiles,)](
-        x, dy, y, masked, saved, over_channels, over_pixels, *sizes, **call.layout, **_blocks(t)
+        x, dy, y, masked, saved, s, ds, over_pixels, *sizes, **call.layout, **_blocks(t)
     )
-    return over_channels, over_pixels
+    return over_pixels
 
 
-def spatial_gate_backward(call: Call, over_channels: Tensor, saved: Tensor, ws: Tensor) -> tuple[Tensor, Tensor]:
+def join(call: Call, parts: Tensor, sums: Tensor) -> None:
+    """Sums of parts, (images, rows, C), over the rows, into sums, (images, C)."""
+    channels = min(THREADS, power_of_two(call.C))
+    options = {"BLOCK_C": channels, "num_warps": warps(gate.ROWS.value * channels, 4, call.warp_size)}
+    gate.join[(call.images * triton.cdiv(call.C, channels),)](parts, sums, parts.shape[1], call.C, **options)
+
+
+def spatial_gate_backward(call: Call, dlogits: Tensor, saved: Tensor, ws: Tensor) -> tuple[Tensor, Tensor]:
     """Gradients of the two maps, (images, 2, P), and of ws and bs, (images, tiles, 2 K K + 1)."""
-    pixels = min(128, power_of_two(call.P))
+    taps, values = backward.TAPS.value, 4 if call.wide else 8
+    pixels = min(values * THREADS // taps, power_of_two(call.P))
     tiles = triton.cdiv(call.P, pixels)
     dmaps = saved.new_empty((call.images, 2, call.P))
-    dconv = saved.new_empty((call.images, tiles, 2 * call.K**2 + 1))
+    dconv = saved.new_empty((call.images, tiles, call.conv_size))
     sizes = (call.first, call.C, call.R, call.H, call.W)
-    options = {"K": call.K, "BLOCK_P": pixels, "num_warps": warps(backward.TAPS.value * pixels, 8, call.warp_size)}
-    backward.spatial_gate_backward[(call.images * tiles,)](over_channels, saved, ws, dmaps, dconv, *sizes, **options)
+    options = {"K": call.K, "BLOCK_P": pixels, "num_warps": warps(taps * pixels, values, call.warp_size)}
+    backward.spatial_gate_backward[(call.images * tiles,)](dlogits, saved, ws, dmaps, dconv, *sizes, **options)
     return dmaps, dconv
 
 
@@ -149,13 +173,13 @@ def map_products(call: Call, x: Tensor, dmaps: Tensor, index: Tensor) -> Tensor:
 
 
 def channel_gate_backward(
-    call: Call, direct: Tensor, through_maps: Tensor, dconv: Tensor, w1: Tensor, w2: Tensor, saved, partial
-) -> Tensor:
+    call: Call, direct: Tensor, through_maps, dconv, w1, w2, saved: Tensor, partial: Tensor
+) -> Tensor | None:
     """Gradients of the two pools, (images, 2, C); the rest of what gate.py says goes into partial."""
     t = mlp_tile(call.C, call.R, call.wide, call.warp_size)
-    dpools = saved.new_empty((call.images, 2, call.C))
-    rows = (direct.shape[1], through_maps.shape[1], dconv.shape[1])
-    blocks = {"BLOCK_K": min(128, power_of_two(dconv.shape[2])), "BLOCK_C": t.channels, "BLOCK_R": t.pixels}
+    dpools = None if w1 is None else saved.new_empty((call.images, 2, call.C))
+    rows = (0 if parts is None else parts.shape[1] for parts in (direct, through_maps, dconv))
+    blocks = {"BLOCK_K": min(128, power_of_two(call.conv_size)), "BLOCK_C": t.channels, "BLOCK_R": t.pixels}
     sizes = (call.first, *rows, call.C, call.R, call.P)
     gate.channel_gate_backward[(call.images,)](
         direct, through_maps, dconv, w1, w2, saved, partial, dpools, *sizes, K=call.K, **blocks, num_warps=t.warps
@@ -163,22 +187,23 @@ def channel_gate_backward(
     return dpools
 
 
-def input_gradient(call: Call, dy: Tensor, saved: Tensor, index: Tensor, dmaps: Tensor, dpools, dx) -> None:
+def input_gradient(call: Call, dy, saved: Tensor, s, index: Tensor, dmaps, dpools, dx: Tensor) -> None:
     t = call.tile("none")
     chunk = LOOP * t.channels
     splits = triton.cdiv(call.C, chunk)
     sizes = (call.first, splits, call.C, call.R, call.P)
     backward.input_gradient[(call.images * triton.cdiv(call.P, t.pixels) * splits,)](
-        dy, saved, index, dmaps, dpools, dx, *sizes, CHUNK=chunk, **call.layout, **_blocks(t)
+        dy, saved, s, index, dmaps, dpools, dx, *sizes, CHUNK=chunk, **call.layout, **_blocks(t)
     )
 
 
 def parameter_gradients(call: Call, partial: Tensor, saved: Tensor, grads: list[Tensor | None]) -> None:
-    """Into grads: those of w1, b1, w2, b2, ws, bs, contiguous; None for absent biases."""
-    channels, hidden, conv = min(32, power_of_two(call.C)), min(16, power_of_two(call.R)), 2 * call.K**2 + 1
+    """Into grads: those of w1, b1, w2, b2, ws, bs, contiguous; None for absent ones."""
+    channels, hidden, conv = min(32, power_of_two(call.C)), min(16, power_of_two(call.R)), call.conv_size
     blocks = {"BLOCK_N": 8, "BLOCK_K": min(128, power_of_two(conv)), "BLOCK_C": channels, "BLOCK_R": hidden}
     tiles = triton.cdiv(call.C, channels) * triton.cdiv(call.R, hidden)
+    conv_tiles = triton.cdiv(conv, blocks["BLOCK_K"]) if call.K else 0
     sizes = (call.N, call.C, call.R, call.P)
-    gradients.parameter_gradients[(tiles + triton.cdiv(conv, blocks["BLOCK_K"]),)](
+    gradients.parameter_gradients[(tiles + conv_tiles,)](
         partial, saved, *grads, *sizes, K=call.K, **blocks, num_warps=THREADS // call.warp_size
     )

@@ -1,6 +1,7 @@
-"""The raw operators forward and backward, as _ops.py describes them: the kernels in order, group by group of images."""
+"""The raw operators, as _ops.py describes them: the kernels in order, group by group of images."""
 
 import contextlib
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -14,56 +15,162 @@ def forward(x, w1, b1, w2, b2, ws, bs, residual, relu):
     call = _call(x, w1, ws)
     y = _ops._dense_like(x)
     x, residual = _dense(call, x, residual)
-    w1, b1, w2, b2, ws, bs = (None if t is None else t.to(call.acc).contiguous() for t in (w1, b1, w2, b2, ws, bs))
-    saved = x.new_empty((call.N, 3 * call.C + 2 * call.R + 3 * call.P), dtype=call.acc)
-    index = x.new_empty((call.N, call.C + call.P), dtype=torch.int32)
+    params = _contiguous(call, w1, b1, w2, b2, ws, bs)
+    saved, index = _new_saved(call, x)
 
     def run(call: launch.Call) -> None:
         for group in call.groups(x, tensors=2 if residual is None else 3):
-            pools = launch.channel_pool(group, x)
-            launch.channel_gate(group, pools, w1, b1, w2, b2, saved, index)
-            launch.spatial_pool(group, x, saved, index)
-            launch.gate_and_apply(group, x, residual, ws, bs, saved, y, relu)
+            _pool(group, x, params, saved, index)
+            launch.gate_and_apply(group, saved, *params[4:], x=x, residual=residual, y=y, relu=relu)
 
-    with _on(x.device):
-        run(tuned("forward", call, x, run))
+    _launch("forward", call, x, run)
     return y, saved, index
 
 
-def backward(dy, x, y, saved, index, w1, b1, w2, b2, ws, bs, even_ties):
-    if even_ties:
-        raise NotImplementedError("the Triton kernels give the gradient of a maximum to the first element")
+def attend(x, w1, b1, w2, b2, ws, bs):
     call = _call(x, w1, ws)
-    params = (w1, b1, w2, b2, ws, bs)
-    dx = _ops._dense_like(x)
-    masked = x.new_empty((0,)) if y is None else torch.empty_like(dx)
+    (x,) = _dense(call, x)
+    params = _contiguous(call, w1, b1, w2, b2, ws, bs)
+    saved, index = _new_saved(call, x)
+
+    def run(call: launch.Call) -> None:
+        for group in call.groups(x, tensors=1 if call.R and call.K else 0):
+            _pool(group, x, params, saved, index)
+            if call.K:
+                launch.gate_and_apply(group, saved, *params[4:])
+
+    _launch("attend", call, x, run)
+    return saved, index
+
+
+def apply(x, saved, s, residual, relu):
+    call = _call(x, saved=saved)
+    y = _ops._dense_like(x)
+    x, residual = _dense(call, x, residual)
+    s = s.contiguous()
+
+    def run(call: launch.Call) -> None:
+        for group in call.groups(x, tensors=0):
+            launch.gate_and_apply(group, saved, s=s, x=x, residual=residual, y=y, relu=relu)
+
+    _launch("apply", call, x, run)
+    return y
+
+
+def products(dy, x, y, saved, s):
+    call = _call(x, saved=saved)
+    dg, ds = saved.new_empty((call.N, call.C)), saved.new_empty((call.N, 1, call.H, call.W))
+    masked = x.new_empty((0,)) if y is None else _ops._dense_like(x)
     dy, x, y = _dense(call, dy, x, y)
-    w1, w2, ws = (t.to(call.acc).contiguous() for t in (w1, w2, ws))
-    partial = saved.new_empty((call.N, call.C + 2 * call.R + 2 * call.K**2 + 1))
+    s = s.contiguous()
+
+    def run(call: launch.Call) -> None:
+        for group in call.groups(x, tensors=0):
+            parts = launch.products(group, x, dy, y, masked, saved, s, group.part(ds))
+            launch.join(group, parts, group.part(dg))
+
+    _launch("products", call, x, run)
+    return dg, ds, masked
+
+
+def backward(dy, x, y, saved, index, w1, b1, w2, b2, ws, bs, even_ties):
+    _refuse(even_ties)
+    call = _call(x, w1, ws)
+    masked = x.new_empty((0,)) if y is None else _ops._dense_like(x)
+    dy, x, y = _dense(call, dy, x, y)
+
+    def gradients(group: launch.Call) -> tuple[Tensor, Tensor]:
+        dlogits = saved.new_empty((group.images, group.P))
+        return launch.products(group, x, dy, y, masked, saved, None, dlogits), dlogits
+
+    tensors = 3 if y is None else 5
+    params = (w1, b1, w2, b2, ws, bs)
+    behind_relu = dy if y is None else masked
+    dx, *grads = _backward("backward", call, tensors, gradients, behind_relu, None, x, saved, index, params)
+    return dx, masked, *grads
+
+
+def backward_gates(dy, s, dg, dlogits, x, saved, index, w1, b1, w2, b2, ws, bs, even_ties):
+    _refuse(even_ties)
+    call = _call(x, w1, ws)
+    dy, x = _dense(call, dy, x)
+    s = None if s is None else s.contiguous()
+    dg = saved.new_zeros((call.N, call.C)) if dg is None else dg.contiguous()
+    dlogits = saved.new_zeros((call.N, call.P)) if dlogits is None else dlogits.contiguous()
+
+    def gradients(group: launch.Call) -> tuple[Tensor, Tensor]:
+        return group.part(dg)[:, None], group.part(dlogits)
+
+    params = (w1, b1, w2, b2, ws, bs)
+    return _backward("backward_gates", call, 0, gradients, dy, s, x, saved, index, params)
+
+
+def _backward(operator: str, call: launch.Call, tensors: int, gradients: Callable, dy, s, x, saved, index, params):
+    """What both kinds of backward end with, from gradients(group): that of g in parts, and that of the convolution."""
+    dx = torch.empty_like(x)
+    w1, w2, ws = _contiguous(call, *params[::2])
+    partial = saved.new_empty((call.N, call.C + 2 * call.R + call.conv_size))
     grads = [None if p is None else saved.new_empty(p.shape) for p in params]
 
     def run(call: launch.Call) -> None:
-        for group in call.groups(x, tensors=3 if y is None else 5):
-            over_channels, over_pixels = launch.products(group, x, dy, y, masked, saved)
-            dmaps, dconv = launch.spatial_gate_backward(group, over_channels, saved, ws)
-            through_maps = launch.map_products(group, x, dmaps, index)
-            dpools = launch.channel_gate_backward(group, over_pixels, through_maps, dconv, w1, w2, saved, partial)
-            launch.input_gradient(group, dy if y is None else masked, saved, index, dmaps, dpools, dx)
+        for group in call.groups(x, tensors):
+            direct, dlogits = gradients(group)
+            dmaps = dconv = through_maps = None
+            if call.K:
+                dmaps, dconv = launch.spatial_gate_backward(group, dlogits, saved, ws)
+            if call.K and call.R:
+                through_maps = launch.map_products(group, x, dmaps, index)
+            dpools = launch.channel_gate_backward(group, direct, through_maps, dconv, w1, w2, saved, partial)
+            launch.input_gradient(group, dy, saved, s, index, dmaps, dpools, dx)
 
+    _launch(operator, call, x, run)
     with _on(x.device):
-        run(tuned("backward", call, x, run))
         launch.parameter_gradients(call, partial, saved, grads)
-    return dx, masked, *(_like(p, g, saved) for p, g in zip(params, grads, strict=True))
+    return dx, *(_like(p, g, saved) for p, g in zip(params, grads, strict=True))
 
 
-def _call(x: Tensor, w1: Tensor | None, ws: Tensor | None) -> launch.Call:
-    if w1 is None or ws is None:
-        raise NotImplementedError("the Triton kernels serve both gates together: w1, w2 and ws must be given")
+def _pool(group: launch.Call, x: Tensor, params: list[Tensor | None], saved: Tensor, index: Tensor) -> None:
+    """All that comes before the convolution."""
+    if group.R:
+        launch.channel_gate(group, launch.channel_pool(group, x), *params[:4], saved, index)
+    if group.K:
+        launch.spatial_pool(group, x, saved, index)
+
+
+def _launch(operator: str, call: launch.Call, x: Tensor, run: Callable[[launch.Call], None]) -> None:
+    with _on(x.device):
+        run(tuned(operator, call, x, run))
+
+
+def _refuse(even_ties: bool) -> None:
+    if even_ties:
+        raise NotImplementedError("the Triton kernels give the gradient of a maximum to the first element")
+
+
+def _call(x: Tensor, w1: Tensor | None = None, ws: Tensor | None = None, saved: Tensor | None = None) -> launch.Call:
     N, C, H, W = x.shape
     if C * H * W >= 2**31:
         raise NotImplementedError(f"the Triton kernels take images of less than 2^31 elements, got {C} x {H} x {W}")
+    R = 0 if w1 is None else w1.shape[0]
+    if saved is not None:
+        R = (saved.shape[1] - 3 * C - 3 * H * W) // 2
+    K = 0 if ws is None else ws.shape[3]
     acc, warp_size = _ops.accumulation_dtype(x.dtype), launch.warp_size(x.device)
-    return launch.Call(N, C, w1.shape[0], H, W, ws.shape[3], _ops.is_channels_last(x), acc, warp_size)
+    return launch.Call(N, C, R, H, W, K, _ops.is_channels_last(x), acc, warp_size)
+
+
+def _new_saved(call: launch.Call, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Room for saved and index, with what an absent gate leaves there: itself 1, all else 0."""
+    size, places = (call.N, 3 * call.C + 2 * call.R + 3 * call.P), (call.N, call.C + call.P)
+    if call.R and call.K:
+        return x.new_empty(size, dtype=call.acc), x.new_empty(places, dtype=torch.int32)
+    saved = x.new_zeros(size, dtype=call.acc)
+    (_ops.saved_logits if call.R else _ops.saved_gate)(saved, x).fill_(1)
+    return saved, x.new_zeros(places, dtype=torch.int32)
+
+
+def _contiguous(call: launch.Call, *params: Tensor | None) -> list[Tensor | None]:
+    return [None if p is None else p.to(call.acc).contiguous() for p in params]
 
 
 def _dense(call: launch.Call, *tensors: Tensor | None) -> list[Tensor | None]:

@@ -31,8 +31,8 @@ class Tile(NamedTuple):
 
 
 def power_of_two(n: int) -> int:
-    """The least power of two that is at least n."""
-    return 1 << (n - 1).bit_length()
+    """The least power of two that is at least n, for n >= 0."""
+    return 1 << max(0, n - 1).bit_length()
 
 
 def tile(reduces: str, C: int, P: int, channels_last: bool, wide: bool, warp_size: int) -> Tile:
