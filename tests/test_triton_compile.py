@@ -60,7 +60,7 @@ for shape, hidden, size in (
     ((1, 1, 1, 1), 1, 1), ((2, 5, 1, 1), 1, 3), ((2, 1, 4, 3), 2, 7), ((3, 33, 5, 7), 5, 9), ((1, 2048, 7, 7), 128, 7)
 ):
     with mock.patch.multiple(t, SHAPE=shape, HIDDEN=hidden, KERNEL_SIZE=size):
-        for kernel, args, kwargs in t.launches(torch.float32, False, 32, options=False, every_operator=max(shape) < 99):
+        for kernel, args, kwargs in t.launches(torch.float32, False, 32, options=False, every_operator=size in (1, 9)):
             t.compile_for(t.TARGETS["sm_90"], kernel, args, kwargs)
             kernels.add(kernel.__name__)
 print(json.dumps(sorted(kernels)))
