@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from . import functional, reference
 from .switches import Switches
@@ -37,7 +37,7 @@ class ChannelAttention(reference.ChannelAttention):
 
     def backend_for(self, x: Tensor) -> Backend:
         """Which implementation serves x, and why."""
-        return _backend(x, self, self.fc1.weight, None, None)
+        return _backend(x, self, None)
 
 
 class SpatialAttention(reference.SpatialAttention):
@@ -59,7 +59,7 @@ class SpatialAttention(reference.SpatialAttention):
 
     def backend_for(self, x: Tensor) -> Backend:
         """Which implementation serves x, and why."""
-        return _backend(x, self, None, self.conv1.weight, self.bn)
+        return _backend(x, self, None)
 
 
 class CBAM(reference.CBAM):
@@ -106,8 +106,7 @@ class CBAM(reference.CBAM):
 
     def backend_for(self, x: Tensor) -> Backend:
         """Which implementation serves x, and why."""
-        w1, _, ws = self.weights()
-        return _backend(x, self, w1, ws, None if self.sa is None else self.sa.bn)
+        return _backend(x, self, None if self.sa is None else self.sa.bn)
 
 
 def attend(
@@ -134,14 +133,12 @@ def _unserved(switches: Switches, *gates: str) -> str:
     return ", ".join(f"{n}={getattr(switches, n)!r}" for n in names)
 
 
-def _backend(
-    x: Tensor, module: CBAM | ChannelAttention | SpatialAttention, w1: Tensor | None, ws: Tensor | None, norm
-) -> Backend:
+def _backend(x: Tensor, module: CBAM | ChannelAttention | SpatialAttention, norm: nn.BatchNorm2d | None) -> Backend:
     if module._unserved:
         return Backend("reference", f"no kernels for {module._unserved}")
     name = functional.backend_for(x)
     if name == "reference":
         return Backend(name, f"no kernels for {x.device.type} tensors, or switched off, or under a transform")
-    if reason := functional.unserved(name, w1, ws, norm, module.switches.ties):
+    if reason := functional.unserved(name, norm, module.switches.ties):
         return Backend("reference", f"no {name} kernels for {reason}")
     return Backend(name, "")

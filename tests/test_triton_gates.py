@@ -143,6 +143,6 @@ def test_running_statistics_move_as_in_pytorch(checker):
 
 def test_what_is_left_to_the_reference(checker):
     problem = random_problem((1, 4, 3, 4))
-    assert functional.unserved("triton", None, None, None, "even") == "ties='even'"
+    assert functional.unserved("triton", None, "even") == "ties='even'"
     functional.cbam(**problem.inputs, ties="even")
     assert not checker.launches
