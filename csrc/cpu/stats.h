@@ -95,10 +95,10 @@ template <class F, class Lanes, class Value> void write_stats(Vec<F> m, Vec<F> t
 
 // The same of each column of w x; w is one weight a row, null for ones.
 template <class T, bool weighted, class F = Acc<T>>
-void col_stats(const T* x, int64_t rows, int64_t cols, const Acc<T>* w, F* mean, F* max, int32_t* arg) {
+void col_stats(const T* x, int64_t rows, int64_t cols, int64_t pitch, const Acc<T>* w, F* mean, F* max, int32_t* arg) {
     each_tile<F>(cols, [&]<int n>(int64_t c, Count<n>, auto last) {
         auto value = [&](int64_t r, int64_t i, auto lanes) {
-            Vec<F> v = load(x + r * cols + i, lanes);
+            Vec<F> v = load(x + r * pitch + i, lanes);
             if constexpr (weighted) v *= w[r];
             return v;
         };
