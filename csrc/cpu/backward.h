@@ -21,12 +21,14 @@ template <class T> T* masked_dy(const Problem& p) { return (T*)(p.dresidual ? p.
 template <class T, bool channels_last> void gate_products(const Problem& p, const Share& share) {
     for (int64_t n = share.first; n < share.last; ++n) {
         const int64_t at = n * p.C * p.HW();
-        const T *x = (const T*)p.x + at, *dy = (const T*)p.dy + at, *y = p.relu ? (const T*)p.y + at : nullptr;
+        const T *x = (const T*)p.x + at, *dy = (const T*)p.dy + at;
         const Saved<Acc<T>> v(p, n);
         const Scratch<Acc<T>> scratch(p, share.scratch_of(n));
         const auto *s = spatial_gate_of(p, v, n), *u = channels_last ? s : v.g, *w = channels_last ? v.g : s;
-        each_tile_of(share, channels_last, scratch.direct, scratch.ds,
-                     [&](auto tile) { products(x, dy, y, masked_dy<T>(p) + at, u, w, tile); });
+        each_tile_of(share, channels_last, scratch.direct, scratch.ds, [&](auto tile) {
+            if (p.relu) products<true>(x, dy, (const T*)p.y + at, masked_dy<T>(p) + at, u, w, tile);
+            else products<false, T>(x, dy, nullptr, nullptr, u, w, tile);
+        });
     }
 }
 
@@ -151,7 +153,7 @@ template <class F> void gate_gradient(const Problem& p, const Share& share) {
 
 template <class T, bool channels_last> void x_gradient(const Problem& p, const Share& share) {
     const int64_t C = p.C, HW = p.HW();
-    const Range part = part_of(share, channels_last ? HW : C);
+    const Range part = part_of(share, channels_last ? HW : C, kGroup);
     for (int64_t n = share.first; n < share.last; ++n) {
         const int64_t at = n * C * HW;
         const Saved<Acc<T>> v(p, n);

@@ -14,11 +14,15 @@ using cbam::Steps;
 template <class T, bool channels_last, class F = Acc<T>>
 void apply_gates(const Problem& p, int64_t image, Range pixels, const F* g, const F* s) {
     const int64_t C = p.C, HW = p.HW(), at = image * C * HW + pixels.first * (channels_last ? C : 1);
-    const T *x = (const T*)p.x + at, *residual = p.residual ? (const T*)p.residual + at : nullptr;
+    const T *x = (const T*)p.x + at, *add = p.residual ? (const T*)p.residual + at : nullptr;
     T* y = (T*)p.y + at;
     s += pixels.first;
-    if (channels_last) scale(x, pixels.size(), C, C, s, g, residual, p.relu, y);
-    else scale(x, C, pixels.size(), HW, g, s, residual, p.relu, y);
+    auto run = [&]<bool residual, bool relu>() {
+        if (channels_last) scale<residual, relu>(x, pixels.size(), C, C, s, g, add, y);
+        else scale<residual, relu>(x, C, pixels.size(), HW, g, s, add, y);
+    };
+    if (add) p.relu ? run.template operator()<true, true>() : run.template operator()<true, false>();
+    else p.relu ? run.template operator()<false, true>() : run.template operator()<false, false>();
 }
 
 // a and m.

@@ -51,11 +51,11 @@ struct Share {
 
 struct Step {
     void (*run)(const Problem&, const Share&);
-    int64_t work;  // on one image: how many elements of x are read in the time that it takes, roughly
+    int64_t work;  // on one image: how many elements of x are read in the time that it takes, roughly; 0: one part only
 };
 
 // An operator takes an image through these, one after the other. The parts of a step are independent of each other, and
-// the result does not depend on how many there are.
+// the result does not depend on how many there are: what is added up in which order is a matter of the shape alone.
 struct Steps {
     Step step[10];
     int count = 0;

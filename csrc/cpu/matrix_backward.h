@@ -5,10 +5,10 @@
 
 namespace {
 
-// With z = dy where the forward's ReLU let y through (y null: everywhere), reads x and dy once and gives a tile's
+// With z = dy, or if relu where that let y through, reads x and dy once and gives a tile's
 //   along[r] = sum over columns of x z v,  down[c] = sum over rows of x z u,
-// u being one factor a row and v one a column. Where y is given, z is written to masked.
-template <class T, class F = Acc<T>>
+// u being one factor a row and v one a column. If relu, z is written to masked.
+template <bool relu, class T, class F = Acc<T>>
 void products(const T* x, const T* dy, const T* y, T* masked, const F* u, const F* v, const Tile<F>& tile) {
     using V = Vec<F>;
     const int64_t width = tile.c1 - tile.c0, cols = tile.cols;
@@ -26,7 +26,7 @@ void products(const T* x, const T* dy, const T* y, T* masked, const F* u, const 
                 __builtin_prefetch(x + at + later);
                 __builtin_prefetch(dy + at + later);
                 V z = load(dy + at, lanes);
-                if (y) {
+                if constexpr (relu) {
                     z = load(y + at, lanes) <= 0 ? V{} : z;
                     store(masked + at, z, lanes);
                 }

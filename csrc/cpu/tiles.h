@@ -9,7 +9,7 @@
 namespace {
 
 constexpr int64_t kTileRows = kBlock;
-constexpr int64_t kTileCols = 512;  // 128 KB of float32 with its rows: as much as a thread is worth
+constexpr int64_t kTileCols = 512;  // with its rows, 128 KB of float32: what a thread is worth
 
 // A sum of each of size rows or columns from each of n tiles, (n, size), and behind them room for the totals.
 template <class F> struct Sums {
