@@ -53,9 +53,12 @@ template <class T, bool channels_last> void time_passes(int64_t N, int64_t C, in
     p.x = x, p.dy = dy, p.y = p.dx = y, p.w1 = w1, p.w2 = w2, p.ws = ws;
     p.saved = allocate<F>(N * p.saved_size()), p.partial = allocate<F>(N * p.partial_size());
     p.index = allocate<int32_t>(N * (C + HW));
-    char* base = allocate<char>(Scratch<F>(p, nullptr).bytes);
+    const int64_t scratch_size = Scratch<F>(p, nullptr).bytes;
+    char* base = allocate<char>(scratch_size);
     const Scratch<F> scratch(p, base);
-    forward<T, channels_last>(p, 0, N, base);
+    auto share = [&](int64_t i) { return Share{i, i + 1, 0, 1, base, scratch_size}; };
+    for (int64_t i = 0; i < N; ++i)
+        for (const cbam::Step& step : forward_steps<T, channels_last>(p)) step.run(p, share(i));
 
     auto each = [&](auto run) {
         return best([&] {
@@ -63,36 +66,30 @@ template <class T, bool channels_last> void time_passes(int64_t N, int64_t C, in
         });
     };
     const int64_t rows = channels_last ? HW : C, cols = channels_last ? C : HW;
-    F *t = scratch.t[0], *routed = scratch.routed[0], *da = scratch.da[0], *dm = scratch.dm[0];
-    const double pixels = each([&](Saved<F> v, const T* x, auto...) {
-        if (channels_last) col_stats<T, false>(x, rows, cols, nullptr, v.mean_hw, v.max_hw, v.argmax_hw);
-        else row_stats<T, false>(x, rows, cols, nullptr, v.mean_hw, v.max_hw, v.argmax_hw);
+    F *t = scratch.t, *routed = scratch.routed, *da = scratch.da, *dm = scratch.dm;
+    const Range map{0, side};
+    const double pixels =
+        each([&](Saved<F>, const T*, const T*, T*, int64_t i) { pool_pixels<T, channels_last>(p, share(i)); });
+    const double channels =
+        each([&](Saved<F>, const T*, const T*, T*, int64_t i) { pool_channels<T, channels_last>(p, share(i)); });
+    const double conv = each([&](Saved<F> v, auto...) {
+        spatial_logits(p, map, v, scratch);
+        sigmoid(v.s, HW);
     });
-    const double channels = each([&](Saved<F> v, const T* x, auto...) {
-        if (channels_last) row_stats<T, true>(x, rows, cols, v.g, v.mean_c, v.max_c, v.argmax_c);
-        else col_stats<T, true>(x, rows, cols, v.g, v.mean_c, v.max_c, v.argmax_c);
+    const double apply = each(
+        [&](Saved<F> v, const T*, const T*, T*, int64_t i) { apply_gates<T, channels_last>(p, i, {0, HW}, v.g, v.s); });
+    const double sums =
+        each([&](Saved<F>, const T*, const T*, T*, int64_t i) { gate_products<T, channels_last>(p, share(i)); });
+    const double conv_backward = each([&](Saved<F>, const T*, const T*, T*, int64_t i) {
+        logit_gradient<F>(p, share(i));
+        maps_backward<F>(p, share(i));
     });
-    const double conv = each([&](Saved<F> v, auto...) { spatial_gate(p, v, scratch); });
-    const double apply = each([&](Saved<F> v, const T* x, const T*, T* y, int64_t) {
-        if (channels_last) scale<T>(x, rows, cols, v.s, v.g, nullptr, false, y);
-        else scale<T>(x, rows, cols, v.g, v.s, nullptr, false, y);
-    });
-    const double sums = each([&](Saved<F> v, const T* x, const T* dy, T*, int64_t) {
-        if (channels_last) products<T>(x, dy, nullptr, nullptr, rows, cols, v.s, v.g, t, da);
-        else products<T>(x, dy, nullptr, nullptr, rows, cols, v.g, v.s, da, t);
-    });
-    const double conv_backward = each([&](Saved<F> v, const T*, const T*, T*, int64_t i) {
-        std::fill(t, t + HW, F(1));  // not again and again what it made of it, which would end in denormals
-        spatial_gate_backward(p, v, Partial<F>(p, i), scratch, t, routed);
-    });
-    const double dots = each([&](Saved<F>, const T* x, auto...) {
-        if (channels_last) col_dots(x, rows, cols, 1, &t, &dm);
-        else row_dots(x, rows, cols, 1, &t, &dm);
-    });
+    const double dots =
+        each([&](Saved<F>, const T*, const T*, T*, int64_t i) { through_mean<T, channels_last>(p, share(i)); });
     const double dx = each([&](Saved<F> v, const T*, const T* dy, T* dx, int64_t) {
         if (channels_last)
-            input_gradient<T, true>(dy, rows, cols, v.s, t, v.g, da, v.argmax_hw, dm, v.argmax_c, routed, dx);
-        else input_gradient<T, false>(dy, rows, cols, v.s, t, v.g, da, v.argmax_c, routed, v.argmax_hw, dm, dx);
+            input_gradient<T, true>(dy, {0, rows}, cols, v.s, t, v.g, da, v.argmax_hw, dm, v.argmax_c, routed, dx);
+        else input_gradient<T, false>(dy, {0, rows}, cols, v.s, t, v.g, da, v.argmax_c, routed, v.argmax_hw, dm, dx);
     });
     const double copy = best([&] { memcpy(y, x, n * sizeof(T)); });
     printf("%3ldx%ldx%ldx%ld %s\t%7.0f %8.0f %6.0f %6.0f %6.0f %9.0f %6.0f %6.0f %6.0f\n", long(N), long(C), long(side),

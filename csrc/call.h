@@ -105,28 +105,54 @@ struct Call {
         return torch::stable::new_empty(x, shape, accumulation_type(x));
     }
 
-    // run(p, first image, last image, scratch) over all images; each thread has a scratch of its own in the workspace.
-    void each_image(cbam::Kernels::OverImages run) const { each_image(run, new_workspace(0)); }
-    void each_image(cbam::Kernels::OverImages run, const Tensor& workspace) const {
-        const int64_t threads = thread_count(), bytes = kernels().scratch_size(p);
+    // Takes all images through these steps. With an image or more for each thread, a thread takes each of its images
+    // through all steps, while it is in cache; with fewer, the threads do each step of all images together.
+    void run(const cbam::Steps& steps) const { run(steps, new_workspace(0)); }
+    void run(const cbam::Steps& steps, const Tensor& workspace) const {
+        const int64_t bytes = kernels().scratch_size(p), group = kernels().group_size(p), threads = thread_count();
         char* scratch = aligned(workspace);
+        auto parts_of = [&](const cbam::Step& step) { return parts(step.work); };
+        if (std::any_of(steps.begin(), steps.end(), [&](const cbam::Step& step) { return parts_of(step) > 1; })) {
+            for (const cbam::Step& step : steps) {
+                const int64_t parts = parts_of(step);
+                torch::stable::parallel_for(0, p.N * parts, 1, [&](int64_t first, int64_t last) {
+                    for (int64_t i = first; i < last; ++i) {
+                        const int64_t n = i / parts;
+                        step.run(p, {n, n + 1, i % parts, parts, scratch + n * bytes, bytes});
+                    }
+                });
+            }
+            return;
+        }
         torch::stable::parallel_for(0, threads, 1, [&](int64_t first, int64_t last) {
-            for (int64_t t = first; t < last; ++t)
-                run(p, p.N * t / threads, p.N * (t + 1) / threads, scratch + t * bytes);
+            for (int64_t t = first; t < last; ++t) {
+                const int64_t end = p.N * (t + 1) / threads;
+                for (int64_t n = p.N * t / threads; n < end; n += group)
+                    for (const cbam::Step& step : steps)
+                        step.run(p, {n, std::min(n + group, end), 0, 1, scratch + t * group * bytes, bytes});
+            }
         });
     }
 
-    // The scratch of all threads, and behind it room for this many sums.
+    // The scratch of all images that are worked on at a time, and behind it room for this many sums.
     Tensor new_workspace(int64_t sums) const {
-        const int64_t bytes = thread_count() * kernels().scratch_size(p) + sums * int64_t(sizeof(double));
-        return torch::stable::new_empty(x, {bytes + 64}, ScalarType::Byte);
+        return torch::stable::new_empty(x, {scratch_bytes() + sums * int64_t(sizeof(double)) + 64}, ScalarType::Byte);
     }
-    void* behind_scratch(const Tensor& workspace) const {
-        return aligned(workspace) + thread_count() * kernels().scratch_size(p);
-    }
+    void* behind_scratch(const Tensor& workspace) const { return aligned(workspace) + scratch_bytes(); }
 
 private:
+    // What the use of a thread costs is worth it from about this many elements of x on, 128 KB of float32.
+    static constexpr int64_t kWorkOfThread = 32768;
+
     int64_t thread_count() const { return std::min<int64_t>(torch::stable::get_num_threads(), p.N); }
+
+    // Into how many parts a step of an image is split.
+    int64_t parts(int64_t work) const {
+        const int64_t threads = torch::stable::get_num_threads() / std::max<int64_t>(p.N, 1);
+        return std::max<int64_t>(std::min(work / kWorkOfThread, threads), 1);
+    }
+
+    int64_t scratch_bytes() const { return thread_count() * kernels().group_size(p) * kernels().scratch_size(p); }
 
     static char* aligned(const Tensor& workspace) {
         return (char*)(((uintptr_t)workspace.mutable_data_ptr() + 63) & ~uintptr_t(63));

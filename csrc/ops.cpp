@@ -70,7 +70,7 @@ std::tuple<Tensor, Tensor, Tensor> forward(const Tensor& x, const OptionalTensor
     p.residual = pointer(dense_residual);
     p.relu = relu;
     p.y = y.mutable_data_ptr();
-    call.each_image(kernels().forward);
+    call.run(kernels().forward(p));
     return {y, saved, index};
 }
 
@@ -79,7 +79,7 @@ std::tuple<Tensor, Tensor> attend(const Tensor& x, const OptionalTensor& w1, con
                                   const OptionalTensor& bs) {
     Call call(x, {w1, b1, w2, b2, ws, bs});
     auto result = new_saved(call);
-    call.each_image(kernels().forward);
+    call.run(kernels().forward(call.p));
     return result;
 }
 
@@ -92,7 +92,7 @@ Tensor apply(const Tensor& x, const Tensor& saved, const Tensor& s, const Option
     set_saved(p, saved);
     p.residual = pointer(dense_residual), p.relu = relu;
     p.s = dense_s.const_data_ptr(), p.y = y.mutable_data_ptr();
-    call.each_image(kernels().apply);
+    call.run(kernels().apply(p));
     return y;
 }
 
@@ -109,7 +109,7 @@ std::tuple<Tensor, Tensor, Tensor> products(const Tensor& dy, const Tensor& x, c
     p.relu = y.has_value(), p.y = const_cast<void*>(pointer(dense_y));
     p.dg = dg.mutable_data_ptr(), p.ds = ds.mutable_data_ptr();
     p.dresidual = y ? dresidual.mutable_data_ptr() : nullptr;
-    call.each_image(kernels().products);
+    call.run(kernels().products(p));
     return {dg, ds, dresidual};
 }
 
@@ -119,7 +119,7 @@ Gradients run_backward(Call& call) {
     Gradients gradients(call);
     const Tensor workspace = call.new_workspace(p.N * p.partial_size());
     p.partial = call.behind_scratch(workspace);
-    call.each_image(kernels().backward, workspace);
+    call.run(kernels().backward(p), workspace);
     const int64_t rows_a_thread = 1 + 65536 / (p.C * std::max<int64_t>(p.N, 1));
     torch::stable::parallel_for(0, p.R + p.C, rows_a_thread,
                                 [&](int64_t first, int64_t last) { kernels().backward_parameters(p, first, last); });

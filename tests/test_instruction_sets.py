@@ -23,7 +23,7 @@ def test_numbers_under(limit):
         pytest.skip(f"this processor has no more than {widest}")
     if _ops.cpu_capability() in (limit, "generic"):
         pytest.skip(f"{_ops.cpu_capability()} is what this run uses anyway")
-    names = ("test_values.py", "test_gates.py", "test_semantics.py", "test_random_problems.py")
+    names = ("test_values.py", "test_gates.py", "test_semantics.py", "test_split.py", "test_random_problems.py")
     # Derivatives of derivatives are plain PyTorch.
     command = [sys.executable, "-m", "pytest", "-x", "-p", "no:cacheprovider", "-k", "not gradcheck"]
     command += [str(HERE / name) for name in names]

@@ -1,5 +1,5 @@
-// Backward over a range of images. It reads x twice (products with dy, sums through the mean map), dy twice (products,
-// dx) and writes dx once; all but the first read of each come from cache where an image fits.
+// Backward, step by step. It reads x twice (products with dy, sums through the mean map), dy twice (products, dx) and
+// writes dx once; all but the first read of each come from cache where an image fits.
 #pragma once
 
 #include "gates.h"
@@ -8,105 +8,188 @@
 
 namespace {
 
+using cbam::Steps;
+
 template <class F> const F* spatial_gate_of(const Problem& p, const Saved<F>& saved, int64_t image) {
     return p.s ? (const F*)p.s + image * p.HW() : saved.s;
 }
 
-// dg[c] = sum over pixels of s x dy and ds[h, w] = sum over channels of g x dy, of one image. Where the forward ended
-// in a ReLU, dy behind it goes to masked.
-template <class T, bool channels_last, class F = Acc<T>>
-void gate_products(const Problem& p, int64_t image, T* masked, F* dg, F* ds) {
-    const int64_t C = p.C, HW = p.HW(), at = image * C * HW;
-    const T *x = (const T*)p.x + at, *dy = (const T*)p.dy + at, *y = p.relu ? (const T*)p.y + at : nullptr;
-    const Saved<F> v(p, image);
-    const F* s = spatial_gate_of(p, v, image);
-    if (channels_last) products(x, dy, y, masked + at, HW, C, s, v.g, ds, dg);
-    else products(x, dy, y, masked + at, C, HW, v.g, s, dg, ds);
+// Where the forward ended in a ReLU, the first pass writes dy behind it here, for the last pass to read.
+template <class T> T* masked_dy(const Problem& p) { return (T*)(p.dresidual ? p.dresidual : p.dx); }
+
+// Of the tiles, the sums over pixels of s x dy and over channels of g x dy.
+template <class T, bool channels_last> void gate_products(const Problem& p, const Share& share) {
+    for (int64_t n = share.first; n < share.last; ++n) {
+        const int64_t at = n * p.C * p.HW();
+        const T *x = (const T*)p.x + at, *dy = (const T*)p.dy + at;
+        const Saved<Acc<T>> v(p, n);
+        const Scratch<Acc<T>> scratch(p, share.scratch_of(n));
+        const auto *s = spatial_gate_of(p, v, n), *u = channels_last ? s : v.g, *w = channels_last ? v.g : s;
+        each_tile_of(share, channels_last, scratch.direct, scratch.ds, [&](auto tile) {
+            if (p.relu) products<true>(x, dy, (const T*)p.y + at, masked_dy<T>(p) + at, u, w, tile);
+            else products<false, T>(x, dy, nullptr, nullptr, u, w, tile);
+        });
+    }
 }
 
-template <class T, bool channels_last> void products_of_images(const Problem& p, int64_t first, int64_t last, void*) {
-    using F = Acc<T>;
-    for (int64_t n = first; n < last; ++n)
-        gate_products<T, channels_last>(p, n, (T*)p.dresidual, (F*)p.dg + n * p.C, (F*)p.ds + n * p.HW());
+// dg[c] = sum over pixels of s x dy and ds[h, w] = sum over channels of g x dy, where they are the result.
+template <class F> void give_products(const Problem& p, const Share& share) {
+    for (int64_t n = share.first; n < share.last; ++n) {
+        const Scratch<F> scratch(p, share.scratch_of(n));
+        __builtin_memcpy((F*)p.dg + n * p.C, scratch.direct.total({0, p.C}), p.C * sizeof(F));
+        __builtin_memcpy((F*)p.ds + n * p.HW(), scratch.ds.total({0, p.HW()}), p.HW() * sizeof(F));
+    }
 }
 
-// Row n of a (N, size) matrix, or zeros where there is none.
-template <class F> void copy_or_zero(const F* matrix, int64_t n, int64_t size, F* to) {
-    if (matrix) __builtin_memcpy(to, matrix + n * size, size * sizeof(F));
-    else fill(to, size, F(0));
+template <class T, bool channels_last> Steps products_steps(const Problem& p) {
+    Steps steps;
+    steps.add(gate_products<T, channels_last>, 2 * p.C * p.HW());
+    steps.add(give_products<Acc<T>>, 0);
+    return steps;
 }
 
-template <class T, bool channels_last> void backward(const Problem& p, int64_t first, int64_t last, void* base) {
-    using F = Acc<T>;
+// What the convolution's backward starts from: the gradient of its result and the maps, framed, and the kernel turned
+// by half a circle, since the transposed convolution is one with that.
+template <class F> void logit_gradient(const Problem& p, const Share& share) {
+    const Range rows = part_of(share, p.H), pixels = rows.times(p.W);
+    for (int64_t n = share.first; n < share.last; ++n) {
+        const Saved<F> v(p, n);
+        const Scratch<F> scratch(p, share.scratch_of(n));
+        if (p.given) {
+            const F* given = p.ds ? (const F*)p.ds + n * p.HW() : nullptr;
+            for (int64_t k = pixels.first; k < pixels.last; ++k) scratch.t[k] = given ? given[k] : F(0);
+        } else {
+            const F* ds = scratch.ds.total(pixels);
+            for (int64_t k = pixels.first; k < pixels.last; ++k) scratch.t[k] = ds[k] * (v.s[k] * (1 - v.s[k]));
+        }
+        frame(scratch.map, scratch.t, rows, scratch.framed_dz);
+        frame(scratch.map, v.mean_c, rows, scratch.framed[0]);
+        frame(scratch.map, v.max_c, rows, scratch.framed[1]);
+        const int64_t kk = p.k * p.k;
+        for (int64_t i = 0; share.part == 0 && i < 2 * kk; ++i)
+            scratch.flipped[i] = ((const F*)p.ws)[i < kk ? kk - 1 - i : 3 * kk - 1 - i];
+    }
+}
+
+// Without a spatial gate.
+template <class F> void no_map_gradients(const Problem& p, const Share& share) {
+    for (int64_t n = share.first; n < share.last; ++n) {
+        const Scratch<F> scratch(p, share.scratch_of(n));
+        for (F* absent : {scratch.t, scratch.routed}) fill(absent, p.HW(), F(0));
+        fill(scratch.dm, p.C, F(0));
+    }
+}
+
+// dws, dbs and the gradients of the maps. Of even ties, a pixel's is divided among the channels that reach its maximum.
+template <class F> void maps_backward(const Problem& p, const Share& share) {
+    const Range rows = part_of(share, p.H), pixels = rows.times(p.W);
+    for (int64_t n = share.first; n < share.last; ++n) {
+        const Saved<F> v(p, n);
+        const Scratch<F> scratch(p, share.scratch_of(n));
+        spatial_logits_backward(p, share, rows, Partial<F>(p, n), scratch);
+        const F* count = p.even_ties ? scratch.count_c.total(pixels) : nullptr;
+        for (int64_t k = pixels.first; count && k < pixels.last; ++k)
+            scratch.share[k] = (scratch.routed[k] /= count[k]) * v.max_c[k];
+    }
+}
+
+// Of dg what comes through the mean map, in dm.
+template <class T, bool channels_last> void through_mean(const Problem& p, const Share& share) {
+    const Range part = channels_of<T, channels_last>(p, share);
+    for (int64_t n = share.first; n < share.last; ++n) {
+        const Scratch<Acc<T>> scratch(p, share.scratch_of(n));
+        const T* x = (const T*)p.x + n * p.C * p.HW();
+        auto* dm = scratch.dm + part.first;
+        if (channels_last) col_dots(x + part.first, p.HW(), part.size(), p.C, 1, &scratch.t, &dm);
+        else row_dots(x + part.first * p.HW(), part.size(), p.HW(), 1, &scratch.t, &dm);
+    }
+}
+
+// Of even ties, the numbers of maxima.
+template <class T, bool channels_last> void count_maxima(const Problem& p, const Share& share) {
+    for (int64_t n = share.first; n < share.last; ++n) {
+        const Scratch<Acc<T>> scratch(p, share.scratch_of(n));
+        const Maxima<T, channels_last> maxima(p, n);
+        each_tile_of(share, channels_last, scratch.count_hw, scratch.count_c, [&](auto tile) { maxima.count(tile); });
+    }
+}
+
+// Of even ties, of g dg what comes through the map of the maxima.
+template <class T, bool channels_last> void through_maxima(const Problem& p, const Share& share) {
+    for (int64_t n = share.first; n < share.last; ++n) {
+        const Scratch<Acc<T>> scratch(p, share.scratch_of(n));
+        const Maxima<T, channels_last> maxima(p, n);
+        each_tile_of(share, channels_last, scratch.from_pixels, scratch.count_c,
+                     [&](auto tile) { maxima.sum_shares(scratch.share, tile); });
+    }
+}
+
+// From the three parts of dg, the direct one and what comes through the two maps: the gradient before the sigmoid. dg
+// times g is what is needed, and saves reading the maxima from x, since max_c = g x there.
+template <class F> void gate_gradient(const Problem& p, const Share& share) {
+    const int64_t C = p.C;
+    for (int64_t n = share.first; n < share.last; ++n) {
+        const Saved<F> v(p, n);
+        const Scratch<F> scratch(p, share.scratch_of(n));
+        F *routed = scratch.routed, *da = scratch.da, *dm = scratch.dm;
+        double* dg = scratch.dg;
+        const F* direct = !p.given ? scratch.direct.total({0, C}) : p.dg ? (const F*)p.dg + n * C : nullptr;
+        for (int64_t c = 0; c < C; ++c) dg[c] = (double(direct ? direct[c] : 0) + dm[c]) * v.g[c];
+        if (p.ws && p.even_ties) {
+            const F* from_pixels = scratch.from_pixels.total({0, C});
+            for (int64_t c = 0; c < C; ++c) dg[c] += from_pixels[c];
+        } else if (p.ws) {
+            for (int64_t k = 0; k < p.HW(); ++k) {
+                dg[v.argmax_c[k]] += double(routed[k]) * v.max_c[k];
+                routed[k] *= v.g[v.argmax_c[k]];
+            }
+        }
+        F* dlogit = Partial<F>(p, n).dlogit;
+        for (int64_t c = 0; p.w1 && c < C; ++c) dlogit[c] = F(dg[c]) * (1 - v.g[c]);
+        if (!p.w1)
+            for (F* absent : {da, dm}) fill(absent, C, F(0));
+    }
+}
+
+template <class T, bool channels_last> void x_gradient(const Problem& p, const Share& share) {
     const int64_t C = p.C, HW = p.HW();
-    const Scratch<F> scratch(p, base);
-    // Where the forward ended in a ReLU, the first pass writes dy behind it for the last pass to read.
-    T* masked = (T*)(p.dresidual ? p.dresidual : p.dx);
-    each_part(last - first, group_size(p, sizeof(T), sizeof(F)), [&](int64_t i, int64_t end) {
-        const int count = int(end - i);
-        Saved<F> saved[kMaxGroup];
-        Partial<F> partial[kMaxGroup];
-        auto maxima = [&](int j) {
-            const Saved<F>& v = saved[j];
-            const T* x = (const T*)p.x + (first + i + j) * C * HW;
-            const int64_t rows = channels_last ? HW : C, cols = channels_last ? C : HW;
-            return Maxima<T, channels_last>{x, rows, cols, v.g, v.max_hw, v.max_c};
-        };
-        for (int j = 0; j < count; ++j) {
-            const int64_t n = first + i + j;
-            const Saved<F>& v = saved[j] = Saved<F>(p, n);
-            partial[j] = Partial<F>(p, n);
-            const T* x = (const T*)p.x + n * C * HW;
-            F *t = scratch.t[j], *routed = scratch.routed[j], *direct = scratch.da[j], *through_mean = scratch.dm[j];
-            // dg has three parts: the direct one, and what comes through the two maps.
-            if (p.given) {
-                copy_or_zero((const F*)p.dg, n, C, direct);
-                copy_or_zero((const F*)p.ds, n, HW, t);
-            } else {
-                gate_products<T, channels_last>(p, n, masked, direct, t);
-                for (int64_t k = 0; k < HW; ++k) t[k] *= v.s[k] * (1 - v.s[k]);
-            }
-            if (p.ws) {
-                spatial_logits_backward(p, v, partial[j], scratch, t, routed);
-                if (channels_last) col_dots(x, HW, C, 1, &t, &through_mean);
-                else row_dots(x, C, HW, 1, &t, &through_mean);
-            } else {
-                for (F* absent : {t, routed}) fill(absent, HW, F(0));
-                fill(through_mean, C, F(0));
-            }
-            // dg times g is what is needed, and saves reading the maxima from x, since max_c = g x there.
-            double* dg = scratch.dg[j];
-            for (int64_t c = 0; c < C; ++c) dg[c] = (double(direct[c]) + through_mean[c]) * v.g[c];
-            if (p.even_ties) {
-                F *count_hw = scratch.count_hw[j], *count_c = scratch.count_c, *share = scratch.share;
-                maxima(j).count(count_hw, count_c);
-                for (int64_t k = 0; p.ws && k < HW; ++k) share[k] = (routed[k] /= count_c[k]) * v.max_c[k];
-                if (p.ws) maxima(j).add_shares(share, dg);
-            } else if (p.ws) {
-                for (int64_t k = 0; k < HW; ++k) {
-                    dg[v.argmax_c[k]] += double(routed[k]) * v.max_c[k];
-                    routed[k] *= v.g[v.argmax_c[k]];
-                }
-            }
-            if (!p.w1)
-                for (F* absent : {scratch.da[j], scratch.dm[j]}) fill(absent, C, F(0));
-        }
-        if (p.w1) channel_gate_backward(p, count, saved, partial, scratch);
-        for (int j = 0; j < count; ++j) {
-            const int64_t n = first + i + j, at = n * C * HW;
-            const Saved<F>& v = saved[j];
-            const T* z = p.dy ? (p.relu ? masked : (const T*)p.dy) + at : nullptr;
-            T* dx = (T*)p.dx + at;
-            const F *s = spatial_gate_of(p, v, n), *t = scratch.t[j], *routed = scratch.routed[j];
-            F *da = scratch.da[j], *dm = scratch.dm[j];
-            if (p.even_ties) {
-                for (int64_t c = 0; p.w1 && c < C; ++c) dm[c] /= scratch.count_hw[j][c];
-                maxima(j).input_gradient(z, s, t, routed, da, dm, dx);
-            } else if (channels_last)
-                input_gradient<T, true>(z, HW, C, s, t, v.g, da, v.argmax_hw, dm, v.argmax_c, routed, dx);
-            else input_gradient<T, false>(z, C, HW, s, t, v.g, da, v.argmax_c, routed, v.argmax_hw, dm, dx);
-        }
-    });
+    const Range part = part_of(share, channels_last ? HW : C, kGroup);
+    for (int64_t n = share.first; n < share.last; ++n) {
+        const int64_t at = n * C * HW;
+        const Saved<Acc<T>> v(p, n);
+        const Scratch<Acc<T>> scratch(p, share.scratch_of(n));
+        const T* z = p.dy ? (p.relu ? masked_dy<T>(p) : (const T*)p.dy) + at : nullptr;
+        T* dx = (T*)p.dx + at;
+        const auto *s = spatial_gate_of(p, v, n), *t = scratch.t, *routed = scratch.routed;
+        const auto *da = scratch.da, *dm = scratch.dm;
+        if (p.even_ties) Maxima<T, channels_last>(p, n).input_gradient(z, part, s, t, routed, da, dm, dx);
+        else if (channels_last)
+            input_gradient<T, true>(z, part, C, s, t, v.g, da, v.argmax_hw, dm, v.argmax_c, routed, dx);
+        else input_gradient<T, false>(z, part, HW, s, t, v.g, da, v.argmax_c, routed, v.argmax_hw, dm, dx);
+    }
+}
+
+template <class T, bool channels_last> Steps backward_steps(const Problem& p) {
+    using F = Acc<T>;
+    const int64_t image = p.C * p.HW(), weights = p.R * p.C;
+    Steps steps;
+    if (!p.given) steps.add(gate_products<T, channels_last>, 2 * image);
+    if (p.even_ties) steps.add(count_maxima<T, channels_last>, image);
+    if (p.ws) {
+        steps.add(logit_gradient<F>, 4 * p.HW());
+        steps.add(maps_backward<F>, 2 * convolution_work(p));
+        steps.add(through_mean<T, channels_last>, image);
+        if (p.even_ties) steps.add(through_maxima<T, channels_last>, image);
+    } else {
+        steps.add(no_map_gradients<F>, 0);
+    }
+    steps.add(gate_gradient<F>, 0);
+    if (p.w1) {
+        steps.add(hidden_layer_backward<F>, weights);
+        steps.add(pools_backward<F>, weights);
+    }
+    steps.add(x_gradient<T, channels_last>, 2 * image);
+    return steps;
 }
 
 // Sums over the images, in their order, of what backward left in p.partial.

@@ -1,11 +1,11 @@
 // Where the vectors of one image lie: what the forward leaves for the backward, each image's part of the parameter
-// gradients, and a thread's scratch.
+// gradients, and its scratch.
 #pragma once
 
 #include <initializer_list>
 
 #include "conv.h"
-#include "kernels.h"
+#include "tiles.h"
 
 namespace {
 
@@ -78,25 +78,29 @@ struct Arena {
 template <class F> struct Scratch {
     MapShape<F> map;
     F *framed[2], *framed_dz, *flipped;
-    // Backward, one of each per image of a group.
-    F *t[kMaxGroup], *routed[kMaxGroup], *da[kMaxGroup], *dm[kMaxGroup];
-    F *dhidden[kMaxGroup], *hidden[kMaxGroup];
-    double* dg[kMaxGroup];                     // gradient of the gate, times the gate
-    F *count_hw[kMaxGroup], *count_c, *share;  // for even ties
+    F *hidden, *dhidden;                     // (R)
+    F *t, *routed, *share;                   // (HW)
+    F *da, *dm;                              // (C)
+    double* dg;                              // (C) gradient of the gate, times the gate
+    Sums<F> direct, ds;                      // the products by channels and by pixels
+    Sums<F> count_hw, count_c, from_pixels;  // for even ties
     int64_t bytes;
 
     Scratch(const Problem& p, void* base) : map(p.H, p.W, p.k) {
+        const int64_t C = p.C, HW = p.HW(), rows = p.channels_last ? HW : C, cols = p.channels_last ? C : HW;
+        const int64_t across = (cols + kTileCols - 1) / kTileCols, below = (rows + kTileRows - 1) / kTileRows;
         Arena arena{(char*)base};
         for (F** b : {&framed[0], &framed[1], &framed_dz}) *b = arena.take<F>(map.size());
         flipped = arena.take<F>(2 * p.k * p.k);
-        for (F** b : {&count_c, &share}) *b = arena.take<F>(p.HW());
-        for (int i = 0; i < kMaxGroup; ++i) {
-            t[i] = arena.take<F>(p.HW());
-            routed[i] = arena.take<F>(p.HW());
-            for (F** b : {&da[i], &dm[i], &count_hw[i]}) *b = arena.take<F>(p.C);
-            for (F** b : {&dhidden[i], &hidden[i]}) *b = arena.take<F>(p.R);
-            dg[i] = arena.take<double>(p.C);
-        }
+        for (F** b : {&hidden, &dhidden}) *b = arena.take<F>(p.R);
+        for (F** b : {&t, &routed, &share}) *b = arena.take<F>(HW);
+        for (F** b : {&da, &dm}) *b = arena.take<F>(C);
+        dg = arena.take<double>(C);
+        auto sums = [&](int64_t n, int64_t size) { return Sums<F>{arena.take<F>((n + 1) * size), n, size}; };
+        auto of_channels = [&] { return sums(p.channels_last ? below : across, C); };
+        auto of_pixels = [&] { return sums(p.channels_last ? across : below, HW); };
+        direct = of_channels(), ds = of_pixels();
+        if (p.even_ties) count_hw = of_channels(), count_c = of_pixels(), from_pixels = of_channels();
         bytes = arena.used;
     }
 };

@@ -6,6 +6,7 @@
 #pragma once
 
 #include "matrix.h"
+#include "parts.h"
 
 namespace {
 
@@ -13,26 +14,42 @@ template <class F> struct MapShape {
     static constexpr int kRows = 4;
     int64_t H, W, k, p;
     int64_t width;   // of a framed row
-    int64_t height;  // of a framed map, with rows enough for whole groups of kRows outputs
+    int64_t height;  // of a framed map, with rows enough for kRows outputs from any row on
 
     MapShape(int64_t H, int64_t W, int64_t k) : H(H), W(W), k(k), p(k / 2) {
         width = round_up(W, kLanes<F>) + k - 1;
-        height = round_up(H, kRows) + k - 1;
+        height = H + kRows - 1 + k - 1;
     }
     int64_t size() const { return width * height; }
     static int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
 };
 
-template <class F> void frame(const MapShape<F>& m, const F* map, F* framed) {
-    __builtin_memset(framed, 0, m.size() * sizeof(F));
-    for (int64_t h = 0; h < m.H; ++h)
+// Puts these rows of a map into the frame, with the zeros beside them; the first and the last also those beyond.
+template <class F> void frame(const MapShape<F>& m, const F* map, Range rows, F* framed) {
+    const int64_t top = rows.first ? rows.first + m.p : 0, bottom = rows.last < m.H ? rows.last + m.p : m.height;
+    __builtin_memset(framed + top * m.width, 0, (bottom - top) * m.width * sizeof(F));
+    for (int64_t h = rows.first; h < rows.last; ++h)
         __builtin_memcpy(framed + (h + m.p) * m.width + m.p, map + h * m.W, m.W * sizeof(F));
 }
 
-// With c_i[h][w] = sum over offsets (a, b) of weight[i][a][b] in_i[h + a][w + b]: gives out_0 = c_0 + c_1 + bias, or,
-// split, out_0 = c_0 and out_1 = c_1 of one and the same input. K is k where it is known at compile time, else 0.
+template <class F> double framed_sum(const MapShape<F>& m, const F* framed) {
+    double total = 0;
+    for (int64_t h = 0; h < m.H; ++h)
+        each_part(m.W, kChunk, [&](int64_t w, int64_t end) {
+            Vec<F> sum = {};
+            each_vector<F>(end - w, [&](int64_t i, auto lanes) {
+                sum += load(framed + (h + m.p) * m.width + m.p + w + i, lanes);
+            });
+            total += sum_lanes<F>(sum);
+        });
+    return total;
+}
+
+// With c_i[h][w] = sum over offsets (a, b) of weight[i][a][b] in_i[h + a][w + b], for some rows h: gives
+// out_0 = c_0 + c_1 + bias, or, split, out_0 = c_0 and out_1 = c_1 of one and the same input. K is k where it is known
+// at compile time, else 0.
 template <class F, bool split, int K>
-void convolve_k(const MapShape<F>& m, const F* const* framed, const F* weight, F bias, F* const* out) {
+void convolve_k(const MapShape<F>& m, Range rows, const F* const* framed, const F* weight, F bias, F* const* out) {
     constexpr int R = MapShape<F>::kRows;
     const int64_t k = K ? K : m.k;
     auto columns = [&]<int n>(int64_t h, int64_t w, Count<n>, auto last) {
@@ -59,14 +76,14 @@ void convolve_k(const MapShape<F>& m, const F* const* framed, const F* weight, F
         }
 #pragma GCC unroll 4
         for (int r = 0; r < R; ++r)
-            if (h + r < m.H)
+            if (h + r < rows.last)
                 each_in_tile<n>(last, [&](int j, auto lanes) {
                     const int64_t at = (h + r) * m.W + w + j * kLanes<F>;
                     store(out[0] + at, split ? sum[0][r][j] : sum[0][r][j] + sum[1][r][j] + bias, lanes);
                     if (split) store(out[1] + at, sum[1][r][j], lanes);
                 });
     };
-    for (int64_t h = 0; h < m.H; h += R) {
+    for (int64_t h = rows.first; h < rows.last; h += R) {
         int64_t w = 0;
         for (; w + 2 * kLanes<F> <= m.W; w += 2 * kLanes<F>) columns(h, w, Count<2>{}, Whole{});
         each_vector<F>(m.W - w, [&](int64_t i, auto lanes) { columns(h, w + i, Count<1>{}, lanes); });
@@ -74,15 +91,20 @@ void convolve_k(const MapShape<F>& m, const F* const* framed, const F* weight, F
 }
 
 template <class F, bool split>
-void convolve(const MapShape<F>& m, const F* const* framed, const F* weight, F bias, F* const* out) {
-    m.k == 7 ? convolve_k<F, split, 7>(m, framed, weight, bias, out)
-             : convolve_k<F, split, 0>(m, framed, weight, bias, out);
+void convolve(const MapShape<F>& m, Range rows, const F* const* framed, const F* weight, F bias, F* const* out) {
+    m.k == 7 ? convolve_k<F, split, 7>(m, rows, framed, weight, bias, out)
+             : convolve_k<F, split, 0>(m, rows, framed, weight, bias, out);
 }
 
-// dweight[a][b] = sum over outputs of dz[h][w] framed[h + a][w + b]; framed_dz is dz in a frame of its own.
-template <class F> void weight_gradient(const MapShape<F>& m, const F* framed_dz, const F* framed, F* dweight) {
-    const F* dz = framed_dz + m.p * m.width + m.p;  // beyond its rows lie the zeros of the frame
-    auto offsets = [&]<int A, int B>(int64_t a, int64_t b, Count<A>, Count<B>) {  // A x B neighbours share their loads
+// The rows of a kernel whose gradients are computed together.
+constexpr int kKernelRows = 2;
+
+// dweight[a][b] = sum over outputs of dz[h][w] framed[h + a][w + b], for kKernelRows rows from a on, or what is left;
+// framed_dz is dz in a frame of its own.
+template <class F>
+void weight_gradient(const MapShape<F>& m, int64_t a, const F* framed_dz, const F* framed, F* dweight) {
+    const F* dz = framed_dz + m.p * m.width + m.p;                     // beyond its rows lie the zeros of the frame
+    auto offsets = [&]<int A, int B>(int64_t b, Count<A>, Count<B>) {  // A x B neighbours share their loads
         double total[A][B] = {};
         each_part(m.H, kBlock, [&](int64_t first, int64_t last) {
             Vec<F> sum[A][B] = {};
@@ -106,15 +128,14 @@ template <class F> void weight_gradient(const MapShape<F>& m, const F* framed_dz
         for (int i = 0; i < A; ++i)
             for (int j = 0; j < B; ++j) dweight[(a + i) * m.k + b + j] = F(total[i][j]);
     };
-    auto row = [&]<int A>(int64_t a, Count<A> rows) {
+    auto each_offset = [&](auto rows) {
         int64_t b = 0;
-        for (; b + 7 <= m.k; b += 7) offsets(a, b, rows, Count<7>{});
-        for (; b + 3 <= m.k; b += 3) offsets(a, b, rows, Count<3>{});
-        for (; b < m.k; ++b) offsets(a, b, rows, Count<1>{});
+        for (; b + 7 <= m.k; b += 7) offsets(b, rows, Count<7>{});
+        for (; b + 3 <= m.k; b += 3) offsets(b, rows, Count<3>{});
+        for (; b < m.k; ++b) offsets(b, rows, Count<1>{});
     };
-    int64_t a = 0;
-    for (; a + 2 <= m.k; a += 2) row(a, Count<2>{});
-    if (a < m.k) row(a, Count<1>{});
+    if (a + kKernelRows <= m.k) each_offset(Count<kKernelRows>{});
+    else each_offset(Count<1>{});
 }
 
 }  // namespace

@@ -23,16 +23,18 @@ template <class Run> auto with_type(const Problem& p, Run run) {
 }
 
 // A function of Kernels from one that is a template of the element type and the layout.
-#define CBAM_OVER_IMAGES(function)                                         \
-    [](const Problem& p, int64_t first, int64_t last, void* scratch) {     \
-        with_type(p, [&]<class T>(T) {                                     \
-            p.channels_last ? function<T, true>(p, first, last, scratch)   \
-                            : function<T, false>(p, first, last, scratch); \
-        });                                                                \
+#define CBAM_STEPS_OF(function)                                                                                       \
+    [](const Problem& p) {                                                                                            \
+        return with_type(p,                                                                                           \
+                         [&]<class T>(T) { return p.channels_last ? function<T, true>(p) : function<T, false>(p); }); \
     }
 
 int64_t scratch_size(const Problem& p) {
     return with_type(p, [&]<class T>(T) { return Scratch<Acc<T>>(p, nullptr).bytes; });
+}
+
+int64_t group_size(const Problem& p) {
+    return with_type(p, [&]<class T>(T) { return group_size(p, sizeof(T), sizeof(Acc<T>)); });
 }
 
 void parameters(const Problem& p, int64_t first, int64_t last) {
@@ -44,10 +46,11 @@ void parameters(const Problem& p, int64_t first, int64_t last) {
 const cbam::Kernels& cbam::CBAM_JOIN(kernels_, CBAM_ISA)() {
     static const Kernels kernels = {CBAM_STRING(CBAM_ISA),
                                     scratch_size,
-                                    CBAM_OVER_IMAGES(forward),
-                                    CBAM_OVER_IMAGES(apply),
-                                    CBAM_OVER_IMAGES(products_of_images),
-                                    CBAM_OVER_IMAGES(backward),
+                                    group_size,
+                                    CBAM_STEPS_OF(forward_steps),
+                                    CBAM_STEPS_OF(apply_steps),
+                                    CBAM_STEPS_OF(products_steps),
+                                    CBAM_STEPS_OF(backward_steps),
                                     parameters};
     return kernels;
 }

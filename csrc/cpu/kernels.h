@@ -39,15 +39,41 @@ struct Problem {
     int64_t partial_size() const { return C + 3 * R + 2 * k * k + 1; }
 };
 
-// The work comes in independent pieces, so that its result does not depend on who does which.
+// Who does what of a step: the images [first, last), or one of the equal parts of a single image. Each image has a
+// scratch of its own, which lasts from step to step.
+struct Share {
+    int64_t first, last, part, parts;
+    char* scratch;  // of the first image, 64-byte aligned
+    int64_t scratch_size;
+
+    void* scratch_of(int64_t image) const { return scratch + (image - first) * scratch_size; }
+};
+
+struct Step {
+    void (*run)(const Problem&, const Share&);
+    int64_t work;  // on one image: how many elements of x are read in the time that it takes, roughly; 0: one part only
+};
+
+// An operator takes an image through these, one after the other. The parts of a step are independent of each other, and
+// the result does not depend on how many there are: what is added up in which order is a matter of the shape alone.
+struct Steps {
+    Step step[10];
+    int count = 0;
+
+    void add(void (*run)(const Problem&, const Share&), int64_t work) { step[count++] = {run, work}; }
+    const Step* begin() const { return step; }
+    const Step* end() const { return step + count; }
+};
+
 struct Kernels {
-    using OverImages = void (*)(const Problem&, int64_t first_image, int64_t last_image, void* scratch);
+    using StepsOf = Steps (*)(const Problem&);
     const char* name;
-    int64_t (*scratch_size)(const Problem&);  // bytes that the functions below need at scratch, 64-byte aligned
-    OverImages forward;                       // y null: attend only, and leave the convolution's result for s
-    OverImages apply;                         // y from the gates
-    OverImages products;                      // the first pass of backward: dg, ds, dresidual
-    OverImages backward;                      // if given, only what follows products
+    int64_t (*scratch_size)(const Problem&);  // bytes, for one image
+    int64_t (*group_size)(const Problem&);    // images that a thread had best take through each step together
+    StepsOf forward;                          // y null: attend only, and leave the convolution's result for s
+    StepsOf apply;                            // y from the gates
+    StepsOf products;                         // the first pass of backward: dg, ds, dresidual
+    StepsOf backward;                         // if given, only what follows products
     // After backward of every image: rows of dw1 and db1 (row < R), then of dw2 and db2 (row - R < C), then dws, dbs.
     void (*backward_parameters)(const Problem&, int64_t first_row, int64_t last_row);
 };

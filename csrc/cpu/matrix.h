@@ -1,7 +1,8 @@
 // The passes over an image, seen as a row-major matrix: rows are channels and columns pixels in NCHW, the
 // other way round in NHWC. CBAM's channel side and spatial side then are the same few operations, once along
 // rows and once along columns, and one text serves both layouts natively. Each function reads or writes every
-// element of its large arguments once. T is the element type of the image, F that of sums and vectors.
+// element of its large arguments once. T is the element type of the image, F that of sums and vectors. Some of the
+// columns alone are a matrix too: its rows lie pitch elements apart.
 //
 // Accuracy: a lane adds up at most kBlock rows, or kChunk / lanes columns, in F; these parts are summed in double.
 #pragma once
@@ -13,7 +14,7 @@ namespace {
 constexpr int64_t kBlock = 64;    // rows between two additions to the double totals
 constexpr int64_t kChunk = 4096;  // columns of a row handled at a time, so that the column vectors stay in L1
 constexpr int kGroup = 4;         // rows worked on together, so that they share the reads of the column vectors
-constexpr int64_t kAhead = 1024;  // bytes; see ahead()
+constexpr int64_t kAhead = 2048;  // bytes; see ahead()
 constexpr int kTile = 4;          // vectors of columns held in registers down the rows
 
 inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -83,20 +84,16 @@ template <class F, int n> struct Totals {
     }
 };
 
-// y = x u v (+ residual) (then ReLU); u is one factor a row, v one a column.
-template <class T, class F = Acc<T>>
-void scale(const T* x, int64_t rows, int64_t cols, const F* u, const F* v, const T* residual, bool relu, T* y) {
+// y = x u v (+ residual) (then ReLU); u is one factor a row, v one a column. What is asked for is known at compile
+// time, so that a product and a sum become one instruction, with one rounding, in all vectors of a row or in none.
+template <bool residual, bool relu, class T, class F = Acc<T>>
+void scale(const T* x, int64_t rows, int64_t cols, int64_t pitch, const F* u, const F* v, const T* add, T* y) {
     for (int64_t r = 0; r < rows; ++r) {
-        const int64_t row = r * cols;
-        auto product = [&](int64_t c, auto lanes) { return load(x + row + c, lanes) * u[r] * load(v + c, lanes); };
-        if (!residual && !relu) {
-            each_vector<F>(cols, [&](int64_t c, auto lanes) { store(y + row + c, product(c, lanes), lanes); });
-            continue;
-        }
+        const int64_t row = r * pitch;
         each_vector<F>(cols, [&](int64_t c, auto lanes) {
-            Vec<F> result = product(c, lanes);
-            if (residual) result += load(residual + row + c, lanes);
-            if (relu) result = result < 0 ? Vec<F>{} : result;
+            Vec<F> result = load(x + row + c, lanes) * u[r] * load(v + c, lanes);
+            if constexpr (residual) result += load(add + row + c, lanes);
+            if constexpr (relu) result = result < 0 ? Vec<F>{} : result;
             store(y + row + c, result, lanes);
         });
     }
@@ -150,7 +147,7 @@ void row_dots(const T* x, int64_t rows, int64_t cols, int count, const F* const*
 
 // out[k][c] = sum over rows of x u[k], for every given vector. Two vectors share a read of x.
 template <class T, class F = Acc<T>>
-void col_dots(const T* x, int64_t rows, int64_t cols, int count, const F* const* u, F* const* out) {
+void col_dots(const T* x, int64_t rows, int64_t cols, int64_t pitch, int count, const F* const* u, F* const* out) {
     using V = Vec<F>;
     each_tile<F>(cols, [&]<int width>(int64_t c, Count<width>, auto last) {
         auto dots = [&]<int n>(int k, Count<n>) {
@@ -158,7 +155,7 @@ void col_dots(const T* x, int64_t rows, int64_t cols, int count, const F* const*
             each_part(rows, kBlock, [&](int64_t r, int64_t end) {
                 V sum[n * width] = {};
                 for (; r < end; ++r) {
-                    const T* row = x + r * cols + c;
+                    const T* row = x + r * pitch + c;
                     each_in_tile<width>(last, [&](int j, auto lanes) {
                         const V element = load(row + j * kLanes<F>, lanes);
                         for (int l = 0; l < n; ++l) sum[l * width + j] += element * u[k + l][r];

@@ -1,62 +1,54 @@
 // The two passes of the backward that read dy, in the terms of matrix.h.
 #pragma once
 
-#include "matrix.h"
+#include "tiles.h"
 
 namespace {
 
-// With z = dy where the forward's ReLU let y through (y null: everywhere), reads x and dy once and gives
-//   row_out[r] = sum over columns of x z v,  col_out[c] = sum over rows of x z u,
-// u being one factor a row and v one a column. Where y is given, z is written to masked.
-template <class T, class F = Acc<T>> void products(const T* x, const T* dy, const T* y, T* masked, int64_t rows,
-                                                   int64_t cols, const F* u, const F* v, F* row_out, F* col_out) {
+// With z = dy, or if relu where that let y through, reads x and dy once and gives a tile's
+//   along[r] = sum over columns of x z v,  down[c] = sum over rows of x z u,
+// u being one factor a row and v one a column. If relu, z is written to masked.
+template <bool relu, class T, class F = Acc<T>>
+void products(const T* x, const T* dy, const T* y, T* masked, const F* u, const F* v, const Tile<F>& tile) {
     using V = Vec<F>;
-    for (int64_t r = 0; r < rows; ++r) row_out[r] = 0;
-    each_part(cols, kChunk, [&](int64_t c0, int64_t c1) {
-        const int64_t width = c1 - c0;
-        double total[kChunk];
-        F sum[kChunk];
-        for (int64_t c = 0; c < width; ++c) total[c] = 0;
-        each_part(rows, kBlock, [&](int64_t r0, int64_t r1) {
-            for (int64_t c = 0; c < width; ++c) sum[c] = 0;
-            each_group(r0, r1, [&]<int n>(int64_t r, Count<n>) {
-                V along[n] = {};
-                each_vector<F>(width, [&](int64_t c, auto lanes) {
-                    const V factor = load(v + c0 + c, lanes);
-                    const int64_t later = ahead<T>(c, width, cols);
-                    V down = load(sum + c, lanes);
+    const int64_t width = tile.c1 - tile.c0, cols = tile.cols;
+    F sum[kTileCols];
+    for (int64_t c = 0; c < width; ++c) sum[c] = 0;
+    each_group(tile.r0, tile.r1, [&]<int n>(int64_t r, Count<n>) {
+        V along[n] = {};
+        each_vector<F>(width, [&](int64_t c, auto lanes) {
+            const V factor = load(v + tile.c0 + c, lanes);
+            const int64_t later = ahead<T>(c, width, cols);
+            V down = load(sum + c, lanes);
 #pragma GCC unroll 4
-                    for (int j = 0; j < n; ++j) {
-                        const int64_t at = (r + j) * cols + c0 + c;
-                        __builtin_prefetch(x + at + later);
-                        __builtin_prefetch(dy + at + later);
-                        V z = load(dy + at, lanes);
-                        if (y) {
-                            z = load(y + at, lanes) <= 0 ? V{} : z;
-                            store(masked + at, z, lanes);
-                        }
-                        const V xz = load(x + at, lanes) * z;
-                        down += xz * u[r + j];
-                        along[j] += xz * factor;
-                    }
-                    store(sum + c, down, lanes);
-                });
-                for (int j = 0; j < n; ++j) row_out[r + j] += sum_lanes<F>(along[j]);
-            });
-            for (int64_t c = 0; c < width; ++c) total[c] += sum[c];
+            for (int j = 0; j < n; ++j) {
+                const int64_t at = (r + j) * cols + tile.c0 + c;
+                __builtin_prefetch(x + at + later);
+                __builtin_prefetch(dy + at + later);
+                V z = load(dy + at, lanes);
+                if constexpr (relu) {
+                    z = load(y + at, lanes) <= 0 ? V{} : z;
+                    store(masked + at, z, lanes);
+                }
+                const V xz = load(x + at, lanes) * z;
+                down += xz * u[r + j];
+                along[j] += xz * factor;
+            }
+            store(sum + c, down, lanes);
         });
-        for (int64_t c = 0; c < width; ++c) col_out[c0 + c] = F(total[c]);
+        for (int j = 0; j < n; ++j) tile.along[r + j] = sum_lanes<F>(along[j]);
     });
+    for (int64_t c = 0; c < width; ++c) tile.down[tile.c0 + c] = sum[c];
 }
 
-// dx = (z s + t) g + b (z null: zeros), plus col_add[c] at row col_index[c] of each column and row_add[r] at column
-// row_index[r] of each row: the gradients that the maxima route to one element. s and t belong to pixels, g and b to
-// channels; channels are the columns if channels_last, else the rows. dx may be z.
+// Of some rows, dx = (z s + t) g + b (z null: zeros), plus col_add[c] at row col_index[c] of each column and row_add[r]
+// at column row_index[r] of each row: the gradients that the maxima route to one element. s and t belong to pixels, g
+// and b to channels; channels are the columns if channels_last, else the rows. dx may be z.
 template <class T, bool channels_last, class F = Acc<T>>
-void input_gradient(const T* z, int64_t rows, int64_t cols, const F* s, const F* t, const F* g, const F* b,
+void input_gradient(const T* z, Range rows, int64_t cols, const F* s, const F* t, const F* g, const F* b,
                     const int32_t* col_index, const F* col_add, const int32_t* row_index, const F* row_add, T* dx) {
     using V = Vec<F>;
-    each_group(0, rows, [&]<int n>(int64_t first, Count<n>) {
+    each_group(rows.first, rows.last, [&]<int n>(int64_t first, Count<n>) {
         // give(j, gradient) for the n rows at column c.
         auto gradients = [&](int64_t c, auto lanes, auto give) {
             const IndexVec<F> index = load_index(col_index + c, lanes, F{});

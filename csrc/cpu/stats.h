@@ -95,10 +95,10 @@ template <class F, class Lanes, class Value> void write_stats(Vec<F> m, Vec<F> t
 
 // The same of each column of w x; w is one weight a row, null for ones.
 template <class T, bool weighted, class F = Acc<T>>
-void col_stats(const T* x, int64_t rows, int64_t cols, const Acc<T>* w, F* mean, F* max, int32_t* arg) {
+void col_stats(const T* x, int64_t rows, int64_t cols, int64_t pitch, const Acc<T>* w, F* mean, F* max, int32_t* arg) {
     each_tile<F>(cols, [&]<int n>(int64_t c, Count<n>, auto last) {
-        auto value = [&](int64_t r, int64_t i, auto lanes) {
-            Vec<F> v = load(x + r * cols + i, lanes);
+        auto value = [&](const T* row, int64_t r, int64_t i, auto lanes) {
+            Vec<F> v = load(row + i, lanes);
             if constexpr (weighted) v *= w[r];
             return v;
         };
@@ -108,15 +108,15 @@ void col_stats(const T* x, int64_t rows, int64_t cols, const Acc<T>* w, F* mean,
         for (int j = 0; j < n; ++j) top[j] = broadcast<Vec<F>>(-F(__builtin_inf()));
         each_part(rows, kBlock, [&](int64_t r, int64_t end) {
             Vec<F> sum[n] = {};
-            for (; r < end; ++r)
+            for (const T* row = x + r * pitch + c; r < end; ++r, row += pitch)
                 each_in_tile<n>(last, [&](int j, auto lanes) {
-                    add_row(value(r, c + j * kLanes<F>, lanes), r, sum[j], top[j], where[j]);
+                    add_row(value(row, r, j * kLanes<F>, lanes), r, sum[j], top[j], where[j]);
                 });
             total.add(sum);
         });
         each_in_tile<n>(last, [&](int j, auto lanes) {
             const int64_t at = c + j * kLanes<F>;
-            auto one = [&](int64_t r, int i) { return value(r, at + i, First{1})[0]; };
+            auto one = [&](int64_t r, int i) { return value(x + r * pitch, r, at + i, First{1})[0]; };
             write_stats<F>(total.times(j, 1.0 / double(rows)), top[j], where[j], lanes, rows, one, mean + at, max + at,
                            arg + at);
         });

@@ -3,7 +3,7 @@
 // from cache where an image fits. Where none equals the maximum, which is NaN then, the shares become 0 / 0.
 #pragma once
 
-#include "matrix.h"
+#include "buffers.h"
 
 namespace {
 
@@ -13,48 +13,50 @@ template <class T, bool channels_last> struct Maxima {
     using F = Acc<T>;
     using V = Vec<F>;
     const T* x;
-    int64_t rows, cols;
+    int64_t cols;
     const F *g, *max_hw, *max_c;
 
-    // How many elements reach the maximum of each channel, and of each pixel.
-    void count(F* of_channels, F* of_pixels) const {
-        F *of_rows = channels_last ? of_pixels : of_channels, *of_cols = channels_last ? of_channels : of_pixels;
-        fill(of_cols, cols, F(0));
-        for (int64_t r = 0; r < rows; ++r) {
+    Maxima(const Problem& p, int64_t image) : x((const T*)p.x + image * p.C * p.HW()) {
+        const Saved<F> v(p, image);
+        cols = channels_last ? p.C : p.HW();
+        g = v.g, max_hw = v.max_hw, max_c = v.max_c;
+    }
+
+    // How many elements of a tile reach the maximum of each channel, and of each pixel.
+    void count(const Tile<F>& tile) const {
+        fill(tile.down + tile.c0, tile.c1 - tile.c0, F(0));
+        for (int64_t r = tile.r0; r < tile.r1; ++r) {
             V along = {};
-            each_vector<F>(cols, [&](int64_t c, auto lanes) {
+            each_vector<F>(tile.c1 - tile.c0, [&](int64_t i, auto lanes) {
+                const int64_t c = tile.c0 + i;
                 const V channel = is_channel_max(r, c, lanes), pixel = is_pixel_max(r, c, lanes);
                 along += channels_last ? pixel : channel;
-                store(of_cols + c, load(of_cols + c, lanes) + (channels_last ? channel : pixel), lanes);
+                store(tile.down + c, load(tile.down + c, lanes) + (channels_last ? channel : pixel), lanes);
             });
-            of_rows[r] = sum_lanes<F>(along);
+            tile.along[r] = sum_lanes<F>(along);
         }
     }
 
-    // sum[channel] += share of every pixel whose maximum it reaches.
-    void add_shares(const F* share, double* sum) const {
-        each_part(cols, kChunk, [&](int64_t c0, int64_t c1) {
-            each_part(rows, kBlock, [&](int64_t r0, int64_t r1) {
-                F down[kChunk] = {};
-                for (int64_t r = r0; r < r1; ++r) {
-                    V along = {};
-                    each_vector<F>(c1 - c0, [&](int64_t i, auto lanes) {
-                        const V term = is_pixel_max(r, c0 + i, lanes) * of_pixel(share, r, c0 + i, lanes);
-                        if constexpr (channels_last) store(down + i, load(down + i, lanes) + term, lanes);
-                        else along += term;
-                    });
-                    if constexpr (!channels_last) sum[r] += sum_lanes<F>(along);
-                }
-                for (int64_t c = c0; channels_last && c < c1; ++c) sum[c] += down[c - c0];
+    // Of a tile, each channel's sum of the shares of the pixels whose maximum it reaches.
+    void sum_shares(const F* share, const Tile<F>& tile) const {
+        if constexpr (channels_last) fill(tile.down + tile.c0, tile.c1 - tile.c0, F(0));
+        for (int64_t r = tile.r0; r < tile.r1; ++r) {
+            V along = {};
+            each_vector<F>(tile.c1 - tile.c0, [&](int64_t i, auto lanes) {
+                const int64_t c = tile.c0 + i;
+                const V term = is_pixel_max(r, c, lanes) * of_pixel(share, r, c, lanes);
+                if constexpr (channels_last) store(tile.down + c, load(tile.down + c, lanes) + term, lanes);
+                else along += term;
             });
-        });
+            if constexpr (!channels_last) tile.along[r] = sum_lanes<F>(along);
+        }
     }
 
-    // dx = (z s + t + share_c where a pixel's maximum) g + b + share_hw where a channel's maximum; z null: zeros. s, t
-    // and share_c belong to pixels, g, b and share_hw to channels. dx may be z.
-    void input_gradient(const T* z, const F* s, const F* t, const F* share_c, const F* b, const F* share_hw,
+    // Of some rows, dx = (z s + t + share_c where a pixel's maximum) g + b + share_hw where a channel's maximum; z
+    // null: zeros. s, t and share_c belong to pixels, g, b and share_hw to channels. dx may be z.
+    void input_gradient(const T* z, Range rows, const F* s, const F* t, const F* share_c, const F* b, const F* share_hw,
                         T* dx) const {
-        for (int64_t r = 0; r < rows; ++r)
+        for (int64_t r = rows.first; r < rows.last; ++r)
             each_vector<F>(cols, [&](int64_t c, auto lanes) {
                 V inner = of_pixel(t, r, c, lanes) + is_pixel_max(r, c, lanes) * of_pixel(share_c, r, c, lanes);
                 if (z) inner += load(z + r * cols + c, lanes) * of_pixel(s, r, c, lanes);

@@ -1,0 +1,57 @@
+// Sums over a matrix both along its rows and down its columns. Threads cannot share such a pass by rows or by columns,
+// so it goes tile by tile, and the sums of the tiles are added up afterwards. The tiles are those of the shape, whoever
+// computes them, and so is the order of all additions.
+#pragma once
+
+#include "matrix.h"
+#include "parts.h"
+
+namespace {
+
+constexpr int64_t kTileRows = kBlock;
+constexpr int64_t kTileCols = 512;  // with its rows, 128 KB of float32: what a thread is worth
+
+// A sum of each of size rows or columns from each of n tiles, (n, size), and behind them room for the totals.
+template <class F> struct Sums {
+    F* data;
+    int64_t n, size;
+
+    // A row that has, in this range, the totals over the tiles, added up in double.
+    const F* total(Range range) const {
+        if (n == 1) return data;
+        each_tile<F>(range.size(), [&]<int width>(int64_t c, Count<width>, auto last) {
+            F* at = data + range.first + c;
+            Totals<F, width> total;
+            for (int64_t i = 0; i < n; ++i) {
+                Vec<F> v[width];
+                each_in_tile<width>(last,
+                                    [&](int j, auto lanes) { v[j] = load(at + i * size + j * kLanes<F>, lanes); });
+                total.add(v);
+            }
+            each_in_tile<width>(
+                last, [&](int j, auto lanes) { store(at + n * size + j * kLanes<F>, total.times(j, 1), lanes); });
+        });
+        return data + n * size;
+    }
+};
+
+// The elements of rows [r0, r1) in columns [c0, c1), with room for the sum of row r at along[r] and of column c at
+// down[c].
+template <class F> struct Tile {
+    int64_t r0, r1, c0, c1, cols;
+    F *along, *down;
+};
+
+// body(tile) for those tiles of an image that are a share's; the sums have room for all tiles.
+template <class F, class Body>
+void each_tile_of(const cbam::Share& share, bool channels_last, Sums<F> of_channels, Sums<F> of_pixels, Body body) {
+    const Sums<F> along = channels_last ? of_pixels : of_channels, down = channels_last ? of_channels : of_pixels;
+    const Range part = part_of(share, along.n * down.n);
+    for (int64_t i = part.first; i < part.last; ++i) {
+        const int64_t across = i / down.n, below = i % down.n, r = below * kTileRows, c = across * kTileCols;
+        body(Tile<F>{r, least(r + kTileRows, along.size), c, least(c + kTileCols, down.size), down.size,
+                     along.data + across * along.size, down.data + below * down.size});
+    }
+}
+
+}  // namespace
