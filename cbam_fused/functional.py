@@ -95,8 +95,9 @@ def spatial_gate(
     if backend == "reference" or unserved(backend, None, ties):
         return reference.spatial_gate(x, ws, bs, norm=norm, switches=reference.TIES[ties])
     logits = autograd.Gate.apply(x, None, None, ws, None, None, bs, ties, backend)
-    if norm is not None:
-        logits = norm(logits.to(x.dtype))
+    if norm is not None:  # it computes in the type of its tensors, and sums of a half type are better float32
+        of_norm = [t.dtype for t in (norm.weight, norm.running_mean) if t is not None]
+        logits = norm(logits.to(of_norm[0]) if of_norm else logits)
     return logits.sigmoid().to(x.dtype)
 
 

@@ -25,6 +25,14 @@ def test_dtypes(dtype, layout, ties, name):
 
 
 @functions
+@layouts
+def test_float32_parameters_with_half_input(layout, name):
+    draw, calls = FUNCTIONS[name]
+    problem = draw((1, 66, 45, 47), torch.bfloat16, layout, biases=True, params=torch.float32)
+    assert_close_to_truth(problem, *calls["first"])
+
+
+@functions
 @every_tie
 @layouts
 @pytest.mark.parametrize(

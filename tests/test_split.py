@@ -103,8 +103,7 @@ def test_close_to_truth(shape, layout, ties, name):
         assert_close_to_truth(problem, *calls[ties])
 
 
-# The gradient by a BatchNorm's weight is PyTorch's sum of rounded products, whose error the rule does not foresee.
-@pytest.mark.parametrize("name", [n for n in FUNCTIONS if "norm" not in n])
+@functions
 @layouts
 def test_close_to_truth_in_half_precision(layout, name):
     problem, calls = draw(name, 1, LARGE_MAP, torch.bfloat16, layout, params=torch.float32)
