@@ -88,3 +88,12 @@ def two_classes(drawn, tmp_path) -> Path:
         for i in range(count):
             shutil.copy(drawn / "train" / name / "0000.png", folder / name / f"{i}.png")
     return folder
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    """What is compared bit for bit with another process needs as many threads as that one has."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

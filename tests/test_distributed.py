@@ -18,6 +18,8 @@ from garbage.loading import epoch_batches, make_loader, share_of
 from garbage.seeds import seed_all
 from garbage.settings import Settings
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 @pytest.mark.parametrize(("n", "processes", "batch_size"), [(24, 2, 4), (23, 2, 4), (29, 3, 3), (9, 4, 2)])
 def test_processes_share_the_images_of_an_epoch(n, processes, batch_size):

@@ -17,6 +17,8 @@ from tiny_training import TINY, load, same, train, train_folder
 from garbage import InputError, Interrupted, checkpoint, training
 from train_example import main
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 @pytest.fixture(scope="module")
 def images(drawn):
@@ -79,6 +81,7 @@ def test_an_interrupt_saves_the_step_and_the_rest_is_as_undisturbed(
 ):
     """In the first step; in the second epoch, with averaged weights; at the end of an epoch; in the last step."""
     out, seed_all, steps = tmp_path / "run", training.seed_all, 0
+    handler = signal.getsignal(signal.SIGINT)
 
     def press(*place):
         nonlocal steps
@@ -91,7 +94,7 @@ def test_an_interrupt_saves_the_step_and_the_rest_is_as_undisturbed(
         patch.setattr(training, "seed_all", press)
         with pytest.raises(Interrupted, match=f"go on with: python train_example.py train --resume {out}"):
             train(images, out)
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is handler
     saved = torch.load(out / "last.pt", weights_only=True)["resume"]["progress"]
     assert saved["epoch"] * 3 + saved["step"] == kill_at + 1
     train(images, out, go_on=True)
