@@ -55,7 +55,7 @@ def cbam(
     """
     check(x, w1, w2, ws, b1, b2, bs, residual, ties)
     backend = backend_for(x)
-    if backend == "reference" or unserved(backend, norm, ties):
+    if backend == "reference" or unserved(backend, x, norm, ties):
         switches = reference.TIES[ties]
         return reference.cbam(x, w1, w2, ws, b1, b2, bs, norm=norm, residual=residual, relu=relu, switches=switches)
     if norm is not None and _uses_batch_statistics(norm):
@@ -81,7 +81,7 @@ def channel_gate(
     """The channel gate alone: arguments, result and errors as in :func:`cbam`, (N, C, 1, 1) in x's dtype."""
     check(x, w1, w2, None, b1, b2, None, None, ties)
     backend = backend_for(x)
-    if backend == "reference" or unserved(backend, None, ties):
+    if backend == "reference" or unserved(backend, x, None, ties):
         return reference.channel_gate(x, w1, w2, b1, b2, reference.TIES[ties])
     return autograd.Gate.apply(x, w1, w2, None, b1, b2, None, ties, backend).to(x.dtype)
 
@@ -92,7 +92,7 @@ def spatial_gate(
     """The spatial gate alone, of x as it is: arguments, result and errors as in :func:`cbam`, (N, 1, H, W)."""
     check(x, None, None, ws, None, None, bs, None, ties)
     backend = backend_for(x)
-    if backend == "reference" or unserved(backend, None, ties):
+    if backend == "reference" or unserved(backend, x, None, ties):
         return reference.spatial_gate(x, ws, bs, norm=norm, switches=reference.TIES[ties])
     logits = autograd.Gate.apply(x, None, None, ws, None, None, bs, ties, backend)
     if norm is not None:  # it computes in the type of its tensors, and sums of a half type are better float32
@@ -101,12 +101,14 @@ def spatial_gate(
     return logits.sigmoid().to(x.dtype)
 
 
-def unserved(backend: str, norm: nn.BatchNorm2d | None, ties: str) -> str:
-    """Why this backend leaves such a call to the reference, whatever the tensor; empty if it serves it."""
+def unserved(backend: str, x: Tensor, norm: nn.BatchNorm2d | None, ties: str) -> str:
+    """Why this backend leaves such a call to the reference; empty if it serves it."""
     if isinstance(norm, nn.SyncBatchNorm) and _uses_batch_statistics(norm):
         return "SyncBatchNorm, whose statistics are those of all processes"
     if backend == "triton" and ties == "even":
         return "ties='even'"
+    if backend == "triton" and x.shape[1:].numel() >= 2**31:
+        return "images of 2^31 elements or more"
     return ""
 
 

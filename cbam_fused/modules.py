@@ -139,6 +139,6 @@ def _backend(x: Tensor, module: CBAM | ChannelAttention | SpatialAttention, norm
     name = functional.backend_for(x)
     if name == "reference":
         return Backend(name, f"no kernels for {x.device.type} tensors, or switched off, or under a transform")
-    if reason := functional.unserved(name, norm, module.switches.ties):
+    if reason := functional.unserved(name, x, norm, module.switches.ties):
         return Backend("reference", f"no {name} kernels for {reason}")
     return Backend(name, "")
