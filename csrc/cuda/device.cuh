@@ -1,0 +1,89 @@
+// What every kernel here needs of the device: conversions, 16-byte accesses, the order of maxima, sums over a warp.
+// With CBAM_EMULATION g++ compiles the same text for the CPU, and the headers included here come from tests/emulation.
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <cuda_runtime.h>
+#include <stdint.h>
+
+#ifdef CBAM_EMULATION
+#define CBAM_SHARED(name) unsigned char* name = emulation::dynamic_shared()
+#else
+#define CBAM_SHARED(name) extern __shared__ __align__(128) unsigned char name[]
+#endif
+
+namespace cbam::cuda {
+
+constexpr int kWarp = 32;
+
+template <class T> struct AccOf {
+    using type = float;
+};
+template <> struct AccOf<double> {
+    using type = double;
+};
+template <class T> using Acc = typename AccOf<T>::type;
+
+__device__ __forceinline__ float to_acc(float v) { return v; }
+__device__ __forceinline__ double to_acc(double v) { return v; }
+__device__ __forceinline__ float to_acc(__half v) { return __half2float(v); }
+__device__ __forceinline__ float to_acc(__nv_bfloat16 v) { return __bfloat162float(v); }
+
+template <class T> __device__ __forceinline__ T from_acc(Acc<T> v) { return v; }
+template <> __device__ __forceinline__ __half from_acc<__half>(float v) { return __float2half_rn(v); }
+template <> __device__ __forceinline__ __nv_bfloat16 from_acc<__nv_bfloat16>(float v) { return __float2bfloat16_rn(v); }
+
+// Elements of one 16-byte access.
+template <class T> constexpr int kVector = 16 / sizeof(T);
+
+template <class T> struct alignas(16) Vector {
+    T v[kVector<T>];
+};
+
+template <class T> __device__ __forceinline__ Vector<T> load_vector(const T* p) {
+    const uint4 bits = *reinterpret_cast<const uint4*>(p);
+    Vector<T> result;
+    memcpy(&result, &bits, sizeof bits);
+    return result;
+}
+
+template <class T> __device__ __forceinline__ void store_vector(T* p, const Vector<T>& vector) {
+    uint4 bits;
+    memcpy(&bits, &vector, sizeof bits);
+    *reinterpret_cast<uint4*>(p) = bits;
+}
+
+// A maximum and where it is: NaN wins, of equals the first.
+template <class F> struct Maximum {
+    F value;
+    int32_t index;
+};
+
+template <class F> __device__ __forceinline__ Maximum<F> larger(Maximum<F> a, Maximum<F> b) {
+    const bool nan_a = a.value != a.value, nan_b = b.value != b.value;
+    const bool equal = a.value == b.value || (nan_a && nan_b);
+    const bool b_wins = equal ? b.index < a.index : !nan_a && (nan_b || b.value > a.value);
+    return b_wins ? b : a;
+}
+
+// The same in every lane. A butterfly: each lane adds the same pairs, so that all have the same bits.
+template <class F> __device__ __forceinline__ F warp_sum(F v) {
+    for (int step = kWarp / 2; step; step /= 2) v += __shfl_xor_sync(0xffffffffu, v, step);
+    return v;
+}
+
+template <class F> __device__ __forceinline__ Maximum<F> warp_larger(Maximum<F> m) {
+    for (int step = kWarp / 2; step; step /= 2) {
+        const Maximum<F> other = {__shfl_xor_sync(0xffffffffu, m.value, step),
+                                  __shfl_xor_sync(0xffffffffu, m.index, step)};
+        m = larger(m, other);
+    }
+    return m;
+}
+
+template <class F> __device__ __forceinline__ F sigmoid(F v) { return F(1) / (F(1) + exp(-v)); }
+
+template <class F> __device__ __forceinline__ F relu(F v) { return v < F(0) ? F(0) : v; }
+
+}  // namespace cbam::cuda

@@ -1,0 +1,44 @@
+// The operators on a GPU, as functions of raw pointers: what the binding and the emulation call. Torch-free.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include "../problem.h"
+
+namespace cbam::cuda {
+
+// What the choice of a schedule depends on; the binding asks the driver, tests make devices up.
+struct Device {
+    int major, minor;  // compute capability
+    int multiprocessors;
+    int64_t l2_bytes;
+    int64_t shared_per_block;  // the most that a block may ask for
+    int max_cluster;           // blocks; 1 where there are no clusters
+};
+
+enum class Schedule { staged, on_chip };
+
+struct Plan {
+    Schedule schedule;
+    int cluster;     // on chip: blocks of an image
+    int64_t images;  // staged: of a group, which goes through all passes before the next
+};
+
+// Pure functions. CBAM_FUSED_CUDA_SCHEDULE (auto, staged, or the number of blocks of a cluster) overrides the choice;
+// what it asks for and cannot be is refused by std::invalid_argument.
+Plan plan_forward(const Problem&, const Device&, const char* wanted);
+Plan plan_backward(const Problem&, const Device&, const char* wanted);
+
+// Bytes of workspace that an operator needs beside its results; 256-byte aligned.
+int64_t forward_workspace(const Problem&, const Plan&);
+int64_t products_workspace(const Problem&, const Plan&);
+int64_t backward_workspace(const Problem&, const Plan&);
+
+// Asynchronous, on this stream of the current device. Problem says what is null for which operator: forward without y
+// is attend; backward with ``given`` is backward_gates. backward leaves the sums over the images in dw1 ... dbs.
+cudaError_t forward(const Problem&, const Plan&, void* workspace, cudaStream_t);
+cudaError_t apply(const Problem&, cudaStream_t);
+cudaError_t products(const Problem&, const Plan&, void* workspace, cudaStream_t);
+cudaError_t backward(const Problem&, const Plan&, void* workspace, cudaStream_t);
+
+}  // namespace cbam::cuda
