@@ -156,8 +156,9 @@ class ChannelAttention(PublicNames):
         variant: a name in ``cbam_fused.variants.VARIANTS``; its switches are taken.
         switches: single ones to be changed, as in :class:`cbam_fused.switches.Switches`.
 
-    Shape: (N, C, H, W) -> (N, C, 1, 1). State: ``fc1.weight (R, C, 1, 1)``, ``fc2.weight (C, R, 1, 1)``, and
-    ``fc1.bias (R,)``, ``fc2.bias (C,)`` with the switch ``bias``. State under the names of a variant loads, too.
+    Shape: (N, C, H, W) -> (N, C, 1, 1).
+    State: ``fc1.weight (R, C, 1, 1)``, ``fc2.weight (C, R, 1, 1)``, and ``fc1.bias (R,)``, ``fc2.bias (C,)`` with the
+    switch ``bias``. State under the names of a variant loads, too.
     Raises: ValueError for an argument out of range, an unknown variant, a width of 0; TypeError for an unknown switch.
     """
 
@@ -191,8 +192,9 @@ class SpatialAttention(PublicNames):
         kernel_size: odd size of the convolution over the [mean, max] maps; default that of the variant.
         variant, switches: as in :class:`ChannelAttention`.
 
-    Shape: (N, C, H, W) -> (N, 1, H, W). State: ``conv1.weight (1, 2, k, k)``, mean first; ``conv1.bias (1,)`` with
-    the switch ``spatial_bias``; ``bn.*`` with ``norm``. State under the names of a variant loads, too.
+    Shape: (N, C, H, W) -> (N, 1, H, W).
+    State: ``conv1.weight (1, 2, k, k)``, mean first; ``conv1.bias (1,)`` with the switch ``spatial_bias``; ``bn.*``
+    with ``norm``. State under the names of a variant loads, too.
     Raises: as :class:`ChannelAttention`.
     """
 
