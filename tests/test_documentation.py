@@ -1,7 +1,9 @@
 """The documentation: its examples run, its links lead somewhere, what is generated is current."""
 
+import argparse
 import importlib.util
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ from public import PUBLIC
 
 import cbam_fused
 from cbam_fused import CBAM, VARIANTS, surgery
+from train_example import COMMANDS
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -17,6 +20,7 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.glob("*.md")
 # <!-- not run: REASON --> in the line above keeps a block from being run.
 BLOCK = re.compile(r"^(<!-- not run: \S.* -->\n)?```python\n(.*?)^```", re.M | re.S)
 LINK = re.compile(r"\]\(([^)#\s]+)")
+CLASSIFIER = re.compile(r"^    (?:(?:python|torchrun .*) train_example\.py|\.\.\.)(.*)", re.M)
 FILE = re.compile(r"`((?:tests|docs|csrc|bench|garbage|cbam_fused|packaging)/[\w./]+\.\w+)`")
 READ = re.compile(r"""(?:getenv|environ\.get|environ\.setdefault)\(["'](\w+)""")
 
@@ -48,6 +52,26 @@ def test_links_lead_somewhere(page):
 @pages
 def test_named_files_exist(page):
     assert [name for name in FILE.findall(page.read_text()) if not (ROOT / name).exists()] == []
+
+
+def test_commands_of_the_classifier_are_ones_that_it_takes():
+    parser = argparse.ArgumentParser(exit_on_error=False)
+    commands = parser.add_subparsers(required=True)
+    for command in COMMANDS:
+        command.add_parser(commands)
+    lines = [line.partition(" #")[0] for page in PAGES for line in CLASSIFIER.findall(page.read_text())]
+    assert len(lines) > 10
+    for line in lines:
+        arguments = shlex.split(line)
+        if not arguments or arguments[0].startswith("-"):  # "..." and the example without anything are train
+            arguments.insert(0, "train")
+        assert parser.parse_args(arguments).run_command, line
+
+
+@pages
+def test_targets_of_make_exist(page):
+    targets = re.findall(r"^(\w[\w-]*):", (ROOT / "Makefile").read_text(), re.M)
+    assert set(re.findall(r"(?:^    |`)make ([\w-]+)", page.read_text(), re.M)) <= set(targets)
 
 
 def test_the_api_is_current():
