@@ -1,5 +1,5 @@
 # make train   set up .venv and train the garbage classifier on its sample set
-# make test    set up .venv, check style, run the tests
+# make test    set up .venv, check style and types, run the tests
 # An existing .venv is used as it is, with the torch that is in it.
 
 PYTHON ?= python3
@@ -18,6 +18,7 @@ test: .venv/test,dev.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/clang-format --dry-run --Werror $(CPP)
+	$(BIN)/mypy
 	$(BIN)/python -m pytest
 
 # What cannot be put right without thinking is for make test to report.

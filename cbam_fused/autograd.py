@@ -128,7 +128,7 @@ def _differentiable(
     function: Callable[..., Tensor], inputs: list[Tensor | None], needs: tuple[bool, ...], dy: Tensor
 ) -> list[Tensor | None]:
     """The gradients of function(*inputs) that are needed, themselves differentiable."""
-    wanted = [t for t, need in zip(inputs, needs, strict=False) if need]
+    wanted = [t for t, need in zip(inputs, needs, strict=False) if t is not None and need]
     result = function(*inputs)
     grads = iter(torch.autograd.grad(result, wanted, dy.to(result.dtype), create_graph=True) if wanted else ())
     return [next(grads) if need else None for need in needs[: len(inputs)]]

@@ -49,18 +49,20 @@ def cbam(
 
     Raises:
         TypeError: an argument that is not a tensor or has a wrong dtype.
-        ValueError: a wrong shape or device, unknown ties.
+        ValueError: a wrong shape or device, unknown ties, norm without ws.
 
     Source: Woo et al., "CBAM: Convolutional Block Attention Module", ECCV 2018.
     """
     check(x, w1, w2, ws, b1, b2, bs, residual, ties)
+    if norm is not None and ws is None:
+        raise ValueError("norm needs ws: it normalises the convolution of the spatial gate")
     backend = backend_for(x)
     if backend == "reference" or unserved(backend, x, norm, ties):
         switches = reference.TIES[ties]
         return reference.cbam(x, w1, w2, ws, b1, b2, bs, norm=norm, residual=residual, relu=relu, switches=switches)
     if norm is not None and _uses_batch_statistics(norm):
         return _with_batch_norm(x, w1, w2, ws, b1, b2, bs, norm, residual, relu, ties, backend)
-    if norm is not None:
+    if norm is not None and ws is not None:
         ws, bs = _fold(ws, bs, norm, _ops.accumulation_dtype(x.dtype))
     if torch.is_grad_enabled() and any(
         t is not None and t.requires_grad for t in (x, w1, w2, ws, b1, b2, bs, residual)
@@ -138,6 +140,7 @@ def _fold(ws: Tensor, bs: Tensor | None, norm: nn.BatchNorm2d, dtype: torch.dtyp
     """The weight and bias of the convolution with BatchNorm's running statistics in them, differentiable."""
     parts = (norm.running_mean, norm.running_var, norm.weight, norm.bias, bs)
     mean, var, weight, bias, bs = (None if t is None else t.to(dtype) for t in parts)
+    assert mean is not None and var is not None  # without them the statistics are those of the batch
     scale = (var + norm.eps).rsqrt()
     if weight is not None:
         scale = scale * weight

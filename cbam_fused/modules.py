@@ -1,6 +1,6 @@
 """The drop-in modules: the parameters of the reference, the computation of the fused kernels."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
@@ -26,14 +26,16 @@ class Backend(NamedTuple):
 class ChannelAttention(reference.ChannelAttention):
     """Fused :class:`cbam_fused.reference.ChannelAttention`: same arguments, parameters and results."""
 
-    def __init__(self, channels: int, reduction: int | None = None, *, variant: str = "tutorial", **switches):
+    def __init__(self, channels: int, reduction: int | None = None, *, variant: str = "tutorial", **switches: Any):
         super().__init__(channels, reduction, variant=variant, **switches)
         self._unserved = _unserved(self.switches, "channel")
 
     def forward(self, x: Tensor) -> Tensor:
         if self._unserved:
             return super().forward(x)
-        return functional.channel_gate(x, *self.weights(), ties=self.switches.ties)
+        w1, w2, b1, b2 = self.weights()
+        assert w2 is not None  # the width "single" is not served
+        return functional.channel_gate(x, w1, w2, b1, b2, ties=self.switches.ties)
 
     def backend_for(self, x: Tensor) -> Backend:
         """Which implementation serves x, and why."""
@@ -43,7 +45,7 @@ class ChannelAttention(reference.ChannelAttention):
 class SpatialAttention(reference.SpatialAttention):
     """Fused :class:`cbam_fused.reference.SpatialAttention`: same arguments, parameters and results."""
 
-    def __init__(self, kernel_size: int | None = None, *, variant: str = "tutorial", **switches):
+    def __init__(self, kernel_size: int | None = None, *, variant: str = "tutorial", **switches: Any):
         super().__init__(kernel_size, variant=variant, **switches)
         self._unserved = _unserved(self.switches, "spatial")
 
@@ -84,7 +86,7 @@ class CBAM(reference.CBAM):
         kernel_size: int | None = None,
         *,
         variant: str = "tutorial",
-        **switches,
+        **switches: Any,
     ):
         super().__init__(channels, reduction, kernel_size, variant=variant, **switches)
         self._unserved = _unserved(self.switches, "channel", "spatial")
@@ -120,7 +122,9 @@ def attend(
     """relu(x g s + residual) with the two masks, neither of them the reference's only, in one pass."""
     w1, w2, b1, b2 = (None,) * 4 if ca is None else ca.weights()
     ws, bs, norm = (None,) * 3 if sa is None else (sa.weight(), sa.conv1.bias, sa.bn)
-    ties = (ca or sa).switches.ties
+    mask = sa if ca is None else ca
+    assert mask is not None  # there is no CBAM without either
+    ties = mask.switches.ties
     return functional.cbam(x, w1, w2, ws, b1, b2, bs, norm=norm, residual=residual, relu=relu, ties=ties)
 
 

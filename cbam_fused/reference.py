@@ -5,6 +5,9 @@ code bases use: two bias-free 1x1 convolutions shared by both pools, and a k x k
 BatchNorm. :class:`cbam_fused.switches.Switches` names everything in which other implementations differ.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -16,8 +19,13 @@ from .variants import resolve
 TUTORIAL = Switches()
 TIES = {"first": TUTORIAL, "even": Switches(ties="even")}
 
-_ACTIVATIONS = {"relu": F.relu, "leaky_relu": F.leaky_relu, "silu": F.silu, "gelu": F.gelu}
-_GATES = {"sigmoid": torch.sigmoid, "hard_sigmoid": F.hardsigmoid}
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": F.relu,
+    "leaky_relu": F.leaky_relu,
+    "silu": F.silu,
+    "gelu": F.gelu,
+}
+_GATES: dict[str, Callable[[Tensor], Tensor]] = {"sigmoid": torch.sigmoid, "hard_sigmoid": F.hardsigmoid}
 
 
 def channel_gate(
@@ -41,7 +49,8 @@ def channel_gate(
     Returns:
         (N, C, 1, 1) in x's dtype, every value in [0, 1]; in [0, 2] with the gate before the sum of two pools.
     """
-    w1, w2, b1, b2 = (None if p is None else p.to(x.dtype) for p in (w1, w2, b1, b2))
+    w1 = w1.to(x.dtype)
+    w2, b1, b2 = (None if p is None else p.to(x.dtype) for p in (w2, b1, b2))
     act, gate = _ACTIVATIONS[switches.act], _GATES[switches.channel_gate]
 
     def mlp(pooled: Tensor) -> Tensor:
@@ -53,8 +62,12 @@ def channel_gate(
         return gate(mlp(torch.stack(pools).mean(0)))
     terms = [mlp(pooled) for pooled in pools]
     if switches.gate_place == "before_sum":
-        return sum(gate(term) for term in terms)
-    return gate(sum(terms))
+        return _sum([gate(term) for term in terms])
+    return gate(_sum(terms))
+
+
+def _sum(terms: list[Tensor]) -> Tensor:
+    return sum(terms[1:], terms[0])
 
 
 def _pool(x: Tensor, name: str, ties: str) -> Tensor:
@@ -95,7 +108,7 @@ def spatial_gate(
 
 def spatial_logits(x: Tensor, ws: Tensor, bs: Tensor | None = None, switches: Switches = TUTORIAL) -> Tensor:
     """What goes into the norm and the gate of :func:`spatial_gate`: conv_k([mean over C; max over C of x]) + bs."""
-    ws, bs = (None if p is None else p.to(x.dtype) for p in (ws, bs))
+    ws, bs = ws.to(x.dtype), None if bs is None else bs.to(x.dtype)
     highest = x.max(1, keepdim=True).values if switches.ties == "first" else x.amax(1, keepdim=True)
     maps = torch.cat([x.mean(1, keepdim=True), highest], 1)
     if switches.maps == "mean":
@@ -143,14 +156,15 @@ class ChannelAttention(PublicNames):
         variant: a name in ``cbam_fused.variants.VARIANTS``; its switches are taken.
         switches: single ones to be changed, as in :class:`cbam_fused.switches.Switches`.
 
-    Shape: (N, C, H, W) -> (N, C, 1, 1). State: ``fc1.weight (R, C, 1, 1)``, ``fc2.weight (C, R, 1, 1)``, and
-    ``fc1.bias (R,)``, ``fc2.bias (C,)`` with the switch ``bias``. State under the names of a variant loads, too.
+    Shape: (N, C, H, W) -> (N, C, 1, 1).
+    State: ``fc1.weight (R, C, 1, 1)``, ``fc2.weight (C, R, 1, 1)``, and ``fc1.bias (R,)``, ``fc2.bias (C,)`` with the
+    switch ``bias``. State under the names of a variant loads, too.
     Raises: ValueError for an argument out of range, an unknown variant, a width of 0; TypeError for an unknown switch.
     """
 
     part = "ca"
 
-    def __init__(self, channels: int, reduction: int | None = None, *, variant: str = "tutorial", **switches):
+    def __init__(self, channels: int, reduction: int | None = None, *, variant: str = "tutorial", **switches: Any):
         super().__init__()
         row, self.switches = resolve(variant, switches)
         self.variant = variant
@@ -165,7 +179,7 @@ class ChannelAttention(PublicNames):
     def forward(self, x: Tensor) -> Tensor:
         return channel_gate(x, *self.weights(), switches=self.switches)
 
-    def weights(self) -> tuple[Tensor | None, ...]:
+    def weights(self) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
         """w1, w2, b1, b2 of :func:`channel_gate`."""
         fc1, fc2 = self.fc1, self.fc2
         return (fc1.weight, None, fc1.bias, None) if fc2 is None else (fc1.weight, fc2.weight, fc1.bias, fc2.bias)
@@ -178,14 +192,15 @@ class SpatialAttention(PublicNames):
         kernel_size: odd size of the convolution over the [mean, max] maps; default that of the variant.
         variant, switches: as in :class:`ChannelAttention`.
 
-    Shape: (N, C, H, W) -> (N, 1, H, W). State: ``conv1.weight (1, 2, k, k)``, mean first; ``conv1.bias (1,)`` with
-    the switch ``spatial_bias``; ``bn.*`` with ``norm``. State under the names of a variant loads, too.
+    Shape: (N, C, H, W) -> (N, 1, H, W).
+    State: ``conv1.weight (1, 2, k, k)``, mean first; ``conv1.bias (1,)`` with the switch ``spatial_bias``; ``bn.*``
+    with ``norm``. State under the names of a variant loads, too.
     Raises: as :class:`ChannelAttention`.
     """
 
     part = "sa"
 
-    def __init__(self, kernel_size: int | None = None, *, variant: str = "tutorial", **switches):
+    def __init__(self, kernel_size: int | None = None, *, variant: str = "tutorial", **switches: Any):
         super().__init__()
         row, self.switches = resolve(variant, switches)
         self.variant = variant
@@ -231,14 +246,15 @@ class CBAM(PublicNames):
         kernel_size: int | None = None,
         *,
         variant: str = "tutorial",
-        **switches,
+        **switches: Any,
     ):
         super().__init__()
         self.switches = resolve(variant, switches)[1]
         self.variant = variant
         channel, spatial = self.parts
-        self.ca = channel(channels, reduction, variant=variant, **switches) if self.switches.channel else None
-        self.sa = spatial(kernel_size, variant=variant, **switches) if self.switches.spatial else None
+        # Any: which of the two are None follows from the arguments, as their users know.
+        self.ca: Any = channel(channels, reduction, variant=variant, **switches) if self.switches.channel else None
+        self.sa: Any = spatial(kernel_size, variant=variant, **switches) if self.switches.spatial else None
 
     def forward(self, x: Tensor, *, residual: Tensor | None = None, relu: bool = False) -> Tensor:
         """relu(CBAM(x) + residual), each part only where asked for."""
@@ -246,7 +262,7 @@ class CBAM(PublicNames):
         ws, bs, norm = (None,) * 3 if self.sa is None else (self.sa.conv1.weight, self.sa.conv1.bias, self.sa.bn)
         return cbam(x, w1, w2, ws, b1, b2, bs, norm=norm, residual=residual, relu=relu, switches=self.switches)
 
-    def weights(self) -> tuple[Tensor | None, ...]:
+    def weights(self) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         """w1, w2 and ws of :func:`cbam`."""
         w1, w2 = (None, None) if self.ca is None else self.ca.weights()[:2]
         return w1, w2, None if self.sa is None else self.sa.conv1.weight
