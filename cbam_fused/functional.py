@@ -3,7 +3,7 @@
 import os
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.autograd import forward_ad
 
 from . import _ops, autograd, reference
@@ -54,6 +54,8 @@ def cbam(
     Source: Woo et al., "CBAM: Convolutional Block Attention Module", ECCV 2018.
     """
     check(x, w1, w2, ws, b1, b2, bs, residual, ties)
+    if isinstance(norm, nn.Identity):  # what fuse_modules leaves of a BatchNorm that it has folded
+        norm = None
     backend = backend_for(x)
     if backend == "reference" or unserved(backend, x, norm, ties):
         switches = reference.TIES[ties]
@@ -95,7 +97,7 @@ def spatial_gate(
     if backend == "reference" or unserved(backend, x, None, ties):
         return reference.spatial_gate(x, ws, bs, norm=norm, switches=reference.TIES[ties])
     logits = autograd.Gate.apply(x, None, None, ws, None, None, bs, ties, backend)
-    if norm is not None:  # it computes in the type of its tensors, and sums of a half type are better float32
+    if norm is not None and not isinstance(norm, nn.Identity):  # it computes in the type of its tensors, and sums of a half type are better float32
         of_norm = [t.dtype for t in (norm.weight, norm.running_mean) if t is not None]
         logits = norm(logits.to(of_norm[0]) if of_norm else logits)
     return logits.sigmoid().to(x.dtype)
@@ -103,6 +105,8 @@ def spatial_gate(
 
 def unserved(backend: str, x: Tensor, norm: nn.BatchNorm2d | None, ties: str) -> str:
     """Why this backend leaves such a call to the reference; empty if it serves it."""
+    if norm is not None and not isinstance(norm, nn.BatchNorm2d | nn.SyncBatchNorm):
+        return f"{type(norm).__name__} in the place of BatchNorm2d"
     if isinstance(norm, nn.SyncBatchNorm) and _uses_batch_statistics(norm):
         return "SyncBatchNorm, whose statistics are those of all processes"
     if backend == "triton" and ties == "even":
@@ -148,8 +152,8 @@ def _fold(ws: Tensor, bs: Tensor | None, norm: nn.BatchNorm2d, dtype: torch.dtyp
 def backend_for(x: Tensor) -> str:
     """Which implementation serves x now: "cpu" (C++ kernels), "triton" (GPU kernels) or "reference" (plain PyTorch).
 
-    The reference serves devices without kernels, functorch transforms and forward-mode AD, and everything if the
-    environment says CBAM_FUSED_BACKEND=reference. CBAM_FUSED_BACKEND=cpu and =triton make missing kernels an error.
+    The reference serves devices without kernels, functorch transforms, forward-mode AD, torch.onnx.export and
+    torch.jit.trace, and everything if the environment says CBAM_FUSED_BACKEND=reference. CBAM_FUSED_BACKEND=cpu and =triton make missing kernels an error.
     Triton serves GPUs, and tensors on the CPU only where both CBAM_FUSED_BACKEND=triton and TRITON_INTERPRET=1 are set.
 
     Raises:
@@ -179,4 +183,11 @@ def backend_for(x: Tensor) -> str:
         return "reference"
     if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
         return "reference"
+    if torch.jit.is_tracing() or (torch.compiler.is_exporting() and torch.onnx.is_in_onnx_export()):
+        return "reference"  # the result runs where our operators are unknown
     return backend
+
+
+# To torch.fx they are leaves: a graph has one call, and the checks see tensors only.
+for _name in ("cbam", "channel_gate", "spatial_gate"):
+    fx.wrap(_name)

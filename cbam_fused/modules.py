@@ -31,7 +31,7 @@ class ChannelAttention(reference.ChannelAttention):
         self._unserved = _unserved(self.switches, "channel")
 
     def forward(self, x: Tensor) -> Tensor:
-        if self._unserved:
+        if self._unserved or self.calls_layers():
             return super().forward(x)
         return functional.channel_gate(x, *self.weights(), ties=self.switches.ties)
 
@@ -48,14 +48,14 @@ class SpatialAttention(reference.SpatialAttention):
         self._unserved = _unserved(self.switches, "spatial")
 
     def forward(self, x: Tensor) -> Tensor:
-        if self._unserved:
+        if self._unserved or self.calls_layers():
             return super().forward(x)
         return functional.spatial_gate(x, self.weight(), self.conv1.bias, norm=self.bn, ties=self.switches.ties)
 
     def weight(self) -> Tensor:
         """The weight over [mean, max]; one over their mean has half of it for each."""
         weight = self.conv1.weight
-        return weight if weight.shape[1] == 2 else (weight / 2).repeat(1, 2, 1, 1)
+        return weight if self.switches.maps == "both" else (weight / 2).repeat(1, 2, 1, 1)
 
     def backend_for(self, x: Tensor) -> Backend:
         """Which implementation serves x, and why."""
@@ -66,9 +66,8 @@ class CBAM(reference.CBAM):
     """Fused CBAM: same arguments, parameters, initial values and results as :class:`cbam_fused.reference.CBAM`.
 
     A state_dict goes from one to the other in both directions with ``strict=True``. The sub-modules
-    ``ca`` and ``sa`` hold the parameters and still return masks when called themselves, but ``forward``
-    does not call them, so hooks registered on them do not run. What the kernels do not serve runs the reference;
-    :meth:`backend_for` says why.
+    ``ca`` and ``sa`` hold the parameters and return masks when called themselves; ``forward`` calls them, and their
+    layers, only where they have hooks. What the kernels do not serve runs the reference; :meth:`backend_for` says why.
 
     Shape: (N, C, H, W) -> (N, C, H, W), in x's dtype and memory layout.
     Raises: what :func:`cbam_fused.functional.cbam` raises.
@@ -96,9 +95,11 @@ class CBAM(reference.CBAM):
     def forward(self, x: Tensor, *, residual: Tensor | None = None, relu: bool = False) -> Tensor:
         """relu(CBAM(x) + residual), each part only where asked for, in one pass."""
         if self._three_weights:
-            ca = self.ca
-            return functional.cbam(x, ca.fc1.weight, ca.fc2.weight, self.sa.conv1.weight, residual=residual, relu=relu)
-        if self._unserved:
+            ca, sa = self.ca, self.sa
+            fc1, fc2, conv1 = ca.fc1, ca.fc2, sa.conv1
+            if not reference.has_hooks(ca, sa, fc1, fc2, conv1):
+                return functional.cbam(x, fc1.weight, fc2.weight, conv1.weight, residual=residual, relu=relu)
+        if self._unserved or self.calls_masks():
             return super().forward(x, residual=residual, relu=relu)
         if self.switches.residual:
             residual = x if residual is None else x + residual
@@ -117,7 +118,9 @@ def attend(
     residual: Tensor | None = None,
     relu: bool = False,
 ) -> Tensor:
-    """relu(x g s + residual) with the two masks, neither of them the reference's only, in one pass."""
+    """relu(x g s + residual) with the two masks, neither of them the reference's only, in one pass if without hooks."""
+    if any(m is not None and (reference.has_hooks(m) or m.calls_layers()) for m in (ca, sa)):
+        return reference.gated(x, ca, sa, residual=residual, relu=relu)
     w1, w2, b1, b2 = (None,) * 4 if ca is None else ca.weights()
     ws, bs, norm = (None,) * 3 if sa is None else (sa.weight(), sa.conv1.bias, sa.bn)
     ties = (ca or sa).switches.ties
