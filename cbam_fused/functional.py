@@ -40,6 +40,7 @@ def cbam(
         ws: (1, 2, k, k), k odd; input channel 0 is the mean, 1 the maximum. None: no spatial gate, s = 1.
         b1, b2, bs: (R,), (C,), (1,), or None. Parameters have x's dtype, or float32 where x is float16 or bfloat16.
         norm: nn.BatchNorm2d(1) in the mode that it is in, or None; in training mode its running statistics move.
+            Another module in its place runs the reference.
         residual: x's shape and dtype, added before the ReLU.
         relu: apply a ReLU at the end.
         ties: the gradient of a maximum goes to the "first" element that reaches it, or "even"ly to all of them.
@@ -54,8 +55,6 @@ def cbam(
     Source: Woo et al., "CBAM: Convolutional Block Attention Module", ECCV 2018.
     """
     check(x, w1, w2, ws, b1, b2, bs, residual, ties)
-    if isinstance(norm, nn.Identity):  # what fuse_modules leaves of a BatchNorm that it has folded
-        norm = None
     backend = backend_for(x)
     if backend == "reference" or unserved(backend, x, norm, ties):
         switches = reference.TIES[ties]
@@ -94,10 +93,10 @@ def spatial_gate(
     """The spatial gate alone, of x as it is: arguments, result and errors as in :func:`cbam`, (N, 1, H, W)."""
     check(x, None, None, ws, None, None, bs, None, ties)
     backend = backend_for(x)
-    if backend == "reference" or unserved(backend, x, None, ties):
+    if backend == "reference" or unserved(backend, x, None, ties) or not _is_batch_norm(norm):
         return reference.spatial_gate(x, ws, bs, norm=norm, switches=reference.TIES[ties])
     logits = autograd.Gate.apply(x, None, None, ws, None, None, bs, ties, backend)
-    if norm is not None and not isinstance(norm, nn.Identity):  # it computes in the type of its tensors, and sums of a half type are better float32
+    if norm is not None:  # it computes in the type of its tensors, and sums of a half type are better float32
         of_norm = [t.dtype for t in (norm.weight, norm.running_mean) if t is not None]
         logits = norm(logits.to(of_norm[0]) if of_norm else logits)
     return logits.sigmoid().to(x.dtype)
@@ -105,7 +104,7 @@ def spatial_gate(
 
 def unserved(backend: str, x: Tensor, norm: nn.BatchNorm2d | None, ties: str) -> str:
     """Why this backend leaves such a call to the reference; empty if it serves it."""
-    if norm is not None and not isinstance(norm, nn.BatchNorm2d | nn.SyncBatchNorm):
+    if not _is_batch_norm(norm):
         return f"{type(norm).__name__} in the place of BatchNorm2d"
     if isinstance(norm, nn.SyncBatchNorm) and _uses_batch_statistics(norm):
         return "SyncBatchNorm, whose statistics are those of all processes"
@@ -114,6 +113,10 @@ def unserved(backend: str, x: Tensor, norm: nn.BatchNorm2d | None, ties: str) ->
     if backend == "triton" and x.shape[1:].numel() >= 2**31:
         return "images of 2^31 elements or more"
     return ""
+
+
+def _is_batch_norm(norm: nn.Module | None) -> bool:
+    return norm is None or isinstance(norm, nn.BatchNorm2d | nn.SyncBatchNorm)
 
 
 def _uses_batch_statistics(norm: nn.BatchNorm2d) -> bool:

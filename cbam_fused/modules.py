@@ -50,7 +50,11 @@ class SpatialAttention(reference.SpatialAttention):
     def forward(self, x: Tensor) -> Tensor:
         if self._unserved or self.calls_layers():
             return super().forward(x)
-        return functional.spatial_gate(x, self.weight(), self.conv1.bias, norm=self.bn, ties=self.switches.ties)
+        return functional.spatial_gate(x, self.weight(), self.conv1.bias, norm=self.norm(), ties=self.switches.ties)
+
+    def norm(self) -> nn.Module | None:
+        """What follows the convolution; nothing if it was folded, for which fuse_modules leaves an nn.Identity."""
+        return None if isinstance(self.bn, nn.Identity) else self.bn
 
     def weight(self) -> Tensor:
         """The weight over [mean, max]; one over their mean has half of it for each."""
@@ -107,7 +111,7 @@ class CBAM(reference.CBAM):
 
     def backend_for(self, x: Tensor) -> Backend:
         """Which implementation serves x, and why."""
-        return _backend(x, self, None if self.sa is None else self.sa.bn)
+        return _backend(x, self, None if self.sa is None else self.sa.norm())
 
 
 def attend(
@@ -122,7 +126,7 @@ def attend(
     if any(m is not None and (reference.has_hooks(m) or m.calls_layers()) for m in (ca, sa)):
         return reference.gated(x, ca, sa, residual=residual, relu=relu)
     w1, w2, b1, b2 = (None,) * 4 if ca is None else ca.weights()
-    ws, bs, norm = (None,) * 3 if sa is None else (sa.weight(), sa.conv1.bias, sa.bn)
+    ws, bs, norm = (None,) * 3 if sa is None else (sa.weight(), sa.conv1.bias, sa.norm())
     ties = (ca or sa).switches.ties
     return functional.cbam(x, w1, w2, ws, b1, b2, bs, norm=norm, residual=residual, relu=relu, ties=ties)
 
@@ -139,6 +143,8 @@ def _unserved(switches: Switches, *gates: str) -> str:
 def _backend(x: Tensor, module: CBAM | ChannelAttention | SpatialAttention, norm: nn.BatchNorm2d | None) -> Backend:
     if module._unserved:
         return Backend("reference", f"no kernels for {module._unserved}")
+    if module.calls_masks() if isinstance(module, CBAM) else module.calls_layers():
+        return Backend("reference", "layers with hooks are called one by one")
     name = functional.backend_for(x)
     if name == "reference":
         return Backend(name, f"no kernels for {x.device.type} tensors, or switched off, or under a transform")
