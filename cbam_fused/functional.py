@@ -156,8 +156,9 @@ def backend_for(x: Tensor) -> str:
     """Which implementation serves x now: "cpu" (C++ kernels), "triton" (GPU kernels) or "reference" (plain PyTorch).
 
     The reference serves devices without kernels, functorch transforms, forward-mode AD, torch.onnx.export and
-    torch.jit.trace, and everything if the environment says CBAM_FUSED_BACKEND=reference. CBAM_FUSED_BACKEND=cpu and =triton make missing kernels an error.
-    Triton serves GPUs, and tensors on the CPU only where both CBAM_FUSED_BACKEND=triton and TRITON_INTERPRET=1 are set.
+    torch.jit.trace, and everything if the environment says CBAM_FUSED_BACKEND=reference. CBAM_FUSED_BACKEND=cpu and
+    =triton make missing kernels an error. Triton serves GPUs, and tensors on the CPU only where both
+    CBAM_FUSED_BACKEND=triton and TRITON_INTERPRET=1 are set.
 
     Raises:
         RuntimeError: CBAM_FUSED_BACKEND names an unknown backend, or one that cannot serve x.
