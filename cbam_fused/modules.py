@@ -31,7 +31,7 @@ class ChannelAttention(reference.ChannelAttention):
         self._unserved = _unserved(self.switches, "channel")
 
     def forward(self, x: Tensor) -> Tensor:
-        if self._unserved:
+        if self._unserved or self.calls_layers():
             return super().forward(x)
         w1, w2, b1, b2 = self.weights()
         assert w2 is not None  # the width "single" is not served
@@ -50,14 +50,18 @@ class SpatialAttention(reference.SpatialAttention):
         self._unserved = _unserved(self.switches, "spatial")
 
     def forward(self, x: Tensor) -> Tensor:
-        if self._unserved:
+        if self._unserved or self.calls_layers():
             return super().forward(x)
-        return functional.spatial_gate(x, self.weight(), self.conv1.bias, norm=self.bn, ties=self.switches.ties)
+        return functional.spatial_gate(x, self.weight(), self.conv1.bias, norm=self.norm(), ties=self.switches.ties)
+
+    def norm(self) -> nn.Module | None:
+        """What follows the convolution; nothing if it was folded, for which fuse_modules leaves an nn.Identity."""
+        return None if isinstance(self.bn, nn.Identity) else self.bn
 
     def weight(self) -> Tensor:
         """The weight over [mean, max]; one over their mean has half of it for each."""
         weight = self.conv1.weight
-        return weight if weight.shape[1] == 2 else (weight / 2).repeat(1, 2, 1, 1)
+        return weight if self.switches.maps == "both" else (weight / 2).repeat(1, 2, 1, 1)
 
     def backend_for(self, x: Tensor) -> Backend:
         """Which implementation serves x, and why."""
@@ -68,9 +72,8 @@ class CBAM(reference.CBAM):
     """Fused CBAM: same arguments, parameters, initial values and results as :class:`cbam_fused.reference.CBAM`.
 
     A state_dict goes from one to the other in both directions with ``strict=True``. The sub-modules
-    ``ca`` and ``sa`` hold the parameters and still return masks when called themselves, but ``forward``
-    does not call them, so hooks registered on them do not run. What the kernels do not serve runs the reference;
-    :meth:`backend_for` says why.
+    ``ca`` and ``sa`` hold the parameters and return masks when called themselves; ``forward`` calls them, and their
+    layers, only where they have hooks. What the kernels do not serve runs the reference; :meth:`backend_for` says why.
 
     Shape: (N, C, H, W) -> (N, C, H, W), in x's dtype and memory layout.
     Raises: what :func:`cbam_fused.functional.cbam` raises.
@@ -98,9 +101,11 @@ class CBAM(reference.CBAM):
     def forward(self, x: Tensor, *, residual: Tensor | None = None, relu: bool = False) -> Tensor:
         """relu(CBAM(x) + residual), each part only where asked for, in one pass."""
         if self._three_weights:
-            ca = self.ca
-            return functional.cbam(x, ca.fc1.weight, ca.fc2.weight, self.sa.conv1.weight, residual=residual, relu=relu)
-        if self._unserved:
+            ca, sa = self.ca, self.sa
+            fc1, fc2, conv1 = ca.fc1, ca.fc2, sa.conv1
+            if not reference.has_hooks(ca, sa, fc1, fc2, conv1):
+                return functional.cbam(x, fc1.weight, fc2.weight, conv1.weight, residual=residual, relu=relu)
+        if self._unserved or self.calls_masks():
             return super().forward(x, residual=residual, relu=relu)
         if self.switches.residual:
             residual = x if residual is None else x + residual
@@ -108,7 +113,7 @@ class CBAM(reference.CBAM):
 
     def backend_for(self, x: Tensor) -> Backend:
         """Which implementation serves x, and why."""
-        return _backend(x, self, None if self.sa is None else self.sa.bn)
+        return _backend(x, self, None if self.sa is None else self.sa.norm())
 
 
 def attend(
@@ -119,9 +124,11 @@ def attend(
     residual: Tensor | None = None,
     relu: bool = False,
 ) -> Tensor:
-    """relu(x g s + residual) with the two masks, neither of them the reference's only, in one pass."""
+    """relu(x g s + residual) with the two masks, neither of them the reference's only, in one pass if without hooks."""
+    if any(m is not None and (reference.has_hooks(m) or m.calls_layers()) for m in (ca, sa)):
+        return reference.gated(x, ca, sa, residual=residual, relu=relu)
     w1, w2, b1, b2 = (None,) * 4 if ca is None else ca.weights()
-    ws, bs, norm = (None,) * 3 if sa is None else (sa.weight(), sa.conv1.bias, sa.bn)
+    ws, bs, norm = (None,) * 3 if sa is None else (sa.weight(), sa.conv1.bias, sa.norm())
     mask = sa if ca is None else ca
     assert mask is not None  # there is no CBAM without either
     ties = mask.switches.ties
@@ -137,9 +144,11 @@ def _unserved(switches: Switches, *gates: str) -> str:
     return ", ".join(f"{n}={getattr(switches, n)!r}" for n in names)
 
 
-def _backend(x: Tensor, module: CBAM | ChannelAttention | SpatialAttention, norm: nn.BatchNorm2d | None) -> Backend:
+def _backend(x: Tensor, module: CBAM | ChannelAttention | SpatialAttention, norm: nn.Module | None) -> Backend:
     if module._unserved:
         return Backend("reference", f"no kernels for {module._unserved}")
+    if module.calls_masks() if isinstance(module, CBAM) else module.calls_layers():
+        return Backend("reference", "layers with hooks are called one by one")
     name = functional.backend_for(x)
     if name == "reference":
         return Backend(name, f"no kernels for {x.device.type} tensors, or switched off, or under a transform")

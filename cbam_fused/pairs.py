@@ -11,7 +11,8 @@ from torch import Tensor, fx, nn
 from torch.fx.graph import inplace_methods
 
 from .modules import ChannelAttention, SpatialAttention, attend
-from .recognise import has_hooks, random_copy
+from .recognise import random_copy
+from .reference import has_hooks
 
 _MULTIPLICATIONS = (operator.mul, torch.mul, "mul")
 _SIZES = (32, 224)

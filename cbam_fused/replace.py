@@ -9,7 +9,8 @@ from torch import nn
 from . import modules
 from .checkpoints import PublicNames
 from .pairs import fuse_pairs
-from .recognise import HOOKS, Layers, Proof, has_hooks, prove
+from .recognise import HOOKS, Layers, Proof, prove
+from .reference import has_hooks
 
 
 @dataclass
