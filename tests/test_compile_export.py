@@ -89,7 +89,16 @@ def test_onnx(network, x, tmp_path):
     assert functional.backend_for(x) == "cpu"  # again
 
 
-@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore:`torch.jit:DeprecationWarning")
+def test_onnx_of_a_program_with_our_operators_names_them(network, x, tmp_path):
+    """A program is exported already, so nothing can be chosen any more: the model is what torch.onnx.export wants."""
+    pytest.importorskip("onnxscript", reason="pip install '.[export]'")
+    program = torch.export.export(network, (x,))
+    with pytest.raises(torch.onnx.OnnxExporterError, match=r"No ONNX function found for .*cbam_fused\.forward"):
+        torch.onnx.export(program, (), tmp_path / "network.onnx", dynamo=True, verbose=False)
+    assert not [*tmp_path.iterdir()]
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore:`torch.jit:FutureWarning")
 def test_torchscript_trace_can_be_saved_and_trained(network, x):
     file = io.BytesIO()
     torch.jit.save(torch.jit.trace(network, x), file)

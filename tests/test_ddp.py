@@ -7,6 +7,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import Shard, distribute_module, distribute_tensor
 from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 
@@ -107,3 +108,17 @@ def test_the_halves_differ():
         backward_of_half(model, rank, torch.contiguous_format)
         grads.append(model[2].ca.fc1.weight.grad)
     assert not torch.allclose(*grads)
+
+
+def test_dtensors_are_refused(tmp_path):
+    """A channel gate of sharded channels needs sums over all processes, which nobody here makes."""
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/rendezvous", rank=0, world_size=1)
+    try:
+        mesh = dist.init_device_mesh("cpu", (1,))
+        module = distribute_module(CBAM(16), mesh)
+        with pytest.raises(
+            NotImplementedError, match=r"cbam_fused\.forward\.default does not have a sharding strategy"
+        ):
+            module(distribute_tensor(torch.randn(2, 16, 4, 4), mesh, [Shard(1)]))
+    finally:
+        dist.destroy_process_group()
