@@ -16,6 +16,9 @@ def check(x, w1, w2, ws, b1, b2, bs, residual, ties) -> None:
     if not isinstance(x, Tensor) or x.dtype not in FLOATS:
         got = x.dtype if isinstance(x, Tensor) else type(x).__name__
         raise TypeError(f"x must be a tensor of float32, float64, float16 or bfloat16, got {got}")
+    for name, t in {"x": x, "w1": w1, "w2": w2, "ws": ws, "b1": b1, "b2": b2, "bs": bs, "residual": residual}.items():
+        if isinstance(t, Tensor) and (t.layout != torch.strided or t.is_nested):
+            raise TypeError(f"{name} must be a dense tensor, got {'a nested one' if t.is_nested else t.layout}")
     if x.dim() != 4 or 0 in x.shape[1:]:
         raise ValueError(f"x must be (N, C, H, W) with C, H, W of at least 1, got {tuple(x.shape)}")
     if w1 is None and w2 is None and ws is None:
