@@ -5,6 +5,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from . import functional, reference
+from .checks import check_input
 from .switches import Switches
 
 __all__ = ["CBAM", "Backend", "ChannelAttention", "SpatialAttention"]
@@ -32,6 +33,7 @@ class ChannelAttention(reference.ChannelAttention):
 
     def forward(self, x: Tensor) -> Tensor:
         if self._unserved:
+            check_input(x)
             return super().forward(x)
         return functional.channel_gate(x, *self.weights(), ties=self.switches.ties)
 
@@ -49,6 +51,7 @@ class SpatialAttention(reference.SpatialAttention):
 
     def forward(self, x: Tensor) -> Tensor:
         if self._unserved:
+            check_input(x)
             return super().forward(x)
         return functional.spatial_gate(x, self.weight(), self.conv1.bias, norm=self.bn, ties=self.switches.ties)
 
@@ -99,6 +102,7 @@ class CBAM(reference.CBAM):
             ca = self.ca
             return functional.cbam(x, ca.fc1.weight, ca.fc2.weight, self.sa.conv1.weight, residual=residual, relu=relu)
         if self._unserved:
+            check_input(x)
             return super().forward(x, residual=residual, relu=relu)
         if self.switches.residual:
             residual = x if residual is None else x + residual

@@ -31,7 +31,7 @@ def signature(results):
     return {n: (t.shape, t.dtype, meaning[n] if t.numel() else None) for n, t in results.items()}
 
 
-@cases(6000)
+@cases(5000)
 @given(case=CASES)
 def test_values_and_gradients_are_those_of_the_reference(case):
     """Whatever the strides, and whichever of the inputs need a gradient."""
@@ -47,7 +47,7 @@ def test_values_and_gradients_are_those_of_the_reference(case):
     assert signature(meta.run(fused)) == signature(results)
 
 
-@cases(1500)
+@cases(2000)
 @given(
     case=CASES,
     values=st.lists(st.sampled_from((float("nan"), float("inf"), -float("inf"))), min_size=1, max_size=3),
@@ -60,16 +60,18 @@ def test_nan_and_inf_are_where_the_reference_has_them(case, values, places):
         if x.numel():
             x.view(-1)[place % x.numel()] = value
     problem.inputs["x"] = x.requires_grad_()
-    got, expected = problem.run(fused), problem.run(plain)
-    for key in expected:
-        nan, expected_nan = got[key].isnan(), expected[key].isnan()
-        if key == "dws":  # it depends on PyTorch's algorithm whether the zeros of the padding times NaN are NaN
-            expected_nan = nan | expected_nan
-        assert torch.equal(nan, expected_nan), key
-        assert torch.equal(got[key].isinf() | nan, expected[key].isinf() | nan), key
+    # PyTorch's convolutions of some types let NaN spread beyond the window, and gates of some types become 0, which
+    # makes NaN of Inf, where others do not: the reference means what it gives in this type and in float64 alike.
+    got, eager, exact = problem.run(fused), problem.run(plain), problem.to(torch.float64).run(plain)
+    for key, t in got.items():
+        for spread in (torch.isnan, lambda t: ~t.isfinite()):
+            one, other = spread(eager[key]), spread(exact[key].to(t.dtype))
+            assert spread(t)[one & other].all(), key
+            if key != "dws":  # zeros of the padding times NaN: it depends on the algorithm whether they count
+                assert not spread(t)[~(one | other)].any(), key
 
 
-@cases(2500)
+@cases(3000)
 @given(case=CASES, chosen=st.lists(st.tuples(st.sampled_from(NAMES), WRONG), min_size=1, max_size=3))
 def test_wrong_arguments_are_named(case, chosen):
     problem, fused = case.problem(), FUNCTIONS[case.name][1][case.ties][0]
