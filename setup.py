@@ -30,6 +30,11 @@ if platform.machine() == "x86_64":
     ISAS["avx512"] += ["-mavx2", *F16C, "-mprefer-vector-width=512", "-Wno-maybe-uninitialized"]
     ISAS["avx512bf16"] = [*ISAS["avx512"], "-mavx512bf16"]
 
+# For make sanitize: every read or write beyond a tensor, and every undefined operation, ends the process.
+SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer", "-O1", "-g"]
+if os.environ.get("CBAM_FUSED_SANITIZE") != "1":
+    SANITIZE = []
+
 LIMITED_API = not sysconfig.get_config_var("Py_GIL_DISABLED")
 
 
@@ -69,7 +74,7 @@ class BuildKernels(build_ext):
             self.get_ext_fullpath(ext.name),
             libraries=["torch_cpu"],
             library_dirs=[str(torch.folder / "lib")],
-            extra_postargs=["-s"],
+            extra_postargs=SANITIZE or ["-s"],
             target_lang="c++",
         )
         self.info = {
@@ -82,7 +87,7 @@ class BuildKernels(build_ext):
 
     def _compile(self, source, name, flags):
         return self.compiler.compile(
-            [source], output_dir=os.path.join(self.build_temp, name), extra_postargs=[*COMMON, *flags]
+            [source], output_dir=os.path.join(self.build_temp, name), extra_postargs=[*COMMON, *flags, *SANITIZE]
         )
 
     def _compiler(self) -> str:

@@ -55,9 +55,7 @@ def cbam(
 
     Source: Woo et al., "CBAM: Convolutional Block Attention Module", ECCV 2018.
     """
-    check(x, w1, w2, ws, b1, b2, bs, residual, ties)
-    if norm is not None and ws is None:
-        raise ValueError("norm needs ws: it normalises the convolution of the spatial gate")
+    check(x, w1, w2, ws, b1, b2, bs, residual, ties, norm)
     backend = backend_for(x)
     if backend == "reference" or unserved(backend, x, norm, ties):
         switches = reference.TIES[ties]
@@ -95,7 +93,7 @@ def spatial_gate(
     x: Tensor, ws: Tensor, bs: Tensor | None = None, *, norm: nn.Module | None = None, ties: str = "first"
 ) -> Tensor:
     """The spatial gate alone, of x as it is: arguments, result and errors as in :func:`cbam`, (N, 1, H, W)."""
-    check(x, None, None, ws, None, None, bs, None, ties)
+    check(x, None, None, ws, None, None, bs, None, ties, norm)
     backend = backend_for(x)
     if backend == "reference" or unserved(backend, x, None, ties) or not _is_batch_norm(norm):
         return reference.spatial_gate(x, ws, bs, norm=norm, switches=reference.TIES[ties])

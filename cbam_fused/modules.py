@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from . import functional, reference
+from .checks import check_input
 from .switches import Switches
 
 __all__ = ["CBAM", "Backend", "ChannelAttention", "SpatialAttention"]
@@ -32,6 +33,7 @@ class ChannelAttention(reference.ChannelAttention):
 
     def forward(self, x: Tensor) -> Tensor:
         if self._unserved or self.calls_layers():
+            check_input(x)
             return super().forward(x)
         w1, w2, b1, b2 = self.weights()
         assert w2 is not None  # the width "single" is not served
@@ -51,6 +53,7 @@ class SpatialAttention(reference.SpatialAttention):
 
     def forward(self, x: Tensor) -> Tensor:
         if self._unserved or self.calls_layers():
+            check_input(x)
             return super().forward(x)
         return functional.spatial_gate(x, self.weight(), self.conv1.bias, norm=self.norm(), ties=self.switches.ties)
 
@@ -106,6 +109,7 @@ class CBAM(reference.CBAM):
             if not reference.has_hooks(ca, sa, fc1, fc2, conv1):
                 return functional.cbam(x, fc1.weight, fc2.weight, conv1.weight, residual=residual, relu=relu)
         if self._unserved or self.calls_masks():
+            check_input(x)
             return super().forward(x, residual=residual, relu=relu)
         if self.switches.residual:
             residual = x if residual is None else x + residual

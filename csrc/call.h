@@ -12,12 +12,11 @@
 #include <torch/csrc/stable/tensor.h>
 
 #include "cpu/kernels.h"
+#include "guards.h"
 
 namespace {
 
 using torch::headeronly::MemoryFormat;
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
 using OptionalTensor = std::optional<Tensor>;
 
 // The widest instruction set that this processor and ATEN_CPU_CAPABILITY (default, avx2, avx512) allow; avx512 leaves
@@ -69,14 +68,6 @@ inline Tensor dense(const Tensor& t, bool channels_last) {
     return t;
 }
 
-inline OptionalTensor dense(const OptionalTensor& t, bool channels_last) {
-    return t ? OptionalTensor(dense(*t, channels_last)) : t;
-}
-
-inline OptionalTensor contiguous(const OptionalTensor& t) {
-    return t ? OptionalTensor(torch::stable::contiguous(*t)) : t;
-}
-
 inline const void* pointer(const OptionalTensor& t) { return t ? t->const_data_ptr() : nullptr; }
 
 struct Parameters {
@@ -89,16 +80,36 @@ struct Call {
     Parameters given, held;  // held: contiguous, in the accumulation type
     cbam::Problem p{};
 
-    Call(const Tensor& x_, const Parameters& parameters) : x(dense(x_, is_channels_last(x_))), given(parameters) {
+    Call(const Tensor& x_, const Parameters& parameters)
+        : x(dense(checked_image(x_), is_channels_last(x_))), given(parameters) {
         p.dtype = dtype_of(x);
         p.channels_last = is_channels_last(x_);
         p.N = x.size(0), p.C = x.size(1), p.H = x.size(2), p.W = x.size(3);
-        p.R = given.w1 ? given.w1->size(0) : 0;
-        p.k = given.ws ? given.ws->size(3) : 1;
+        STD_TORCH_CHECK(given.w1.has_value() == given.w2.has_value(), "w1 and w2 must be given together");
+        p.R = given.w1 && given.w1->dim() > 0 ? given.w1->size(0) : 0;
+        p.k = given.ws && given.ws->dim() == 4 ? given.ws->size(3) : 1;
+        check_numel(given.w1, p.R * p.C, "w1"), check_numel(given.b1, p.R, "b1");
+        check_numel(given.w2, p.C * p.R, "w2"), check_numel(given.b2, p.C, "b2");
+        check_numel(given.ws, 2 * p.k * p.k, "ws"), check_numel(given.bs, 1, "bs");
+        STD_TORCH_CHECK(p.k % 2 == 1, "ws must be (1, 2, k, k) with k odd");
         p.x = x.const_data_ptr();
         p.w1 = hold(given.w1, held.w1), p.b1 = hold(given.b1, held.b1);
         p.w2 = hold(given.w2, held.w2), p.b2 = hold(given.b2, held.b2);
         p.ws = hold(given.ws, held.ws), p.bs = hold(given.bs, held.bs);
+    }
+
+    // A tensor like x, dense in its layout.
+    Tensor like_x(const Tensor& t) const { return dense(checked_like(x, t), p.channels_last); }
+    OptionalTensor like_x(const OptionalTensor& t) const { return t ? OptionalTensor(like_x(*t)) : t; }
+
+    // A contiguous tensor of this many sums.
+    Tensor sums(const Tensor& t, int64_t numel) const {
+        STD_TORCH_CHECK(t.numel() == numel && t.scalar_type() == accumulation_type(x),
+                        "s, dg or dlogits does not fit x");
+        return torch::stable::contiguous(t);
+    }
+    OptionalTensor sums(const OptionalTensor& t, int64_t numel) const {
+        return t ? OptionalTensor(sums(*t, numel)) : t;
     }
 
     Tensor new_sums(torch::headeronly::IntHeaderOnlyArrayRef shape) const {

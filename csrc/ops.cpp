@@ -42,12 +42,18 @@ struct Gradients {
 
 // What the forward left. R is read from it, since not every operator is given w1.
 void set_saved(cbam::Problem& p, const Tensor& saved) {
-    p.R = (saved.size(1) - 3 * p.C - 3 * p.HW()) / 2;
+    check_type(saved, p.dtype == cbam::Dtype::f64 ? ScalarType::Double : ScalarType::Float, "saved");
+    STD_TORCH_CHECK(saved.dim() == 2, "saved is not what the forward left");
+    const int64_t R = (saved.size(1) - 3 * p.C - 3 * p.HW()) / 2;
+    STD_TORCH_CHECK(R >= 0 && (p.R == 0 || p.R == R), "saved is not what the forward left");
+    p.R = R;
+    check_numel(saved, p.N * p.saved_size(), "saved");
     p.saved = const_cast<void*>(saved.const_data_ptr());
 }
 
 void set_saved(cbam::Problem& p, const Tensor& saved, const Tensor& index) {
     set_saved(p, saved);
+    check_index(p, index);
     p.index = (int32_t*)const_cast<void*>(index.const_data_ptr());
 }
 
@@ -55,7 +61,7 @@ std::tuple<Tensor, Tensor> new_saved(Call& call) {
     cbam::Problem& p = call.p;
     Tensor saved = call.new_sums({p.N, p.saved_size()});
     Tensor index = torch::stable::new_empty(call.x, {p.N, p.C + p.HW()}, ScalarType::Int);
-    set_saved(p, saved, index);
+    p.saved = saved.mutable_data_ptr(), p.index = (int32_t*)index.mutable_data_ptr();
     return {saved, index};
 }
 
@@ -64,7 +70,7 @@ std::tuple<Tensor, Tensor, Tensor> forward(const Tensor& x, const OptionalTensor
                                            const OptionalTensor& bs, const OptionalTensor& residual, bool relu) {
     Call call(x, {w1, b1, w2, b2, ws, bs});
     cbam::Problem& p = call.p;
-    const OptionalTensor dense_residual = dense(residual, p.channels_last);
+    const OptionalTensor dense_residual = call.like_x(residual);
     Tensor y = torch::stable::empty_like(call.x);
     auto [saved, index] = new_saved(call);
     p.residual = pointer(dense_residual);
@@ -86,8 +92,8 @@ std::tuple<Tensor, Tensor> attend(const Tensor& x, const OptionalTensor& w1, con
 Tensor apply(const Tensor& x, const Tensor& saved, const Tensor& s, const OptionalTensor& residual, bool relu) {
     Call call(x, {});
     cbam::Problem& p = call.p;
-    const Tensor dense_s = torch::stable::contiguous(s);
-    const OptionalTensor dense_residual = dense(residual, p.channels_last);
+    const Tensor dense_s = call.sums(s, p.N * p.HW());
+    const OptionalTensor dense_residual = call.like_x(residual);
     Tensor y = torch::stable::empty_like(call.x);
     set_saved(p, saved);
     p.residual = pointer(dense_residual), p.relu = relu;
@@ -100,8 +106,8 @@ std::tuple<Tensor, Tensor, Tensor> products(const Tensor& dy, const Tensor& x, c
                                             const Tensor& saved, const Tensor& s) {
     Call call(x, {});
     cbam::Problem& p = call.p;
-    const Tensor dense_dy = dense(dy, p.channels_last), dense_s = torch::stable::contiguous(s);
-    const OptionalTensor dense_y = dense(y, p.channels_last);
+    const Tensor dense_dy = call.like_x(dy), dense_s = call.sums(s, p.N * p.HW());
+    const OptionalTensor dense_y = call.like_x(y);
     Tensor dg = call.new_sums({p.N, p.C}), ds = call.new_sums({p.N, 1, p.H, p.W});
     Tensor dresidual = y ? torch::stable::empty_like(call.x) : torch::stable::new_empty(x, {0});
     set_saved(p, saved);
@@ -133,8 +139,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backw
     Call call(x, {w1, b1, w2, b2, ws, bs});
     cbam::Problem& p = call.p;
     p.even_ties = even_ties;
-    const Tensor dense_dy = dense(dy, p.channels_last);
-    const OptionalTensor dense_y = dense(y, p.channels_last);
+    const Tensor dense_dy = call.like_x(dy);
+    const OptionalTensor dense_y = call.like_x(y);
     Tensor dx = torch::stable::empty_like(call.x);
     Tensor dresidual = y ? torch::stable::empty_like(call.x) : torch::stable::new_empty(x, {0});
     set_saved(p, saved, index);
@@ -153,8 +159,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backward_gate
     Call call(x, {w1, b1, w2, b2, ws, bs});
     cbam::Problem& p = call.p;
     p.even_ties = even_ties;
-    const OptionalTensor dense_dy = dense(dy, p.channels_last);
-    const OptionalTensor dense_s = contiguous(s), dense_dg = contiguous(dg), dense_dlogits = contiguous(dlogits);
+    const OptionalTensor dense_dy = call.like_x(dy);
+    const OptionalTensor dense_s = call.sums(s, p.N * p.HW()), dense_dg = call.sums(dg, p.N * p.C),
+                         dense_dlogits = call.sums(dlogits, p.N * p.HW());
     Tensor dx = torch::stable::empty_like(call.x);
     set_saved(p, saved, index);
     p.dy = pointer(dense_dy), p.s = pointer(dense_s), p.dx = dx.mutable_data_ptr();

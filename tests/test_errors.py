@@ -79,8 +79,3 @@ def test_backend_choice(monkeypatch):
     monkeypatch.setenv("CBAM_FUSED_BACKEND", "cdua")
     with pytest.raises(RuntimeError, match="CBAM_FUSED_BACKEND must be auto, cpu, triton or reference, got 'cdua'"):
         functional.cbam(**OK)
-
-
-def test_norm_without_the_gate_that_it_belongs_to():
-    with pytest.raises(ValueError, match="norm needs ws: it normalises the convolution of the spatial gate"):
-        functional.cbam(**OK | {"ws": None, "bs": None}, norm=torch.nn.BatchNorm2d(1))
