@@ -35,7 +35,7 @@ def info() -> None:
         "built with torch": built.get("torch", "unknown"),
         "CPU kernels": kernels,
         "Triton kernels": _ops.triton_missing or f"triton {_version('triton')}",
-        "CUDA kernels": built.get("cuda", "unknown"),
+        "CUDA kernels": _cuda(built),
         "instruction set": "none" if _ops.cpu_missing else _ops.cpu_capability(),
         "threads": torch.get_num_threads(),
         "CBAM_FUSED_BACKEND": os.environ.get("CBAM_FUSED_BACKEND", "not set"),
@@ -44,6 +44,13 @@ def info() -> None:
     }
     for name, value in lines.items():
         print(f"{name + ':':<20} {value}")
+
+
+def _cuda(built: dict) -> str:
+    if not _ops.cuda_missing:
+        return f"built for {', '.join(_ops.cuda_architectures)}"
+    said = built.get("cuda", "")
+    return said if said.startswith("not built") else f"not available: {_ops.cuda_missing}"
 
 
 def _build_info() -> dict:
