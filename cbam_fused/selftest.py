@@ -37,7 +37,7 @@ CHECKED_IMAGES = 4
 TIMED_IMAGES = {"cpu": 8, "cuda": 64}
 TIMED_DTYPES = (torch.float32, torch.bfloat16)
 # An error may be twice that of plain PyTorch in the same dtype, and so many roundings of the result more.
-ROUNDINGS = 16
+ROUNDINGS = 4
 # How often a tensor of x's size must be moved: forward x, y; backward x, dy, dx.
 MOVED = {"forward": 2, "forward and backward": 5}
 
