@@ -16,14 +16,22 @@ import torch
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
-RUNTIME = [HERE / name for name in ("scheduler.cpp", "groups.cpp", "launch.cpp", "memory.cpp", "bindings.cpp")]
+RUNTIME = [
+    HERE / f"{name}.cpp"
+    for name in ("scheduler", "groups", "launch", "memory", "checker", "instrumentation", "traffic", "bindings")
+]
 
 COMMON = ["-std=c++20", "-g1", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-pthread"]
 WARNINGS = ["-Wall", "-Werror", "-Wno-unknown-pragmas", "-Wno-class-memaccess", "-Wno-unused-function"]
 SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
+# Accesses of the machine as in the source: none joined, none made into a call of memset.
+CHECKED = ["-fsanitize=thread", "-fno-tree-vectorize", "-fno-tree-slp-vectorize", "-fno-store-merging"]
+CHECKED += ["-fno-tree-loop-distribute-patterns"]
+WRAPPED = [f"-Wl,--wrap={name}" for name in ("memcpy", "memmove", "memset")]
 # Of each mode: flags of the kernels, flags of the rest, and of the linker.
 MODES = {
     "plain": (["-O2"], ["-O2"], []),
+    "checked": (["-O2", *CHECKED], ["-O2"], []),
     "sanitized": (["-O1", *SANITIZE], ["-O1", *SANITIZE], SANITIZE),
 }
 
@@ -62,11 +70,13 @@ def load(name: str, mode: str, csrc: Path = ROOT / "csrc", folder: Path = ROOT /
     module = folder / f"{name}-{mode}-{contents}.so"
     if not module.exists():
         # -Bsymbolic: the runtime's functions here, not those of a libcudart that PyTorch has loaded.
-        link = ["g++", "-shared", "-Wl,-Bsymbolic", *of_linker, "-pthread"]
+        link = ["g++", "-shared", "-Wl,-Bsymbolic", *WRAPPED, *of_linker, "-pthread"]
         _run([*link, *map(str, objects), "-o", f"{module}.new"])
         Path(f"{module}.new").replace(module)
+    # A name of its own, since of modules of one name pybind11 makes only the first.
+    name = f"{mode}.{name}"
     loader = importlib.machinery.ExtensionFileLoader(name, str(module))
-    loaded = importlib.util.module_from_spec(importlib.util.spec_from_loader(name, loader))
+    loaded = importlib.util.module_from_spec(importlib.util.spec_from_file_location(name, module, loader=loader))
     loader.exec_module(loaded)
     return loaded
 

@@ -56,8 +56,7 @@ inline void __syncwarp(unsigned mask = 0xffffffffu, emulation::Place place = emu
     emulation::sync_warp(mask, place);
 }
 
-template <class T>
-T __shfl_sync(unsigned mask, T v, int source, emulation::Place place = emulation::Place::current()) {
+template <class T> T __shfl_sync(unsigned mask, T v, int source, emulation::Place place = emulation::Place::current()) {
     return emulation::shuffle(mask, v, source & 31, place);
 }
 
@@ -72,9 +71,9 @@ T __shfl_down_sync(unsigned mask, T v, unsigned step, emulation::Place place = e
     return emulation::shuffle(mask, v, lane + step < 32 ? lane + step : lane, place);
 }
 
-template <class... Parameters, class... Arguments>
-cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...),
-                               Arguments&&... arguments) {
+template <class... Parameters, class... Arguments> cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config,
+                                                                                  void (*kernel)(Parameters...),
+                                                                                  Arguments&&... arguments) {
     struct Call {
         void (*kernel)(Parameters...);
         std::tuple<std::remove_cv_t<Parameters>...> arguments;
