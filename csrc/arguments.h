@@ -34,25 +34,19 @@ inline ScalarType accumulation_type(const Tensor& x) {
 // The layout that serves x; cbam_fused/_ops.py has the same rule.
 inline bool is_channels_last(const Tensor& x) { return !x.is_contiguous() && x.stride(1) < x.stride(3); }
 
-inline bool is_aligned(const Tensor& t, uintptr_t alignment) {
-    return reinterpret_cast<uintptr_t>(t.const_data_ptr()) % alignment == 0;
-}
-
-inline bool is_dense(const Tensor& t, bool channels_last) {
-    if (!channels_last) return t.is_contiguous();
+// t itself if it is dense in the layout asked for, else a copy that is.
+inline Tensor dense(const Tensor& t, bool channels_last) {
+    if (!channels_last) return t.is_contiguous() ? t : torch::stable::contiguous(t);
     int64_t expected = 1;
     for (int d : {1, 3, 2, 0}) {
-        if (t.size(d) != 1 && t.stride(d) != expected) return false;
+        if (t.size(d) != 1 && t.stride(d) != expected) return torch::stable::contiguous(t, MemoryFormat::ChannelsLast);
         expected *= t.size(d);
     }
-    return true;
+    return t;
 }
 
-// t itself if it is dense in the layout asked for and aligned, else a copy that is.
-inline Tensor dense(const Tensor& t, bool channels_last, uintptr_t alignment) {
-    if (!is_dense(t, channels_last))
-        return torch::stable::contiguous(t, channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
-    return is_aligned(t, alignment) ? t : torch::stable::clone(t);
+inline OptionalTensor dense(const OptionalTensor& t, bool channels_last) {
+    return t ? OptionalTensor(dense(*t, channels_last)) : t;
 }
 
 inline OptionalTensor contiguous(const OptionalTensor& t) {
@@ -65,16 +59,13 @@ struct Parameters {
     OptionalTensor w1, b1, w2, b2, ws, bs;
 };
 
-// Shapes, x and the parameters; the tensors are kept alive, dense and aligned (in bytes), for as long as the call
-// lasts.
+// Shapes, x and the parameters; the tensors are kept alive, dense, for as long as the call lasts.
 struct Call {
-    const uintptr_t alignment;
     Tensor x;
     Parameters given, held;  // held: contiguous, in the accumulation type
     cbam::Problem p{};
 
-    Call(const Tensor& x_, const Parameters& parameters, uintptr_t alignment_)
-        : alignment(alignment_), x(::dense(x_, is_channels_last(x_), alignment_)), given(parameters) {
+    Call(const Tensor& x_, const Parameters& parameters) : x(dense(x_, is_channels_last(x_))), given(parameters) {
         p.dtype = dtype_of(x);
         p.channels_last = is_channels_last(x_);
         p.N = x.size(0), p.C = x.size(1), p.H = x.size(2), p.W = x.size(3);
@@ -86,10 +77,6 @@ struct Call {
         p.ws = hold(given.ws, held.ws), p.bs = hold(given.bs, held.bs);
     }
 
-    // t in x's layout.
-    Tensor dense(const Tensor& t) const { return ::dense(t, p.channels_last, alignment); }
-    OptionalTensor dense(const OptionalTensor& t) const { return t ? OptionalTensor(dense(*t)) : t; }
-
     Tensor new_sums(torch::headeronly::IntHeaderOnlyArrayRef shape) const {
         return torch::stable::new_empty(x, shape, accumulation_type(x));
     }
@@ -100,8 +87,7 @@ private:
     const void* hold(const OptionalTensor& given, OptionalTensor& held) const {
         if (!given) return nullptr;
         held = given;
-        const bool right_type = given->scalar_type() == accumulation_type(x);
-        if (!right_type || !given->is_contiguous() || !is_aligned(*given, alignment)) {
+        if (!given->is_contiguous() || given->scalar_type() != accumulation_type(x)) {
             held = new_sums(given->sizes());
             torch::stable::copy_(*held, *given);
         }

@@ -1,6 +1,6 @@
 // The six operators, on LibTorch's stable ABI, for a device whose kernels are Device::forward, apply, products and
-// backward, functions of a Call, and take tensors at multiples of Device::kAlignment bytes. Arguments are checked in
-// cbam_fused/functional.py; cbam_fused/_ops.py says what each tensor holds and how results are laid out.
+// backward, functions of a Call. Arguments are checked in cbam_fused/functional.py; cbam_fused/_ops.py says what each
+// tensor holds and how results are laid out.
 #pragma once
 
 #include "arguments.h"
@@ -14,9 +14,9 @@ template <class Device> struct Operators {
                                                       const OptionalTensor& bs, const OptionalTensor& residual,
                                                       bool relu) {
         const Device device(x);
-        Call call(x, {w1, b1, w2, b2, ws, bs}, Device::kAlignment);
+        Call call(x, {w1, b1, w2, b2, ws, bs});
         cbam::Problem& p = call.p;
-        const OptionalTensor dense_residual = call.dense(residual);
+        const OptionalTensor dense_residual = dense(residual, p.channels_last);
         Tensor y = torch::stable::empty_like(call.x);
         auto [saved, index] = new_saved(call);
         p.residual = pointer(dense_residual);
@@ -30,7 +30,7 @@ template <class Device> struct Operators {
                                              const OptionalTensor& w2, const OptionalTensor& b2,
                                              const OptionalTensor& ws, const OptionalTensor& bs) {
         const Device device(x);
-        Call call(x, {w1, b1, w2, b2, ws, bs}, Device::kAlignment);
+        Call call(x, {w1, b1, w2, b2, ws, bs});
         auto result = new_saved(call);
         device.forward(call);
         return result;
@@ -39,10 +39,10 @@ template <class Device> struct Operators {
     static Tensor apply(const Tensor& x, const Tensor& saved, const Tensor& s, const OptionalTensor& residual,
                         bool relu) {
         const Device device(x);
-        Call call(x, {}, Device::kAlignment);
+        Call call(x, {});
         cbam::Problem& p = call.p;
         const Tensor dense_s = torch::stable::contiguous(s);
-        const OptionalTensor dense_residual = call.dense(residual);
+        const OptionalTensor dense_residual = dense(residual, p.channels_last);
         Tensor y = torch::stable::empty_like(call.x);
         set_saved(p, saved);
         p.residual = pointer(dense_residual), p.relu = relu;
@@ -54,10 +54,10 @@ template <class Device> struct Operators {
     static std::tuple<Tensor, Tensor, Tensor> products(const Tensor& dy, const Tensor& x, const OptionalTensor& y,
                                                        const Tensor& saved, const Tensor& s) {
         const Device device(x);
-        Call call(x, {}, Device::kAlignment);
+        Call call(x, {});
         cbam::Problem& p = call.p;
-        const Tensor dense_dy = call.dense(dy), dense_s = torch::stable::contiguous(s);
-        const OptionalTensor dense_y = call.dense(y);
+        const Tensor dense_dy = dense(dy, p.channels_last), dense_s = torch::stable::contiguous(s);
+        const OptionalTensor dense_y = dense(y, p.channels_last);
         Tensor dg = call.new_sums({p.N, p.C}), ds = call.new_sums({p.N, 1, p.H, p.W});
         Tensor dresidual = y ? torch::stable::empty_like(call.x) : torch::stable::new_empty(x, {0});
         set_saved(p, saved);
@@ -74,11 +74,11 @@ template <class Device> struct Operators {
         const OptionalTensor& w1, const OptionalTensor& b1, const OptionalTensor& w2, const OptionalTensor& b2,
         const OptionalTensor& ws, const OptionalTensor& bs, bool even_ties) {
         const Device device(x);
-        Call call(x, {w1, b1, w2, b2, ws, bs}, Device::kAlignment);
+        Call call(x, {w1, b1, w2, b2, ws, bs});
         cbam::Problem& p = call.p;
         p.even_ties = even_ties;
-        const Tensor dense_dy = call.dense(dy);
-        const OptionalTensor dense_y = call.dense(y);
+        const Tensor dense_dy = dense(dy, p.channels_last);
+        const OptionalTensor dense_y = dense(y, p.channels_last);
         Tensor dx = torch::stable::empty_like(call.x);
         Tensor dresidual = y ? torch::stable::empty_like(call.x) : torch::stable::new_empty(x, {0});
         set_saved(p, saved, index);
@@ -97,10 +97,10 @@ template <class Device> struct Operators {
         const OptionalTensor& w2, const OptionalTensor& b2, const OptionalTensor& ws, const OptionalTensor& bs,
         bool even_ties) {
         const Device device(x);
-        Call call(x, {w1, b1, w2, b2, ws, bs}, Device::kAlignment);
+        Call call(x, {w1, b1, w2, b2, ws, bs});
         cbam::Problem& p = call.p;
         p.even_ties = even_ties;
-        const OptionalTensor dense_dy = call.dense(dy);
+        const OptionalTensor dense_dy = dense(dy, p.channels_last);
         const OptionalTensor dense_s = contiguous(s), dense_dg = contiguous(dg), dense_dlogits = contiguous(dlogits);
         Tensor dx = torch::stable::empty_like(call.x);
         set_saved(p, saved, index);

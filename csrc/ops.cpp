@@ -35,8 +35,6 @@ std::string cpu_capability() { return kernels().name; }
 
 class Cpu {
 public:
-    static constexpr uintptr_t kAlignment = 1;
-
     explicit Cpu(const Tensor&) {}
 
     void forward(const Call& call) const { run(call, kernels().forward(call.p), new_workspace(call, 0)); }

@@ -56,8 +56,6 @@ cudaStream_t current_stream(int device) {
 
 class Cuda {
 public:
-    static constexpr uintptr_t kAlignment = 16;  // of a vector access
-
     explicit Cuda(const Tensor& x)
         : index_(x.get_device_index()), guard_(index_), device_(facts_of(index_)), stream_(current_stream(index_)) {
         check(cudaSetDevice(index_), "cudaSetDevice");  // the guard is for PyTorch's copy of the runtime, not for ours
