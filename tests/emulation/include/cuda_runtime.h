@@ -21,7 +21,8 @@
 #define __launch_bounds__(...)
 #define __align__(bytes) __attribute__((aligned(bytes)))
 
-using std::max, std::min;
+using std::max;
+using std::min;
 
 extern uint3 threadIdx, blockIdx;
 extern dim3 blockDim, gridDim;
