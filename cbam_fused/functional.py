@@ -10,6 +10,8 @@ from torch.autograd import forward_ad
 from . import _ops, autograd, reference
 from .checks import check
 
+# In the order in which they are asked.
+BACKENDS = ("cpu", "cuda", "triton")
 TRITON_DEVICES = ("cuda", "xpu")
 
 
@@ -110,7 +112,7 @@ def unserved(backend: str, x: Tensor, norm: nn.Module | None, ties: str) -> str:
         return f"{type(norm).__name__} in the place of BatchNorm2d"
     if isinstance(norm, nn.SyncBatchNorm) and _uses_batch_statistics(norm):
         return "SyncBatchNorm, whose statistics are those of all processes"
-    if backend == "triton" and ties == "even":
+    if backend in ("cuda", "triton") and ties == "even":
         return "ties='even'"
     if backend == "triton" and x.shape[1:].numel() >= 2**31:
         return "images of 2^31 elements or more"
@@ -156,43 +158,54 @@ def _fold(ws: Tensor, bs: Tensor | None, norm: nn.BatchNorm2d, dtype: torch.dtyp
 
 
 def backend_for(x: Tensor) -> str:
-    """Which implementation serves x now: "cpu" (C++ kernels), "triton" (GPU kernels) or "reference" (plain PyTorch).
+    """Which implementation serves x now: "cpu", "cuda" (C++, CUDA kernels), "triton" or "reference" (plain PyTorch).
 
-    The reference serves devices without kernels, functorch transforms, forward-mode AD, torch.onnx.export and
-    torch.jit.trace, and everything if the environment says CBAM_FUSED_BACKEND=reference. CBAM_FUSED_BACKEND=cpu and
-    =triton make missing kernels an error. Triton serves GPUs, and tensors on the CPU only where both
-    CBAM_FUSED_BACKEND=triton and TRITON_INTERPRET=1 are set.
+    GPU tensors go to the CUDA kernels where these were built for such a GPU, else to Triton's. The reference serves
+    devices without kernels, functorch transforms, forward-mode AD, torch.onnx.export and torch.jit.trace, and
+    everything if the environment says CBAM_FUSED_BACKEND=reference. CBAM_FUSED_BACKEND=cpu, =cuda and =triton make
+    missing kernels an error. Triton serves GPUs, and tensors on the CPU only where both CBAM_FUSED_BACKEND=triton and
+    TRITON_INTERPRET=1 are set.
 
     Raises:
         RuntimeError: CBAM_FUSED_BACKEND names an unknown backend, or one that cannot serve x.
     """
     wanted = os.environ.get("CBAM_FUSED_BACKEND", "auto")
-    if wanted not in ("auto", "cpu", "triton", "reference"):
-        raise RuntimeError(f"CBAM_FUSED_BACKEND must be auto, cpu, triton or reference, got {wanted!r}")
+    if wanted not in ("auto", *BACKENDS, "reference"):
+        raise RuntimeError(f"CBAM_FUSED_BACKEND must be auto, cpu, cuda, triton or reference, got {wanted!r}")
     if wanted == "reference":
         return "reference"
-    device = x.device.type
-    if wanted == "triton":
-        backend = "triton"
-        interpreted = device == "cpu" and os.environ.get("TRITON_INTERPRET") == "1"
-        if _ops.triton_missing or not (device in TRITON_DEVICES or interpreted):
-            state = _ops.triton_missing or "Triton serves tensors on a CPU only with TRITON_INTERPRET=1"
-            raise RuntimeError(f"CBAM_FUSED_BACKEND=triton, but x is on {x.device}; {state}")
-    elif device in ("cpu", "meta") and not _ops.cpu_missing:
-        backend = "cpu"
-    elif wanted == "cpu":
-        raise RuntimeError(
-            f"CBAM_FUSED_BACKEND=cpu, but x is on {x.device}; CPU kernels: {_ops.cpu_missing or 'built'}"
-        )
-    elif device in TRITON_DEVICES and not _ops.triton_missing:
-        backend = "triton"
-    else:
-        return "reference"
+    reason = ""
+    for backend in BACKENDS if wanted == "auto" else (wanted,):
+        reason = _missing(backend, x.device)
+        if not reason:
+            return "reference" if _needs_plain_operators() else backend
+    if wanted != "auto":
+        raise RuntimeError(f"CBAM_FUSED_BACKEND={wanted}, but x is on {x.device}; {reason}")
+    return "reference"
+
+
+def _missing(backend: str, device: torch.device) -> str:
+    """Why this backend has no kernels for tensors on the device; empty if it has."""
+    kind = device.type
+    if backend == "cpu":
+        return "" if kind in ("cpu", "meta") and not _ops.cpu_missing else f"CPU kernels: {_ops.cpu_missing or 'built'}"
+    if backend == "cuda":
+        return _ops.cuda_unserved(device) if kind == "cuda" else f"CUDA kernels: {_ops.cuda_missing or 'built'}"
+    if _ops.triton_missing or kind in TRITON_DEVICES:
+        return _ops.triton_missing
+    # What the interpreter serves is served only on demand.
+    interpreted = kind == "cpu" and [os.environ.get(n) for n in ("CBAM_FUSED_BACKEND", "TRITON_INTERPRET")] == [
+        "triton",
+        "1",
+    ]
+    return "" if interpreted else "Triton serves tensors on a CPU only with TRITON_INTERPRET=1"
+
+
+def _needs_plain_operators() -> bool:
+    """Under a transform that knows no rule for ours, or where the result runs where they are unknown."""
     if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
-        return "reference"
-    if torch.jit.is_tracing() or (torch.compiler.is_exporting() and torch.onnx.is_in_onnx_export()):
-        return "reference"  # the result runs where our operators are unknown
-    return backend
+        return True
+    return torch.jit.is_tracing() or (torch.compiler.is_exporting() and torch.onnx.is_in_onnx_export())
 
 
 # To torch.fx they are leaves: a graph has one call, and the checks see tensors only.
