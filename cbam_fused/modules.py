@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from . import functional, reference
 from .checks import check_input
+from .hooks import has_hooks, masks_are_called
 from .switches import Switches
 
 __all__ = ["CBAM", "Backend", "ChannelAttention", "SpatialAttention"]
@@ -41,7 +42,7 @@ class ChannelAttention(reference.ChannelAttention):
 
     def backend_for(self, x: Tensor) -> Backend:
         """Which implementation serves x, and why."""
-        return _backend(x, self, None)
+        return _backend(x, self, None, self.calls_layers())
 
 
 class SpatialAttention(reference.SpatialAttention):
@@ -57,7 +58,7 @@ class SpatialAttention(reference.SpatialAttention):
             return super().forward(x)
         return functional.spatial_gate(x, self.weight(), self.conv1.bias, norm=self.norm(), ties=self.switches.ties)
 
-    def norm(self) -> nn.Module | None:
+    def norm(self) -> nn.BatchNorm2d | None:
         """What follows the convolution; nothing if it was folded, for which fuse_modules leaves an nn.Identity."""
         return None if isinstance(self.bn, nn.Identity) else self.bn
 
@@ -68,7 +69,7 @@ class SpatialAttention(reference.SpatialAttention):
 
     def backend_for(self, x: Tensor) -> Backend:
         """Which implementation serves x, and why."""
-        return _backend(x, self, None)
+        return _backend(x, self, None, self.calls_layers())
 
 
 class CBAM(reference.CBAM):
@@ -106,9 +107,9 @@ class CBAM(reference.CBAM):
         if self._three_weights:
             ca, sa = self.ca, self.sa
             fc1, fc2, conv1 = ca.fc1, ca.fc2, sa.conv1
-            if not reference.has_hooks(ca, sa, fc1, fc2, conv1):
+            if not has_hooks(ca, sa, fc1, fc2, conv1):
                 return functional.cbam(x, fc1.weight, fc2.weight, conv1.weight, residual=residual, relu=relu)
-        if self._unserved or self.calls_masks():
+        if self._unserved or masks_are_called(self.ca, self.sa):
             check_input(x)
             return super().forward(x, residual=residual, relu=relu)
         if self.switches.residual:
@@ -117,7 +118,8 @@ class CBAM(reference.CBAM):
 
     def backend_for(self, x: Tensor) -> Backend:
         """Which implementation serves x, and why."""
-        return _backend(x, self, None if self.sa is None else self.sa.norm())
+        norm = None if self.sa is None else self.sa.norm()
+        return _backend(x, self, norm, masks_are_called(self.ca, self.sa))
 
 
 def attend(
@@ -129,7 +131,7 @@ def attend(
     relu: bool = False,
 ) -> Tensor:
     """relu(x g s + residual) with the two masks, neither of them the reference's only, in one pass if without hooks."""
-    if any(m is not None and (reference.has_hooks(m) or m.calls_layers()) for m in (ca, sa)):
+    if masks_are_called(ca, sa):
         return reference.gated(x, ca, sa, residual=residual, relu=relu)
     w1, w2, b1, b2 = (None,) * 4 if ca is None else ca.weights()
     ws, bs, norm = (None,) * 3 if sa is None else (sa.weight(), sa.conv1.bias, sa.norm())
@@ -148,10 +150,12 @@ def _unserved(switches: Switches, *gates: str) -> str:
     return ", ".join(f"{n}={getattr(switches, n)!r}" for n in names)
 
 
-def _backend(x: Tensor, module: CBAM | ChannelAttention | SpatialAttention, norm: nn.Module | None) -> Backend:
+def _backend(
+    x: Tensor, module: CBAM | ChannelAttention | SpatialAttention, norm: nn.Module | None, hooks: bool
+) -> Backend:
     if module._unserved:
         return Backend("reference", f"no kernels for {module._unserved}")
-    if module.calls_masks() if isinstance(module, CBAM) else module.calls_layers():
+    if hooks:
         return Backend("reference", "layers with hooks are called one by one")
     name = functional.backend_for(x)
     if name == "reference":

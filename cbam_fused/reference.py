@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .checkpoints import PublicNames
+from .hooks import has_hooks, masks_are_called
 from .switches import Switches
 from .variants import resolve
 
@@ -170,14 +171,6 @@ def gated(
     return F.relu(y) if relu else y
 
 
-def has_hooks(*layers: nn.Module | None) -> bool:
-    """Whether any of the layers has hooks, which run only if it is called; prune and fully_shard work by them."""
-    for m in layers:
-        if m is not None and (m._forward_pre_hooks or m._forward_hooks or m._backward_pre_hooks or m._backward_hooks):
-            return True
-    return False
-
-
 class ChannelAttention(PublicNames):
     """The channel mask of CBAM, multiplied in by the caller: ``x = ca(x) * x``.
 
@@ -307,15 +300,11 @@ class CBAM(PublicNames):
 
     def forward(self, x: Tensor, *, residual: Tensor | None = None, relu: bool = False) -> Tensor:
         """relu(CBAM(x) + residual), each part only where asked for."""
-        if self.calls_masks():
+        if masks_are_called(self.ca, self.sa):
             return gated(x, self.ca, self.sa, residual=residual, relu=relu, switches=self.switches)
         w1, w2, b1, b2 = (None,) * 4 if self.ca is None else self.ca.weights()
         ws, bs, norm = (None,) * 3 if self.sa is None else (self.sa.conv1.weight, self.sa.conv1.bias, self.sa.bn)
         return cbam(x, w1, w2, ws, b1, b2, bs, norm=norm, residual=residual, relu=relu, switches=self.switches)
-
-    def calls_masks(self) -> bool:
-        """Whether forward calls ca and sa, for hooks of theirs or of their layers to run."""
-        return any(m is not None and (has_hooks(m) or m.calls_layers()) for m in (self.ca, self.sa))
 
     def weights(self) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         """w1, w2 and ws of :func:`cbam`."""

@@ -10,10 +10,17 @@ from torch import nn
 from torch.nn.utils import fusion, parametrizations, parametrize, prune
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
-from cbam_fused import CBAM, _ops, reference
+from cbam_fused import CBAM, ChannelAttention, SpatialAttention, _ops, reference
+from cbam_fused.pairs import fuse_pairs
 
 X = torch.randn(2, 32, 7, 9, generator=torch.Generator().manual_seed(0)).relu()
 LAYERS = ("ca", "sa", "ca.fc1", "ca.fc2", "sa.conv1")
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    """With other weights every unit of a hidden layer may be 0, and gradients with them."""
+    torch.manual_seed(0)
 
 
 def trained(attach, module):
@@ -69,7 +76,6 @@ def of_each_layer(attach):
 @pytest.mark.parametrize("cls", [CBAM, reference.CBAM], ids=["fused", "reference"])
 def test_reparametrized_weights_train_as_in_a_plain_module(cls, attach):
     """The old ones and pruning renew the weight in a hook, when the layer is called."""
-    torch.manual_seed(0)
     got, state = trained(of_each_layer(attach), cls(32))
     expected, plain_state = trained(of_each_layer(attach), Layered())
     torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
@@ -91,13 +97,31 @@ def test_hooks_of_every_layer_run(variant, cls):
 
 @pytest.mark.parametrize("name", LAYERS)
 def test_a_hook_can_change_what_a_layer_gives(name):
-    torch.manual_seed(0)
     module = CBAM(32, 4)
     handle = module.get_submodule(name).register_forward_hook(lambda m, args, output: output * 0)
     assert module.backend_for(X).name == "reference" and "hooks" in module.backend_for(X).reason
     changed = module(X)
     handle.remove()
     assert module.backend_for(X) == ("cpu", "") and not torch.allclose(changed, module(X))
+
+
+class Block(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.ca, self.sa = ChannelAttention(32), SpatialAttention()
+
+    def forward(self, x):
+        x = self.ca(x) * x
+        return self.sa(x) * x
+
+
+def test_hooks_of_masks_that_became_one_call_run():
+    block, calls = Block(), []
+    plain = copy.deepcopy(block)
+    assert fuse_pairs(block) == [("ca", "sa")]
+    block.sa.conv1.register_forward_hook(lambda *args: calls.append("conv1"))
+    torch.testing.assert_close(block(X), plain(X))
+    assert calls == ["conv1"]
 
 
 @pytest.mark.parametrize("register", ["register_full_backward_hook", "register_full_backward_pre_hook"])
