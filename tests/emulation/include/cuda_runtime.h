@@ -4,6 +4,7 @@
 #include <math.h>
 #include <string.h>
 
+#include <algorithm>
 #include <bit>
 #include <cstdint>
 #include <source_location>
@@ -19,6 +20,9 @@
 #define __noinline__ __attribute__((noinline))
 #define __launch_bounds__(...)
 #define __align__(bytes) __attribute__((aligned(bytes)))
+
+using std::max;
+using std::min;
 
 extern uint3 threadIdx, blockIdx;
 extern dim3 blockDim, gridDim;
