@@ -1,0 +1,113 @@
+// How a pass of the staged schedule goes over its images. An image is a matrix as it lies in memory: C rows of HW
+// columns or, channels_last, HW rows of C columns. A block takes a tile of one image. Of its threads, ``lanes``
+// neighbours form a group and go along the rows, V columns each; a group takes kBatch rows at a time, so that each
+// thread has as many 16-byte loads under way.
+#pragma once
+
+#include "../problem.h"
+#include "device.cuh"
+#include "launcher.h"
+
+namespace cbam::cuda {
+
+constexpr int kBatch = 4;
+
+struct Tiling {
+    int rows, cols;            // of an image
+    int lanes;                 // a power of two from kBatch to kWarp
+    int tile_rows, tile_cols;  // of a block
+    int row_tiles, col_tiles;  // of an image
+
+    int64_t blocks() const { return int64_t(row_tiles) * col_tiles; }
+};
+
+struct Tile {
+    int64_t image;  // of those of the launch
+    int row_tile, col_tile;
+    int row, row_end, col, col_end;  // the tile
+    int lane, group, groups;         // this thread
+
+    __device__ explicit Tile(const Tiling& t) {
+        const unsigned blocks = unsigned(t.row_tiles) * t.col_tiles, place = blockIdx.x % blocks;
+        image = blockIdx.x / blocks;
+        row_tile = place / t.col_tiles;
+        col_tile = place % t.col_tiles;
+        row = row_tile * t.tile_rows;
+        row_end = min(row + t.tile_rows, t.rows);
+        col = col_tile * t.tile_cols;
+        col_end = min(col + t.tile_cols, t.cols);
+        lane = threadIdx.x % t.lanes;
+        group = threadIdx.x / t.lanes;
+        groups = kThreads / t.lanes;
+    }
+};
+
+// Where an element lies in an image.
+__device__ __forceinline__ int64_t place(const Tiling& t, int row, int col) { return int64_t(row) * t.cols + col; }
+
+// V elements, by one access of 16 bytes where V is not 1.
+template <int V, class T> __device__ __forceinline__ void load(const T* p, Acc<T> (&out)[V]) {
+    if constexpr (V == 1) {
+        out[0] = to_acc(*p);
+    } else {
+        const Vector<T> vector = load_vector(p);
+        for (int j = 0; j < V; ++j) out[j] = to_acc(vector.v[j]);
+    }
+}
+
+template <int V, class T> __device__ __forceinline__ void store(T* p, const Acc<T> (&in)[V]) {
+    if constexpr (V == 1) {
+        *p = from_acc<T>(in[0]);
+    } else {
+        Vector<T> vector;
+        for (int j = 0; j < V; ++j) vector.v[j] = from_acc<T>(in[j]);
+        store_vector(p, vector);
+    }
+}
+
+// Small arrays of one number for each channel or pixel, one a row of ``stride`` for each image; null stands for a
+// value that is the same everywhere.
+template <class F> struct Rows {
+    F* data;
+    int64_t stride;
+
+    __device__ __forceinline__ F* of(int64_t image) const { return data ? data + image * stride : nullptr; }
+};
+
+template <class F> __device__ __forceinline__ F merge(F a, F b) { return a + b; }
+template <class F> __device__ __forceinline__ F from_lane(F v, int step) { return __shfl_xor_sync(~0u, v, step); }
+
+// Merges, over the lanes of a group, what each has for kBatch rows. Lane i ends with row i % kBatch: the first two
+// steps halve the rows of a lane, so there are half as many exchanges as with all rows in all lanes.
+template <class A> __device__ __forceinline__ A merge_lanes(const A (&rows)[kBatch], int lanes) {
+    static_assert(kBatch == 4);
+    const bool odd = threadIdx.x & 1, upper = threadIdx.x & 2;
+    const A first = merge(odd ? rows[1] : rows[0], from_lane(odd ? rows[0] : rows[1], 1));
+    const A second = merge(odd ? rows[3] : rows[2], from_lane(odd ? rows[2] : rows[3], 1));
+    A mine = merge(upper ? second : first, from_lane(upper ? first : second, 2));
+    for (int step = kBatch; step < lanes; step *= 2) mine = merge(mine, from_lane(mine, step));
+    return mine;
+}
+
+// In shared memory, one A for each of the V columns of each thread; the padding keeps both the threads that write
+// theirs and those that read down a column out of each other's banks.
+template <class A, int V> struct ColumnScratch {
+    static constexpr int kStride = kThreads + kWarp / V;
+    static constexpr size_t kBytes = sizeof(A) * V * kStride;
+    A* at;
+
+    __device__ __forceinline__ A& operator()(int thread, int j) const { return at[j * kStride + thread]; }
+};
+
+// Merges, over the groups of the block, what each thread has for its V columns; thread i < lanes V ends with column i.
+template <int V, class A> __device__ __forceinline__ A merge_groups(const A (&mine)[V], int lanes, void* shared) {
+    const ColumnScratch<A, V> scratch{static_cast<A*>(shared)};
+    for (int j = 0; j < V; ++j) scratch(threadIdx.x, j) = mine[j];
+    __syncthreads();
+    const int column = threadIdx.x, lane = column / V % lanes, j = column % V;
+    A total = scratch(lane, j);
+    for (int other = lane + lanes; other < kThreads; other += lanes) total = merge(total, scratch(other, j));
+    return total;
+}
+
+}  // namespace cbam::cuda
