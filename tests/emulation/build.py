@@ -3,11 +3,13 @@
 import hashlib
 import importlib.machinery
 import importlib.util
+import os
 import platform
 import shlex
 import shutil
 import subprocess
 import sysconfig
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
@@ -16,14 +18,30 @@ import torch
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
-RUNTIME = [HERE / name for name in ("scheduler.cpp", "groups.cpp", "launch.cpp", "memory.cpp", "bindings.cpp")]
+FOLDER = ROOT / "build" / "emulation"
+RUNTIME = [
+    HERE / f"{name}.cpp"
+    for name in ("scheduler", "groups", "launch", "memory", "checker", "instrumentation", "traffic")
+]
 
 COMMON = ["-std=c++20", "-g1", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-pthread"]
-WARNINGS = ["-Wall", "-Werror", "-Wno-unknown-pragmas", "-Wno-class-memaccess", "-Wno-unused-function"]
+WARNINGS = [
+    "-Wall",
+    "-Werror",
+    "-Wno-unknown-pragmas",
+    "-Wno-class-memaccess",
+    "-Wno-unused-function",
+    "-Wno-sign-compare",
+]
 SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
+# Accesses of the machine as in the source: none joined, none made into a call of memset.
+CHECKED = ["-fsanitize=thread", "-fno-tree-vectorize", "-fno-tree-slp-vectorize", "-fno-store-merging"]
+CHECKED += ["-fno-tree-loop-distribute-patterns"]
+WRAPPED = [f"-Wl,--wrap={name}" for name in ("memcpy", "memmove", "memset")]
 # Of each mode: flags of the kernels, flags of the rest, and of the linker.
 MODES = {
     "plain": (["-O2"], ["-O2"], []),
+    "checked": (["-O2", *CHECKED], ["-O2"], []),
     "sanitized": (["-O1", *SANITIZE], ["-O1", *SANITIZE], SANITIZE),
 }
 
@@ -42,58 +60,64 @@ def kernel_sources(csrc: Path) -> list[Path]:
     return [source for source in sources if source.name != "ops_cuda.cpp"]
 
 
-def load(name: str, mode: str, csrc: Path = ROOT / "csrc", folder: Path = ROOT / "build" / "emulation") -> ModuleType:
+def load(name: str, mode: str, csrc: Path = ROOT / "csrc") -> ModuleType:
     """The module cbam_emulation (the kernels of csrc) or toys, in one of the MODES."""
     kernels, binding = {
         "cbam_emulation": (kernel_sources(csrc), HERE / "module.cpp"),
         "toys": ([HERE / "toys.cu"], HERE / "toys_module.cpp"),
     }[name]
     of_kernels, of_rest, of_linker = MODES[mode]
-    includes = [f"-I{HERE}", f"-I{HERE / 'include'}", f"-I{csrc.parent}"]
+    includes = [f"-I{HERE}", f"-I{HERE / 'include'}", f"-I{ROOT}"]
     # PyTorch brings pybind11's headers.
     headers = [Path(torch.__file__).parent / "include", sysconfig.get_path("include")]
-    binding_flags = [f"-isystem{path}" for path in headers]
-    units = [(source, ["-DCBAM_EMULATION", *of_kernels, *includes]) for source in kernels]
-    units += [(source, [*of_rest, *includes, *binding_flags]) for source in [*RUNTIME, binding]]
-    folder.mkdir(parents=True, exist_ok=True)
-    with ThreadPoolExecutor(2) as pool:
-        objects = list(pool.map(lambda unit: _compile(*unit, folder), units))
+    of_bindings = [*of_rest, "-O0", *(f"-isystem{path}" for path in headers)]
+    units = [(source, of_bindings) for source in (HERE / "bindings.cpp", binding)]
+    units += [(source, [*of_kernels, "-DCBAM_EMULATION"]) for source in kernels]
+    units += [(source, of_rest) for source in RUNTIME]
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        objects = list(pool.map(lambda unit: _compile(unit[0], [*unit[1], *includes]), units))
     contents = hashlib.sha256(b"".join(path.read_bytes() for path in objects)).hexdigest()[:16]
-    module = folder / f"{name}-{mode}-{contents}.so"
+    module = FOLDER / f"{name}-{mode}-{contents}.so"
     if not module.exists():
         # -Bsymbolic: the runtime's functions here, not those of a libcudart that PyTorch has loaded.
-        link = ["g++", "-shared", "-Wl,-Bsymbolic", *of_linker, "-pthread"]
-        _run([*link, *map(str, objects), "-o", f"{module}.new"])
-        Path(f"{module}.new").replace(module)
+        link = ["g++", "-shared", "-Wl,-Bsymbolic", *WRAPPED, *of_linker, "-pthread"]
+        _make(module, [*link, *map(str, objects)])
+    # A name of its own, since of modules of one name pybind11 makes only the first.
+    name = f"{mode}.{name}"
     loader = importlib.machinery.ExtensionFileLoader(name, str(module))
-    loaded = importlib.util.module_from_spec(importlib.util.spec_from_loader(name, loader))
+    loaded = importlib.util.module_from_spec(importlib.util.spec_from_file_location(name, module, loader=loader))
     loader.exec_module(loaded)
     return loaded
 
 
-def _compile(source: Path, flags: list[str], folder: Path) -> Path:
-    """The object of one source: the one in the folder unless something that it was made from has changed."""
+def _compile(source: Path, flags: list[str]) -> Path:
+    """The object of one source, which is kept under the contents of all that it was made from."""
     command = ["g++", *COMMON, *WARNINGS, *flags, "-xc++", "-c", str(source)]
-    key = hashlib.sha256(shlex.join(command).encode()).hexdigest()[:16]
-    target, record = folder / f"{source.stem}-{key}.o", folder / f"{source.stem}-{key}.d"
-    made_from = folder / f"{source.stem}-{key}.sha256"
-    if target.exists() and record.exists() and made_from.exists() and made_from.read_text() == _contents(record):
-        return target
-    _run([*command, "-o", f"{target}.new", "-MMD", "-MF", str(record)])
-    Path(f"{target}.new").replace(target)
-    made_from.write_text(_contents(record))
+    name = f"{source.stem}-{hashlib.sha256(shlex.join(command).encode()).hexdigest()[:16]}"
+    # The compiler's list of what it read, of the last time.
+    record = FOLDER / f"{name}.d"
+    if record.exists() and (known := FOLDER / f"{name}-{_contents(record)}.o").exists():
+        return known
+    with tempfile.TemporaryDirectory(dir=FOLDER) as temporary:
+        made, read = Path(temporary) / "o", Path(temporary) / "d"
+        _make(made, [*command, "-MMD", "-MF", str(read)])
+        made.replace(target := FOLDER / f"{name}-{_contents(read)}.o")
+        read.replace(record)
     return target
 
 
 def _contents(record: Path) -> str:
-    """Of the files that the compiler read, as it recorded them."""
     names = record.read_text().replace("\\\n", " ").split(":", 1)[1].split()
-    if not all(Path(name).exists() for name in names):
-        return "a header is gone"
-    return hashlib.sha256(b"".join(Path(name).read_bytes() for name in names)).hexdigest()
+    contents = [Path(name).read_bytes() if Path(name).exists() else b"" for name in names]
+    return hashlib.sha256(b"".join(contents)).hexdigest()[:16]
 
 
-def _run(command: list[str]) -> None:
-    result = subprocess.run(command, capture_output=True, text=True)
+def _make(target: Path, command: list[str]) -> None:
+    """Runs a compiler. What it makes appears when it is whole."""
+    unfinished = Path(f"{target}.{os.getpid()}")
+    result = subprocess.run([*command, "-o", str(unfinished)], capture_output=True, text=True)
     if result.returncode:
+        unfinished.unlink(missing_ok=True)
         raise RuntimeError(f"this failed: {shlex.join(command)}\n{result.stderr[:4000]}")
+    unfinished.replace(target)

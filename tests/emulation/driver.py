@@ -1,6 +1,7 @@
 """The operators of cbam_fused/_ops.py on the emulated GPU: the same arguments and results, with tensors of the CPU."""
 
 import functools
+from collections.abc import Callable
 from types import ModuleType
 from typing import NamedTuple
 
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from cbam_fused import _ops
 
-from . import build
+from . import build, symbols
 
 
 class Plan(NamedTuple):
@@ -28,6 +29,38 @@ class EmulationError(Exception):
         self.kind = kind
 
 
+def attempt(module: ModuleType, function: Callable, *arguments):
+    """What the function, which is one of the module's, returns. Errors of kernels are raised as EmulationError."""
+    try:
+        return function(*arguments)
+    except module.LaunchError as error:
+        kind, message, behind = error.args
+        if behind:
+            message += f"; {symbols.source_lines(module.__file__, behind)}"
+        raise EmulationError(kind, message) from None
+
+
+class BufferTraffic(NamedTuple):
+    """Of one buffer in one launch. What several lanes of a warp access in one request is counted once."""
+
+    read: int  # bytes
+    written: int
+    distinct: int  # bytes that were accessed at all
+    requests: int
+    sectors: int  # of 32 bytes
+
+    @property
+    def efficiency(self) -> float:
+        return (self.read + self.written) / (32 * self.sectors)
+
+
+class Launch(NamedTuple):
+    kernel: str
+    buffers: dict[str, BufferTraffic]
+    shared_requests: int
+    bank_conflicts: int  # cycles beyond those that the bytes need
+
+
 H100 = {
     "major": 9,
     "minor": 0,
@@ -44,13 +77,31 @@ def module(mode: str) -> ModuleType:
     return build.load("cbam_emulation", mode)
 
 
+_last: ModuleType | None = None  # of the last call
+
+
+def traffic() -> list[Launch]:
+    """What each launch of the last call, which was made with check, asked of memory."""
+    return [
+        Launch(
+            symbols.function_name(_last.__file__, launch["kernel"]),
+            {name: BufferTraffic(*counts) for name, counts in launch["buffers"].items()},
+            launch["shared_requests"],
+            launch["bank_conflicts"],
+        )
+        for launch in _last.traffic()
+    ]
+
+
 class _Call:
     """Tensors in the emulated memory, and the pointers to them in a Problem."""
 
     def __init__(self, x: Tensor, params: tuple[Tensor | None, ...], seed: int, check: bool):
         if x.dtype not in _DTYPES:
             raise ValueError(f"x is {x.dtype}; the kernels take {', '.join(map(str, _DTYPES))}")
-        self.module = module("plain")
+        global _last
+        _last = self.module = module("checked" if check else "plain")
+        self.module.clear_traffic()
         self.module.remove_buffers()
         self.module.set_seed(seed)
         self.acc = _ops.accumulation_dtype(x.dtype)
@@ -108,14 +159,11 @@ class _Call:
         if planner is not None:
             arguments.append(self._plan(plan, planner))
             arguments.append(self._scratch("workspace", getattr(self.module, f"{launcher}_workspace")(*arguments)))
-        try:
-            status = getattr(self.module, launcher)(*arguments)
-        except self.module.LaunchError as error:
-            kind, message, _ = error.args
-            raise EmulationError(kind, message) from None
+        status = attempt(self.module, getattr(self.module, launcher), *arguments)
         if status:
             raise EmulationError("launch", f"{launcher} returned the error {status}")
         for t, address in self.results.values():
+            attempt(self.module, self.module.check_written, address)
             self.module.copy_buffer(address, t.nbytes, t.data_ptr())
 
     def run_backward(self, plan: Plan | None) -> tuple[Tensor, ...]:

@@ -3,7 +3,7 @@
 
 #include <algorithm>
 
-#include "scheduler.h"
+#include "checker.h"
 
 namespace emulation {
 
@@ -21,6 +21,9 @@ std::string index(const uint3& i) {
     return "(" + std::to_string(i.x) + ", " + std::to_string(i.y) + ", " + std::to_string(i.z) + ")";
 }
 
+// The last warp of a block may have fewer lanes; those it lacks are not waited for.
+unsigned existing(unsigned mask) { return mask & (0xffffffffu >> (32 - current->warp->lanes)); }
+
 // True for the last of the mask's lanes, which finds the others waiting.
 bool meet_in_warp(Wait wait, unsigned mask, Place place) {
     Warp& warp = *current->warp;
@@ -28,19 +31,16 @@ bool meet_in_warp(Wait wait, unsigned mask, Place place) {
     auto meeting = std::find_if(warp.meetings.begin(), warp.meetings.end(), [&](const Meeting& m) {
         return m.wait == wait && m.mask == mask && same(m.place, place);
     });
-    if (meeting == warp.meetings.end())
-        meeting = warp.meetings.insert(meeting, {wait, mask, 0, place});
+    if (meeting == warp.meetings.end()) meeting = warp.meetings.insert(meeting, {wait, mask, 0, place});
     meeting->arrived |= 1u << current->lane;
     if (meeting->arrived != mask) {
         wait_for_others(wait, place);
         return false;
     }
     warp.meetings.erase(meeting);
+    if (checking && mask == existing(~0u)) count_requests(warp);
     return true;
 }
-
-// The last warp of a block may have fewer lanes; those it lacks are not waited for.
-unsigned existing(unsigned mask) { return mask & (0xffffffffu >> (32 - current->warp->lanes)); }
 
 template <class F> void for_lanes(unsigned mask, F f) {
     for (; mask; mask &= mask - 1) f(running.threads[current->warp->first + std::countr_zero(mask)]);
@@ -57,7 +57,10 @@ void wake_blocks(uint32_t first, uint32_t count) {
     const uint32_t threads = running.threads_of_block, warps = (threads + 31) / 32;
     ++running.now;
     for (uint32_t b = first; b < first + count; ++b) running.blocks[b].met = running.now;
-    for (uint32_t w = first * warps; w < (first + count) * warps; ++w) running.warps[w].met = running.now;
+    for (uint32_t w = first * warps; w < (first + count) * warps; ++w) {
+        running.warps[w].met = running.now;
+        if (checking) count_requests(running.warps[w]);
+    }
     for (uint32_t t = first * threads; t < (first + count) * threads; ++t)
         if (&running.threads[t] != current) wake(running.threads[t]);
 }
@@ -69,9 +72,7 @@ void check_place(const Barrier& barrier, Place place) {
 
 }  // namespace
 
-std::string describe(const Place& place) {
-    return std::string(place.file_name()) + ":" + std::to_string(place.line());
-}
+std::string describe(const Place& place) { return std::string(place.file_name()) + ":" + std::to_string(place.line()); }
 
 std::string describe(const Thread& thread) {
     const std::string name = "thread " + index(thread.index) + " of block " + index(thread.block->index);
@@ -101,7 +102,7 @@ void sync_warp(unsigned mask, Place place) {
     mask = existing(mask);
     if (!meet_in_warp(Wait::warp, mask, place)) return;
     // A part of a warp is not ordered by this: the checker knows whole warps only.
-    if (std::popcount(mask) == int(current->warp->lanes)) current->warp->met = ++running.now;
+    if (mask == existing(~0u)) current->warp->met = ++running.now;
     wake_lanes(mask);
 }
 

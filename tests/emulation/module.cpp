@@ -13,7 +13,10 @@ template <class Pointer> auto pointer(Pointer Problem::* member) {
 
 void define_problem(py::module_& m) {
     py::enum_<Dtype>(m, "Dtype", py::module_local())
-        .value("f32", Dtype::f32).value("f64", Dtype::f64).value("f16", Dtype::f16).value("bf16", Dtype::bf16);
+        .value("f32", Dtype::f32)
+        .value("f64", Dtype::f64)
+        .value("f16", Dtype::f16)
+        .value("bf16", Dtype::bf16);
     py::class_<Problem> problem(m, "Problem", py::module_local());
     problem.def(py::init([] { return Problem{}; }));
 #define FIELD(name) problem.def_readwrite(#name, &Problem::name)
@@ -30,7 +33,8 @@ void define_problem(py::module_& m) {
 
 void define_plans(py::module_& m) {
     py::enum_<cuda::Schedule>(m, "Schedule", py::module_local())
-        .value("staged", cuda::Schedule::staged).value("on_chip", cuda::Schedule::on_chip);
+        .value("staged", cuda::Schedule::staged)
+        .value("on_chip", cuda::Schedule::on_chip);
     py::class_<cuda::Device>(m, "Device", py::module_local())
         .def(py::init<int, int, int, int64_t, int64_t, int>(), py::arg("major"), py::arg("minor"),
              py::arg("multiprocessors"), py::arg("l2_bytes"), py::arg("shared_per_block"), py::arg("max_cluster"));

@@ -8,8 +8,8 @@
 #include <optional>
 #include <random>
 
+#include "checker.h"
 #include "context.h"
-#include "memory.h"
 
 uint3 threadIdx, blockIdx;
 dim3 blockDim, gridDim;
@@ -71,20 +71,28 @@ void start_cluster(uint64_t cluster) {
     running.warps.assign(blocks * warps, {});
     running.threads.assign(blocks * threads, {});
     running.barrier = {};
-    running.cluster_met = running.started;
+    running.cluster_started = running.cluster_met = ++running.now;
     for (uint32_t b = 0; b < blocks; ++b) {
         Block& block = running.blocks[b];
-        block = {index_in(running.config.gridDim, cluster * blocks + b), b, 0, {}, running.started,
+        block = {index_in(running.config.gridDim, cluster * blocks + b),
+                 b,
+                 0,
+                 {},
+                 running.now,
                  shared_memory + b * kSharedPitch};
         std::fill_n(block.shared, running.config.dynamicSmemBytes, 0xff);
         for (uint32_t t = 0; t < threads; ++t) {
             const uint32_t i = b * threads + t;
             Warp& warp = running.warps[b * warps + t / 32];
-            if (t % 32 == 0) warp = {i, std::min(32u, threads - t), running.started, {}};
+            if (t % 32 == 0) warp = {i, std::min(32u, threads - t), running.now, {}};
             char* stack = stack_of(i);
             *reinterpret_cast<uint64_t*>(stack) = kCanary;
-            running.threads[i] = {new_context(stack + kStack, thread_main), stack, &block, &warp,
-                                  uint32_t(cluster * blocks * threads + i + 1), t % 32,
+            running.threads[i] = {new_context(stack + kStack, thread_main),
+                                  stack,
+                                  &block,
+                                  &warp,
+                                  uint32_t(cluster * blocks * threads + i + 1),
+                                  t % 32,
                                   index_in(running.config.blockDim, t)};
         }
     }
@@ -105,8 +113,8 @@ void report_deadlock() {
     };
     const auto other = std::find_if(running.threads.begin(), running.threads.end(), absent);
     error = {"divergent barrier",
-             describe(waiting) + (other == running.threads.end() ? "; lanes of its mask do not exist"
-                                                                  : "; " + describe(*other)),
+             describe(waiting) +
+                 (other == running.threads.end() ? "; lanes of its mask do not exist" : "; " + describe(*other)),
              nullptr};
 }
 
@@ -118,10 +126,15 @@ void run_cluster(uint64_t cluster) {
         threadIdx = current->index, blockIdx = current->block->index;
         emulation_switch(&scheduler_stack, current->stack_pointer);
         ended += current->wait == Wait::ended;
-        if (*reinterpret_cast<uint64_t*>(current->stack) != kCanary) error = {"stack", "a thread's stack overflowed", 0};
+        if (*reinterpret_cast<uint64_t*>(current->stack) != kCanary)
+            error = {"stack", "a thread's stack overflowed", 0};
         current = nullptr;
     }
-    if (!error && ended < running.threads.size()) report_deadlock();
+    if (error) return;
+    if (ended < running.threads.size()) return report_deadlock();
+    if (!checking) return;
+    for (const Warp& warp : running.warps) count_requests(warp);
+    check_end_of_cluster();
 }
 
 }  // namespace
@@ -147,18 +160,18 @@ void fail(std::string kind, std::string message, const void* code) {
 }
 
 void run_clusters(uint64_t count) {
-    static Time now = 0;
     error.reset();
     random_bits.seed(seed);
-    running.started = running.now = ++now;
+    running.started = ++running.now;
     blockDim = running.config.blockDim, gridDim = running.config.gridDim;
+    if (checking) start_counting();
     std::vector<uint64_t> order(count);
     for (uint64_t i = 0; i < count; ++i) order[i] = i;
     shuffle_order(order);
     for (uint64_t i = 0; i < count && !error; ++i) run_cluster(order[i]);
-    now = running.now;
     ready.clear();
     if (error) throw *error;
+    if (checking) finish_counting();
 }
 
 }  // namespace emulation

@@ -9,7 +9,7 @@
 
 namespace emulation {
 
-// Counts the barriers of a launch. What a thread did before time t is ordered before what another does now if the
+// Counts launches, clusters and barriers. What a thread did at time t is ordered before what another does now if the
 // smallest group that holds both (warp, block, cluster; of two clusters the launch) has met after t.
 using Time = uint32_t;
 
@@ -53,7 +53,7 @@ struct Barrier {
 
 struct Block {
     uint3 index;
-    uint32_t rank;  // in the cluster
+    uint32_t rank;   // in the cluster
     uint32_t ended;  // threads
     Barrier barrier;
     Time met;
@@ -64,7 +64,7 @@ struct Launch {
     cudaLaunchConfig_t config;
     Kernel kernel;
     uint32_t blocks_of_cluster, threads_of_block;
-    Time started, now;  // now: the latest barrier of any group
+    Time started, cluster_started, now;
     std::vector<Thread> threads;  // of the running cluster
     std::vector<Warp> warps;
     std::vector<Block> blocks;

@@ -21,8 +21,7 @@
 #define __launch_bounds__(...)
 #define __align__(bytes) __attribute__((aligned(bytes)))
 
-using std::max;
-using std::min;
+using std::max, std::min;
 
 extern uint3 threadIdx, blockIdx;
 extern dim3 blockDim, gridDim;
@@ -60,8 +59,7 @@ inline void __syncwarp(unsigned mask = 0xffffffffu, emulation::Place place = emu
     emulation::sync_warp(mask, place);
 }
 
-template <class T>
-T __shfl_sync(unsigned mask, T v, int source, emulation::Place place = emulation::Place::current()) {
+template <class T> T __shfl_sync(unsigned mask, T v, int source, emulation::Place place = emulation::Place::current()) {
     return emulation::shuffle(mask, v, source & 31, place);
 }
 
@@ -76,9 +74,9 @@ T __shfl_down_sync(unsigned mask, T v, unsigned step, emulation::Place place = e
     return emulation::shuffle(mask, v, lane + step < 32 ? lane + step : lane, place);
 }
 
-template <class... Parameters, class... Arguments>
-cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...),
-                               Arguments&&... arguments) {
+template <class... Parameters, class... Arguments> cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config,
+                                                                                  void (*kernel)(Parameters...),
+                                                                                  Arguments&&... arguments) {
     struct Call {
         void (*kernel)(Parameters...);
         std::tuple<std::remove_cv_t<Parameters>...> arguments;
