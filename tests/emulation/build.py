@@ -25,7 +25,14 @@ RUNTIME = [
 ]
 
 COMMON = ["-std=c++20", "-g1", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-pthread"]
-WARNINGS = ["-Wall", "-Werror", "-Wno-unknown-pragmas", "-Wno-class-memaccess", "-Wno-unused-function"]
+WARNINGS = [
+    "-Wall",
+    "-Werror",
+    "-Wno-unknown-pragmas",
+    "-Wno-class-memaccess",
+    "-Wno-unused-function",
+    "-Wno-sign-compare",
+]
 SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
 # Accesses of the machine as in the source: none joined, none made into a call of memset.
 CHECKED = ["-fsanitize=thread", "-fno-tree-vectorize", "-fno-tree-slp-vectorize", "-fno-store-merging"]
