@@ -114,6 +114,8 @@ def compile_one(target: str, source: Path, *options: str) -> list[Kernel]:
 
 def describe(target: str, source: Path, full_name: str, used: dict, text: str, threads: int) -> Kernel:
     # void cbam::cuda::some_kernel<float, true>(cbam::Problem, ...)
+    plain = full_name.replace("(anonymous namespace)::", "")
+    name, arguments = re.search(r"(\w+)(?:<([^()]*)>)?\([^()]*\)$", plain).groups()
     name, arguments = re.search(
         r"(\w+)(?:<([^()]*)>)?\([^()]*\)$", full_name.replace("(anonymous namespace)::", "")
     ).groups()

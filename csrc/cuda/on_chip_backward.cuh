@@ -50,10 +50,6 @@ __device__ __forceinline__ void backward_image(const Problem& p, const OnChip& o
     Point *channel = reinterpret_cast<Point*>(shared + o.channels), *pixel = reinterpret_cast<Point*>(shared + o.pixels);
     float *scratch = reinterpret_cast<float*>(shared + o.scratch), *hidden = reinterpret_cast<float*>(shared + o.hidden);
     float *taps = reinterpret_cast<float*>(shared + o.taps), *window = reinterpret_cast<float*>(shared + o.window);
-    const float *saved = static_cast<const float*>(p.saved) + n * p.saved_size(), *maps = saved + 3 * C + 2 * R;
-    const float* s = p.s ? static_cast<const float*>(p.s) + n * HW : maps + 2 * HW;
-    const int32_t* index = p.index + n * (C + HW);
-    float* partial = static_cast<float*>(p.partial) + n * p.partial_size();
 
     load_rows(static_cast<const T*>(p.x) + start, elements, x);
     if (p.relu)
@@ -61,7 +57,13 @@ __device__ __forceinline__ void backward_image(const Problem& p, const OnChip& o
                     p.dresidual ? static_cast<T*>(p.dresidual) + start : nullptr);
     else if (p.dy)
         load_rows(static_cast<const T*>(p.dy) + start, elements, dy);
+    const float *saved = static_cast<const float*>(p.saved) + n * p.saved_size(), *maps = saved + 3 * C + 2 * R;
+    const float* s = p.s ? static_cast<const float*>(p.s) + n * HW : maps + 2 * HW;
+    const int32_t* index = p.index + n * (C + HW);
+    // Unrolled, these two would be where registers spill.
+#pragma unroll 1
     for (int c = int(threadIdx.x); c < C; c += kOnChipThreads) channel[c] = {saved[2 * C + c], 0, 0, index[c]};
+#pragma unroll 1
     for (int q = int(threadIdx.x); q < HW; q += kOnChipThreads) pixel[q] = {s[q], maps[q], maps[HW + q], index[C + q]};
     if (p.ws)
         for (int i = int(threadIdx.x); i < 2 * kk; i += kOnChipThreads) window[i] = static_cast<const float*>(p.ws)[i];
@@ -117,10 +119,11 @@ __device__ __forceinline__ void backward_image(const Problem& p, const OnChip& o
         window_sums(p, o, pixels, dz, taps, [&](int map, int q) { return map ? pixel[q].most : pixel[q].mean; });
         blocks.sync();
         const int sums = 2 * kk + 1;
+        float* partial = static_cast<float*>(p.partial) + n * p.partial_size() + C + 3 * R;
         join_columns<Sum>(
             blocks, part_of(rank, blocks.count(), sums, 1), sums, o.map_slices,
             [&](int from, int i) { return Sum{*blocks.of(from, taps + i)}; },
-            [&](int i, const Sum& a) { partial[C + 3 * R + i] = a.value; });
+            [&](int i, const Sum& a) { partial[i] = a.value; });
         convolve<Pair>(
             p, pixels,
             [&](Pair& a, int tap, int q) {  // what the window gave a pixel comes back through it, turned by half a circle
@@ -182,7 +185,7 @@ __device__ __forceinline__ void backward_image(const Problem& p, const OnChip& o
                 [&](int c, const Sum& a) { finish_channel(c, a.value); });
         }
         __syncthreads();
-        channel_gate_backward(p, o, blocks, channels, dlogit, hidden, saved + 3 * C, partial,
+        channel_gate_backward(p, o, blocks, n, channels, dlogit, hidden,
                               [&](int c, float mean, float most) {
                                   Point v = channel[c];
                                   v.mean = mean;
@@ -211,7 +214,7 @@ __device__ __forceinline__ void backward_image(const Problem& p, const OnChip& o
 
 // Block b of the grid is one of those of image b / cluster.
 template <class T, bool channels_last, bool clustered>
-__global__ void __launch_bounds__(kOnChipThreads, 1) on_chip_backward_kernel(const Problem p, const OnChip o) {
+__global__ void __launch_bounds__(kOnChipThreads, 2) on_chip_backward_kernel(const Problem p, const OnChip o) {
     if constexpr (!clustered || kClusters)
         backward_image<T, channels_last>(p, o, Blocks<clustered>{}, int64_t(blockIdx.x) / o.cluster);
 }

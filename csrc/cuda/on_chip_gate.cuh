@@ -55,10 +55,12 @@ __device__ __forceinline__ void channel_gate(const Problem& p, const OnChip& o, 
 // gradient of the maximum). dlogit is in shared memory, hidden is room for (mlp_groups + 2) R numbers there; partial
 // takes what the parameters' gradients are made of.
 template <class B, class Finish>
-__device__ __forceinline__ void channel_gate_backward(const Problem& p, const OnChip& o, const B& blocks, Part channels,
-                                                      const float* dlogit, float* hidden, const float* saved_hidden,
-                                                      float* partial, Finish finish) {
+__device__ __forceinline__ void channel_gate_backward(const Problem& p, const OnChip& o, const B& blocks, int64_t n,
+                                                      Part channels, const float* dlogit, float* hidden,
+                                                      Finish finish) {
     const int C = int(p.C), R = int(p.R), HW = int(p.HW());
+    const float* saved_hidden = static_cast<const float*>(p.saved) + n * p.saved_size() + 3 * C;
+    float* partial = static_cast<float*>(p.partial) + n * p.partial_size();
     const float *w1 = static_cast<const float*>(p.w1), *w2 = static_cast<const float*>(p.w2);
     const float *dl = dlogit + channels.first, *weights = w2 + channels.first * R;
     reduce_columns<Sum, 1>(

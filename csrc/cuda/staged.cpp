@@ -8,9 +8,10 @@ namespace cbam::cuda {
 
 namespace {
 
+int64_t group_size(const Problem& p, int64_t images) { return std::max<int64_t>(1, std::min(images, p.N)); }
+
 cudaError_t run(StagedOperator op, const Problem& p, int64_t images, void* workspace, cudaStream_t stream) {
-    if (p.N == 0) return cudaSuccess;
-    images = std::clamp<int64_t>(images, 1, p.N);
+    images = group_size(p, images);
     switch (p.dtype) {
         case Dtype::f32: return run_staged<Dtype::f32>(op, p, images, workspace, stream);
         case Dtype::f64: return run_staged<Dtype::f64>(op, p, images, workspace, stream);
@@ -21,7 +22,7 @@ cudaError_t run(StagedOperator op, const Problem& p, int64_t images, void* works
 }
 
 int64_t workspace(StagedOperator op, const Problem& p, int64_t images) {
-    images = std::min(images, p.N);
+    images = group_size(p, images);
     switch (p.dtype) {
         case Dtype::f32: return staged_workspace<Dtype::f32>(op, p, images);
         case Dtype::f64: return staged_workspace<Dtype::f64>(op, p, images);

@@ -57,8 +57,8 @@ template <class T, int V> __global__ void __launch_bounds__(kThreads)
         if (tile.lane < kBatch && row + tile.lane < tile.row_end) along[row + tile.lane] = sum;
     }
     const F sum = merge_groups(of_columns, t.lanes, shared);
-    const int mine = tile.col + threadIdx.x;
-    if (threadIdx.x < t.lanes * V && mine < tile.col_end) down[mine] = sum;
+    const int column = threadIdx.x, mine = tile.col + column;
+    if (column < t.lanes * V && mine < tile.col_end) down[mine] = sum;
 }
 
 // Sums over the pixels of x times the gradient of g x through the two maps: (parts, C) for each image.

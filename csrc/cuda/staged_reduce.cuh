@@ -67,8 +67,8 @@ template <class T, int V, class Operation> __global__ void __launch_bounds__(kTh
         }
     }
     const Sum sum = merge_groups(sums, t.lanes, shared);
-    const int mine = tile.col + threadIdx.x;
-    if (threadIdx.x < t.lanes * V && mine < tile.col_end) operation.store(sum, mine, tile.row_tile);
+    const int column = threadIdx.x, mine = tile.col + column;
+    if (column < t.lanes * V && mine < tile.col_end) operation.store(sum, mine, tile.row_tile);
 }
 
 }  // namespace cbam::cuda

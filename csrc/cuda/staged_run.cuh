@@ -28,7 +28,7 @@ template <class T, int V> struct Passes {
     Matrix matrix;
 
     Passes(const Problem& p, Launcher& launch, int64_t first, int64_t images)
-        : p(p), launch(launch), group{p, first, images}, matrix(p, V) {}
+        : p(p), launch(launch), group{p, first, images}, matrix(p, V, sizeof(T)) {}
 
     // These images in a tensor of x's shape.
     template <class E> E* of_group(E* tensor) const { return tensor ? tensor + group.first * p.C * p.HW() : nullptr; }
@@ -139,12 +139,17 @@ template <class T, int V> struct Passes {
     }
 };
 
-// Whether every row of every tensor of x's shape starts where an access of 16 bytes may.
-template <class T> bool aligned(const Problem& p) {
+// The accesses there is code for, in elements: of 16 bytes, for rows of half types also of 8, or of one element.
+template <class T> constexpr int kAccesses[] = {kVector<T>, sizeof(T) == 2 ? 4 : 1, 1};
+
+// The widest that every row of every tensor of x's shape may start with.
+template <class T> int widest_access(const Problem& p) {
     uintptr_t starts = (p.channels_last ? p.C : p.HW()) * sizeof(T);
     for (const void* tensor : {p.x, p.residual, (const void*)p.y, p.dy, (const void*)p.dx, (const void*)p.dresidual})
         starts |= reinterpret_cast<uintptr_t>(tensor);
-    return starts % 16 == 0;
+    for (int access : kAccesses<T>)
+        if (starts % (access * sizeof(T)) == 0) return access;
+    return 1;
 }
 
 template <Dtype dtype>
@@ -153,17 +158,21 @@ cudaError_t run_staged(StagedOperator op, const Problem& p, int64_t images, void
     Launcher launch{stream};
     for (int64_t first = 0; first < p.N; first += images) {
         const int64_t here = std::min(images, p.N - first);
-        if (aligned<T>(p)) Passes<T, kVector<T>>(p, launch, first, here).run(op, workspace);
-        else Passes<T, 1>(p, launch, first, here).run(op, workspace);
+        switch (widest_access<T>(p)) {
+            case kAccesses<T>[0]: Passes<T, kAccesses<T>[0]>(p, launch, first, here).run(op, workspace); break;
+            case 1: Passes<T, 1>(p, launch, first, here).run(op, workspace); break;
+            default: Passes<T, kAccesses<T>[1]>(p, launch, first, here).run(op, workspace);
+        }
     }
     return launch.status;
 }
 
 template <Dtype dtype> int64_t staged_workspace(StagedOperator op, const Problem& p, int64_t images) {
-    using F = Acc<Element<dtype>>;
+    using T = Element<dtype>;
+    using F = Acc<T>;
     int64_t bytes = 0;
-    for (int vector : {kVector<Element<dtype>>, 1}) {  // the addresses, which decide it, need not be known yet
-        const Matrix m(p, vector);
+    for (int access : kAccesses<T>) {  // the addresses, which decide it, need not be known yet
+        const Matrix m(p, access, sizeof(T));
         switch (op) {
             case StagedOperator::forward: bytes = std::max(bytes, ForwardSpace<F>(p, m, images, nullptr).bytes); break;
             case StagedOperator::products:

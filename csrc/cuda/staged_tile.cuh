@@ -45,23 +45,35 @@ struct Tile {
 // Where an element lies in an image.
 __device__ __forceinline__ int64_t place(const Tiling& t, int row, int col) { return int64_t(row) * t.cols + col; }
 
-// V elements, by one access of 16 bytes where V is not 1.
+// V elements, by one access: of 16 bytes, of 8, or of one element.
 template <int V, class T> __device__ __forceinline__ void load(const T* p, Acc<T> (&out)[V]) {
-    if constexpr (V == 1) {
-        out[0] = to_acc(*p);
-    } else {
+    T v[V];
+    if constexpr (V * sizeof(T) == 16) {
         const Vector<T> vector = load_vector(p);
-        for (int j = 0; j < V; ++j) out[j] = to_acc(vector.v[j]);
+        memcpy(v, &vector, sizeof v);
+    } else if constexpr (V > 1) {
+        static_assert(V * sizeof(T) == 8);
+        const uint64_t bits = *reinterpret_cast<const uint64_t*>(p);
+        memcpy(v, &bits, sizeof v);
+    } else {
+        v[0] = *p;
     }
+    for (int j = 0; j < V; ++j) out[j] = to_acc(v[j]);
 }
 
 template <int V, class T> __device__ __forceinline__ void store(T* p, const Acc<T> (&in)[V]) {
-    if constexpr (V == 1) {
-        *p = from_acc<T>(in[0]);
-    } else {
+    T v[V];
+    for (int j = 0; j < V; ++j) v[j] = from_acc<T>(in[j]);
+    if constexpr (V * sizeof(T) == 16) {
         Vector<T> vector;
-        for (int j = 0; j < V; ++j) vector.v[j] = from_acc<T>(in[j]);
+        memcpy(&vector, v, sizeof v);
         store_vector(p, vector);
+    } else if constexpr (V > 1) {
+        uint64_t bits;
+        memcpy(&bits, v, sizeof v);
+        *reinterpret_cast<uint64_t*>(p) = bits;
+    } else {
+        *p = v[0];
     }
 }
 

@@ -138,7 +138,8 @@ void check(const Access& access) {
     }
     Buffer& buffer = shared ? shared_buffer(access) : nearest_buffer(access.address);
     if (!shared) check_bounds(access, buffer);
-    if (access.bytes <= 16 && access.address % access.bytes)
+    // Of a copy of 12 bytes only the 4 that divide them.
+    if (access.bytes <= 16 && access.address % (access.bytes & -access.bytes))
         fail(access, "misaligned", at(buffer, access.address - uintptr_t(buffer.begin)));
     check_cells(access, buffer);
     count_access(access, shared ? nullptr : &buffer);

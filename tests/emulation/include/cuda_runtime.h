@@ -21,8 +21,7 @@
 #define __launch_bounds__(...)
 #define __align__(bytes) __attribute__((aligned(bytes)))
 
-using std::max;
-using std::min;
+using std::max, std::min;
 
 extern uint3 threadIdx, blockIdx;
 extern dim3 blockDim, gridDim;
