@@ -16,8 +16,9 @@ from types import ModuleType
 
 import torch
 
-HERE = Path(__file__).parent
-ROOT = HERE.parents[1]
+ROOT = Path(__file__).parents[2]
+# Compilers run in ROOT and get relative paths, so that a copy of the project finds what this one has built.
+HERE = Path("tests/emulation")
 FOLDER = ROOT / "build" / "emulation"
 RUNTIME = [
     HERE / f"{name}.cpp"
@@ -54,25 +55,29 @@ elif shutil.which("g++") is None:
     obstacle = "the emulation needs g++"
 
 
-def kernel_sources(csrc: Path) -> list[Path]:
-    """The kernels and launchers, in a folder like csrc."""
-    sources = sorted([*csrc.glob("cuda/*.cu"), *csrc.glob("cuda/*.cpp")])
-    return [source for source in sources if source.name != "ops_cuda.cpp"]
+def kernel_sources() -> list[Path]:
+    """The kernels and launchers; no binding for PyTorch."""
+    folder = ROOT / "csrc" / "cuda"
+    sources = sorted([*folder.glob("*.cu"), *folder.glob("*.cpp")])
+    return [source.relative_to(ROOT) for source in sources if source.name != "ops_cuda.cpp"]
 
 
-def load(name: str, mode: str, csrc: Path = ROOT / "csrc") -> ModuleType:
+def load(name: str, mode: str) -> ModuleType:
     """The module cbam_emulation (the kernels of csrc) or toys, in one of the MODES."""
     kernels, binding = {
-        "cbam_emulation": (kernel_sources(csrc), HERE / "module.cpp"),
+        "cbam_emulation": (kernel_sources(), HERE / "module.cpp"),
         "toys": ([HERE / "toys.cu"], HERE / "toys_module.cpp"),
     }[name]
     of_kernels, of_rest, of_linker = MODES[mode]
-    includes = [f"-I{HERE}", f"-I{HERE / 'include'}", f"-I{ROOT}"]
+    includes = [f"-I{HERE}", f"-I{HERE / 'include'}", "-I."]
     # PyTorch brings pybind11's headers.
     headers = [Path(torch.__file__).parent / "include", sysconfig.get_path("include")]
     of_bindings = [*of_rest, "-O0", *(f"-isystem{path}" for path in headers)]
     units = [(source, of_bindings) for source in (HERE / "bindings.cpp", binding)]
-    units += [(source, [*of_kernels, "-DCBAM_EMULATION"]) for source in kernels]
+    # What is in a .cpp runs on the host only: nothing of it is to be checked or counted.
+    units += [
+        (source, [*(of_kernels if source.suffix == ".cu" else of_rest), "-DCBAM_EMULATION"]) for source in kernels
+    ]
     units += [(source, of_rest) for source in RUNTIME]
     FOLDER.mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -109,14 +114,15 @@ def _compile(source: Path, flags: list[str]) -> Path:
 
 def _contents(record: Path) -> str:
     names = record.read_text().replace("\\\n", " ").split(":", 1)[1].split()
-    contents = [Path(name).read_bytes() if Path(name).exists() else b"" for name in names]
+    files = [ROOT / name for name in names]
+    contents = [file.read_bytes() if file.exists() else b"" for file in files]
     return hashlib.sha256(b"".join(contents)).hexdigest()[:16]
 
 
 def _make(target: Path, command: list[str]) -> None:
     """Runs a compiler. What it makes appears when it is whole."""
     unfinished = Path(f"{target}.{os.getpid()}")
-    result = subprocess.run([*command, "-o", str(unfinished)], capture_output=True, text=True)
+    result = subprocess.run([*command, "-o", str(unfinished)], cwd=ROOT, capture_output=True, text=True)
     if result.returncode:
         unfinished.unlink(missing_ok=True)
         raise RuntimeError(f"this failed: {shlex.join(command)}\n{result.stderr[:4000]}")
