@@ -3,6 +3,8 @@
 A CBAM uses the parameters of its layers and calls none of them, but where there are hooks.
 """
 
+from typing import Any
+
 from torch import nn
 
 
@@ -14,6 +16,6 @@ def has_hooks(*layers: nn.Module | None) -> bool:
     return False
 
 
-def masks_are_called(ca: nn.Module | None, sa: nn.Module | None) -> bool:
-    """Whether hooks of the two masks, or of their layers, want the masks to be called."""
+def masks_are_called(ca: Any, sa: Any) -> bool:
+    """Whether hooks of the two mask modules, or of their layers, want the masks to be called; either may be None."""
     return any(m is not None and (has_hooks(m) or m.calls_layers()) for m in (ca, sa))

@@ -8,8 +8,10 @@ import contextlib
 import json
 import os
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -45,7 +47,7 @@ MOVED = {"forward": 2, "forward and backward": 5}
 def run(out: Path, quick: bool = False) -> int:
     """Prints and writes what was found; 1 if a comparison failed, else 0."""
     maps = QUICK if quick else MAPS
-    report = {"about": about.facts(), "checks": [], "times": []}
+    report: dict[str, Any] = {"about": about.facts(), "checks": [], "times": []}
     devices = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
     print("\n".join(f"{name + ':':<20} {value}" for name, value in report["about"].items()))
     for device in devices:
@@ -126,7 +128,7 @@ def check(device: str, backend: str, maps: list[tuple[int, int, int]]) -> Iterat
         eager = results(reference.cbam, here, dy_here, kind)
         with only(backend):
             first, second = (results(functional.cbam, here, dy_here, kind) for _ in range(2))
-            found = compare(first, eager, truth)
+            found: dict[str, Any] = compare(first, eager, truth)
             found["same bits again"] = equal(first, second)
             if device == "cuda":
                 found["same bits from a CUDA graph"] = replayed(here, dy_here, kind)
@@ -177,10 +179,11 @@ def times(device: str, maps: list[tuple[int, int, int]]) -> Iterator[dict]:
         x = leaves["x"].detach()
         torch.compiler.reset()
         compiled = torch.compile(reference.cbam, dynamic=False)
+        calls: dict[str, tuple[Callable, str]]
         calls = {"eager": (reference.cbam, "reference"), "torch.compile": (compiled, "reference")}
         calls |= {backend: (functional.cbam, backend) for backend in backends(device)}
         kept = torch.empty_like(x)
-        found = {"copy": {"forward": measure(lambda kept=kept, x=x: kept.copy_(x))}}
+        found: dict[str, dict[str, float | str]] = {"copy": {"forward": measure(partial(kept.copy_, x))}}
         for name, (cbam, backend) in calls.items():
             with only(backend):
                 found[name] = time_call(cbam, leaves, dy)
