@@ -17,8 +17,10 @@ WIDE = {
     "on_chip_forward_kernel": (2, 1),
     "on_chip_backward_kernel": (3, 2),
 }
-# Blocks that shall be on a multiprocessor at a time; all others: enough for half of its 2048 threads.
-BLOCKS = {"on_chip_forward_kernel": 2, "on_chip_backward_kernel": 1}
+# Blocks that shall be on a multiprocessor at a time. A block of 256 threads on its way through the large passes asks for 4
+# rows of 16 bytes a thread, 16 KB: two of them cover the 15 KB or so that are in flight at the bandwidth of an H100
+# (3.35 TB/s, 600 ns, 132 multiprocessors).
+BLOCKS = {"on_chip_backward_kernel": 1}
 SIZES = {"double": 8, "float": 4, "__half": 2, "__nv_bfloat16": 2}
 
 
@@ -42,7 +44,7 @@ def test_every_kernel_compiles_well(target, compiled):
     for kernel in kernels:
         assert kernel.stack == kernel.local == kernel.local_accesses == 0, kernel
         assert kernel.static <= (0 if target == "sm_80" else 1024), kernel
-        assert kernel.blocks() >= BLOCKS.get(kernel.name, 1024 // kernel.threads), kernel
+        assert kernel.blocks() >= BLOCKS.get(kernel.name, 2), kernel
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -64,15 +66,10 @@ __global__ void __launch_bounds__(512) spills(const float* x, float* y, int n) {
 """
 
 
-def test_the_facts_show_local_memory_and_narrow_accesses(tmp_path):
+def test_the_facts_show_what_is_bad(tmp_path):
     Path(tmp_path, "bad.cu").write_text(BAD)
     (kernel,) = compile_one("sm_80", tmp_path / "bad.cu")
     assert (kernel.name, kernel.threads) == ("spills", 512)
     assert kernel.stack >= 256 and kernel.local_accesses > 0
     assert kernel.wide_loads == kernel.wide_stores == 0 and kernel.narrow_stores > 0
-
-
-def test_the_facts_show_how_many_blocks_fit(tmp_path):
-    Path(tmp_path, "bad.cu").write_text(BAD)
-    (kernel,) = compile_one("sm_80", tmp_path / "bad.cu", "-maxrregcount=32")
-    assert kernel.registers <= 32 and kernel.blocks() == REGISTERS // (32 * 512)
+    assert kernel.blocks() == REGISTERS // (kernel.registers * 512) < 4
