@@ -27,8 +27,8 @@ reduction, R the hidden units of the MLP, k the size of the spatial window. Ever
 - `TRITON_INTERPRET`: with `1`, and `CBAM_FUSED_BACKEND=triton`, the Triton kernels run on the CPU, slowly.
 - `CBAM_FUSED_BUILD_SITE`, by the build: the site-packages with the torch to build against
   ([troubleshooting.md](troubleshooting.md)).
-- `CXX`, `CUDA_HOME`, `TORCH_CUDA_ARCH_LIST`, by the build: the C++ compiler; the CUDA toolkit; what GPUs to compile for,
-  such as `8.0;9.0+PTX`.
+- `CXX`, `CUDA_HOME`, `TORCH_CUDA_ARCH_LIST`, by the build: the C++ compiler; the CUDA toolkit; what GPUs to
+  compile for, such as `8.0;9.0+PTX`.
 
 `python -m cbam_fused info` prints what was built, which backend serves which device, and why.
 """

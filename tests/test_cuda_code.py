@@ -17,9 +17,9 @@ WIDE = {
     "on_chip_forward_kernel": (2, 1),
     "on_chip_backward_kernel": (3, 2),
 }
-# Blocks that shall be on a multiprocessor at a time. A block of 256 threads on its way through the large passes asks for 4
-# rows of 16 bytes a thread, 16 KB: two of them cover the 15 KB or so that are in flight at the bandwidth of an H100
-# (3.35 TB/s, 600 ns, 132 multiprocessors).
+# Blocks that shall be on a multiprocessor at a time. A block of 256 threads in the large passes asks for 4 rows of 16
+# bytes a thread, 16 KB: two of them cover the 15 KB or so that are in flight at the bandwidth of an H100 (3.35 TB/s,
+# 600 ns, 132 multiprocessors).
 BLOCKS = {"on_chip_backward_kernel": 1}
 SIZES = {"double": 8, "float": 4, "__half": 2, "__nv_bfloat16": 2}
 
