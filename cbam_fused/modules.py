@@ -2,7 +2,7 @@
 
 from typing import Any, NamedTuple
 
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from . import functional, reference
 from .checks import check_input
@@ -10,6 +10,8 @@ from .hooks import has_hooks, masks_are_called
 from .switches import Switches
 
 __all__ = ["CBAM", "Backend", "ChannelAttention", "SpatialAttention"]
+
+fx.wrap("check_input")  # a leaf: tracing has no tensor to check
 
 # The kernels know only the tutorial's values of these switches, by gate.
 SERVED = {

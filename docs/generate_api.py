@@ -20,7 +20,7 @@ reduction, R the hidden units of the MLP, k the size of the spatial window. Ever
 - `CBAM_FUSED_BACKEND`, read at every call: `reference` is plain PyTorch instead of kernels; with `cpu`, `cuda` and
   `triton` it is an error if this backend cannot serve a tensor; `auto` is the default.
 - `CBAM_FUSED_CUDA_SCHEDULE`, at every call of the CUDA kernels: `staged`, or the blocks of a cluster, instead of their
-  own choice, `auto` ([gpu.md](gpu.md)).
+  own choice, `auto` ([cuda.md](cuda.md)).
 - `CBAM_FUSED_AUTOTUNE`, at every call: with `1` the Triton kernels choose their tiles by measuring ([gpu.md](gpu.md)).
 - `ATEN_CPU_CAPABILITY`, at the first call: the widest instruction set to be used, `default`, `avx2` or `avx512`, as in
   PyTorch itself.
