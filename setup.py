@@ -144,7 +144,8 @@ class BuildKernels(build_ext):
         libraries = [f"-L{self.torch.folder / 'lib'}", "-ltorch_cuda", "-ltorch_cpu"]
         output = Path(self.get_ext_fullpath(ext.name))
         output.parent.mkdir(parents=True, exist_ok=True)
-        self._nvcc("-shared", "-cudart=static", *folder.glob("*.o"), *libraries, "-o", output, host=["-s"])
+        # No device code is relocatable, and the linking of such would record the folder that it is done in.
+        self._nvcc("-shared", "-nodlink", "-cudart=static", *folder.glob("*.o"), *libraries, "-o", output, host=["-s"])
 
     def _nvcc(self, *options, host):
         """Runs nvcc, with these options for the C++ compiler that it calls."""

@@ -111,6 +111,7 @@ def test_interrupted_again_and_again():
 def timer(signal_number):
     return threading.Timer(0.001 * random.randint(0, 6), os.kill, (os.getpid(), signal_number))
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have this process ignore it
 interrupts = 0
 for _ in range(10):
     interrupt = timer(signal.SIGINT)
