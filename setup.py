@@ -30,7 +30,14 @@ if platform.machine() == "x86_64":
     ISAS["avx512"] += ["-mavx2", *F16C, "-mprefer-vector-width=512", "-Wno-maybe-uninitialized"]
     ISAS["avx512bf16"] = [*ISAS["avx512"], "-mavx512bf16"]
 
+# For make sanitize: every read or write beyond a tensor, and every undefined operation, ends the process.
+SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer", "-O1", "-g1"]
+if os.environ.get("CBAM_FUSED_SANITIZE") != "1":
+    SANITIZE = []
+
 LIMITED_API = not sysconfig.get_config_var("Py_GIL_DISABLED")
+CPU_EXTENSION = Extension("cbam_fused._C", ["csrc/ops.cpp", "csrc/cpu/kernels.cpp"], py_limited_api=LIMITED_API)
+CUDA = "cbam_fused._C_cuda"
 
 
 class Build(build):
@@ -42,22 +49,41 @@ class Build(build):
 
 
 class BuildKernels(build_ext):
-    def run(self):
-        super().run()
-        folder = Path("" if self.inplace else self.build_lib, "cbam_fused")
-        (folder / "_build_info.json").write_text(json.dumps(self.info, indent=2) + "\n")
+    def finalize_options(self):
+        self.torch = environment.find_torch()
+        self.nvcc = environment.find_nvcc()
+        self.cuda = self._plan_cuda()
+        super().finalize_options()
 
-    def build_extension(self, ext):
-        compiler = self._compiler()
-        torch = environment.find_torch()
-        if torch is None:
+    def run(self):
+        if self.torch is None:
             raise CompileError(
                 f"building needs {environment.TORCH_REQUIREMENT}, and this environment has none: "
                 f'run `pip install "{environment.TORCH_REQUIREMENT}"` first, or leave out --no-build-isolation'
             )
-        include = torch.folder / "include"
+        super().run()
+        info = {
+            "version": self.distribution.get_version(),
+            "torch": self.torch.version,
+            "compiler": self.compiler_version,
+            "cpu": list(ISAS),
+            "cuda": self.cuda,
+        }
+        folder = Path("" if self.inplace else self.build_lib, "cbam_fused")
+        (folder / "_build_info.json").write_text(json.dumps(info, indent=2) + "\n")
+        print(f"cbam_fused: CUDA kernels {self.cuda}")
+
+    def build_extension(self, ext):
         # Messages of torch's checks name their source file: as it is called in torch, not where it lies here.
+        include = self.torch.folder / "include"
         binding = [*BINDING, f"-I{include}", f"-ffile-prefix-map={include}{os.sep}="]
+        if ext.name == CUDA:
+            self._build_cuda(ext, binding)
+        else:
+            self._build_cpu(ext, binding)
+
+    def _build_cpu(self, ext, binding):
+        self.compiler_version = self._compiler()
         objects = [
             ("csrc/cpu/kernels.cpp", isa, [*KERNELS, f"-DCBAM_ISA={isa}", *flags]) for isa, flags in ISAS.items()
         ]
@@ -68,21 +94,14 @@ class BuildKernels(build_ext):
             [file for files in compiled for file in files],
             self.get_ext_fullpath(ext.name),
             libraries=["torch_cpu"],
-            library_dirs=[str(torch.folder / "lib")],
-            extra_postargs=["-s"],
+            library_dirs=[str(self.torch.folder / "lib")],
+            extra_postargs=SANITIZE or ["-s"],
             target_lang="c++",
         )
-        self.info = {
-            "version": self.distribution.get_version(),
-            "torch": torch.version,
-            "compiler": compiler,
-            "cpu": list(ISAS),
-            "cuda": self._build_cuda(torch),
-        }
 
     def _compile(self, source, name, flags):
         return self.compiler.compile(
-            [source], output_dir=os.path.join(self.build_temp, name), extra_postargs=[*COMMON, *flags]
+            [source], output_dir=os.path.join(self.build_temp, name), extra_postargs=[*COMMON, *flags, *SANITIZE]
         )
 
     def _compiler(self) -> str:
@@ -98,17 +117,51 @@ class BuildKernels(build_ext):
             ) from error
         return answer.stdout.splitlines()[0]
 
-    def _build_cuda(self, torch) -> str:
-        """What became of the CUDA kernels; those of csrc/cuda will be compiled into _C_cuda here."""
-        sources = sorted(Path("csrc/cuda").glob("*.cu"))
-        obstacle = environment.cuda_obstacle(sources, torch.cuda, environment.find_nvcc())
-        result = f"not built: {obstacle or 'setup.py cannot compile them yet'}"
-        print(f"cbam_fused: CUDA kernels {result}")
-        return result
+    def _plan_cuda(self) -> str:
+        """Has _C_cuda built beside _C, if it can be; says for which GPUs, or why not."""
+        sources = sorted(map(str, [*Path("csrc/cuda").glob("*.cu"), *Path("csrc/cuda").glob("*.cpp")]))
+        obstacle = environment.cuda_obstacle(sources, self.torch and self.torch.cuda, self.nvcc)
+        self.distribution.ext_modules = [CPU_EXTENSION]
+        if obstacle:
+            return f"not built: {obstacle}"
+        try:
+            self.architectures = environment.architectures(environment.known_architectures(self.nvcc))
+        except ValueError as error:
+            raise CompileError(str(error)) from error
+        self.distribution.ext_modules.append(Extension(CUDA, sources, py_limited_api=LIMITED_API))
+        return f"built for {', '.join(self.architectures)}"
+
+    def _build_cuda(self, ext, binding):
+        folder = Path(self.build_temp, "cuda")
+        folder.mkdir(parents=True, exist_ok=True)
+        host = ["-fPIC", "-fvisibility=hidden"]
+        kernels = [*environment.code_options(self.architectures), f"--threads={os.cpu_count()}"]
+        self._nvcc("-std=c++17", *kernels, "-c", *ext.sources, "-odir", folder, host=host)
+        built_for = f'-DCBAM_ARCHITECTURES="{" ".join(self.architectures)}"'
+        options = ["-std=c++20", "-DUSE_CUDA", built_for]
+        self._nvcc("-c", "csrc/ops_cuda.cpp", "-o", folder / "binding.o", *options, host=[*host, *binding])
+        # libtorch_cuda for PyTorch's current stream: from torch 2.13 on the stable ABI has it without.
+        libraries = [f"-L{self.torch.folder / 'lib'}", "-ltorch_cuda", "-ltorch_cpu"]
+        output = Path(self.get_ext_fullpath(ext.name))
+        output.parent.mkdir(parents=True, exist_ok=True)
+        # No device code is relocatable, and the linking of such would record the folder that it is done in.
+        self._nvcc("-shared", "-nodlink", "-cudart=static", *folder.glob("*.o"), *libraries, "-o", output, host=["-s"])
+
+    def _nvcc(self, *options, host):
+        """Runs nvcc, with these options for the C++ compiler that it calls."""
+        passed = [f"-Xcompiler={option}" for option in host]
+        command = [self.nvcc, f"-ccbin={self.compiler.compiler_cxx[0]}", "-O3", *passed, *map(str, options)]
+        print(" ".join(command))
+        try:
+            subprocess.run(command, check=True)
+        except subprocess.CalledProcessError as error:
+            raise CompileError(
+                f"nvcc failed ({error}); CUDA_HOME set to a folder without nvcc leaves the CUDA kernels out"
+            ) from error
 
 
 setup(
-    ext_modules=[Extension("cbam_fused._C", ["csrc/ops.cpp", "csrc/cpu/kernels.cpp"], py_limited_api=LIMITED_API)],
+    ext_modules=[CPU_EXTENSION],
     cmdclass={"build": Build, "build_ext": BuildKernels},
     options={"bdist_wheel": {"py_limited_api": "cp310"}} if LIMITED_API else {},
 )

@@ -82,3 +82,49 @@ def cuda_obstacle(sources: list[Path], torch_cuda: str | None, nvcc: str | None)
     if version.split(".")[0] != torch_cuda.split(".")[0]:
         return f"nvcc is of CUDA {version}, but torch of CUDA {torch_cuda}; the major versions must agree"
     return ""
+
+
+ARCHITECTURES = "8.0 8.6 8.9 9.0 10.0 12.0"
+
+
+def known_architectures(nvcc: str) -> list[str]:
+    """For example ["8.0", ..., "12.1"], in nvcc's order."""
+    text = subprocess.run([nvcc, "--list-gpu-arch"], capture_output=True, text=True, check=True).stdout
+    return [f"{number[:-1]}.{number[-1]}" for number in re.findall(r"compute_(\d+)", text)]
+
+
+def architectures(known: list[str]) -> list[str]:
+    """The compute capabilities to compile for, out of those that nvcc knows, as in TORCH_CUDA_ARCH_LIST.
+
+    "9.0" stands for machine code, "9.0+PTX" also for code that newer GPUs can translate. Without TORCH_CUDA_ARCH_LIST:
+    those of ARCHITECTURES that are known, the newest with PTX.
+
+    Raises:
+        ValueError: TORCH_CUDA_ARCH_LIST has something else in it, or a capability that nvcc does not know.
+    """
+    wanted = os.environ.get("TORCH_CUDA_ARCH_LIST", "").replace(";", " ").split()
+    if not wanted:
+        default = [capability for capability in ARCHITECTURES.split() if capability in known]
+        return [*default[:-1], f"{default[-1]}+PTX"]
+    chosen = {}
+    for entry in wanted:
+        # 9.0a and 10.0f allow instructions that no kernel here has.
+        match = re.fullmatch(r"(\d+\.\d)[af]?(\+PTX)?", entry)
+        if match is None or match[1] not in known:
+            raise ValueError(
+                f"TORCH_CUDA_ARCH_LIST={os.environ['TORCH_CUDA_ARCH_LIST']!r}: {entry!r} is not one of the compute "
+                f"capabilities that this nvcc compiles for, with or without +PTX: {', '.join(known)}"
+            )
+        chosen[match[1]] = chosen.get(match[1], "") or match[2] or ""
+    return [capability + ptx for capability, ptx in chosen.items()]
+
+
+def code_options(architectures: list[str]) -> list[str]:
+    """nvcc's options for these architectures."""
+    options = []
+    for architecture in architectures:
+        number = architecture.removesuffix("+PTX").replace(".", "")
+        options.append(f"-gencode=arch=compute_{number},code=sm_{number}")
+        if architecture.endswith("+PTX"):
+            options.append(f"-gencode=arch=compute_{number},code=compute_{number}")
+    return options

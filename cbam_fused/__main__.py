@@ -1,73 +1,32 @@
-"""python -m cbam_fused info: what is installed, what was built and what runs here."""
+"""python -m cbam_fused info: what is installed, built and run here; selftest: whether it computes what it should."""
 
 import argparse
-import importlib.metadata
-import json
-import os
-import platform
-from types import SimpleNamespace
-from typing import cast
+import sys
+from pathlib import Path
 
-import torch
-
-from . import _ops, functional
+from . import about, selftest
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m cbam_fused")
     commands = parser.add_subparsers(dest="command", required=True)
-    about = "versions, what was built, and which backend serves which tensors"
-    commands.add_parser("info", help=about).set_defaults(run=info)
-    parser.parse_args().run()
+    text = "versions, what was built, and which backend serves which tensors"
+    commands.add_parser("info", help=text).set_defaults(run=info)
+    text = "every backend against the float64 reference, then times; writes a JSON file to attach to an issue"
+    command = commands.add_parser("selftest", help=text, description=text)
+    command.add_argument("--out", type=Path, default=Path("cbam_fused_selftest.json"), help="default: %(default)s")
+    command.add_argument("--quick", action="store_true", help="one small map instead of those of ResNet-18 and -50")
+    command.set_defaults(run=selftest.run)
+    options = vars(parser.parse_args())
+    del options["command"]
+    return options.pop("run")(**options)
 
 
-def info() -> None:
-    built = _build_info()
-    kernels = f"built for {', '.join(built.get('cpu', ['unknown']))}"
-    if _ops.cpu_missing:
-        kernels = f"not available: {_ops.cpu_missing}"
-    lines = {
-        "cbam_fused": built.get("version") or _version(_ops.DISTRIBUTION),
-        "Python": platform.python_version(),
-        "torch": torch.__version__,
-        "torchvision": _version("torchvision"),
-        "platform": platform.platform(),
-        "compiler": built.get("compiler", "unknown"),
-        "built with torch": built.get("torch", "unknown"),
-        "CPU kernels": kernels,
-        "Triton kernels": _ops.triton_missing or f"triton {_version('triton')}",
-        "CUDA kernels": built.get("cuda", "unknown"),
-        "instruction set": "none" if _ops.cpu_missing else _ops.cpu_capability(),
-        "threads": torch.get_num_threads(),
-        "CBAM_FUSED_BACKEND": os.environ.get("CBAM_FUSED_BACKEND", "not set"),
-        "cpu tensors": _backend("cpu"),
-        "cuda tensors": _backend("cuda"),
-    }
-    for name, value in lines.items():
+def info() -> int:
+    for name, value in about.facts().items():
         print(f"{name + ':':<20} {value}")
-
-
-def _build_info() -> dict:
-    """What the build wrote beside the binary; empty where there is none."""
-    binary = _ops._find("_C")
-    path = binary and binary.with_name("_build_info.json")
-    return json.loads(path.read_text()) if path and path.exists() else {}
-
-
-def _version(distribution: str) -> str:
-    try:
-        return importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"
-
-
-def _backend(device: str) -> str:
-    # Only the device of a tensor counts, and a real CUDA tensor would need a GPU.
-    try:
-        return functional.backend_for(cast(torch.Tensor, SimpleNamespace(device=torch.device(device))))
-    except RuntimeError as error:
-        return f"none: {error}"
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -22,8 +22,9 @@ s, ds and dlogits, the gradient of the convolution's result, are (N, 1, H, W), d
 takes dy behind the ReLU; without dy and s it gives the gradients of the gates alone. dg or dlogits None: zeros.
 even_ties: the gradient of a maximum goes evenly to all elements that reach it, not to the first one.
 
-The Triton kernels are operators of their own, triton_forward and so on, with the same arguments and results on any
-device: they exist without a binary, and beside one that serves the same device. They serve ties to the first element.
+_C implements them for tensors on the CPU and _C_cuda for those on NVIDIA GPUs, the latter only ties to the first
+element. The Triton kernels, which serve these ties too, are operators of their own, triton_forward and so on, with the
+same arguments and results on any device: they exist without a binary, and beside one that serves the same device.
 """
 
 import importlib
@@ -48,11 +49,11 @@ def _find(stem: str) -> Path | None:
     return next((path for folder in folders for path in sorted(folder.glob(f"{stem}.*so"))), None)
 
 
-def _load() -> str:
-    """Load the CPU kernels; the returned text says why they are absent, and is empty if they are not."""
-    path = _find("_C")
+def _load(stem: str) -> str:
+    """Load a binary; the returned text says why it is absent, and is empty if it is not."""
+    path = _find(stem)
     if path is None:
-        return "cbam_fused/_C was not built"
+        return f"cbam_fused/{stem} was not built"
     try:
         torch.ops.load_library(path)
     except OSError as error:
@@ -60,13 +61,40 @@ def _load() -> str:
     return ""
 
 
-cpu_missing = _load()
+cpu_missing = _load("_C")
+cuda_missing = _load("_C_cuda")
 # Only looked for: Triton is imported when a tensor first needs it.
 triton_missing = "" if importlib.util.find_spec("triton") else "triton is not installed"
 
 _ops = getattr(torch.ops, NAMESPACE)
 if not cpu_missing:
     cpu_capability = _ops.cpu_capability.default
+# Compute capabilities that _C_cuda was built for, as in TORCH_CUDA_ARCH_LIST.
+cuda_architectures = () if cuda_missing else tuple(_ops.cuda_architectures().split())
+
+
+def cuda_unserved(device: torch.device) -> str:
+    """Why _C_cuda cannot serve a GPU; empty if it can."""
+    if cuda_missing or not torch.cuda.is_available():
+        return cuda_missing or "PyTorch sees no GPU"
+    properties = torch.cuda.get_device_properties(device)
+    if runs(cuda_architectures, properties.major, properties.minor):
+        return ""
+    return f"built for {', '.join(cuda_architectures)}, not for a GPU of {properties.major}.{properties.minor}"
+
+
+def runs(architectures: tuple[str, ...], major: int, minor: int) -> bool:
+    """Whether code for these architectures runs on a GPU of this compute capability.
+
+    Machine code runs on GPUs of the same major and no lower minor number, PTX on all that are not older.
+    Source: CUDA C++ Programming Guide, "Binary Compatibility" and "PTX Compatibility".
+    """
+    for architecture in architectures:
+        number, _, ptx = architecture.partition("+")
+        built_major, built_minor = (int(part) for part in number.split("."))
+        if (major, minor) >= (built_major, built_minor) and (ptx or major == built_major):
+            return True
+    return False
 
 
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -74,7 +102,7 @@ def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
 
 
 def is_channels_last(x: Tensor) -> bool:
-    """Which of the two layouts the kernels use for x; csrc/ops.cpp has the same rule."""
+    """Which of the two layouts the kernels use for x; csrc/arguments.h has the same rule."""
     return not x.is_contiguous() and x.stride(1) < x.stride(3)
 
 
@@ -166,14 +194,18 @@ def _named(prefix: str) -> Operators:
     return Operators(*(getattr(_ops, prefix + name).default for name in Operators._fields))
 
 
-_triton_library = library.Library(NAMESPACE, "FRAGMENT")
+_library = library.Library(NAMESPACE, "FRAGMENT")
 for _name, _schema in _SCHEMAS.items():
-    _triton_library.define(f"triton_{_name}{_schema}")
-    _triton_library.impl(f"triton_{_name}", _triton(_name), "CompositeExplicitAutograd")
+    _library.define(f"triton_{_name}{_schema}")
+    _library.impl(f"triton_{_name}", _triton(_name), "CompositeExplicitAutograd")
     library.register_fake(f"{NAMESPACE}::triton_{_name}", _FAKES[_name])
 operators = {"triton": _named("triton_")}
-if not cpu_missing:
+if cpu_missing and not cuda_missing:  # _C would have defined them
+    for _name, _schema in _SCHEMAS.items():
+        _library.define(f"{_name}{_schema}")
+if not (cpu_missing and cuda_missing):
     for _name, _fake in _FAKES.items():
         library.register_fake(f"{NAMESPACE}::{_name}", _fake)
-    operators["cpu"] = _named("")
+    operators |= {name: _named("") for name, missing in (("cpu", cpu_missing), ("cuda", cuda_missing)) if not missing}
+if not cpu_missing:
     forward, backward, attend, apply, products, backward_gates = operators["cpu"]

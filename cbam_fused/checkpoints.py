@@ -193,7 +193,9 @@ def _order(module: PublicNames, row: Variant) -> str:
 
 def rearranged(name: str, tensor: Tensor, order: str, linear: bool) -> Tensor:
     """A tensor by its own name, between the module and a variant that has this order and kind of MLP."""
-    if name.endswith(("fc1.weight", "fc2.weight")) and tensor.shape[2:].numel() == 1:
+    if not isinstance(tensor, Tensor):
+        return tensor  # what load_state_dict says of it is clear
+    if name.endswith(("fc1.weight", "fc2.weight")) and tensor.dim() > 1 and tensor.shape[2:].numel() == 1:
         return tensor.reshape(tensor.shape[:2] if linear else (*tensor.shape[:2], 1, 1))
     if name.endswith("conv1.weight") and order == "max_mean" and tensor.dim() == 4 and tensor.shape[1] == 2:
         return tensor.flip(1)

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.graph import inplace_methods
 
+from .hooks import has_hooks
 from .modules import ChannelAttention, SpatialAttention, attend
-from .recognise import has_hooks, random_copy
+from .recognise import random_copy
 
 _MULTIPLICATIONS = (operator.mul, torch.mul, "mul")
 _SIZES = (32, 224)

@@ -239,7 +239,3 @@ def _equal(got: dict[str, Tensor], wanted: dict[str, Tensor], order: str) -> boo
         return False
     pairs = ((got[name], rearranged(name, t, order, linear=False)) for name, t in wanted.items())
     return all(torch.allclose(a, b, **TOLERANCE, equal_nan=True) for a, b in pairs)
-
-
-def has_hooks(module: nn.Module) -> bool:
-    return any(module.__dict__[name] for name in HOOKS)

@@ -8,8 +8,9 @@ from torch import nn
 
 from . import modules
 from .checkpoints import PublicNames
+from .hooks import has_hooks
 from .pairs import fuse_pairs
-from .recognise import HOOKS, Layers, Proof, has_hooks, prove
+from .recognise import HOOKS, Layers, Proof, prove
 
 
 @dataclass

@@ -1,168 +1,114 @@
-// Operator schemas and their CPU implementation, on LibTorch's stable ABI. Arguments are checked in
-// cbam_fused/functional.py; cbam_fused/_ops.py says what each tensor holds and how results are laid out.
-#include <string>
-#include <tuple>
+// The schemas of the operators, and the CPU's implementation of them.
+#include <stdlib.h>
+#include <string.h>
 
-#include "call.h"
+#include <algorithm>
+#include <string>
+
+#include "cpu/kernels.h"
+#include "operators.h"
 
 namespace {
 
+// The widest instruction set that this processor and ATEN_CPU_CAPABILITY (default, avx2, avx512) allow; avx512 leaves
+// out the extension for bfloat16, which is used where nothing is said.
+const cbam::Kernels& kernels() {
+    static const cbam::Kernels& chosen = []() -> const cbam::Kernels& {
+#if defined(__x86_64__)
+        const char* limit = getenv("ATEN_CPU_CAPABILITY");
+        const bool generic = limit && !strcmp(limit, "default");
+        const bool avx2 = limit && !strcmp(limit, "avx2");
+        const bool has_avx2 =
+            __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+        const bool has_avx512 = has_avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                                __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+        if (has_avx512 && !limit && __builtin_cpu_supports("avx512bf16")) return cbam::kernels_avx512bf16();
+        if (has_avx512 && !generic && !avx2) return cbam::kernels_avx512();
+        if (has_avx2 && !generic) return cbam::kernels_avx2();
+#endif
+        return cbam::kernels_generic();
+    }();
+    return chosen;
+}
+
 std::string cpu_capability() { return kernels().name; }
 
-// Room for the gradients of the parameters, in the accumulation type.
-struct Gradients {
-    const Parameters& given;
-    Tensor w1, b1, w2, b2, ws, bs;
+class Cpu {
+public:
+    explicit Cpu(const Tensor&) {}
 
-    explicit Gradients(Call& call) : given(call.given) {
-        auto room = [&](const OptionalTensor& parameter, void*& data) {
-            Tensor t = parameter ? torch::stable::empty_like(*parameter) : call.new_sums({0});
-            data = parameter ? t.mutable_data_ptr() : nullptr;
-            return t;
-        };
+    void forward(const Call& call) const { run(call, kernels().forward(call.p), new_workspace(call, 0)); }
+    void apply(const Call& call) const { run(call, kernels().apply(call.p), new_workspace(call, 0)); }
+    void products(const Call& call) const { run(call, kernels().products(call.p), new_workspace(call, 0)); }
+
+    // The images' parts of the gradients, and their sums.
+    void backward(Call& call) const {
         cbam::Problem& p = call.p;
-        w1 = room(call.held.w1, p.dw1), b1 = room(call.held.b1, p.db1);
-        w2 = room(call.held.w2, p.dw2), b2 = room(call.held.b2, p.db2);
-        ws = room(call.held.ws, p.dws), bs = room(call.held.bs, p.dbs);
+        const Tensor workspace = new_workspace(call, p.N * p.partial_size());
+        p.partial = aligned(workspace) + scratch_bytes(p);
+        run(call, kernels().backward(p), workspace);
+        const int64_t rows_a_thread = 1 + 65536 / (p.C * std::max<int64_t>(p.N, 1));
+        torch::stable::parallel_for(0, p.R + p.C, rows_a_thread, [&](int64_t first, int64_t last) {
+            kernels().backward_parameters(p, first, last);
+        });
     }
 
-    // The results in the type of the parameters and with their strides, which may be those of channels_last.
-    Gradients& finish() {
-        auto like = [](Tensor& sum, const OptionalTensor& parameter) {
-            if (!parameter || (parameter->is_contiguous() && parameter->scalar_type() == sum.scalar_type())) return;
-            Tensor result = torch::stable::empty_like(*parameter);
-            torch::stable::copy_(result, sum);
-            sum = result;
-        };
-        like(w1, given.w1), like(b1, given.b1), like(w2, given.w2);
-        like(b2, given.b2), like(ws, given.ws), like(bs, given.bs);
-        return *this;
+private:
+    // What the use of a thread costs is worth it from about this many elements of x on, 128 KB of float32.
+    static constexpr int64_t kWorkOfThread = 32768;
+
+    // Takes all images through these steps. With an image or more for each thread, a thread takes each of its images
+    // through all steps, while it is in cache; with fewer, the threads do each step of all images together.
+    static void run(const Call& call, const cbam::Steps& steps, const Tensor& workspace) {
+        const cbam::Problem& p = call.p;
+        const int64_t bytes = kernels().scratch_size(p), group = kernels().group_size(p), threads = thread_count(p);
+        char* scratch = aligned(workspace);
+        auto parts_of = [&](const cbam::Step& step) { return parts(p, step.work); };
+        if (std::any_of(steps.begin(), steps.end(), [&](const cbam::Step& step) { return parts_of(step) > 1; })) {
+            for (const cbam::Step& step : steps) {
+                const int64_t parts = parts_of(step);
+                torch::stable::parallel_for(0, p.N * parts, 1, [&](int64_t first, int64_t last) {
+                    for (int64_t i = first; i < last; ++i) {
+                        const int64_t n = i / parts;
+                        step.run(p, {n, n + 1, i % parts, parts, scratch + n * bytes, bytes});
+                    }
+                });
+            }
+            return;
+        }
+        torch::stable::parallel_for(0, threads, 1, [&](int64_t first, int64_t last) {
+            for (int64_t t = first; t < last; ++t) {
+                const int64_t end = p.N * (t + 1) / threads;
+                for (int64_t n = p.N * t / threads; n < end; n += group)
+                    for (const cbam::Step& step : steps)
+                        step.run(p, {n, std::min(n + group, end), 0, 1, scratch + t * group * bytes, bytes});
+            }
+        });
+    }
+
+    // The scratch of all images that are worked on at a time, and behind it room for this many sums.
+    static Tensor new_workspace(const Call& call, int64_t sums) {
+        return call.new_bytes(scratch_bytes(call.p) + sums * int64_t(sizeof(double)) + 64);
+    }
+
+    static int64_t thread_count(const cbam::Problem& p) {
+        return std::min<int64_t>(torch::stable::get_num_threads(), p.N);
+    }
+
+    // Into how many parts a step of an image is split.
+    static int64_t parts(const cbam::Problem& p, int64_t work) {
+        const int64_t threads = torch::stable::get_num_threads() / std::max<int64_t>(p.N, 1);
+        return std::max<int64_t>(std::min(work / kWorkOfThread, threads), 1);
+    }
+
+    static int64_t scratch_bytes(const cbam::Problem& p) {
+        return thread_count(p) * kernels().group_size(p) * kernels().scratch_size(p);
+    }
+
+    static char* aligned(const Tensor& workspace) {
+        return (char*)(((uintptr_t)workspace.mutable_data_ptr() + 63) & ~uintptr_t(63));
     }
 };
-
-// What the forward left. R is read from it, since not every operator is given w1.
-void set_saved(cbam::Problem& p, const Tensor& saved) {
-    p.R = (saved.size(1) - 3 * p.C - 3 * p.HW()) / 2;
-    p.saved = const_cast<void*>(saved.const_data_ptr());
-}
-
-void set_saved(cbam::Problem& p, const Tensor& saved, const Tensor& index) {
-    set_saved(p, saved);
-    p.index = (int32_t*)const_cast<void*>(index.const_data_ptr());
-}
-
-std::tuple<Tensor, Tensor> new_saved(Call& call) {
-    cbam::Problem& p = call.p;
-    Tensor saved = call.new_sums({p.N, p.saved_size()});
-    Tensor index = torch::stable::new_empty(call.x, {p.N, p.C + p.HW()}, ScalarType::Int);
-    set_saved(p, saved, index);
-    return {saved, index};
-}
-
-std::tuple<Tensor, Tensor, Tensor> forward(const Tensor& x, const OptionalTensor& w1, const OptionalTensor& b1,
-                                           const OptionalTensor& w2, const OptionalTensor& b2, const OptionalTensor& ws,
-                                           const OptionalTensor& bs, const OptionalTensor& residual, bool relu) {
-    Call call(x, {w1, b1, w2, b2, ws, bs});
-    cbam::Problem& p = call.p;
-    const OptionalTensor dense_residual = dense(residual, p.channels_last);
-    Tensor y = torch::stable::empty_like(call.x);
-    auto [saved, index] = new_saved(call);
-    p.residual = pointer(dense_residual);
-    p.relu = relu;
-    p.y = y.mutable_data_ptr();
-    call.run(kernels().forward(p));
-    return {y, saved, index};
-}
-
-std::tuple<Tensor, Tensor> attend(const Tensor& x, const OptionalTensor& w1, const OptionalTensor& b1,
-                                  const OptionalTensor& w2, const OptionalTensor& b2, const OptionalTensor& ws,
-                                  const OptionalTensor& bs) {
-    Call call(x, {w1, b1, w2, b2, ws, bs});
-    auto result = new_saved(call);
-    call.run(kernels().forward(call.p));
-    return result;
-}
-
-Tensor apply(const Tensor& x, const Tensor& saved, const Tensor& s, const OptionalTensor& residual, bool relu) {
-    Call call(x, {});
-    cbam::Problem& p = call.p;
-    const Tensor dense_s = torch::stable::contiguous(s);
-    const OptionalTensor dense_residual = dense(residual, p.channels_last);
-    Tensor y = torch::stable::empty_like(call.x);
-    set_saved(p, saved);
-    p.residual = pointer(dense_residual), p.relu = relu;
-    p.s = dense_s.const_data_ptr(), p.y = y.mutable_data_ptr();
-    call.run(kernels().apply(p));
-    return y;
-}
-
-std::tuple<Tensor, Tensor, Tensor> products(const Tensor& dy, const Tensor& x, const OptionalTensor& y,
-                                            const Tensor& saved, const Tensor& s) {
-    Call call(x, {});
-    cbam::Problem& p = call.p;
-    const Tensor dense_dy = dense(dy, p.channels_last), dense_s = torch::stable::contiguous(s);
-    const OptionalTensor dense_y = dense(y, p.channels_last);
-    Tensor dg = call.new_sums({p.N, p.C}), ds = call.new_sums({p.N, 1, p.H, p.W});
-    Tensor dresidual = y ? torch::stable::empty_like(call.x) : torch::stable::new_empty(x, {0});
-    set_saved(p, saved);
-    p.dy = dense_dy.const_data_ptr(), p.s = dense_s.const_data_ptr();
-    p.relu = y.has_value(), p.y = const_cast<void*>(pointer(dense_y));
-    p.dg = dg.mutable_data_ptr(), p.ds = ds.mutable_data_ptr();
-    p.dresidual = y ? dresidual.mutable_data_ptr() : nullptr;
-    call.run(kernels().products(p));
-    return {dg, ds, dresidual};
-}
-
-// What both kinds of backward end with: the images' parts of the gradients, and their sums.
-Gradients run_backward(Call& call) {
-    cbam::Problem& p = call.p;
-    Gradients gradients(call);
-    const Tensor workspace = call.new_workspace(p.N * p.partial_size());
-    p.partial = call.behind_scratch(workspace);
-    call.run(kernels().backward(p), workspace);
-    const int64_t rows_a_thread = 1 + 65536 / (p.C * std::max<int64_t>(p.N, 1));
-    torch::stable::parallel_for(0, p.R + p.C, rows_a_thread,
-                                [&](int64_t first, int64_t last) { kernels().backward_parameters(p, first, last); });
-    return gradients.finish();
-}
-
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backward(
-    const Tensor& dy, const Tensor& x, const OptionalTensor& y, const Tensor& saved, const Tensor& index,
-    const OptionalTensor& w1, const OptionalTensor& b1, const OptionalTensor& w2, const OptionalTensor& b2,
-    const OptionalTensor& ws, const OptionalTensor& bs, bool even_ties) {
-    Call call(x, {w1, b1, w2, b2, ws, bs});
-    cbam::Problem& p = call.p;
-    p.even_ties = even_ties;
-    const Tensor dense_dy = dense(dy, p.channels_last);
-    const OptionalTensor dense_y = dense(y, p.channels_last);
-    Tensor dx = torch::stable::empty_like(call.x);
-    Tensor dresidual = y ? torch::stable::empty_like(call.x) : torch::stable::new_empty(x, {0});
-    set_saved(p, saved, index);
-    p.dy = dense_dy.const_data_ptr(), p.dx = dx.mutable_data_ptr();
-    p.relu = y.has_value(), p.y = const_cast<void*>(pointer(dense_y));
-    p.dresidual = y ? dresidual.mutable_data_ptr() : nullptr;
-    const Gradients d = run_backward(call);
-    return {dx, dresidual, d.w1, d.b1, d.w2, d.b2, d.ws, d.bs};
-}
-
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backward_gates(
-    const OptionalTensor& dy, const OptionalTensor& s, const OptionalTensor& dg, const OptionalTensor& dlogits,
-    const Tensor& x, const Tensor& saved, const Tensor& index, const OptionalTensor& w1, const OptionalTensor& b1,
-    const OptionalTensor& w2, const OptionalTensor& b2, const OptionalTensor& ws, const OptionalTensor& bs,
-    bool even_ties) {
-    Call call(x, {w1, b1, w2, b2, ws, bs});
-    cbam::Problem& p = call.p;
-    p.even_ties = even_ties;
-    const OptionalTensor dense_dy = dense(dy, p.channels_last);
-    const OptionalTensor dense_s = contiguous(s), dense_dg = contiguous(dg), dense_dlogits = contiguous(dlogits);
-    Tensor dx = torch::stable::empty_like(call.x);
-    set_saved(p, saved, index);
-    p.dy = pointer(dense_dy), p.s = pointer(dense_s), p.dx = dx.mutable_data_ptr();
-    p.dg = const_cast<void*>(pointer(dense_dg)), p.ds = const_cast<void*>(pointer(dense_dlogits));
-    p.given = true;
-    const Gradients d = run_backward(call);
-    return {dx, d.w1, d.b1, d.w2, d.b2, d.ws, d.bs};
-}
 
 }  // namespace
 
@@ -181,14 +127,7 @@ STABLE_TORCH_LIBRARY(cbam_fused, m) {
     m.def("cpu_capability() -> str");
 }
 
-STABLE_TORCH_LIBRARY_IMPL(cbam_fused, CPU, m) {
-    m.impl("forward", TORCH_BOX(&forward));
-    m.impl("backward", TORCH_BOX(&backward));
-    m.impl("attend", TORCH_BOX(&attend));
-    m.impl("apply", TORCH_BOX(&apply));
-    m.impl("products", TORCH_BOX(&products));
-    m.impl("backward_gates", TORCH_BOX(&backward_gates));
-}
+STABLE_TORCH_LIBRARY_IMPL(cbam_fused, CPU, m) { Operators<Cpu>::implement(m); }
 
 STABLE_TORCH_LIBRARY_IMPL(cbam_fused, CompositeExplicitAutograd, m) {
     m.impl("cpu_capability", TORCH_BOX(&cpu_capability));

@@ -3,6 +3,12 @@
 
 #include <stdint.h>
 
+#ifdef __CUDACC__
+#define CBAM_ANYWHERE __host__ __device__
+#else
+#define CBAM_ANYWHERE
+#endif
+
 namespace cbam {
 
 enum class Dtype { f32, f64, f16, bf16 };
@@ -34,9 +40,9 @@ struct Problem {
     bool given;
     void* partial;  // (N, partial_size): each image's part of the parameter gradients
 
-    int64_t HW() const { return H * W; }
-    int64_t saved_size() const { return 3 * C + 2 * R + 3 * HW(); }
-    int64_t partial_size() const { return C + 3 * R + 2 * k * k + 1; }
+    CBAM_ANYWHERE int64_t HW() const { return H * W; }
+    CBAM_ANYWHERE int64_t saved_size() const { return 3 * C + 2 * R + 3 * HW(); }
+    CBAM_ANYWHERE int64_t partial_size() const { return C + 3 * R + 2 * k * k + 1; }
 };
 
 }  // namespace cbam

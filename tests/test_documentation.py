@@ -28,8 +28,9 @@ pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 
 
 @pytest.mark.parametrize("page", [p for p in PAGES if BLOCK.search(p.read_text())], ids=lambda page: page.name)
-def test_examples_run(page):
-    """The blocks of a page one after the other, in one namespace."""
+def test_examples_run(page, tmp_path, monkeypatch):
+    """The blocks of a page one after the other, in one namespace; what they write goes into a folder of their own."""
+    monkeypatch.chdir(tmp_path)
     text, names = page.read_text(), {"__name__": "example"}
     torch.manual_seed(0)
     for block in BLOCK.finditer(text):

@@ -77,10 +77,5 @@ def test_backend_choice(monkeypatch):
     assert functional.backend_for(x) == "reference"
     assert functional.cbam(**OK).grad_fn is None
     monkeypatch.setenv("CBAM_FUSED_BACKEND", "cdua")
-    with pytest.raises(RuntimeError, match="CBAM_FUSED_BACKEND must be auto, cpu, triton or reference, got 'cdua'"):
+    with pytest.raises(RuntimeError, match="must be auto, cpu, cuda, triton or reference, got 'cdua'"):
         functional.cbam(**OK)
-
-
-def test_norm_without_the_gate_that_it_belongs_to():
-    with pytest.raises(ValueError, match="norm needs ws: it normalises the convolution of the spatial gate"):
-        functional.cbam(**OK | {"ws": None, "bs": None}, norm=torch.nn.BatchNorm2d(1))

@@ -3,6 +3,7 @@
 import importlib.metadata
 import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -59,7 +60,7 @@ def test_info_names_versions_builds_and_backends(tmp_path):
     assert lines["cbam_fused"] == importlib.metadata.version("cbam_fused")
     assert lines["torch"] == torch.__version__
     assert lines["CPU kernels"].startswith("built for generic")
-    assert lines["CUDA kernels"].startswith(("built", "not built: "))
+    assert lines["CUDA kernels"].startswith(("built for ", "not built: ", "not available: "))
     assert lines["cpu tensors"] == "cpu"
     assert lines["CBAM_FUSED_BACKEND"] == "not set"
 
@@ -204,6 +205,56 @@ def test_cuda_kernels_are_left_out_for_a_reason(tmp_path, monkeypatch, sources, 
     reason = environment.cuda_obstacle([Path(s) for s in sources], torch_cuda, environment.find_nvcc())
     assert reason.startswith(expected) or expected in reason
     assert bool(reason) == bool(expected)
+
+
+KNOWN = ["7.5", "8.0", "8.6", "8.7", "8.9", "9.0", "10.0", "12.0", "12.1"]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "known", "expected"),
+    [
+        ("", KNOWN, "8.0 8.6 8.9 9.0 10.0 12.0+PTX"),
+        ("", KNOWN[:6], "8.0 8.6 8.9 9.0+PTX"),
+        ("8.0;9.0+PTX", KNOWN, "8.0 9.0+PTX"),
+        ("9.0a 9.0+PTX  8.6", KNOWN, "9.0+PTX 8.6"),
+    ],
+)
+def test_architectures(wanted, known, expected, monkeypatch):
+    monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", wanted)
+    assert environment.architectures(known) == expected.split()
+
+
+@pytest.mark.parametrize("entry", ["Ampere", "7.0", "90", "9.0+ptx", "8.0,9.0"])
+def test_architectures_that_nvcc_does_not_know(entry, monkeypatch):
+    monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", f"8.0;{entry}")
+    with pytest.raises(
+        ValueError, match=rf"TORCH_CUDA_ARCH_LIST='8\.0;.*': '{re.escape(entry)}' is not one of .* 12\.1"
+    ):
+        environment.architectures(KNOWN)
+
+
+def test_options_of_nvcc():
+    machine_code = ["-gencode=arch=compute_80,code=sm_80", "-gencode=arch=compute_120,code=sm_120"]
+    options = environment.code_options(["8.0", "12.0+PTX"])
+    assert options == [*machine_code, "-gencode=arch=compute_120,code=compute_120"]
+
+
+@pytest.mark.parametrize(
+    ("architectures", "capability", "expected"),
+    [
+        ("8.0 9.0", (8, 0), True),
+        ("8.0 9.0", (8, 9), True),
+        ("8.6", (8, 0), False),
+        ("8.0 9.0", (10, 0), False),
+        ("8.0+PTX", (12, 0), True),
+        ("8.6+PTX", (8, 0), False),
+        ("8.0 12.0+PTX", (10, 3), False),
+        ("8.0 10.0", (7, 5), False),
+        ("", (9, 0), False),
+    ],
+)
+def test_which_gpus_a_build_serves(architectures, capability, expected):
+    assert _ops.runs(tuple(architectures.split()), *capability) == expected
 
 
 @pytest.mark.skipif(

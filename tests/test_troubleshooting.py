@@ -69,7 +69,7 @@ def test_reasons_against_cuda_kernels(monkeypatch):
 
 def test_a_package_without_binary(monkeypatch):
     monkeypatch.setattr(_ops, "_find", lambda stem: None)
-    assert _ops._load() in QUOTED
+    assert _ops._load("_C") in QUOTED
 
 
 @pytest.mark.parametrize("backend,start", [("triton", "CBAM_FUSED_BACKEND=triton"), ("gpu", "CBAM_FUSED_BACKEND must")])

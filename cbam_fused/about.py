@@ -1,0 +1,66 @@
+"""What is installed, what was built and what runs here."""
+
+import importlib.metadata
+import json
+import os
+import platform
+from types import SimpleNamespace
+from typing import cast
+
+import torch
+
+from . import _ops, functional
+
+
+def facts() -> dict[str, str]:
+    built = _build_info()
+    kernels = f"built for {', '.join(built.get('cpu', ['unknown']))}"
+    if _ops.cpu_missing:
+        kernels = f"not available: {_ops.cpu_missing}"
+    return {
+        "cbam_fused": built.get("version") or _version(_ops.DISTRIBUTION),
+        "Python": platform.python_version(),
+        "torch": torch.__version__,
+        "torchvision": _version("torchvision"),
+        "platform": platform.platform(),
+        "compiler": built.get("compiler", "unknown"),
+        "built with torch": built.get("torch", "unknown"),
+        "CPU kernels": kernels,
+        "Triton kernels": _ops.triton_missing or f"triton {_version('triton')}",
+        "CUDA kernels": _cuda_kernels(built),
+        "instruction set": "none" if _ops.cpu_missing else _ops.cpu_capability(),
+        "threads": str(torch.get_num_threads()),
+        "GPU": torch.cuda.get_device_name() if torch.cuda.is_available() else "none that PyTorch sees",
+        "CBAM_FUSED_BACKEND": os.environ.get("CBAM_FUSED_BACKEND", "not set"),
+        "cpu tensors": _backend("cpu"),
+        "cuda tensors": _backend("cuda"),
+    }
+
+
+def _cuda_kernels(built: dict) -> str:
+    if not _ops.cuda_missing:
+        return f"built for {', '.join(_ops.cuda_architectures)}"
+    said = built.get("cuda", "")
+    return said if said.startswith("not built") else f"not available: {_ops.cuda_missing}"
+
+
+def _build_info() -> dict:
+    """What the build wrote beside the binary; empty where there is none."""
+    binary = _ops._find("_C")
+    path = binary and binary.with_name("_build_info.json")
+    return json.loads(path.read_text()) if path and path.exists() else {}
+
+
+def _version(distribution: str) -> str:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _backend(device: str) -> str:
+    # Only the device of a tensor counts, and a real CUDA tensor would need a GPU.
+    try:
+        return functional.backend_for(cast(torch.Tensor, SimpleNamespace(device=torch.device(device))))
+    except RuntimeError as error:
+        return f"none: {error}"

@@ -1,0 +1,246 @@
+"""python -m cbam_fused selftest: does this build compute on this machine what it should, and how fast?
+
+Each backend is compared with the float64 reference, with itself (run to run, bit by bit), and on a GPU with its replay
+from a CUDA graph; then timed beside plain PyTorch, torch.compile and a copy. All of it goes into a JSON file.
+"""
+
+import contextlib
+import json
+import os
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.benchmark import Timer
+
+from . import _ops, about, functional, reference
+
+# C, H, W of the stages of ResNet-18 and ResNet-50 at 224 pixels.
+MAPS = [
+    (64, 56, 56),
+    (128, 28, 28),
+    (256, 14, 14),
+    (512, 7, 7),
+    (256, 56, 56),
+    (512, 28, 28),
+    (1024, 14, 14),
+    (2048, 7, 7),
+]
+QUICK = [(32, 14, 14)]
+DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+LAYOUTS = {"NCHW": torch.contiguous_format, "NHWC": torch.channels_last}
+KINDS = ("plain", "biases, residual and ReLU", "BatchNorm by the batch")
+REDUCTION = 16
+CHECKED_IMAGES = 4
+TIMED_IMAGES = {"cpu": 8, "cuda": 64}
+TIMED_DTYPES = (torch.float32, torch.bfloat16)
+# An error may be twice that of plain PyTorch in the same dtype, and a floor more, since that is 0 where it is the truth
+# itself: so many roundings of the result, and for sums over all n elements of x sqrt(n) of the accumulation type.
+ROUNDINGS = 4
+# How often a tensor of x's size must be moved: forward x, y; backward x, dy, dx.
+MOVED = {"forward": 2, "forward and backward": 5}
+
+
+def run(out: Path, quick: bool = False) -> int:
+    """Prints and writes what was found; 1 if a comparison failed, else 0."""
+    maps = QUICK if quick else MAPS
+    report: dict[str, Any] = {"about": about.facts(), "checks": [], "times": []}
+    devices = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
+    print("\n".join(f"{name + ':':<20} {value}" for name, value in report["about"].items()))
+    for device in devices:
+        for backend in backends(device):
+            report["checks"] += printed(check(device, backend, maps), describe_check)
+    for device in devices:
+        report["times"] += printed(times(device, maps), describe_times)
+    failed = sum(not c["passed"] for c in report["checks"])
+    out.write_text(json.dumps(report, indent=1) + "\n")
+    print(f"{len(report['checks'])} checks, {failed} failed; written to {out}")
+    return int(failed > 0)
+
+
+def backends(device: str) -> list[str]:
+    """The kernels that can serve tensors on this device."""
+    missing = {"cpu": _ops.cpu_missing}
+    if device == "cuda":
+        missing = {"cuda": _ops.cuda_unserved(torch.device("cuda")), "triton": _ops.triton_missing}
+    return [name for name, reason in missing.items() if not reason]
+
+
+@contextlib.contextmanager
+def only(backend: str) -> Iterator[None]:
+    """functional's backend is this one."""
+    before = os.environ.get("CBAM_FUSED_BACKEND")
+    os.environ["CBAM_FUSED_BACKEND"] = backend
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["CBAM_FUSED_BACKEND"]
+        else:
+            os.environ["CBAM_FUSED_BACKEND"] = before
+
+
+def draw(shape: tuple[int, ...], dtype: torch.dtype, layout: str, kind: str) -> tuple[dict[str, Tensor], Tensor]:
+    """Arguments of cbam(), and dy, on the CPU.
+
+    In each pixel one channel stands out, and the residual decides the sign of the sum: no rounding moves a maximum or
+    a ReLU, so that implementations may be compared closely.
+    """
+    rng = torch.Generator().manual_seed(0)
+    N, C, H, W = shape
+    R = max(1, C // REDUCTION)
+
+    def noise(*size: int) -> Tensor:
+        return torch.randn(size, generator=rng)
+
+    x = noise(*shape).clamp(-1.5, 1.5)
+    pixels = torch.arange(H * W)
+    x.flatten(2)[:, pixels % C, pixels] += 8
+    tensors = {"x": x, "w1": noise(R, C) / (10 * C**0.5), "w2": noise(C, R) / R**0.5, "ws": noise(1, 2, 7, 7) / 20}
+    if kind == "biases, residual and ReLU":
+        tensors |= {"b1": noise(R) / 10, "b2": noise(C) / 10, "bs": noise(1) / 10}
+        tensors["residual"] = 16 * noise(*shape).sign()
+    inputs = {name: to(t, dtype, layout) for name, t in tensors.items()}
+    return inputs, to(noise(*shape), dtype, layout)
+
+
+def to(t: Tensor, dtype: torch.dtype, layout: str) -> Tensor:
+    return t.to(dtype, memory_format=LAYOUTS[layout] if t.dim() == 4 and len(t) > 1 else torch.preserve_format)
+
+
+def results(cbam: Callable, inputs: dict[str, Tensor], dy: Tensor, kind: str) -> dict[str, Tensor]:
+    """y and the gradient of every input."""
+    leaves = {name: t.detach().requires_grad_() for name, t in inputs.items()}
+    norm = nn.BatchNorm2d(1).to(dy.device, dy.dtype) if kind == "BatchNorm by the batch" else None
+    y = cbam(**leaves, norm=norm, relu="residual" in leaves)
+    gradients = torch.autograd.grad(y, list(leaves.values()), dy)
+    return {"y": y.detach()} | {f"d{name}": g for name, g in zip(leaves, gradients, strict=True)}
+
+
+def check(device: str, backend: str, maps: list[tuple[int, int, int]]) -> Iterator[dict]:
+    for size, dtype, layout, kind in product(maps, DTYPES, LAYOUTS, KINDS):
+        inputs, dy = draw((CHECKED_IMAGES, *size), dtype, layout, kind)
+        truth = results(reference.cbam, {n: t.double() for n, t in inputs.items()}, dy.double(), kind)
+        here, dy_here = {n: t.to(device) for n, t in inputs.items()}, dy.to(device)
+        eager = results(reference.cbam, here, dy_here, kind)
+        with only(backend):
+            first, second = (results(functional.cbam, here, dy_here, kind) for _ in range(2))
+            found: dict[str, Any] = compare(first, eager, truth)
+            found["same bits again"] = equal(first, second)
+            if device == "cuda":
+                found["same bits from a CUDA graph"] = replayed(here, dy_here, kind)
+        yield {
+            "backend": backend,
+            "shape": [CHECKED_IMAGES, *size],
+            "dtype": name_of(dtype),
+            "layout": layout,
+            "kind": kind,
+            "passed": all(f if isinstance(f, bool) else f["error"] <= f["bound"] for f in found.values()),
+            "found": found,
+        }
+
+
+def compare(got: dict[str, Tensor], eager: dict[str, Tensor], truth: dict[str, Tensor]) -> dict[str, dict]:
+    found = {}
+    y = got["y"]
+    of_sums = y.numel() ** 0.5 * torch.finfo(_ops.accumulation_dtype(y.dtype)).eps
+    for name, exact in truth.items():
+        error, eager_error = ((r[name].cpu().double() - exact).abs().max().item() for r in (got, eager))
+        floor = (ROUNDINGS * torch.finfo(got[name].dtype).eps + of_sums) * exact.abs().max().item()
+        found[name] = {"error": error, "eager": eager_error, "bound": 2 * eager_error + floor}
+    return found
+
+
+def equal(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
+    return all(torch.equal(first[name], second[name]) for name in first)
+
+
+def replayed(inputs: dict[str, Tensor], dy: Tensor, kind: str) -> bool:
+    """Whether a captured forward and backward, replayed on other data, gives the bits of a new call."""
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        results(functional.cbam, inputs, dy, kind)
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = results(functional.cbam, inputs, dy, kind)
+    inputs["x"].copy_(inputs["x"].flip(0))
+    graph.replay()
+    return equal(captured, results(functional.cbam, inputs, dy, kind))
+
+
+def times(device: str, maps: list[tuple[int, int, int]]) -> Iterator[dict]:
+    for size, dtype, layout in product(maps, TIMED_DTYPES, LAYOUTS):
+        shape = (TIMED_IMAGES[device], *size)
+        inputs, dy = draw(shape, dtype, layout, "plain")
+        leaves, dy = {n: t.to(device).requires_grad_() for n, t in inputs.items()}, dy.to(device)
+        x = leaves["x"].detach()
+        torch.compiler.reset()
+        compiled = torch.compile(reference.cbam, dynamic=False)
+        calls: dict[str, tuple[Callable, str]]
+        calls = {"eager": (reference.cbam, "reference"), "torch.compile": (compiled, "reference")}
+        calls |= {backend: (functional.cbam, backend) for backend in backends(device)}
+        kept = torch.empty_like(x)
+        found: dict[str, dict[str, float | str]] = {"copy": {"forward": measure(partial(kept.copy_, x))}}
+        for name, (cbam, backend) in calls.items():
+            with only(backend):
+                found[name] = time_call(cbam, leaves, dy)
+        yield {"device": device, "shape": shape, "dtype": name_of(dtype), "layout": layout, "seconds": found}
+
+
+def time_call(cbam: Callable, leaves: dict[str, Tensor], dy: Tensor) -> dict[str, float | str]:
+    """Seconds of each pass, or why it does not run: torch.compile needs a compiler that may not be there."""
+
+    @torch.no_grad()
+    def forward() -> None:
+        cbam(**leaves)
+
+    def both() -> None:
+        torch.autograd.grad(cbam(**leaves), list(leaves.values()), dy)
+
+    try:
+        return {"forward": measure(forward), "forward and backward": measure(both)}
+    except RuntimeError as error:
+        return {"error": str(error).strip().splitlines()[0]}
+
+
+def measure(call: Callable[[], object]) -> float:
+    """The median time of a call; the timer waits for the GPU."""
+    timer = Timer("call()", globals={"call": call}, num_threads=torch.get_num_threads())
+    timer.timeit(3)
+    return timer.blocked_autorange(min_run_time=0.1).median
+
+
+def printed(found: Iterator[dict], describe: Callable[[dict], str]) -> list[dict]:
+    kept = []
+    for one in found:
+        print(describe(one), flush=True)
+        kept.append(one)
+    return kept
+
+
+def describe_check(c: dict) -> str:
+    what = f"{c['backend']:<6} {'x'.join(map(str, c['shape']))} {c['dtype']} {c['layout']} {c['kind']}"
+    bad = [n for n, f in c["found"].items() if not (f if isinstance(f, bool) else f["error"] <= f["bound"])]
+    return f"{what}: {'passed' if c['passed'] else 'FAILED: ' + ', '.join(bad)}"
+
+
+def describe_times(t: dict) -> str:
+    size = torch.Size(t["shape"]).numel() * getattr(torch, t["dtype"]).itemsize
+    lines = [f"{t['device']} {'x'.join(map(str, t['shape']))} {t['dtype']} {t['layout']}"]
+    for name, seconds in t["seconds"].items():
+        passes = [
+            f"{p} {s * 1e6:.0f} us, {MOVED[p] * size / s / 1e9:.0f} GB/s" if p in MOVED else f"{p}: {s}"
+            for p, s in seconds.items()
+        ]
+        lines.append(f"    {name:<14} {'; '.join(passes)}")
+    return "\n".join(lines)
+
+
+def name_of(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -1,0 +1,34 @@
+// Launches of one stream in a row, up to the first that fails.
+#pragma once
+
+#include <cuda_runtime.h>
+#include <stdint.h>
+
+namespace cbam::cuda {
+
+constexpr int kThreads = 256;  // of a block
+
+struct Launcher {
+    cudaStream_t stream;
+    cudaError_t status = cudaSuccess;
+
+    // With this many blocks, and bytes of shared memory for each. No blocks: nothing is launched.
+    template <class... Parameters, class... Arguments>
+    void operator()(void (*kernel)(Parameters...), int64_t blocks, size_t shared, Arguments&&... arguments) {
+        if (status != cudaSuccess || blocks == 0) return;
+        if (blocks > INT32_MAX) {
+            status = cudaErrorInvalidConfiguration;
+            return;
+        }
+        cudaLaunchConfig_t config{};
+        config.gridDim = dim3(unsigned(blocks));
+        config.blockDim = dim3(kThreads);
+        config.dynamicSmemBytes = shared;
+        config.stream = stream;
+        status = cudaLaunchKernelEx(&config, kernel, arguments...);
+    }
+};
+
+inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+}  // namespace cbam::cuda

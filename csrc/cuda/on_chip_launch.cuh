@@ -1,0 +1,30 @@
+// The launch of an on-chip kernel: a block or a cluster for each image.
+#pragma once
+
+#include "on_chip.h"
+
+namespace cbam::cuda {
+
+template <class Kernel>
+cudaError_t launch_on_chip(Kernel* kernel, const Problem& p, const OnChip& o, cudaStream_t stream) {
+    if (p.N == 0) return cudaSuccess;
+    if (const auto error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(o.bytes)))
+        return error;
+    if (o.cluster > 8)
+        if (const auto error = cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1))
+            return error;
+    cudaLaunchAttribute cluster = {};
+    cluster.id = cudaLaunchAttributeClusterDimension;
+    cluster.val.clusterDim.x = unsigned(o.cluster);
+    cluster.val.clusterDim.y = cluster.val.clusterDim.z = 1;
+    cudaLaunchConfig_t config = {};
+    config.gridDim = dim3(unsigned(p.N * o.cluster));
+    config.blockDim = dim3(kOnChipThreads);
+    config.dynamicSmemBytes = size_t(o.bytes);
+    config.stream = stream;
+    config.attrs = &cluster;
+    config.numAttrs = o.cluster > 1;
+    return cudaLaunchKernelEx(&config, kernel, p, o);
+}
+
+}  // namespace cbam::cuda

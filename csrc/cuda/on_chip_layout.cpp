@@ -1,0 +1,85 @@
+// What the kernels of the on-chip schedule are told of an image's shape, worked out once on the host.
+#include <algorithm>
+#include <numeric>
+
+#include "on_chip.h"
+
+namespace cbam::cuda {
+
+namespace {
+
+constexpr int kWarp = 32;
+
+int bytes_of(Dtype dtype) { return dtype == Dtype::f64 ? 8 : dtype == Dtype::f32 ? 4 : 2; }
+
+int power_of_two(int n, int most) {
+    int power = 1;
+    while (power * 2 <= std::min(n, most)) power *= 2;
+    return power;
+}
+
+// Hands out shared memory.
+struct Carver {
+    int64_t used = 0;
+
+    int take(int64_t bytes) {
+        const int64_t at = used;
+        used += (bytes + 15) / 16 * 16;
+        return int(at);
+    }
+};
+
+OnChip split(const Problem& p, int cluster) {
+    OnChip o = {};
+    o.cluster = cluster;
+    o.rows = int(p.channels_last ? p.HW() : p.C);
+    o.cols = int(p.channels_last ? p.C : p.HW());
+    const int size = bytes_of(p.dtype), vector = 16 / size;
+    o.unit = vector / std::gcd(vector, o.cols);
+    const int units = (o.rows + o.unit - 1) / o.unit;
+    o.most_rows = (units + cluster - 1) / cluster * o.unit;
+    // A thread reads 4 bytes at a time where rows are whole words.
+    const int words = o.cols * size % 4 == 0 ? o.cols * size / 4 : o.cols;
+    // Several words a lane, since the lanes' results are joined in as many steps as their number has bits.
+    o.lanes = power_of_two(std::max(words / 8, 1), kWarp);
+    o.groups = std::clamp(kOnChipThreads / words, 1, std::max(o.most_rows, 1));
+    const int R = int(std::max<int64_t>(p.R, 1));
+    o.mlp_lanes = power_of_two(R, kWarp);
+    o.mlp_groups = std::clamp(kOnChipThreads / R, 1, std::max(int(p.C) / cluster, 1));
+    o.map_slices = std::max(kOnChipThreads / kWarp / (2 * int(p.k)), 1);
+    return o;
+}
+
+int64_t pixels_or_columns(const OnChip& o) { return int64_t(o.groups) * o.cols; }
+
+}  // namespace
+
+OnChip on_chip_forward_layout(const Problem& p, int cluster) {
+    OnChip o = split(p, cluster);
+    Carver shared;
+    o.x = shared.take(int64_t(o.most_rows) * o.cols * bytes_of(p.dtype));
+    o.row_side = shared.take(int64_t(3) * o.rows * sizeof(float));
+    o.column_side = shared.take(3 * pixels_or_columns(o) * sizeof(float));
+    o.hidden = shared.take(3 * p.R * sizeof(float));
+    o.window = shared.take((p.ws ? 2 * p.k * p.k : 0) * sizeof(float));
+    o.bytes = shared.used;
+    return o;
+}
+
+OnChip on_chip_backward_layout(const Problem& p, int cluster) {
+    OnChip o = split(p, cluster);
+    const int64_t chunk = int64_t(o.most_rows) * o.cols * bytes_of(p.dtype), kk = p.ws ? p.k * p.k : 0;
+    Carver shared;
+    o.x = shared.take(chunk);
+    o.dy = shared.take(p.dy ? chunk : 0);
+    o.channels = shared.take(16 * p.C);
+    o.pixels = shared.take(16 * p.HW());
+    o.scratch = shared.take(std::max(pixels_or_columns(o), std::max(p.HW(), p.C)) * sizeof(float));
+    o.hidden = shared.take((o.mlp_groups + 2) * p.R * sizeof(float));
+    o.taps = shared.take(o.map_slices * (2 * kk + 1) * sizeof(float));
+    o.window = shared.take(2 * kk * sizeof(float));
+    o.bytes = shared.used;
+    return o;
+}
+
+}  // namespace cbam::cuda

@@ -1,0 +1,125 @@
+// Which schedule an operator takes, from its shape and the device: pure functions.
+#include <algorithm>
+#include <initializer_list>
+#include <numeric>
+#include <stdexcept>
+#include <string>
+
+#include "launch.h"
+#include "on_chip.h"
+
+namespace cbam::cuda {
+
+namespace {
+
+// Below this a launch takes longer than what a group of images can save of the memory's time.
+constexpr int64_t kSmallestGroup = 8 << 20;
+// What a block loads in about the time that a launch takes.
+constexpr int64_t kSmallShare = 32 << 10;
+// What the driver takes of a multiprocessor's shared memory for each block.
+constexpr int64_t kReserved = 1 << 10;
+constexpr int kLargestCluster = 16;
+
+int64_t element_size(Dtype dtype) { return dtype == Dtype::f64 ? 8 : dtype == Dtype::f32 ? 4 : 2; }
+
+bool aligned(std::initializer_list<const void*> tensors) {
+    return std::all_of(tensors.begin(), tensors.end(), [](const void* t) { return uintptr_t(t) % 16 == 0; });
+}
+
+// Why no number of blocks would do; null if one might.
+const char* obstacle(const Problem& p) {
+    if (p.dtype == Dtype::f64) return "float64 has only the staged schedule";
+    if (p.C * p.HW() * element_size(p.dtype) % 16)
+        return "an image must be a multiple of 16 bytes for the on-chip schedule";
+    if (p.C * p.HW() >= int64_t(1) << 24) return "the image is too large for the on-chip schedule";
+    if (!aligned({p.x, p.residual, p.y, p.dy, p.dx, p.dresidual}))
+        return "tensors must begin at a multiple of 16 bytes for the on-chip schedule";
+    return nullptr;
+}
+
+// How many blocks an image can be shared by: as many as it has rows that begin at 16 bytes.
+int64_t most_blocks(const Problem& p) {
+    const int64_t vector = 16 / element_size(p.dtype);
+    const int64_t rows = p.channels_last ? p.HW() : p.C, cols = p.channels_last ? p.C : p.HW();
+    return rows * std::gcd(vector, cols) / vector;
+}
+
+int64_t largest_cluster(const Device& device) {
+    return device.major >= 9 ? std::clamp(device.max_cluster, 1, kLargestCluster) : 1;
+}
+
+// Images that go through all passes together so that the later passes find them in L2, of which half is counted on,
+// since lines are not replaced in order. All N where too few fit. tensors: of x's size, that the passes touch.
+Plan staged(const Problem& p, const Device& device, int tensors) {
+    const int64_t image = std::max<int64_t>(tensors * p.C * p.HW() * element_size(p.dtype), 1);
+    const int64_t images = device.l2_bytes / 2 / image;
+    const int64_t all = std::max<int64_t>(p.N, 1);
+    return {Schedule::staged, 1, images * image < kSmallestGroup ? all : std::min(images, all)};
+}
+
+using LayoutOf = OnChip (*)(const Problem&, int cluster);
+
+Plan as_wanted(const Problem& p, const Device& device, LayoutOf layout, const std::string& wanted) {
+    const auto refuse = [&](const std::string& why) -> void {
+        throw std::invalid_argument("CBAM_FUSED_CUDA_SCHEDULE=" + wanted + ": " + why);
+    };
+    int cluster = 0;
+    for (int blocks = 1; blocks <= kLargestCluster; blocks *= 2)
+        if (wanted == std::to_string(blocks)) cluster = blocks;
+    if (!cluster) refuse("must be auto, staged or a number of blocks: 1, 2, 4, 8 or 16");
+    if (const char* why = obstacle(p)) refuse(why);
+    if (cluster > largest_cluster(device))
+        refuse("this device has clusters of at most " + std::to_string(largest_cluster(device)) + " blocks");
+    if (cluster > most_blocks(p))
+        refuse("an image can be shared by at most " + std::to_string(most_blocks(p)) + " blocks");
+    const int64_t bytes = layout(p, cluster).bytes;
+    if (bytes > device.shared_per_block)
+        refuse("a block would need " + std::to_string(bytes) + " bytes of shared memory, and may have " +
+               std::to_string(device.shared_per_block));
+    return {Schedule::on_chip, cluster, p.N};
+}
+
+// The smallest cluster whose blocks fit two to a multiprocessor, so that one computes while the other waits for memory;
+// else the smallest whose blocks fit. Of few images, more blocks each, while all still run at once. If then less than
+// half of the multiprocessors had work, the staged schedule moves its twice as many bytes sooner, unless so few are
+// moved that what counts is the number of launches.
+Plan choose(const Problem& p, const Device& device, LayoutOf layout, int tensors) {
+    const Plan otherwise = staged(p, device, tensors);
+    if (obstacle(p) || p.N == 0) return otherwise;
+    const int64_t limit = std::min(largest_cluster(device), most_blocks(p));
+    const auto fits = [&](int blocks, int64_t bytes) { return blocks <= limit && layout(p, blocks).bytes <= bytes; };
+    const auto smallest = [&](int64_t bytes) {
+        int blocks = 1;
+        while (blocks <= limit && !fits(blocks, bytes)) blocks *= 2;
+        return blocks;
+    };
+    int cluster = smallest((device.shared_per_block + kReserved) / 2 - kReserved);
+    // Clusters of 16 need a part of the device that is free of others, and may not find it.
+    if (cluster > std::min<int64_t>(limit, 8)) cluster = smallest(device.shared_per_block);
+    if (cluster > limit) return otherwise;
+    const auto share = [&] { return p.C * p.HW() * element_size(p.dtype) / cluster; };
+    while (p.N * cluster * 2 <= device.multiprocessors && cluster < 8 && share() > kSmallShare &&
+           fits(cluster * 2, device.shared_per_block))
+        cluster *= 2;
+    if (p.N * cluster * 2 < device.multiprocessors && share() > kSmallShare) return otherwise;
+    return {Schedule::on_chip, cluster, p.N};
+}
+
+Plan plan(const Problem& p, const Device& device, const char* wanted, LayoutOf layout, int tensors) {
+    const std::string choice = wanted ? wanted : "auto";
+    if (choice == "staged") return staged(p, device, tensors);
+    if (choice == "auto") return choose(p, device, layout, tensors);
+    return as_wanted(p, device, layout, choice);
+}
+
+}  // namespace
+
+Plan plan_forward(const Problem& p, const Device& device, const char* wanted) {
+    return plan(p, device, wanted, on_chip_forward_layout, 1 + (p.y != nullptr) + (p.residual != nullptr));
+}
+
+Plan plan_backward(const Problem& p, const Device& device, const char* wanted) {
+    return plan(p, device, wanted, on_chip_backward_layout, p.relu ? 5 : 3);
+}
+
+}  // namespace cbam::cuda

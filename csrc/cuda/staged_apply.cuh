@@ -1,0 +1,42 @@
+// The last pass of the forward: y = relu(x g s + residual). Reads x, and the residual if there is one, and writes y.
+// The factors of the columns stay in registers while a thread goes down its rows.
+#pragma once
+
+#include "staged_tile.cuh"
+
+namespace cbam::cuda {
+
+template <class T, int V> __global__ void __launch_bounds__(kThreads)
+    scale(const T* x, const T* residual, T* y, Tiling t, Rows<const Acc<T>> row_gate, Rows<const Acc<T>> column_gate,
+          bool with_relu) {
+    using F = Acc<T>;
+    const Tile tile(t);
+    const int col = tile.col + tile.lane * V;
+    if (col >= tile.col_end) return;
+    const int64_t image = tile.image * t.rows * t.cols;
+    const F *of_row = row_gate.of(tile.image), *of_column = column_gate.of(tile.image) + col;
+    F factor[V];
+    for (int j = 0; j < V; ++j) factor[j] = of_column[j];
+    for (int row = tile.row + tile.group * kBatch; row < tile.row_end; row += tile.groups * kBatch) {
+        F v[kBatch][V] = {}, add[kBatch][V] = {};
+#pragma unroll
+        for (int i = 0; i < kBatch; ++i) {
+            if (row + i >= tile.row_end) break;
+            load<V>(x + image + place(t, row + i, col), v[i]);
+            if (residual) load<V>(residual + image + place(t, row + i, col), add[i]);
+        }
+#pragma unroll
+        for (int i = 0; i < kBatch; ++i) {
+            if (row + i >= tile.row_end) break;
+            const F g = of_row[row + i];
+#pragma unroll
+            for (int j = 0; j < V; ++j) {
+                v[i][j] = v[i][j] * g * factor[j] + add[i][j];
+                if (with_relu) v[i][j] = relu(v[i][j]);
+            }
+            store<V>(y + image + place(t, row + i, col), v[i]);
+        }
+    }
+}
+
+}  // namespace cbam::cuda

@@ -1,0 +1,130 @@
+// How a pass of the staged schedule goes over its images. An image is a matrix as it lies in memory: C rows of HW
+// columns or, channels_last, HW rows of C columns. A block takes a tile of one image. Of its threads, ``lanes``
+// neighbours form a group and go along the rows, V columns each; a group takes kBatch rows at a time, so that each
+// thread has as many 16-byte loads under way.
+#pragma once
+
+#include "../problem.h"
+#include "device.cuh"
+#include "launcher.h"
+
+namespace cbam::cuda {
+
+constexpr int kBatch = 4;
+
+struct Tiling {
+    int rows, cols;            // of an image
+    int lanes;                 // a power of two from kBatch to kWarp
+    int tile_rows, tile_cols;  // of a block
+    int row_tiles, col_tiles;  // of an image
+
+    int64_t blocks() const { return int64_t(row_tiles) * col_tiles; }
+};
+
+struct Tile {
+    int64_t image;  // of those of the launch
+    int row_tile, col_tile;
+    int row, row_end, col, col_end;  // the tile
+    int lane, group, groups;         // this thread
+
+    __device__ explicit Tile(const Tiling& t) {
+        const unsigned blocks = unsigned(t.row_tiles) * t.col_tiles, place = blockIdx.x % blocks;
+        image = blockIdx.x / blocks;
+        row_tile = place / t.col_tiles;
+        col_tile = place % t.col_tiles;
+        row = row_tile * t.tile_rows;
+        row_end = min(row + t.tile_rows, t.rows);
+        col = col_tile * t.tile_cols;
+        col_end = min(col + t.tile_cols, t.cols);
+        lane = threadIdx.x % t.lanes;
+        group = threadIdx.x / t.lanes;
+        groups = kThreads / t.lanes;
+    }
+};
+
+// Where an element lies in an image.
+__device__ __forceinline__ int64_t place(const Tiling& t, int row, int col) { return int64_t(row) * t.cols + col; }
+
+// V elements, by one access: of 16 bytes, of 8, or of one element.
+template <int V, class T> __device__ __forceinline__ void load(const T* p, Acc<T> (&out)[V]) {
+    T v[V];
+    if constexpr (V * sizeof(T) == 16) {
+        const Vector<T> vector = load_vector(p);
+        memcpy(v, &vector, sizeof v);
+    } else if constexpr (V > 1) {
+        static_assert(V * sizeof(T) == 8);
+        const uint64_t bits = *reinterpret_cast<const uint64_t*>(p);
+        memcpy(v, &bits, sizeof v);
+    } else {
+        v[0] = *p;
+    }
+    for (int j = 0; j < V; ++j) out[j] = to_acc(v[j]);
+}
+
+template <int V, class T> __device__ __forceinline__ void store(T* p, const Acc<T> (&in)[V]) {
+    T v[V];
+    for (int j = 0; j < V; ++j) v[j] = from_acc<T>(in[j]);
+    if constexpr (V * sizeof(T) == 16) {
+        Vector<T> vector;
+        memcpy(&vector, v, sizeof v);
+        store_vector(p, vector);
+    } else if constexpr (V > 1) {
+        uint64_t bits;
+        memcpy(&bits, v, sizeof v);
+        *reinterpret_cast<uint64_t*>(p) = bits;
+    } else {
+        *p = v[0];
+    }
+}
+
+// Small arrays of one number for each channel or pixel, one a row of ``stride`` for each image; null stands for a
+// value that is the same everywhere.
+template <class F> struct Rows {
+    F* data;
+    int64_t stride;
+
+    __device__ __forceinline__ F* of(int64_t image) const { return data ? data + image * stride : nullptr; }
+};
+
+template <class F> __device__ __forceinline__ F merge(F a, F b) { return a + b; }
+template <class F> __device__ __forceinline__ F from_lane(F v, int step) { return __shfl_xor_sync(~0u, v, step); }
+
+// Merges, over the lanes of a group, what each has for kBatch rows. Lane i ends with row i % kBatch: the first two
+// steps halve the rows of a lane, so there are half as many exchanges as with all rows in all lanes.
+template <class A> __device__ __forceinline__ A merge_lanes(const A (&rows)[kBatch], int lanes) {
+    static_assert(kBatch == 4);
+    const bool odd = threadIdx.x & 1, upper = threadIdx.x & 2;
+    const A first = merge(odd ? rows[1] : rows[0], from_lane(odd ? rows[0] : rows[1], 1));
+    const A second = merge(odd ? rows[3] : rows[2], from_lane(odd ? rows[2] : rows[3], 1));
+    A mine = merge(upper ? second : first, from_lane(upper ? first : second, 2));
+    for (int step = kBatch; step < lanes; step *= 2) mine = merge(mine, from_lane(mine, step));
+    return mine;
+}
+
+// ``count`` sums in shared memory. What has several numbers has an array of each.
+template <class A> struct SharedSums {
+    static constexpr size_t kBytes = sizeof(A);  // of a sum
+    A* at;
+
+    __device__ SharedSums(void* shared, int) : at(static_cast<A*>(shared)) {}
+    __device__ __forceinline__ void put(int i, A v) const { at[i] = v; }
+    __device__ __forceinline__ A get(int i) const { return at[i]; }
+};
+
+// Sums of the V columns of each thread. The padding keeps both the threads that write theirs and those that read down a
+// column out of each other's banks.
+template <int V> constexpr int kColumnStride = kThreads + kWarp / V;
+template <class A, int V> constexpr size_t kColumnBytes = SharedSums<A>::kBytes * V * kColumnStride<V>;
+
+// Merges, over the groups of the block, what each thread has for its V columns; thread i < lanes V ends with column i.
+template <int V, class A> __device__ __forceinline__ A merge_groups(const A (&mine)[V], int lanes, void* shared) {
+    const SharedSums<A> sums(shared, V * kColumnStride<V>);
+    for (int j = 0; j < V; ++j) sums.put(j * kColumnStride<V> + threadIdx.x, mine[j]);
+    __syncthreads();
+    const int column = threadIdx.x, first = column % V * kColumnStride<V> + column / V % lanes;
+    A total = sums.get(first);
+    for (int other = lanes; other < kThreads; other += lanes) total = merge(total, sums.get(first + other));
+    return total;
+}
+
+}  // namespace cbam::cuda

@@ -1,0 +1,127 @@
+// The six operators, on LibTorch's stable ABI, for a device whose kernels are Device::forward, apply, products and
+// backward, functions of a Call. Arguments are checked in cbam_fused/functional.py; cbam_fused/_ops.py says what each
+// tensor holds and how results are laid out.
+#pragma once
+
+#include "arguments.h"
+
+namespace {
+
+template <class Device> struct Operators {
+    static std::tuple<Tensor, Tensor, Tensor> forward(const Tensor& x, const OptionalTensor& w1,
+                                                      const OptionalTensor& b1, const OptionalTensor& w2,
+                                                      const OptionalTensor& b2, const OptionalTensor& ws,
+                                                      const OptionalTensor& bs, const OptionalTensor& residual,
+                                                      bool relu) {
+        const Device device(x);
+        Call call(x, {w1, b1, w2, b2, ws, bs});
+        cbam::Problem& p = call.p;
+        const OptionalTensor dense_residual = call.like_x(residual);
+        Tensor y = torch::stable::empty_like(call.x);
+        auto [saved, index] = new_saved(call);
+        p.residual = pointer(dense_residual);
+        p.relu = relu;
+        p.y = y.mutable_data_ptr();
+        device.forward(call);
+        return {y, saved, index};
+    }
+
+    static std::tuple<Tensor, Tensor> attend(const Tensor& x, const OptionalTensor& w1, const OptionalTensor& b1,
+                                             const OptionalTensor& w2, const OptionalTensor& b2,
+                                             const OptionalTensor& ws, const OptionalTensor& bs) {
+        const Device device(x);
+        Call call(x, {w1, b1, w2, b2, ws, bs});
+        auto result = new_saved(call);
+        device.forward(call);
+        return result;
+    }
+
+    static Tensor apply(const Tensor& x, const Tensor& saved, const Tensor& s, const OptionalTensor& residual,
+                        bool relu) {
+        const Device device(x);
+        Call call(x, {});
+        cbam::Problem& p = call.p;
+        const Tensor dense_s = call.sums(s, p.N * p.HW());
+        const OptionalTensor dense_residual = call.like_x(residual);
+        Tensor y = torch::stable::empty_like(call.x);
+        set_saved(p, saved);
+        p.residual = pointer(dense_residual), p.relu = relu;
+        p.s = dense_s.const_data_ptr(), p.y = y.mutable_data_ptr();
+        device.apply(call);
+        return y;
+    }
+
+    static std::tuple<Tensor, Tensor, Tensor> products(const Tensor& dy, const Tensor& x, const OptionalTensor& y,
+                                                       const Tensor& saved, const Tensor& s) {
+        const Device device(x);
+        Call call(x, {});
+        cbam::Problem& p = call.p;
+        const Tensor dense_dy = call.like_x(dy), dense_s = call.sums(s, p.N * p.HW());
+        const OptionalTensor dense_y = call.like_x(y);
+        Tensor dg = call.new_sums({p.N, p.C}), ds = call.new_sums({p.N, 1, p.H, p.W});
+        Tensor dresidual = y ? torch::stable::empty_like(call.x) : torch::stable::new_empty(x, {0});
+        set_saved(p, saved);
+        p.dy = dense_dy.const_data_ptr(), p.s = dense_s.const_data_ptr();
+        p.relu = y.has_value(), p.y = const_cast<void*>(pointer(dense_y));
+        p.dg = dg.mutable_data_ptr(), p.ds = ds.mutable_data_ptr();
+        p.dresidual = y ? dresidual.mutable_data_ptr() : nullptr;
+        device.products(call);
+        return {dg, ds, dresidual};
+    }
+
+    static std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backward(
+        const Tensor& dy, const Tensor& x, const OptionalTensor& y, const Tensor& saved, const Tensor& index,
+        const OptionalTensor& w1, const OptionalTensor& b1, const OptionalTensor& w2, const OptionalTensor& b2,
+        const OptionalTensor& ws, const OptionalTensor& bs, bool even_ties) {
+        const Device device(x);
+        Call call(x, {w1, b1, w2, b2, ws, bs});
+        cbam::Problem& p = call.p;
+        p.even_ties = even_ties;
+        const Tensor dense_dy = call.like_x(dy);
+        const OptionalTensor dense_y = call.like_x(y);
+        Tensor dx = torch::stable::empty_like(call.x);
+        Tensor dresidual = y ? torch::stable::empty_like(call.x) : torch::stable::new_empty(x, {0});
+        set_saved(p, saved, index);
+        p.dy = dense_dy.const_data_ptr(), p.dx = dx.mutable_data_ptr();
+        p.relu = y.has_value(), p.y = const_cast<void*>(pointer(dense_y));
+        p.dresidual = y ? dresidual.mutable_data_ptr() : nullptr;
+        Gradients d(call);
+        device.backward(call);
+        d.finish();
+        return {dx, dresidual, d.w1, d.b1, d.w2, d.b2, d.ws, d.bs};
+    }
+
+    static std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backward_gates(
+        const OptionalTensor& dy, const OptionalTensor& s, const OptionalTensor& dg, const OptionalTensor& dlogits,
+        const Tensor& x, const Tensor& saved, const Tensor& index, const OptionalTensor& w1, const OptionalTensor& b1,
+        const OptionalTensor& w2, const OptionalTensor& b2, const OptionalTensor& ws, const OptionalTensor& bs,
+        bool even_ties) {
+        const Device device(x);
+        Call call(x, {w1, b1, w2, b2, ws, bs});
+        cbam::Problem& p = call.p;
+        p.even_ties = even_ties;
+        const OptionalTensor dense_dy = call.like_x(dy);
+        const OptionalTensor dense_s = call.sums(s, p.N * p.HW()), dense_dg = call.sums(dg, p.N * p.C),
+                             dense_dlogits = call.sums(dlogits, p.N * p.HW());
+        Tensor dx = torch::stable::empty_like(call.x);
+        set_saved(p, saved, index);
+        p.dy = pointer(dense_dy), p.s = pointer(dense_s), p.dx = dx.mutable_data_ptr();
+        p.dg = const_cast<void*>(pointer(dense_dg)), p.ds = const_cast<void*>(pointer(dense_dlogits));
+        p.given = true;
+        Gradients d(call);
+        device.backward(call);
+        d.finish();
+        return {dx, d.w1, d.b1, d.w2, d.b2, d.ws, d.bs};
+    }
+
+    static void implement(torch::stable::detail::StableLibrary& m) {
+        m.impl("forward", TORCH_BOX(&Operators::forward));
+        m.impl("backward", TORCH_BOX(&Operators::backward));
+        m.impl("attend", TORCH_BOX(&Operators::attend));
+        m.impl("apply", TORCH_BOX(&Operators::apply));
+        m.impl("products", TORCH_BOX(&Operators::products));
+        m.impl("backward_gates", TORCH_BOX(&Operators::backward_gates));
+    }
+};
+
+}  // namespace

@@ -1,0 +1,146 @@
+// Barriers and shuffles: where the threads of a warp, a block or a cluster wait for each other.
+#include <cooperative_groups.h>
+
+#include <algorithm>
+
+#include "checker.h"
+
+namespace emulation {
+
+void wake(Thread&);
+void wait_for_others(Wait, Place);
+
+namespace {
+
+bool same(const Place& a, const Place& b) {
+    return a.line() == b.line() && a.column() == b.column() && !strcmp(a.file_name(), b.file_name());
+}
+
+std::string index(const uint3& i) {
+    if (!i.y && !i.z) return std::to_string(i.x);
+    return "(" + std::to_string(i.x) + ", " + std::to_string(i.y) + ", " + std::to_string(i.z) + ")";
+}
+
+// The last warp of a block may have fewer lanes; those it lacks are not waited for.
+unsigned existing(unsigned mask) { return mask & (0xffffffffu >> (32 - current->warp->lanes)); }
+
+// True for the last of the mask's lanes, which finds the others waiting.
+bool meet_in_warp(Wait wait, unsigned mask, Place place) {
+    Warp& warp = *current->warp;
+    if (!(mask >> current->lane & 1)) fail("divergent barrier", "a lane is not in the mask it passes");
+    auto meeting = std::find_if(warp.meetings.begin(), warp.meetings.end(), [&](const Meeting& m) {
+        return m.wait == wait && m.mask == mask && same(m.place, place);
+    });
+    if (meeting == warp.meetings.end()) meeting = warp.meetings.insert(meeting, {wait, mask, 0, place});
+    meeting->arrived |= 1u << current->lane;
+    if (meeting->arrived != mask) {
+        wait_for_others(wait, place);
+        return false;
+    }
+    warp.meetings.erase(meeting);
+    if (checking && mask == existing(~0u)) count_requests(warp);
+    return true;
+}
+
+template <class F> void for_lanes(unsigned mask, F f) {
+    for (; mask; mask &= mask - 1) f(running.threads[current->warp->first + std::countr_zero(mask)]);
+}
+
+void wake_lanes(unsigned mask) {
+    for_lanes(mask, [](Thread& thread) {
+        if (&thread != current) wake(thread);
+    });
+}
+
+// Threads and warps of consecutive blocks lie one after another.
+void wake_blocks(uint32_t first, uint32_t count) {
+    const uint32_t threads = running.threads_of_block, warps = (threads + 31) / 32;
+    ++running.now;
+    for (uint32_t b = first; b < first + count; ++b) running.blocks[b].met = running.now;
+    for (uint32_t w = first * warps; w < (first + count) * warps; ++w) {
+        running.warps[w].met = running.now;
+        if (checking) count_requests(running.warps[w]);
+    }
+    for (uint32_t t = first * threads; t < (first + count) * threads; ++t)
+        if (&running.threads[t] != current) wake(running.threads[t]);
+}
+
+void check_place(const Barrier& barrier, Place place) {
+    if (barrier.arrived && !same(barrier.place, place))
+        fail("divergent barrier", "waits at " + describe(place) + " while others wait at " + describe(barrier.place));
+}
+
+}  // namespace
+
+std::string describe(const Place& place) { return std::string(place.file_name()) + ":" + std::to_string(place.line()); }
+
+std::string describe(const Thread& thread) {
+    const std::string name = "thread " + index(thread.index) + " of block " + index(thread.block->index);
+    switch (thread.wait) {
+        case Wait::nothing: return name;
+        case Wait::ended: return name + " has ended";
+        default: return name + " waits at " + describe(thread.place);
+    }
+}
+
+unsigned lane() { return current->lane; }
+unsigned char* dynamic_shared() { return current->block->shared; }
+unsigned cluster_rank() { return current->block->rank; }
+unsigned cluster_size() { return running.blocks_of_cluster; }
+
+void* map_shared(void* address, unsigned rank) {
+    const ptrdiff_t offset = static_cast<unsigned char*>(address) - current->block->shared;
+    if (offset < 0 || size_t(offset) > running.config.dynamicSmemBytes)
+        fail("out of bounds", "map_shared_rank of an address that is not in this block's shared memory");
+    if (rank >= running.blocks_of_cluster)
+        fail("out of bounds", "map_shared_rank of block " + std::to_string(rank) + " of a cluster of " +
+                                  std::to_string(running.blocks_of_cluster));
+    return running.blocks[rank].shared + offset;
+}
+
+void sync_warp(unsigned mask, Place place) {
+    mask = existing(mask);
+    if (!meet_in_warp(Wait::warp, mask, place)) return;
+    // A part of a warp is not ordered by this: the checker knows whole warps only.
+    if (mask == existing(~0u)) current->warp->met = ++running.now;
+    wake_lanes(mask);
+}
+
+uint64_t shuffle(unsigned mask, uint64_t bits, unsigned source, Place place) {
+    mask = existing(mask);
+    current->bits = bits;
+    current->source = source;
+    if (meet_in_warp(Wait::shuffle, mask, place)) {
+        uint64_t passed[32] = {};
+        for_lanes(mask, [&](Thread& thread) { passed[thread.lane] = thread.bits; });
+        for_lanes(mask, [&](Thread& thread) {
+            if (!(mask >> thread.source & 1))
+                fail("divergent barrier", "lane " + std::to_string(thread.lane) + " shuffles from lane " +
+                                              std::to_string(thread.source) + ", which is not in the mask, at " +
+                                              describe(place));
+            thread.bits = passed[thread.source];
+        });
+        wake_lanes(mask);
+    }
+    return current->bits;
+}
+
+void sync_block(Place place) {
+    Block& block = *current->block;
+    check_place(block.barrier, place);
+    block.barrier.place = place;
+    if (++block.barrier.arrived < running.threads_of_block) return wait_for_others(Wait::block, place);
+    block.barrier.arrived = 0;
+    wake_blocks(block.rank, 1);
+}
+
+void sync_cluster(Place place) {
+    check_place(running.barrier, place);
+    running.barrier.place = place;
+    if (++running.barrier.arrived < running.threads.size()) return wait_for_others(Wait::cluster, place);
+    running.barrier.arrived = 0;
+    wake_blocks(0, running.blocks_of_cluster);
+    running.cluster_met = running.now;
+}
+
+}  // namespace emulation

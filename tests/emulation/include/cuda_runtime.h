@@ -1,0 +1,89 @@
+// What kernels use of the CUDA language, for g++. A launch runs the kernel to its end before it returns.
+#pragma once
+
+#include <math.h>
+#include <string.h>
+
+#include <algorithm>
+#include <bit>
+#include <cstdint>
+#include <source_location>
+#include <tuple>
+#include <type_traits>
+
+#include "cuda_runtime_api.h"
+
+#define __global__
+#define __device__
+#define __host__
+#define __forceinline__ inline
+#define __noinline__ __attribute__((noinline))
+#define __launch_bounds__(...)
+#define __align__(bytes) __attribute__((aligned(bytes)))
+
+using std::max, std::min;
+
+extern uint3 threadIdx, blockIdx;
+extern dim3 blockDim, gridDim;
+
+namespace emulation {
+
+using Place = std::source_location;
+
+unsigned char* dynamic_shared();
+void sync_block(Place);
+void sync_warp(unsigned mask, Place);
+// The bits that ``lane`` of this warp passed.
+uint64_t shuffle(unsigned mask, uint64_t bits, unsigned lane, Place);
+unsigned lane();
+
+struct Kernel {
+    const void* code;
+    const void* arguments;
+    size_t argument_bytes;
+    void (*call)(const void* arguments);
+};
+cudaError_t launch(const cudaLaunchConfig_t&, const Kernel&);
+
+template <class T> T shuffle(unsigned mask, T v, unsigned source, Place place) {
+    static_assert(sizeof(T) == 4 || sizeof(T) == 8);
+    using Bits = std::conditional_t<sizeof(T) == 4, uint32_t, uint64_t>;
+    return std::bit_cast<T>(Bits(shuffle(mask, uint64_t(std::bit_cast<Bits>(v)), source, place)));
+}
+
+}  // namespace emulation
+
+inline void __syncthreads(emulation::Place place = emulation::Place::current()) { emulation::sync_block(place); }
+
+inline void __syncwarp(unsigned mask = 0xffffffffu, emulation::Place place = emulation::Place::current()) {
+    emulation::sync_warp(mask, place);
+}
+
+template <class T> T __shfl_sync(unsigned mask, T v, int source, emulation::Place place = emulation::Place::current()) {
+    return emulation::shuffle(mask, v, source & 31, place);
+}
+
+template <class T>
+T __shfl_xor_sync(unsigned mask, T v, int bits, emulation::Place place = emulation::Place::current()) {
+    return emulation::shuffle(mask, v, (emulation::lane() ^ bits) & 31, place);
+}
+
+template <class T>
+T __shfl_down_sync(unsigned mask, T v, unsigned step, emulation::Place place = emulation::Place::current()) {
+    const unsigned lane = emulation::lane();
+    return emulation::shuffle(mask, v, lane + step < 32 ? lane + step : lane, place);
+}
+
+template <class... Parameters, class... Arguments> cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config,
+                                                                                  void (*kernel)(Parameters...),
+                                                                                  Arguments&&... arguments) {
+    struct Call {
+        void (*kernel)(Parameters...);
+        std::tuple<std::remove_cv_t<Parameters>...> arguments;
+    };
+    const Call call{kernel, {Parameters(arguments)...}};
+    return emulation::launch(*config, {reinterpret_cast<const void*>(kernel), &call, sizeof call, [](const void* p) {
+                                           const Call& call = *static_cast<const Call*>(p);
+                                           std::apply(call.kernel, call.arguments);
+                                       }});
+}

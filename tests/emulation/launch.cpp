@@ -1,0 +1,63 @@
+// The runtime's part of a launch: what it refuses, and how often the kernel runs.
+#include <algorithm>
+#include <map>
+#include <utility>
+
+#include "scheduler.h"
+
+namespace emulation {
+
+void run_clusters(uint64_t count);
+
+namespace {
+
+cudaError_t last_error = cudaSuccess;
+std::map<const void*, std::map<cudaFuncAttribute, int>> attributes;
+
+constexpr size_t kSharedWithoutAsking = 48 << 10;
+constexpr uint32_t kPortableCluster = 8;
+
+cudaError_t check(const cudaLaunchConfig_t& config, const void* kernel, uint32_t& cluster) {
+    const dim3 &grid = config.gridDim, &block = config.blockDim;
+    const uint64_t threads = uint64_t(block.x) * block.y * block.z;
+    if (!grid.x || !grid.y || !grid.z || grid.x > 0x7fffffffu || grid.y > 65535 || grid.z > 65535)
+        return cudaErrorInvalidConfiguration;
+    if (!threads || threads > 1024 || block.z > 64) return cudaErrorInvalidConfiguration;
+    auto& allowed = attributes[kernel];
+    const size_t asked = allowed[cudaFuncAttributeMaxDynamicSharedMemorySize];
+    if (config.dynamicSmemBytes > std::max(asked, kSharedWithoutAsking)) return cudaErrorInvalidValue;
+    for (unsigned i = 0; i < config.numAttrs; ++i) {
+        if (config.attrs[i].id != cudaLaunchAttributeClusterDimension) return cudaErrorInvalidValue;
+        const auto& dimension = config.attrs[i].val.clusterDim;
+        if (!dimension.x || dimension.y != 1 || dimension.z != 1) return cudaErrorInvalidClusterSize;
+        cluster = dimension.x;
+    }
+    const bool large = allowed[cudaFuncAttributeNonPortableClusterSizeAllowed];
+    if (cluster > (large ? kClusterLimit : kPortableCluster) || grid.x % cluster) return cudaErrorInvalidClusterSize;
+    return cudaSuccess;
+}
+
+}  // namespace
+
+cudaError_t launch(const cudaLaunchConfig_t& config, const Kernel& kernel) {
+    uint32_t cluster = 1;
+    if (const cudaError_t error = check(config, kernel.code, cluster)) return last_error = error;
+    const dim3 &grid = config.gridDim, &block = config.blockDim;
+    running.config = config;
+    running.kernel = kernel;
+    running.blocks_of_cluster = cluster;
+    running.threads_of_block = block.x * block.y * block.z;
+    run_clusters(uint64_t(grid.x) * grid.y * grid.z / cluster);
+    return cudaSuccess;
+}
+
+}  // namespace emulation
+
+cudaError_t cudaGetLastError() { return std::exchange(emulation::last_error, cudaSuccess); }
+
+cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute attribute, int value) {
+    if (attribute == cudaFuncAttributeMaxDynamicSharedMemorySize && (value < 0 || size_t(value) > emulation::kShared))
+        return emulation::last_error = cudaErrorInvalidValue;
+    emulation::attributes[kernel][attribute] = value;
+    return cudaSuccess;
+}

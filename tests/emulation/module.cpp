@@ -1,0 +1,69 @@
+// The launchers and the emulation, for Python. driver.py gives them tensors.
+#include "bindings.h"
+#include "csrc/cuda/launch.h"
+
+namespace py = pybind11;
+using namespace cbam;
+
+namespace {
+
+template <class Pointer> auto pointer(Pointer Problem::* member) {
+    return [member](Problem& p, uintptr_t address) { p.*member = reinterpret_cast<Pointer>(address); };
+}
+
+void define_problem(py::module_& m) {
+    py::enum_<Dtype>(m, "Dtype", py::module_local())
+        .value("f32", Dtype::f32)
+        .value("f64", Dtype::f64)
+        .value("f16", Dtype::f16)
+        .value("bf16", Dtype::bf16);
+    py::class_<Problem> problem(m, "Problem", py::module_local());
+    problem.def(py::init([] { return Problem{}; }));
+#define FIELD(name) problem.def_readwrite(#name, &Problem::name)
+    FIELD(dtype), FIELD(channels_last), FIELD(relu), FIELD(even_ties), FIELD(given);
+    FIELD(N), FIELD(C), FIELD(H), FIELD(W), FIELD(R), FIELD(k);
+#undef FIELD
+    problem.def("saved_size", &Problem::saved_size).def("partial_size", &Problem::partial_size);
+#define POINTER(name) problem.def_property(#name, nullptr, pointer(&Problem::name))
+    POINTER(x), POINTER(residual), POINTER(y), POINTER(saved), POINTER(index), POINTER(s), POINTER(dy), POINTER(dx);
+    POINTER(w1), POINTER(b1), POINTER(w2), POINTER(b2), POINTER(ws), POINTER(bs), POINTER(dresidual), POINTER(partial);
+    POINTER(dw1), POINTER(db1), POINTER(dw2), POINTER(db2), POINTER(dws), POINTER(dbs), POINTER(dg), POINTER(ds);
+#undef POINTER
+}
+
+void define_plans(py::module_& m) {
+    py::enum_<cuda::Schedule>(m, "Schedule", py::module_local())
+        .value("staged", cuda::Schedule::staged)
+        .value("on_chip", cuda::Schedule::on_chip);
+    py::class_<cuda::Device>(m, "Device", py::module_local())
+        .def(py::init<int, int, int, int64_t, int64_t, int>(), py::arg("major"), py::arg("minor"),
+             py::arg("multiprocessors"), py::arg("l2_bytes"), py::arg("shared_per_block"), py::arg("max_cluster"));
+    py::class_<cuda::Plan>(m, "Plan", py::module_local())
+        .def(py::init<cuda::Schedule, int, int64_t>(), py::arg("schedule"), py::arg("cluster"), py::arg("images"))
+        .def_readonly("schedule", &cuda::Plan::schedule)
+        .def_readonly("cluster", &cuda::Plan::cluster)
+        .def_readonly("images", &cuda::Plan::images);
+    const auto wanted = py::arg("wanted") = nullptr;
+    m.def("plan_forward", &cuda::plan_forward, py::arg("problem"), py::arg("device"), wanted);
+    m.def("plan_backward", &cuda::plan_backward, py::arg("problem"), py::arg("device"), wanted);
+    m.def("forward_workspace", &cuda::forward_workspace);
+    m.def("products_workspace", &cuda::products_workspace);
+    m.def("backward_workspace", &cuda::backward_workspace);
+}
+
+template <cudaError_t (*Launcher)(const Problem&, const cuda::Plan&, void*, cudaStream_t)>
+int launch(const Problem& p, const cuda::Plan& plan, uintptr_t workspace) {
+    return Launcher(p, plan, reinterpret_cast<void*>(workspace), nullptr);
+}
+
+}  // namespace
+
+PYBIND11_MODULE(cbam_emulation, m) {
+    emulation::define_emulation(m);
+    define_problem(m);
+    define_plans(m);
+    m.def("forward", &launch<cuda::forward>);
+    m.def("products", &launch<cuda::products>);
+    m.def("backward", &launch<cuda::backward>);
+    m.def("apply", [](const Problem& p) { return int(cuda::apply(p, nullptr)); });
+}

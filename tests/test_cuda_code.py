@@ -1,0 +1,75 @@
+"""What nvcc makes of the CUDA kernels, for GPUs that need not be here: no spills, wide accesses, blocks that fit."""
+
+from pathlib import Path
+
+import pytest
+from cuda_targets import REGISTERS, TARGETS, compile_all, compile_one, missing_tools
+
+pytestmark = pytest.mark.skipif(bool(missing_tools()), reason=f"not installed: {missing_tools()}")
+
+# How many loads and stores of 16 bytes a kernel has at least, by its tensors of x's size.
+WIDE = {
+    "reduce_along": (1, 0),
+    "reduce_across": (1, 0),
+    "scale": (2, 1),
+    "products": (3, 1),
+    "input_gradient": (1, 1),
+    "on_chip_forward_kernel": (2, 1),
+    "on_chip_backward_kernel": (3, 2),
+}
+# Blocks that shall be on a multiprocessor at a time. A block of 256 threads in the large passes asks for 4 rows of 16
+# bytes a thread, 16 KB: two of them cover the 15 KB or so that are in flight at the bandwidth of an H100 (3.35 TB/s,
+# 600 ns, 132 multiprocessors).
+BLOCKS = {"on_chip_backward_kernel": 1}
+SIZES = {"double": 8, "float": 4, "__half": 2, "__nv_bfloat16": 2}
+
+
+@pytest.fixture(scope="module")
+def compiled():
+    return compile_all()
+
+
+def is_wide(kernel) -> bool:
+    """Whether this variant is the one for tensors whose rows are aligned to 16 bytes; clusters are from sm_90 on."""
+    element, argument = kernel.arguments[:2]
+    if kernel.name.startswith("on_chip"):
+        return not (kernel.target == "sm_80" and kernel.arguments[2] == "true")
+    return int(argument) * SIZES[element] == 16
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_every_kernel_compiles_well(target, compiled):
+    kernels = compiled[target]
+    assert {k.name for k in kernels} >= WIDE.keys() and len(kernels) == len(compiled["sm_90"])
+    for kernel in kernels:
+        assert kernel.stack == kernel.local == kernel.local_accesses == 0, kernel
+        assert kernel.static <= (0 if target == "sm_80" else 1024), kernel
+        assert kernel.blocks() >= BLOCKS.get(kernel.name, 2), kernel
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_large_passes_move_16_bytes_at_a_time(target, compiled):
+    wide = [k for k in compiled[target] if k.name in WIDE and is_wide(k)]
+    assert {k.name for k in wide} == WIDE.keys()
+    for kernel in wide:
+        loads, stores = WIDE[kernel.name]
+        assert kernel.wide_loads >= loads and kernel.wide_stores >= stores, kernel
+
+
+BAD = """
+__global__ void __launch_bounds__(512) spills(const float* x, float* y, int n) {
+    float kept[64];
+    for (int i = 0; i < 64; ++i) kept[i] = x[i * n + threadIdx.x];
+    __syncthreads();
+    for (int i = 0; i < 64; ++i) y[kept[63 - i] > 0 ? i : n] = kept[(i * n) % 64];
+}
+"""
+
+
+def test_the_facts_show_what_is_bad(tmp_path):
+    Path(tmp_path, "bad.cu").write_text(BAD)
+    (kernel,) = compile_one("sm_80", tmp_path / "bad.cu")
+    assert (kernel.name, kernel.threads) == ("spills", 512)
+    assert kernel.stack >= 256 and kernel.local_accesses > 0
+    assert kernel.wide_loads == kernel.wide_stores == 0 and kernel.narrow_stores > 0
+    assert kernel.blocks() == REGISTERS // (kernel.registers * 512) < 4
