@@ -31,7 +31,7 @@ if platform.machine() == "x86_64":
     ISAS["avx512bf16"] = [*ISAS["avx512"], "-mavx512bf16"]
 
 # For make sanitize: every read or write beyond a tensor, and every undefined operation, ends the process.
-SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer", "-O0", "-g1"]
+SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer", "-O1", "-g1"]
 if os.environ.get("CBAM_FUSED_SANITIZE") != "1":
     SANITIZE = []
 
