@@ -92,6 +92,13 @@ def test_wrong_kernels(checked, name, seed):
     assert words in str(error.value)
 
 
+# Codes of cudaError_t.
+@pytest.mark.parametrize(("name", "code"), [("large_shared", 1), ("large_cluster", 912), ("odd_grid", 912)])
+def test_launches_that_the_runtime_refuses(plain, name, code):
+    assert torch.equal(run(plain, name, False, 0), X)
+    assert getattr(plain, name)(0, 0, N, True) == code
+
+
 @pytest.mark.parametrize("name", ("branches", "early_exit"))
 def test_divergent_barriers_need_no_checks(plain, name):
     with pytest.raises(EmulationError, match="divergent barrier"):

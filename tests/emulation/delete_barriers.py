@@ -47,8 +47,11 @@ def failure(copy: Path, name: str) -> str:
     result = subprocess.run(command, cwd=copy, env={**os.environ, "PYTHONPATH": ""}, capture_output=True, text=True)
     if result.returncode == 0:
         return ""
-    errors = re.findall(r"^.*(?:Error|Fatal).*$", result.stdout + result.stderr, re.MULTILINE)
-    if result.returncode != 1 or not errors:
+    # A kernel that does not compile, or a test that cannot be collected, shows nothing.
+    errors = re.findall(
+        r"^.*(?:EmulationError|AssertionError|Fatal Python error).*$", result.stdout + result.stderr, re.M
+    )
+    if result.returncode == 2 or not errors:
         sys.exit(f"{suite} did not run: {result.stdout[-2000:]}{result.stderr[-2000:]}")
     return errors[0]
 

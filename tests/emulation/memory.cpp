@@ -1,5 +1,6 @@
 #include "memory.h"
 
+#include <sanitizer/asan_interface.h>
 #include <string.h>
 #include <sys/mman.h>
 
@@ -32,10 +33,13 @@ Buffer& add_buffer(std::string name, size_t bytes, const void* source, bool writ
     offset = (offset + kAlignment - 1) / kAlignment * kAlignment;
     if (offset + bytes + kGap > kRegion) throw std::bad_alloc();
     unsigned char* begin = region + offset;
+    ASAN_UNPOISON_MEMORY_REGION(begin - kGap, bytes + 2 * kGap);
     memset(begin - kGap, 0xff, kGap);
     memset(begin + bytes, 0xff, kGap);
     if (source) memcpy(begin, source, bytes);
     else memset(begin, 0xff, bytes);
+    ASAN_POISON_MEMORY_REGION(begin - kGap, kGap);
+    ASAN_POISON_MEMORY_REGION(begin + bytes, kGap);
     Buffer& buffer = buffers.emplace_back(Buffer{std::move(name), begin, bytes, writable, {}});
     if (checking) buffer.cells.assign((bytes + kCell - 1) / kCell, source ? Cell{{kHost, 0}, {}, {}} : Cell{});
     return buffer;

@@ -1,6 +1,7 @@
 // Runs the blocks of a launch, one cluster after another, each thread on a stack of its own.
 #include "scheduler.h"
 
+#include <sanitizer/asan_interface.h>
 #include <sys/mman.h>
 
 #include <algorithm>
@@ -80,12 +81,17 @@ void start_cluster(uint64_t cluster) {
                  {},
                  running.now,
                  shared_memory + b * kSharedPitch};
+        ASAN_UNPOISON_MEMORY_REGION(block.shared, kSharedPitch);
         std::fill_n(block.shared, running.config.dynamicSmemBytes, 0xff);
+        ASAN_POISON_MEMORY_REGION(block.shared + running.config.dynamicSmemBytes,
+                                  kSharedPitch - running.config.dynamicSmemBytes);
         for (uint32_t t = 0; t < threads; ++t) {
             const uint32_t i = b * threads + t;
             Warp& warp = running.warps[b * warps + t / 32];
             if (t % 32 == 0) warp = {i, std::min(32u, threads - t), running.now, {}};
             char* stack = stack_of(i);
+            // What the last thread had on it.
+            ASAN_UNPOISON_MEMORY_REGION(stack, kStack);
             *reinterpret_cast<uint64_t*>(stack) = kCanary;
             running.threads[i] = {new_context(stack + kStack, thread_main),
                                   stack,

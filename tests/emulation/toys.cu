@@ -72,7 +72,7 @@ __global__ void next_in_shared_kernel(const float* x, float* y, bool wrong) {
 
 __global__ void copy_kernel(const float* x, float* y, int n, bool wrong) {
     const int i = element();
-    if (i + 1 < n || !wrong) y[i] = x[i];
+    if (i < (wrong ? n - 1 : n)) y[i] = x[i];
 }
 
 __global__ void cluster_sums_kernel(const float* x, float* y, bool before, bool after) {
@@ -198,6 +198,21 @@ cudaError_t overwritten(const float* x, float* y, int n, bool wrong) {
 
 cudaError_t strided(const float* x, float* y, int n, bool wrong) {
     return launch(strided_kernel, n / kThreads, 1, 32 * kThreads * sizeof(float), x, y, wrong);
+}
+
+cudaError_t large_shared(const float* x, float* y, int n, bool wrong) {
+    constexpr int kBytes = 64 << 10;
+    cudaFuncSetAttribute(copy_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, wrong ? 0 : kBytes);
+    return launch(copy_kernel, n / kThreads, 1, kBytes, x, y, n, false);
+}
+
+cudaError_t large_cluster(const float* x, float* y, int n, bool wrong) {
+    cudaFuncSetAttribute(copy_kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, !wrong);
+    return launch(copy_kernel, 16, 16, 0, x, y, n, false);
+}
+
+cudaError_t odd_grid(const float* x, float* y, int n, bool wrong) {
+    return launch(copy_kernel, wrong ? 5 : 6, 2, 0, x, y, n, false);
 }
 
 }  // namespace toys

@@ -1,0 +1,74 @@
+"""The staged schedule of the CUDA kernels, emulated: how often each tensor of x's size is moved, and in which order
+threads may run."""
+
+import pytest
+import torch
+from emulation import build, driver
+from truth import DTYPES, LAYOUTS, random_problem
+
+pytestmark = pytest.mark.skipif(bool(build.obstacle), reason=build.obstacle)
+layouts = pytest.mark.parametrize("layout", LAYOUTS, ids=["nchw", "nhwc"])
+dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=str)
+
+PLAN = driver.Plan("staged", images=2)
+
+
+def _arguments(shape, dtype, layout, **options):
+    problem = random_problem(shape, dtype, layout, biases=True, residual=True, **options)
+    inputs = {name: None if t is None else t.detach() for name, t in problem.inputs.items()}
+    return inputs["x"], problem.dy, inputs["residual"], [inputs[name] for name in ("w1", "b1", "w2", "b2", "ws", "bs")]
+
+
+def _passes(x: torch.Tensor) -> dict[str, tuple[float, float]]:
+    """How often the tensors of x's shape were read and written by the last call; its accesses waste no sectors."""
+    images = [launch.buffers.get(name) for launch in driver.traffic() for name in LARGE]
+    assert all(b.efficiency >= 0.95 for b in images if b)
+    return {
+        name: (sum(b.read for b in moved) / x.nbytes, sum(b.written for b in moved) / x.nbytes)
+        for name in LARGE
+        if (moved := [launch.buffers[name] for launch in driver.traffic() if name in launch.buffers])
+    }
+
+
+LARGE = ("x", "residual", "y", "dy", "dx", "dresidual")
+# Rows begin at sectors in both layouts.
+SHAPES = [(3, 32, 8, 8), (1, 64, 14, 16)]
+
+
+@layouts
+@dtypes
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("epilogue", [False, True])
+def test_bytes_forward(epilogue, shape, dtype, layout):
+    x, _, residual, params = _arguments(shape, dtype, layout)
+    driver.forward(x, *params, residual if epilogue else None, epilogue, plan=PLAN)
+    assert _passes(x) == {"x": (3, 0), "y": (0, 1)} | ({"residual": (1, 0)} if epilogue else {})
+
+
+@layouts
+@dtypes
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("relu", [False, True])
+def test_bytes_backward(relu, shape, dtype, layout):
+    """After a ReLU, the second pass reads the masked dy, which the first one wrote, instead of dy."""
+    x, dy, _, params = _arguments(shape, dtype, layout)
+    y, saved, index = driver.forward(x, *params, None, relu, plan=PLAN)
+    driver.backward(dy, x, y if relu else None, saved, index, *params, False, plan=PLAN)
+    masked = {"dy": (1, 0), "y": (1, 0), "dresidual": (1, 1)} if relu else {"dy": (2, 0)}
+    assert _passes(x) == {"x": (2, 0), "dx": (0, 1)} | masked
+
+
+@layouts
+@dtypes
+def test_order_of_threads_does_not_matter(dtype, layout):
+    x, dy, residual, params = _arguments((3, 16, 4, 6), dtype, layout, relu=True)
+
+    def run(seed: int) -> list[torch.Tensor]:
+        options = {"plan": PLAN, "seed": seed}
+        y, saved, index = driver.forward(x, *params, residual, True, **options)
+        return [y, saved, index, *driver.backward(dy, x, y, saved, index, *params, False, **options)]
+
+    first = run(0)
+    for seed in (1, 2, 3):
+        for a, b in zip(first, run(seed), strict=True):
+            assert torch.equal(a, b)
