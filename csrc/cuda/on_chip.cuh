@@ -46,7 +46,8 @@ template <class B, class U> __device__ __forceinline__ void store_to_all(const B
 // The part of 0 ... n - 1 of one of so many blocks, in whole units.
 __device__ __forceinline__ Part part_of(int rank, int blocks, int n, int unit) {
     const int units = (n + unit - 1) / unit;
-    const int first = int(int64_t(units) * rank / blocks) * unit, last = int(int64_t(units) * (rank + 1) / blocks) * unit;
+    const int first = int(int64_t(units) * rank / blocks) * unit,
+              last = int(int64_t(units) * (rank + 1) / blocks) * unit;
     return {min(first, n), min(last, n)};
 }
 
@@ -137,7 +138,8 @@ __device__ __forceinline__ void reduce_rows(int rows, int cols, int lanes, Visit
     }
 }
 
-// finish(group * cols + column, A) for each column and each group's rows, from visit(A[W], row, first column of a word).
+// finish(group * cols + column, A) for each column and each group's rows, from visit(A[W], row, first column of a
+// word).
 template <class A, int W, class Visit, class Finish>
 __device__ __forceinline__ void reduce_columns(int rows, int cols, int groups, Visit visit, Finish finish) {
     const int words = cols / W;

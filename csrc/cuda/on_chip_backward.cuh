@@ -47,16 +47,17 @@ __device__ __forceinline__ void backward_image(const Problem& p, const OnChip& o
     const int64_t start = n * C * HW + int64_t(row_part.first) * o.cols;
 
     T *x = reinterpret_cast<T*>(shared + o.x), *dy = reinterpret_cast<T*>(shared + o.dy);
-    Point *channel = reinterpret_cast<Point*>(shared + o.channels), *pixel = reinterpret_cast<Point*>(shared + o.pixels);
-    float *scratch = reinterpret_cast<float*>(shared + o.scratch), *hidden = reinterpret_cast<float*>(shared + o.hidden);
+    Point *channel = reinterpret_cast<Point*>(shared + o.channels),
+          *pixel = reinterpret_cast<Point*>(shared + o.pixels);
+    float *scratch = reinterpret_cast<float*>(shared + o.scratch),
+          *hidden = reinterpret_cast<float*>(shared + o.hidden);
     float *taps = reinterpret_cast<float*>(shared + o.taps), *window = reinterpret_cast<float*>(shared + o.window);
 
     load_rows(static_cast<const T*>(p.x) + start, elements, x);
     if (p.relu)
         load_masked(static_cast<const T*>(p.dy) + start, static_cast<const T*>(p.y) + start, elements, dy,
                     p.dresidual ? static_cast<T*>(p.dresidual) + start : nullptr);
-    else if (p.dy)
-        load_rows(static_cast<const T*>(p.dy) + start, elements, dy);
+    else if (p.dy) load_rows(static_cast<const T*>(p.dy) + start, elements, dy);
     const float *saved = static_cast<const float*>(p.saved) + n * p.saved_size(), *maps = saved + 3 * C + 2 * R;
     const float* s = p.s ? static_cast<const float*>(p.s) + n * HW : maps + 2 * HW;
     const int32_t* index = p.index + n * (C + HW);
@@ -126,7 +127,8 @@ __device__ __forceinline__ void backward_image(const Problem& p, const OnChip& o
             [&](int i, const Sum& a) { partial[i] = a.value; });
         convolve<Pair>(
             p, pixels,
-            [&](Pair& a, int tap, int q) {  // what the window gave a pixel comes back through it, turned by half a circle
+            [&](Pair& a, int tap,
+                int q) {  // what the window gave a pixel comes back through it, turned by half a circle
                 a.mean += window[kk - 1 - tap] * dz[q];
                 a.most += window[2 * kk - 1 - tap] * dz[q];
             },
@@ -185,14 +187,13 @@ __device__ __forceinline__ void backward_image(const Problem& p, const OnChip& o
                 [&](int c, const Sum& a) { finish_channel(c, a.value); });
         }
         __syncthreads();
-        channel_gate_backward(p, o, blocks, n, channels, dlogit, hidden,
-                              [&](int c, float mean, float most) {
-                                  Point v = channel[c];
-                                  v.mean = mean;
-                                  v.most = most;
-                                  if (channels_last) store_to_all(blocks, channel + c, v);
-                                  else channel[c] = v;
-                              });
+        channel_gate_backward(p, o, blocks, n, channels, dlogit, hidden, [&](int c, float mean, float most) {
+            Point v = channel[c];
+            v.mean = mean;
+            v.most = most;
+            if (channels_last) store_to_all(blocks, channel + c, v);
+            else channel[c] = v;
+        });
         blocks.sync();
     }
 
@@ -213,8 +214,8 @@ __device__ __forceinline__ void backward_image(const Problem& p, const OnChip& o
 }
 
 // Block b of the grid is one of those of image b / cluster.
-template <class T, bool channels_last, bool clustered>
-__global__ void __launch_bounds__(kOnChipThreads, 2) on_chip_backward_kernel(const Problem p, const OnChip o) {
+template <class T, bool channels_last, bool clustered> __global__ void __launch_bounds__(kOnChipThreads, 2)
+    on_chip_backward_kernel(const Problem p, const OnChip o) {
     if constexpr (!clustered || kClusters)
         backward_image<T, channels_last>(p, o, Blocks<clustered>{}, int64_t(blockIdx.x) / o.cluster);
 }

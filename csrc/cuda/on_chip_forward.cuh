@@ -83,8 +83,7 @@ __device__ __forceinline__ void forward_image(const Problem& p, const OnChip& o,
         });
         blocks.sync();
         join_columns<Pooled>(
-            blocks, column_part, o.cols, o.groups,
-            [&](int from, int i) { return column_side.get(blocks, from, i); },
+            blocks, column_part, o.cols, o.groups, [&](int from, int i) { return column_side.get(blocks, from, i); },
             [&](int col, const Pooled& a) {
                 const float mean = a.sum / o.rows;
                 means[col] = mean;
@@ -158,8 +157,8 @@ __device__ __forceinline__ void forward_image(const Problem& p, const OnChip& o,
 }
 
 // Block b of the grid is one of those of image b / cluster.
-template <class T, bool channels_last, bool clustered>
-__global__ void __launch_bounds__(kOnChipThreads, 2) on_chip_forward_kernel(const Problem p, const OnChip o) {
+template <class T, bool channels_last, bool clustered> __global__ void __launch_bounds__(kOnChipThreads, 2)
+    on_chip_forward_kernel(const Problem p, const OnChip o) {
     if constexpr (!clustered || kClusters)
         forward_image<T, channels_last>(p, o, Blocks<clustered>{}, int64_t(blockIdx.x) / o.cluster);
 }

@@ -1,5 +1,6 @@
-// The convolution of the spatial gate for a part of an image's pixels, and its gradients. The maps are in shared memory.
-// Neighbouring threads share a pixel, each with rows of the window of its own: small maps then still feed all threads.
+// The convolution of the spatial gate for a part of an image's pixels, and its gradients. The maps are in shared
+// memory. Neighbouring threads share a pixel, each with rows of the window of its own: small maps then still feed all
+// threads.
 #pragma once
 
 #include "on_chip.cuh"
@@ -39,9 +40,8 @@ struct Pair {
 
 // Sums over the part's pixels of dz times both maps at each offset of the window and, the last, of dz alone: into taps,
 // map_slices rows of 2 k k + 1. map(i, pixel) gives the mean's (0) or the maximum's (1).
-template <class Map>
-__device__ __forceinline__ void window_sums(const Problem& p, const OnChip& o, Part pixels, const float* dz,
-                                            float* taps, Map map) {
+template <class Map> __device__ __forceinline__ void window_sums(const Problem& p, const OnChip& o, Part pixels,
+                                                                 const float* dz, float* taps, Map map) {
     const int H = int(p.H), W = int(p.W), k = int(p.k), runs = (k + kTaps - 1) / kTaps;
     const int count = pixels.last - pixels.first, lane = int(threadIdx.x) % kWarp;
     for (int task = int(threadIdx.x) / kWarp; task < o.map_slices * 2 * k * runs; task += kOnChipThreads / kWarp) {

@@ -259,3 +259,13 @@ def backward_gates(
     call.give_saved(saved, index)
     dx = call.want_image("dx")
     return dx, *call.run_backward(plan)
+
+
+def operators(plan: Plan, seed: int = 0) -> _ops.Operators:
+    """All of them, by one plan."""
+    return _ops.Operators(
+        **{
+            name: functools.partial(globals()[name], seed=seed, **({} if name == "apply" else {"plan": plan}))
+            for name in _ops.Operators._fields
+        }
+    )
