@@ -44,7 +44,7 @@ template <class T, int V> struct Passes {
     Rows<const F> column_gate() const { return p.channels_last ? read(group.g()) : s(); }
 
     template <class Operation> void reduce(bool along, const Tiling& t, const Operation& operation) {
-        const size_t shared = ColumnScratch<typename Operation::Sum, V>::kBytes;
+        const size_t shared = kColumnBytes<typename Operation::Sum, V>;
         if (along) launch(reduce_along<T, V, Operation>, group.images * t.blocks(), 0, input(p.x), t, operation);
         else launch(reduce_across<T, V, Operation>, group.images * t.blocks(), shared, input(p.x), t, operation);
     }
@@ -82,7 +82,7 @@ template <class T, int V> struct Passes {
     void products(void* workspace, F* dg, F* ds, bool before_sigmoid) {
         const ProductsSpace<F> space(p, matrix, group.images, workspace);
         const Tiling& t = space.products;
-        launch(cuda::products<T, V>, group.images * t.blocks(), ColumnScratch<F, V>::kBytes, input(p.x), input(p.dy),
+        launch(cuda::products<T, V>, group.images * t.blocks(), kColumnBytes<F, V>, input(p.x), input(p.dy),
                p.relu ? input(p.y) : nullptr, masked_dy(), t, row_gate(), column_gate(), space.along, space.down);
         const GateParts<F> along{space.along, t.col_tiles}, down{space.down, t.row_tiles};
         if (p.channels_last) join(down, along, before_sigmoid, dg, ds);

@@ -101,24 +101,29 @@ template <class A> __device__ __forceinline__ A merge_lanes(const A (&rows)[kBat
     return mine;
 }
 
-// In shared memory, one A for each of the V columns of each thread; the padding keeps both the threads that write
-// theirs and those that read down a column out of each other's banks.
-template <class A, int V> struct ColumnScratch {
-    static constexpr int kStride = kThreads + kWarp / V;
-    static constexpr size_t kBytes = sizeof(A) * V * kStride;
+// ``count`` sums in shared memory. What has several numbers has an array of each.
+template <class A> struct SharedSums {
+    static constexpr size_t kBytes = sizeof(A);  // of a sum
     A* at;
 
-    __device__ __forceinline__ A& operator()(int thread, int j) const { return at[j * kStride + thread]; }
+    __device__ SharedSums(void* shared, int) : at(static_cast<A*>(shared)) {}
+    __device__ __forceinline__ void put(int i, A v) const { at[i] = v; }
+    __device__ __forceinline__ A get(int i) const { return at[i]; }
 };
+
+// Sums of the V columns of each thread. The padding keeps both the threads that write theirs and those that read down a
+// column out of each other's banks.
+template <int V> constexpr int kColumnStride = kThreads + kWarp / V;
+template <class A, int V> constexpr size_t kColumnBytes = SharedSums<A>::kBytes * V * kColumnStride<V>;
 
 // Merges, over the groups of the block, what each thread has for its V columns; thread i < lanes V ends with column i.
 template <int V, class A> __device__ __forceinline__ A merge_groups(const A (&mine)[V], int lanes, void* shared) {
-    const ColumnScratch<A, V> scratch{static_cast<A*>(shared)};
-    for (int j = 0; j < V; ++j) scratch(threadIdx.x, j) = mine[j];
+    const SharedSums<A> sums(shared, V * kColumnStride<V>);
+    for (int j = 0; j < V; ++j) sums.put(j * kColumnStride<V> + threadIdx.x, mine[j]);
     __syncthreads();
-    const int column = threadIdx.x, lane = column / V % lanes, j = column % V;
-    A total = scratch(lane, j);
-    for (int other = lane + lanes; other < kThreads; other += lanes) total = merge(total, scratch(other, j));
+    const int column = threadIdx.x, first = column % V * kColumnStride<V> + column / V % lanes;
+    A total = sums.get(first);
+    for (int other = lanes; other < kThreads; other += lanes) total = merge(total, sums.get(first + other));
     return total;
 }
 
