@@ -1,9 +1,10 @@
 """What nvcc makes of the CUDA kernels, for GPUs that need not be here: no spills, wide accesses, blocks that fit."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from cuda_targets import REGISTERS, TARGETS, compile_all, compile_one, missing_tools
+from cuda_targets import TARGETS, all_kernels, compile_one, missing_tools
 
 pytestmark = pytest.mark.skipif(bool(missing_tools()), reason=f"not installed: {missing_tools()}")
 
@@ -17,14 +18,15 @@ WIDE = {
     "on_chip_forward_kernel": (2, 1),
     "on_chip_backward_kernel": (3, 2),
 }
-# Blocks that shall be on a multiprocessor at a time; all others: enough for half of its 2048 threads.
-BLOCKS = {"on_chip_forward_kernel": 2, "on_chip_backward_kernel": 1}
+# Blocks that a multiprocessor shall hold by registers and threads: two, so that one computes while the other waits for
+# memory. The on-chip backward has x and dy of an image in shared memory, and there is seldom room for a second.
+BLOCKS = {"on_chip_backward_kernel": 1}
 SIZES = {"double": 8, "float": 4, "__half": 2, "__nv_bfloat16": 2}
 
 
 @pytest.fixture(scope="module")
 def compiled():
-    return compile_all()
+    return all_kernels()
 
 
 def is_wide(kernel) -> bool:
@@ -42,7 +44,7 @@ def test_every_kernel_compiles_well(target, compiled):
     for kernel in kernels:
         assert kernel.stack == kernel.local == kernel.local_accesses == 0, kernel
         assert kernel.static <= (0 if target == "sm_80" else 1024), kernel
-        assert kernel.blocks() >= BLOCKS.get(kernel.name, 1024 // kernel.threads), kernel
+        assert kernel.blocks() >= BLOCKS.get(kernel.name, 2), kernel
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -69,10 +71,21 @@ def test_the_facts_show_local_memory_and_narrow_accesses(tmp_path):
     (kernel,) = compile_one("sm_80", tmp_path / "bad.cu")
     assert (kernel.name, kernel.threads) == ("spills", 512)
     assert kernel.stack >= 256 and kernel.local_accesses > 0
-    assert kernel.wide_loads == kernel.wide_stores == 0 and kernel.narrow_stores > 0
+    assert kernel.wide_loads == kernel.wide_stores == 0
 
 
-def test_the_facts_show_how_many_blocks_fit(tmp_path):
-    Path(tmp_path, "bad.cu").write_text(BAD)
-    (kernel,) = compile_one("sm_80", tmp_path / "bad.cu", "-maxrregcount=32")
-    assert kernel.registers <= 32 and kernel.blocks() == REGISTERS // (32 * 512)
+GOOD = """
+__global__ void __launch_bounds__(512, 2) copy(const uint4* x, uint4* y) {
+    const int i = blockIdx.x * blockDim.x + threadIdx.x;
+    y[i] = x[i];
+}
+"""
+
+
+def test_the_facts_show_wide_accesses_and_how_many_blocks_fit(tmp_path):
+    Path(tmp_path, "good.cu").write_text(GOOD)
+    (kernel,) = compile_one("sm_120", tmp_path / "good.cu")
+    assert kernel.wide_loads == kernel.wide_stores == 1
+    assert kernel.stack == kernel.local == kernel.local_accesses == 0
+    assert kernel.blocks() == 3  # of 1536 threads
+    assert replace(kernel, registers=60).blocks() == 2 and replace(kernel, registers=72).blocks() == 1
