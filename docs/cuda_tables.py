@@ -15,34 +15,35 @@ INTRODUCTION = """
 # CUDA kernels for NVIDIA GPUs
 
 The rest is about the kernels of `csrc/cuda`, which `pip install .` compiles where nvcc and a torch for CUDA of the same
-major version are; NVIDIA GPUs that they were built for then use them instead of Triton's. **They have not run on a GPU
-yet either, and no time is claimed.** Their sources run on the CPU in the emulation of `tests/emulation`, which checks
-values, bounds, races, and counts bytes.
+major version are; the NVIDIA GPUs that they were built for then use them instead of Triton's. **They have not run on a
+GPU yet either, and no time is claimed.** Their sources run on the CPU in the emulation of `tests/emulation`, which
+checks values, bounds and races, and counts bytes.
 
 Where an image fits into the shared memory of a block, or of a cluster of blocks from compute capability 9.0 on, it is
 read once and y written once (backward: x and dy read, dx written once), in one launch. All else, and float64, takes
-the staged schedule: the passes of the Triton kernels. `CBAM_FUSED_CUDA_SCHEDULE=staged`, or a number of blocks, overrides the
-choice, which `csrc/cuda/plan.cpp` makes from shape, dtype and device.
+the staged schedule: the passes of the Triton kernels. `csrc/cuda/plan.cpp` chooses, by shape, dtype and device;
+`CBAM_FUSED_CUDA_SCHEDULE=staged`, or a number of blocks, overrides it.
 
 ## Compiled code
 
-Registers a thread, threads a block, and how many blocks these allow on a multiprocessor, for the variant of each kernel
-with the widest accesses. No kernel has a stack, spills, or touches local memory, and the passes over tensors of x's
-size load and store 16 bytes at a time; `tests/test_cuda_code.py` fails otherwise, and checks the other variants too.
+Registers a thread, threads a block, and how many blocks these two allow on a multiprocessor, for the variant of each
+kernel with the widest accesses. {stacks} The passes over tensors of x's size load and store 16 bytes at a time.
+`tests/test_cuda_code.py` fails otherwise, and looks at the other variants too.
 
 | kernel | template arguments | {columns} |
 |---|---|{rule}|
 """
 
 ROOFLINE = """
+
 ## Roofline: an estimate
 
-Bytes over the bandwidth of the card, for {images} images: the time below which no implementation that moves these bytes
-can get, and **not a measurement**. Bytes are counted in the emulation, each tensor's once a launch, for the schedule
-that the plan chooses for the card; those of plain PyTorch are each operator's tensors, once an operator, as above.
-Caches may serve a part of either. Both gates, 7 x 7 window, NCHW, in microseconds: ours / plain PyTorch's, and the schedule.
+Bytes over the bandwidth of the card, for {images} images: the time below which nothing that moves these bytes can get,
+and **not a measurement**. Bytes are counted in the emulation, each tensor's once a launch, for the schedule that the
+plan chooses for the card; those of plain PyTorch are each operator's tensors, once an operator, as above. Caches may
+serve a part of either. Both gates, 7 x 7 window, NCHW; microseconds, ours / plain PyTorch's, and the schedule.
 
-| | x, one image | dtype | {cards} |
+| pass | x, one image | dtype | {cards} |
 |---|---|---|{rule}|
 """
 
@@ -89,21 +90,16 @@ def code() -> str:
         f"| `{name}` | {f'`{arguments}`' if arguments else ''} | {' | '.join(cells.get(c, '') for c in columns)} |"
         for (name, arguments), cells in sorted(rows.items())
     ]
-    return INTRODUCTION.format(columns=" | ".join(columns), rule="|".join(["---"] * len(columns))) + "\n".join(lines)
+    deep = sorted({k.name for compiled in kernels.values() for k in compiled if k.stack or k.local or k.local_accesses})
+    stacks = f"Local memory is used by {', '.join(deep)}." if deep else "None spills, has a stack or uses local memory."
+    rule = "|".join(["---"] * len(columns))
+    return INTRODUCTION.format(columns=" | ".join(columns), rule=rule, stacks=stacks) + "\n".join(lines)
 
 
 def roofline() -> str:
-    lines = []
-    for network, maps in MAPS.items():
-        for shape in maps:
-            for dtype in (torch.float32, torch.bfloat16):
-                lines += rows(network, shape, dtype)
-    return (
-        "\n"
-        + ROOFLINE.format(images=IMAGES, cards=" | ".join(CARDS), rule="|".join(["---"] * len(CARDS)))
-        + "\n".join(lines)
-        + "\n"
-    )
+    head = ROOFLINE.format(images=IMAGES, cards=" | ".join(CARDS), rule="|".join(["---"] * len(CARDS)))
+    cases = [(n, shape, d) for n, maps in MAPS.items() for shape in maps for d in (torch.float32, torch.bfloat16)]
+    return head + "\n".join(line for case in cases for line in rows(*case)) + "\n"
 
 
 def rows(network: str, shape: tuple[int, int, int], dtype: torch.dtype) -> list[str]:
