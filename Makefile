@@ -1,5 +1,10 @@
 # make train   set up .venv and train the garbage classifier on its sample set
-# make test    set up .venv, check style, run the tests
+# make test    set up .venv, check style and types, run the tests
+# make sanitize  the fuzz tests on kernels built with AddressSanitizer and UndefinedBehaviorSanitizer, for every
+#              instruction set of this processor
+# make dist    sdist and a wheel for this machine, in dist/
+# make wheels  a wheel for other Linux machines too, in wheelhouse/; needs Docker
+# make smoke WHEEL=FILE TORCH=torch==2.10.0   the smoke test of a wheel with this torch, in an environment of its own
 # An existing .venv is used as it is, with the torch that is in it.
 
 PYTHON ?= python3
@@ -9,7 +14,7 @@ CPP = $(shell find csrc tests bench -name '*.cpp' -o -name '*.h' -o -name '*.cu'
 # A change in any of these needs a new build; Python files do not, since the installation is editable.
 BUILT_FROM := setup.py pyproject.toml $(wildcard _build/*.py) $(shell find csrc -type f)
 
-.PHONY: train test format
+.PHONY: train test format sanitize dist wheels smoke check-tag
 
 train: .venv/train.installed
 	$(BIN)/python train_example.py
@@ -18,7 +23,40 @@ test: .venv/test,dev.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/clang-format --dry-run --Werror $(CPP)
+	$(BIN)/mypy
 	$(BIN)/python -m pytest
+
+# The kernels in build/sanitize hide those of the installation. GCC's runtimes must be there before Python is, which
+# never frees some of its memory; an allocation that is too large is PyTorch's to report.
+RUNTIMES = $(foreach name,libasan.so libubsan.so libstdc++.so.6,$$(gcc -print-file-name=$(name)))
+SANITIZED = LD_PRELOAD="$(RUNTIMES)" ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 PYTHONPATH=build/sanitize
+
+sanitize: .venv/test,dev.installed
+	rm -rf build/sanitize
+	CBAM_FUSED_SANITIZE=1 $(BIN)/python -m pip install --no-deps --no-build-isolation --target build/sanitize .
+	for limit in ATEN_CPU_CAPABILITY=default ATEN_CPU_CAPABILITY=avx2 ATEN_CPU_CAPABILITY=avx512 ''; do \
+		env $$limit $(SANITIZED) $(BIN)/pytest -o pythonpath=tests tests/test_fuzz.py tests/test_hostile.py \
+			tests/test_split.py -k 'not pickles' || exit 1; \
+	done
+
+# The wheel is built from the sdist, with the torch of .venv, from which the build's own environment is kept.
+dist: .venv/dev.installed
+	rm -rf dist
+	CBAM_FUSED_BUILD_SITE="$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" $(BIN)/python -m build
+
+wheels: .venv/dev.installed
+	$(BIN)/python -m cibuildwheel
+
+TORCH ?= torch
+smoke:
+	rm -rf build/smoke
+	$(PYTHON) -m venv build/smoke
+	build/smoke/bin/python -m pip install "$(TORCH)" "$(WHEEL)"
+	build/smoke/bin/python tests/smoke.py
+
+# The version is written in pyproject.toml alone.
+check-tag:
+	grep -qx 'version = "$(TAG:v%=%)"' pyproject.toml || { echo "the tag $(TAG) is not v and the version in pyproject.toml"; exit 1; }
 
 # What cannot be put right without thinking is for make test to report.
 format: .venv/test,dev.installed

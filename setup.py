@@ -30,6 +30,11 @@ if platform.machine() == "x86_64":
     ISAS["avx512"] += ["-mavx2", *F16C, "-mprefer-vector-width=512", "-Wno-maybe-uninitialized"]
     ISAS["avx512bf16"] = [*ISAS["avx512"], "-mavx512bf16"]
 
+# For make sanitize: every read or write beyond a tensor, and every undefined operation, ends the process.
+SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer", "-O1", "-g1"]
+if os.environ.get("CBAM_FUSED_SANITIZE") != "1":
+    SANITIZE = []
+
 LIMITED_API = not sysconfig.get_config_var("Py_GIL_DISABLED")
 CPU_EXTENSION = Extension("cbam_fused._C", ["csrc/ops.cpp", "csrc/cpu/kernels.cpp"], py_limited_api=LIMITED_API)
 CUDA = "cbam_fused._C_cuda"
@@ -90,13 +95,13 @@ class BuildKernels(build_ext):
             self.get_ext_fullpath(ext.name),
             libraries=["torch_cpu"],
             library_dirs=[str(self.torch.folder / "lib")],
-            extra_postargs=["-s"],
+            extra_postargs=SANITIZE or ["-s"],
             target_lang="c++",
         )
 
     def _compile(self, source, name, flags):
         return self.compiler.compile(
-            [source], output_dir=os.path.join(self.build_temp, name), extra_postargs=[*COMMON, *flags]
+            [source], output_dir=os.path.join(self.build_temp, name), extra_postargs=[*COMMON, *flags, *SANITIZE]
         )
 
     def _compiler(self) -> str:
@@ -139,7 +144,8 @@ class BuildKernels(build_ext):
         libraries = [f"-L{self.torch.folder / 'lib'}", "-ltorch_cuda", "-ltorch_cpu"]
         output = Path(self.get_ext_fullpath(ext.name))
         output.parent.mkdir(parents=True, exist_ok=True)
-        self._nvcc("-shared", "-cudart=static", *folder.glob("*.o"), *libraries, "-o", output, host=["-s"])
+        # No device code is relocatable, and the linking of such would record the folder that it is done in.
+        self._nvcc("-shared", "-nodlink", "-cudart=static", *folder.glob("*.o"), *libraries, "-o", output, host=["-s"])
 
     def _nvcc(self, *options, host):
         """Runs nvcc, with these options for the C++ compiler that it calls."""

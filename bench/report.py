@@ -44,6 +44,9 @@ from your folder of class folders.
   is in memory. *none* has no CBAM; *compile* compiles the CBAM modules, not the network, so that everything else is
   the same. Logits and gradients must agree with float64 first. The **CBAM tax** is the extra time over *none* in the
   same round: its median, and between which values the middle half of the rounds lies.
+- **resnet18 compiled**: torch.compile has the whole network. *bare* has the operators in CBAM's place, without the
+  module's checks and choices; its logits must be those of *fused* bit for bit. What *fused* takes longer than *bare* is
+  what the module costs in compiled code.
 - GPU rows appear where CUDA is present, timed with events. They have not been tried on a GPU yet.
 """
 

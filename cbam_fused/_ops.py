@@ -45,7 +45,7 @@ DISTRIBUTION = "cbam_fused"
 def _find(stem: str) -> Path | None:
     """The binary beside this file, or, when a source tree hides an installed package, the installed one."""
     folders = [Path(__file__).parent]
-    folders += [Path(d.locate_file("cbam_fused")) for d in importlib.metadata.distributions(name=DISTRIBUTION)]
+    folders += [Path(str(d.locate_file("cbam_fused"))) for d in importlib.metadata.distributions(name=DISTRIBUTION)]
     return next((path for folder in folders for path in sorted(folder.glob(f"{stem}.*so"))), None)
 
 
@@ -154,7 +154,7 @@ def _fake_backward(dy, x, y, saved, index, w1, b1, w2, b2, ws, bs, even_ties):
     return dx, x.new_empty((0,)) if y is None else torch.empty_like(dx), *rest
 
 
-_FAKES = {
+_FAKES: dict[str, Callable] = {
     "forward": _fake_forward,
     "backward": _fake_backward,
     "attend": _fake_attend,

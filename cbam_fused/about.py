@@ -5,6 +5,7 @@ import json
 import os
 import platform
 from types import SimpleNamespace
+from typing import cast
 
 import torch
 
@@ -60,6 +61,6 @@ def _version(distribution: str) -> str:
 def _backend(device: str) -> str:
     # Only the device of a tensor counts, and a real CUDA tensor would need a GPU.
     try:
-        return functional.backend_for(SimpleNamespace(device=torch.device(device)))
+        return functional.backend_for(cast(torch.Tensor, SimpleNamespace(device=torch.device(device))))
     except RuntimeError as error:
         return f"none: {error}"

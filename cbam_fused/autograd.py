@@ -104,7 +104,7 @@ class Gate(Function):
         if torch.is_grad_enabled():
             gate = partial(_gate_reference, ctx.ties)
             return *_differentiable(gate, inputs, ctx.needs_input_grad, d), None, None
-        dg, dlogits = (d.flatten(1), None) if ws is None else (None, d)
+        dg, dlogits = (d[:, :, 0, 0], None) if ws is None else (None, d)
         even = ctx.ties == "even"
         backward = _ops.operators[ctx.backend].backward_gates
         dx, *grads = backward(None, None, dg, dlogits, x, saved, index, w1, b1, w2, b2, ws, bs, even)
@@ -128,7 +128,7 @@ def _differentiable(
     function: Callable[..., Tensor], inputs: list[Tensor | None], needs: tuple[bool, ...], dy: Tensor
 ) -> list[Tensor | None]:
     """The gradients of function(*inputs) that are needed, themselves differentiable."""
-    wanted = [t for t, need in zip(inputs, needs, strict=False) if need]
+    wanted = [t for t, need in zip(inputs, needs, strict=False) if t is not None and need]
     result = function(*inputs)
     grads = iter(torch.autograd.grad(result, wanted, dy.to(result.dtype), create_graph=True) if wanted else ())
     return [next(grads) if need else None for need in needs[: len(inputs)]]

@@ -59,13 +59,16 @@ def export_state_dict(model: nn.Module, variant: str) -> dict[str, Tensor]:
     modules = _outermost(model)
     if not modules:
         raise ValueError(f"the model has no CBAM to be exported under the names of {variant!r}")
-    names = {}
+    names: dict[str, tuple[str, PublicNames]] = {}
     for prefix, module in modules.items():
         names |= {prefix + own: (prefix + other, module) for own, other in _export_names(prefix, module, row).items()}
     result = {}
     for key, tensor in model.state_dict().items():
-        name, module = names.get(key, (key, None))
-        result[name] = tensor if module is None else rearranged(key, tensor, _order(module, row), row.linear)
+        if key in names:
+            name, module = names[key]
+            result[name] = rearranged(key, tensor, _order(module, row), row.linear)
+        else:
+            result[key] = tensor
     return result
 
 
@@ -82,7 +85,7 @@ def _outermost(model: nn.Module) -> dict[str, PublicNames]:
 def _export_names(prefix: str, module: PublicNames, row: Variant) -> dict[str, str]:
     own, switches = module.switches, row.switches
     wanted = set(_state(replace(switches, **{name: getattr(own, name) for name in row.choices}), module))
-    names = {}
+    names: dict[str, str] = {}
     for half in _halves(module):
         names |= row.names(half, module.part is not None)
     present = _state(own, module)
@@ -106,7 +109,8 @@ def _to_own_names(module: PublicNames, state_dict: dict[str, Tensor], prefix: st
     alone = module.part is not None
     rows = {half: _rows_with_names(half, alone, state_dict, prefix) for half in _halves(module)}
     shared = [row for row in VARIANTS.values() if all(row in found for found in rows.values() if found)]
-    present, left = _state(module.switches, module), {}
+    present = _state(module.switches, module)
+    left: dict[str, list[str]] = {}
     for half, found in rows.items():
         if not found:
             continue
@@ -189,7 +193,9 @@ def _order(module: PublicNames, row: Variant) -> str:
 
 def rearranged(name: str, tensor: Tensor, order: str, linear: bool) -> Tensor:
     """A tensor by its own name, between the module and a variant that has this order and kind of MLP."""
-    if name.endswith(("fc1.weight", "fc2.weight")) and tensor.shape[2:].numel() == 1:
+    if not isinstance(tensor, Tensor):
+        return tensor  # what load_state_dict says of it is clear
+    if name.endswith(("fc1.weight", "fc2.weight")) and tensor.dim() > 1 and tensor.shape[2:].numel() == 1:
         return tensor.reshape(tensor.shape[:2] if linear else (*tensor.shape[:2], 1, 1))
     if name.endswith("conv1.weight") and order == "max_mean" and tensor.dim() == 4 and tensor.shape[1] == 2:
         return tensor.flip(1)

@@ -1,23 +1,19 @@
 """The one check of shapes, dtypes and devices; messages name the argument, what it is and what it should be."""
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
-def check(x, w1, w2, ws, b1, b2, bs, residual, ties) -> None:
+def check(x, w1, w2, ws, b1, b2, bs, residual, ties, norm=None) -> None:
     """Arguments as in :func:`cbam_fused.functional.cbam`.
 
     Raises:
         TypeError: an argument that is not a tensor or has a wrong dtype.
         ValueError: a wrong shape or device, unknown ties.
     """
-    if not isinstance(x, Tensor) or x.dtype not in FLOATS:
-        got = x.dtype if isinstance(x, Tensor) else type(x).__name__
-        raise TypeError(f"x must be a tensor of float32, float64, float16 or bfloat16, got {got}")
-    if x.dim() != 4 or 0 in x.shape[1:]:
-        raise ValueError(f"x must be (N, C, H, W) with C, H, W of at least 1, got {tuple(x.shape)}")
+    check_input(x)
     if w1 is None and w2 is None and ws is None:
         raise ValueError("w1 and w2, or ws, or all three must be given: there is no gate without them")
     if ties not in ("first", "even"):
@@ -47,11 +43,40 @@ def check(x, w1, w2, ws, b1, b2, bs, residual, ties) -> None:
     for name, t in named.items():
         if t is None:
             continue
+        if t.layout != torch.strided or t.is_nested:
+            raise _not_dense(name, t)
         if t.dtype != x.dtype and not (half and t.dtype == torch.float32 and name != "residual"):
             allowed = f"{x.dtype} or torch.float32" if half and name != "residual" else f"{x.dtype}"
             raise TypeError(f"{name} must be {allowed}, for x of {x.dtype}, got {t.dtype}")
         if t.device != x.device:
             raise ValueError(f"{name} must be on {x.device}, where x is, got {t.device}")
+    if norm is not None:
+        _check_norm(norm, ws, x)
+
+
+def check_input(x) -> None:
+    """Of :func:`check`, what is about x alone."""
+    if not isinstance(x, Tensor) or x.dtype not in FLOATS:
+        got = x.dtype if isinstance(x, Tensor) else type(x).__name__
+        raise TypeError(f"x must be a tensor of float32, float64, float16 or bfloat16, got {got}")
+    if x.layout != torch.strided or x.is_nested:
+        raise _not_dense("x", x)
+    if x.dim() != 4 or 0 in x.shape[1:]:
+        raise ValueError(f"x must be (N, C, H, W) with C, H, W of at least 1, got {tuple(x.shape)}")
+
+
+def _check_norm(norm: nn.Module, ws: Tensor | None, x: Tensor) -> None:
+    if ws is None:
+        raise ValueError("norm must be None without ws: it stands behind the spatial convolution")
+    if getattr(norm, "num_features", 1) != 1:
+        raise ValueError(f"norm must have 1 feature, that of the spatial gate, got {norm.num_features}")
+    for t in (getattr(norm, "weight", None), getattr(norm, "running_mean", None)):
+        if t is not None and t.device != x.device:
+            raise ValueError(f"norm must be on {x.device}, where x is, got {t.device}")
+
+
+def _not_dense(name: str, t: Tensor) -> TypeError:
+    return TypeError(f"{name} must be a dense tensor, got {'a nested one' if t.is_nested else t.layout}")
 
 
 def _wrong(name: str, value: object, wanted: str) -> Exception:

@@ -1,9 +1,10 @@
 """CBAM and its two gates as functions: arguments are checked, then the kernels or the reference serve them."""
 
 import os
+from typing import cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.autograd import forward_ad
 
 from . import _ops, autograd, reference
@@ -23,7 +24,7 @@ def cbam(
     b2: Tensor | None = None,
     bs: Tensor | None = None,
     *,
-    norm: nn.BatchNorm2d | None = None,
+    norm: nn.Module | None = None,
     residual: Tensor | None = None,
     relu: bool = False,
     ties: str = "first",
@@ -42,6 +43,7 @@ def cbam(
         ws: (1, 2, k, k), k odd; input channel 0 is the mean, 1 the maximum. None: no spatial gate, s = 1.
         b1, b2, bs: (R,), (C,), (1,), or None. Parameters have x's dtype, or float32 where x is float16 or bfloat16.
         norm: nn.BatchNorm2d(1) in the mode that it is in, or None; in training mode its running statistics move.
+            Another module in its place runs the reference.
         residual: x's shape and dtype, added before the ReLU.
         relu: apply a ReLU at the end.
         ties: the gradient of a maximum goes to the "first" element that reaches it, or "even"ly to all of them.
@@ -51,18 +53,19 @@ def cbam(
 
     Raises:
         TypeError: an argument that is not a tensor or has a wrong dtype.
-        ValueError: a wrong shape or device, unknown ties.
+        ValueError: a wrong shape or device, unknown ties, norm without ws.
 
     Source: Woo et al., "CBAM: Convolutional Block Attention Module", ECCV 2018.
     """
-    check(x, w1, w2, ws, b1, b2, bs, residual, ties)
+    check(x, w1, w2, ws, b1, b2, bs, residual, ties, norm)
     backend = backend_for(x)
     if backend == "reference" or unserved(backend, x, norm, ties):
         switches = reference.TIES[ties]
         return reference.cbam(x, w1, w2, ws, b1, b2, bs, norm=norm, residual=residual, relu=relu, switches=switches)
+    norm = cast("nn.BatchNorm2d | None", norm)  # anything else is not served
     if norm is not None and _uses_batch_statistics(norm):
         return _with_batch_norm(x, w1, w2, ws, b1, b2, bs, norm, residual, relu, ties, backend)
-    if norm is not None:
+    if norm is not None and ws is not None:
         ws, bs = _fold(ws, bs, norm, _ops.accumulation_dtype(x.dtype))
     if torch.is_grad_enabled() and any(
         t is not None and t.requires_grad for t in (x, w1, w2, ws, b1, b2, bs, residual)
@@ -89,12 +92,12 @@ def channel_gate(
 
 
 def spatial_gate(
-    x: Tensor, ws: Tensor, bs: Tensor | None = None, *, norm: nn.BatchNorm2d | None = None, ties: str = "first"
+    x: Tensor, ws: Tensor, bs: Tensor | None = None, *, norm: nn.Module | None = None, ties: str = "first"
 ) -> Tensor:
     """The spatial gate alone, of x as it is: arguments, result and errors as in :func:`cbam`, (N, 1, H, W)."""
-    check(x, None, None, ws, None, None, bs, None, ties)
+    check(x, None, None, ws, None, None, bs, None, ties, norm)
     backend = backend_for(x)
-    if backend == "reference" or unserved(backend, x, None, ties):
+    if backend == "reference" or unserved(backend, x, None, ties) or not _is_batch_norm(norm):
         return reference.spatial_gate(x, ws, bs, norm=norm, switches=reference.TIES[ties])
     logits = autograd.Gate.apply(x, None, None, ws, None, None, bs, ties, backend)
     if norm is not None:  # it computes in the type of its tensors, and sums of a half type are better float32
@@ -103,8 +106,10 @@ def spatial_gate(
     return logits.sigmoid().to(x.dtype)
 
 
-def unserved(backend: str, x: Tensor, norm: nn.BatchNorm2d | None, ties: str) -> str:
+def unserved(backend: str, x: Tensor, norm: nn.Module | None, ties: str) -> str:
     """Why this backend leaves such a call to the reference; empty if it serves it."""
+    if not _is_batch_norm(norm):
+        return f"{type(norm).__name__} in the place of BatchNorm2d"
     if isinstance(norm, nn.SyncBatchNorm) and _uses_batch_statistics(norm):
         return "SyncBatchNorm, whose statistics are those of all processes"
     if backend in ("cuda", "triton") and ties == "even":
@@ -114,7 +119,11 @@ def unserved(backend: str, x: Tensor, norm: nn.BatchNorm2d | None, ties: str) ->
     return ""
 
 
-def _uses_batch_statistics(norm: nn.BatchNorm2d) -> bool:
+def _is_batch_norm(norm: nn.Module | None) -> bool:
+    return norm is None or isinstance(norm, nn.BatchNorm2d | nn.SyncBatchNorm)
+
+
+def _uses_batch_statistics(norm: nn.BatchNorm2d | nn.SyncBatchNorm) -> bool:
     return norm.training or norm.running_mean is None
 
 
@@ -140,6 +149,7 @@ def _fold(ws: Tensor, bs: Tensor | None, norm: nn.BatchNorm2d, dtype: torch.dtyp
     """The weight and bias of the convolution with BatchNorm's running statistics in them, differentiable."""
     parts = (norm.running_mean, norm.running_var, norm.weight, norm.bias, bs)
     mean, var, weight, bias, bs = (None if t is None else t.to(dtype) for t in parts)
+    assert mean is not None and var is not None  # without them the statistics are those of the batch
     scale = (var + norm.eps).rsqrt()
     if weight is not None:
         scale = scale * weight
@@ -151,9 +161,10 @@ def backend_for(x: Tensor) -> str:
     """Which implementation serves x now: "cpu", "cuda" (C++, CUDA kernels), "triton" or "reference" (plain PyTorch).
 
     GPU tensors go to the CUDA kernels where these were built for such a GPU, else to Triton's. The reference serves
-    devices without kernels, functorch transforms and forward-mode AD, and everything if the environment says
-    CBAM_FUSED_BACKEND=reference. CBAM_FUSED_BACKEND=cpu, =cuda and =triton make missing kernels an error.
-    Triton serves GPUs, and tensors on the CPU only where both CBAM_FUSED_BACKEND=triton and TRITON_INTERPRET=1 are set.
+    devices without kernels, functorch transforms, forward-mode AD, torch.onnx.export and torch.jit.trace, and
+    everything if the environment says CBAM_FUSED_BACKEND=reference. CBAM_FUSED_BACKEND=cpu, =cuda and =triton make
+    missing kernels an error. Triton serves GPUs, and tensors on the CPU only where both CBAM_FUSED_BACKEND=triton and
+    TRITON_INTERPRET=1 are set.
 
     Raises:
         RuntimeError: CBAM_FUSED_BACKEND names an unknown backend, or one that cannot serve x.
@@ -167,8 +178,7 @@ def backend_for(x: Tensor) -> str:
     for backend in BACKENDS if wanted == "auto" else (wanted,):
         reason = _missing(backend, x.device)
         if not reason:
-            plain = torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
-            return "reference" if plain else backend
+            return "reference" if _needs_plain_operators() else backend
     if wanted != "auto":
         raise RuntimeError(f"CBAM_FUSED_BACKEND={wanted}, but x is on {x.device}; {reason}")
     return "reference"
@@ -189,3 +199,15 @@ def _missing(backend: str, device: torch.device) -> str:
         "1",
     ]
     return "" if interpreted else "Triton serves tensors on a CPU only with TRITON_INTERPRET=1"
+
+
+def _needs_plain_operators() -> bool:
+    """Under a transform that knows no rule for ours, or where the result runs where they are unknown."""
+    if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
+        return True
+    return torch.jit.is_tracing() or (torch.compiler.is_exporting() and torch.onnx.is_in_onnx_export())
+
+
+# To torch.fx they are leaves: a graph has one call, and the checks see tensors only.
+for _name in ("cbam", "channel_gate", "spatial_gate"):
+    fx.wrap(_name)

@@ -1,13 +1,17 @@
 """The drop-in modules: the parameters of the reference, the computation of the fused kernels."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from . import functional, reference
+from .checks import check_input
+from .hooks import has_hooks, masks_are_called
 from .switches import Switches
 
 __all__ = ["CBAM", "Backend", "ChannelAttention", "SpatialAttention"]
+
+fx.wrap("check_input")  # a leaf: tracing has no tensor to check
 
 # The kernels know only the tutorial's values of these switches, by gate.
 SERVED = {
@@ -26,49 +30,56 @@ class Backend(NamedTuple):
 class ChannelAttention(reference.ChannelAttention):
     """Fused :class:`cbam_fused.reference.ChannelAttention`: same arguments, parameters and results."""
 
-    def __init__(self, channels: int, reduction: int | None = None, *, variant: str = "tutorial", **switches):
+    def __init__(self, channels: int, reduction: int | None = None, *, variant: str = "tutorial", **switches: Any):
         super().__init__(channels, reduction, variant=variant, **switches)
         self._unserved = _unserved(self.switches, "channel")
 
     def forward(self, x: Tensor) -> Tensor:
-        if self._unserved:
+        if self._unserved or self.calls_layers():
+            check_input(x)
             return super().forward(x)
-        return functional.channel_gate(x, *self.weights(), ties=self.switches.ties)
+        w1, w2, b1, b2 = self.weights()
+        assert w2 is not None  # the width "single" is not served
+        return functional.channel_gate(x, w1, w2, b1, b2, ties=self.switches.ties)
 
     def backend_for(self, x: Tensor) -> Backend:
         """Which implementation serves x, and why."""
-        return _backend(x, self, None)
+        return _backend(x, self, None, self.calls_layers())
 
 
 class SpatialAttention(reference.SpatialAttention):
     """Fused :class:`cbam_fused.reference.SpatialAttention`: same arguments, parameters and results."""
 
-    def __init__(self, kernel_size: int | None = None, *, variant: str = "tutorial", **switches):
+    def __init__(self, kernel_size: int | None = None, *, variant: str = "tutorial", **switches: Any):
         super().__init__(kernel_size, variant=variant, **switches)
         self._unserved = _unserved(self.switches, "spatial")
 
     def forward(self, x: Tensor) -> Tensor:
-        if self._unserved:
+        if self._unserved or self.calls_layers():
+            check_input(x)
             return super().forward(x)
-        return functional.spatial_gate(x, self.weight(), self.conv1.bias, norm=self.bn, ties=self.switches.ties)
+        return functional.spatial_gate(x, self.weight(), self.conv1.bias, norm=self.norm(), ties=self.switches.ties)
+
+    def norm(self) -> nn.BatchNorm2d | None:
+        """What follows the convolution; nothing if it was folded, for which fuse_modules leaves an nn.Identity."""
+        return None if isinstance(self.bn, nn.Identity) else self.bn
 
     def weight(self) -> Tensor:
         """The weight over [mean, max]; one over their mean has half of it for each."""
         weight = self.conv1.weight
-        return weight if weight.shape[1] == 2 else (weight / 2).repeat(1, 2, 1, 1)
+        return weight if self.switches.maps == "both" else (weight / 2).repeat(1, 2, 1, 1)
 
     def backend_for(self, x: Tensor) -> Backend:
         """Which implementation serves x, and why."""
-        return _backend(x, self, None)
+        return _backend(x, self, None, self.calls_layers())
 
 
 class CBAM(reference.CBAM):
     """Fused CBAM: same arguments, parameters, initial values and results as :class:`cbam_fused.reference.CBAM`.
 
     A state_dict goes from one to the other in both directions with ``strict=True``. The sub-modules
-    ``ca`` and ``sa`` hold the parameters and still return masks when called themselves, but ``forward``
-    does not call them, so hooks registered on them do not run. What the kernels do not serve runs the reference;
-    :meth:`backend_for` says why.
+    ``ca`` and ``sa`` hold the parameters and return masks when called themselves; ``forward`` calls them, and their
+    layers, only where they have hooks. What the kernels do not serve runs the reference; :meth:`backend_for` says why.
 
     Shape: (N, C, H, W) -> (N, C, H, W), in x's dtype and memory layout.
     Raises: what :func:`cbam_fused.functional.cbam` raises.
@@ -84,7 +95,7 @@ class CBAM(reference.CBAM):
         kernel_size: int | None = None,
         *,
         variant: str = "tutorial",
-        **switches,
+        **switches: Any,
     ):
         super().__init__(channels, reduction, kernel_size, variant=variant, **switches)
         self._unserved = _unserved(self.switches, "channel", "spatial")
@@ -96,9 +107,12 @@ class CBAM(reference.CBAM):
     def forward(self, x: Tensor, *, residual: Tensor | None = None, relu: bool = False) -> Tensor:
         """relu(CBAM(x) + residual), each part only where asked for, in one pass."""
         if self._three_weights:
-            ca = self.ca
-            return functional.cbam(x, ca.fc1.weight, ca.fc2.weight, self.sa.conv1.weight, residual=residual, relu=relu)
-        if self._unserved:
+            ca, sa = self.ca, self.sa
+            fc1, fc2, conv1 = ca.fc1, ca.fc2, sa.conv1
+            if not has_hooks(ca, sa, fc1, fc2, conv1):
+                return functional.cbam(x, fc1.weight, fc2.weight, conv1.weight, residual=residual, relu=relu)
+        if self._unserved or masks_are_called(self.ca, self.sa):
+            check_input(x)
             return super().forward(x, residual=residual, relu=relu)
         if self.switches.residual:
             residual = x if residual is None else x + residual
@@ -106,7 +120,8 @@ class CBAM(reference.CBAM):
 
     def backend_for(self, x: Tensor) -> Backend:
         """Which implementation serves x, and why."""
-        return _backend(x, self, None if self.sa is None else self.sa.bn)
+        norm = None if self.sa is None else self.sa.norm()
+        return _backend(x, self, norm, masks_are_called(self.ca, self.sa))
 
 
 def attend(
@@ -117,10 +132,14 @@ def attend(
     residual: Tensor | None = None,
     relu: bool = False,
 ) -> Tensor:
-    """relu(x g s + residual) with the two masks, neither of them the reference's only, in one pass."""
+    """relu(x g s + residual) with the two masks, neither of them the reference's only, in one pass if without hooks."""
+    if masks_are_called(ca, sa):
+        return reference.gated(x, ca, sa, residual=residual, relu=relu)
     w1, w2, b1, b2 = (None,) * 4 if ca is None else ca.weights()
-    ws, bs, norm = (None,) * 3 if sa is None else (sa.weight(), sa.conv1.bias, sa.bn)
-    ties = (ca or sa).switches.ties
+    ws, bs, norm = (None,) * 3 if sa is None else (sa.weight(), sa.conv1.bias, sa.norm())
+    mask = sa if ca is None else ca
+    assert mask is not None  # there is no CBAM without either
+    ties = mask.switches.ties
     return functional.cbam(x, w1, w2, ws, b1, b2, bs, norm=norm, residual=residual, relu=relu, ties=ties)
 
 
@@ -133,9 +152,13 @@ def _unserved(switches: Switches, *gates: str) -> str:
     return ", ".join(f"{n}={getattr(switches, n)!r}" for n in names)
 
 
-def _backend(x: Tensor, module: CBAM | ChannelAttention | SpatialAttention, norm: nn.BatchNorm2d | None) -> Backend:
+def _backend(
+    x: Tensor, module: CBAM | ChannelAttention | SpatialAttention, norm: nn.Module | None, hooks: bool
+) -> Backend:
     if module._unserved:
         return Backend("reference", f"no kernels for {module._unserved}")
+    if hooks:
+        return Backend("reference", "layers with hooks are called one by one")
     name = functional.backend_for(x)
     if name == "reference":
         return Backend(name, f"no kernels for {x.device.type} tensors, or switched off, or under a transform")

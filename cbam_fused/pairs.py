@@ -4,13 +4,15 @@ import copy
 import inspect
 import operator
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 from torch.fx.graph import inplace_methods
 
+from .hooks import has_hooks
 from .modules import ChannelAttention, SpatialAttention, attend
-from .recognise import has_hooks, random_copy
+from .recognise import random_copy
 
 _MULTIPLICATIONS = (operator.mul, torch.mul, "mul")
 _SIZES = (32, 224)
@@ -78,43 +80,48 @@ class _Children(fx.Tracer):
 
 def _traces(module: nn.Module) -> list[fx.Graph] | None:
     """The graphs of forward in eval and in training mode; None if it cannot be traced."""
-    attributes, training, graphs = {*module.__dict__}, module.training, []
+    attributes, training = {*module.__dict__}, module.training
+    graphs: list[fx.Graph] = []
     try:
         for mode in (False, True):
             module.training = mode
             graphs.append(_Children().trace(module))
     except Exception:  # whatever Python code does with a proxy
-        graphs = None
+        graphs.clear()
     module.training = training
     constants = {*module.__dict__} - attributes  # the tracer puts them there
     for name in constants:
         delattr(module, name)
-    return None if constants else graphs
+    return graphs if graphs and not constants else None
 
 
 def _fuse(module: nn.Module, graph: fx.Graph, channel: fx.Node) -> tuple[str, str] | None:
     """If this node and the next three are a pair, put one call in their place; the names of its two modules."""
     refined = _product(module, channel, ChannelAttention)
-    spatial = refined.next if refined else channel
-    result = _product(module, spatial, SpatialAttention) if refined else None
+    if refined is None:
+        return None
+    spatial = refined.next
+    result = _product(module, spatial, SpatialAttention)
     if result is None or spatial.args[0] is not refined or {*refined.users} != {spatial, result}:
         return None
-    if len({module.get_submodule(mask.target).switches.ties for mask in (channel, spatial)}) > 1:
+    names = str(channel.target), str(spatial.target)
+    gates: list[Any] = [module.get_submodule(name) for name in names]
+    if gates[0].switches.ties != gates[1].switches.ties:
         return None
     with graph.inserting_before(channel):
-        masks = [graph.get_attr(node.target) for node in (channel, spatial)]
+        masks = [graph.get_attr(name) for name in names]
         call = graph.call_function(attend, (*masks, channel.args[0]))
     result.replace_all_uses_with(call)
     for node in (result, spatial, refined, channel):
         graph.erase_node(node)
-    return channel.target, spatial.target
+    return names
 
 
-def _product(module: nn.Module, mask: fx.Node, kind: type) -> fx.Node | None:
+def _product(module: nn.Module, mask: fx.Node, kind: type[nn.Module]) -> fx.Node | None:
     """The next node, if it multiplies a mask with what it is the mask of, and nothing else uses the mask."""
     if mask.op != "call_module" or len(mask.args) != 1 or mask.kwargs or [*mask.users] != [mask.next]:
         return None
-    gate = module.get_submodule(mask.target)
+    gate: Any = module.get_submodule(str(mask.target))
     if type(gate) is not kind or gate._unserved or has_hooks(gate):
         return None
     product = mask.next

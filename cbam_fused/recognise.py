@@ -5,6 +5,7 @@ import itertools
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -38,11 +39,13 @@ class Layers:
     @classmethod
     def of(cls, module: nn.Module) -> "Layers | None":
         """None if the layers are not those of a CBAM or of one of its masks."""
-        mlp, conv, norm = [], [], []
+        mlp: list[str] = []
+        conv: list[str] = []
+        norm: list[str] = []
         for name, layer in module.named_modules():
             if not layer._parameters and not layer._buffers:
                 continue
-            shape = layer.weight.shape if isinstance(layer, nn.Linear | nn.Conv2d) else ()
+            shape: tuple[int, ...] = layer.weight.shape if isinstance(layer, nn.Linear | nn.Conv2d) else ()
             if len(shape) == 4 and shape[0] == 1 and shape[1] in (1, 2) and 1 < shape[2] == shape[3] and shape[3] % 2:
                 conv.append(name)
             elif len(shape) == 2 or (len(shape) == 4 and shape[2:] == (1, 1)):
@@ -55,7 +58,7 @@ class Layers:
                 return None
         if not mlp and not conv:
             return None
-        found = [module.get_submodule(name) for name in (*mlp, *conv)]
+        found: list[Any] = [module.get_submodule(name) for name in (*mlp, *conv)]
         shapes = [layer.weight.shape[:2] for layer in found[: len(mlp)]]
         biases = [layer.bias is not None for layer in found]
         single = len(mlp) == 1 and shapes[0][0] == shapes[0][1]
@@ -116,7 +119,8 @@ class Proof:
             target.data = rearranged(name, tensor.detach(), self.switches.spatial_order, linear=False).clone()
             target.requires_grad_(tensor.requires_grad)
         if self.layers.norm:
-            norm, old = (module if self.mask else module.sa).bn, original.get_submodule(self.layers.norm)
+            norm: Any = module.get_submodule("bn" if self.mask else "sa.bn")
+            old: Any = original.get_submodule(self.layers.norm)
             norm.eps, norm.momentum = old.eps, old.momentum
         return module
 
@@ -198,7 +202,9 @@ def prove(module: nn.Module, layers: Layers) -> tuple[Proof | None, str]:
 
 def random_copy(module: nn.Module, rng: torch.Generator) -> nn.Module:
     """A float64 copy on the CPU, without hooks, with random state: equality is that of functions, not of weights."""
-    hooks = {id(m.__dict__[name]): OrderedDict() for m in module.modules() for name in HOOKS if m.__dict__[name]}
+    hooks: dict[int, Any] = {
+        id(m.__dict__[name]): OrderedDict() for m in module.modules() for name in HOOKS if m.__dict__[name]
+    }
     result = copy.deepcopy(module, hooks).to("cpu", torch.float64).requires_grad_(True)
     for name, t in result.state_dict().items():
         if t.is_floating_point() and t.numel():
@@ -222,7 +228,7 @@ def _step(module: nn.Module, training: bool, x: Tensor, state: Callable[[], dict
         raise TypeError(f"it returns a {type(y).__name__}")
     weights = torch.randn(y.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     (y * weights).sum().backward()
-    result = {"output": y.detach(), "input": x.grad}
+    result = {"output": y.detach(), "input": torch.zeros_like(x) if x.grad is None else x.grad}
     for name, t in state().items():
         result[name] = t.grad.clone() if t.requires_grad and t.grad is not None else t.detach().clone()
     return result
@@ -233,7 +239,3 @@ def _equal(got: dict[str, Tensor], wanted: dict[str, Tensor], order: str) -> boo
         return False
     pairs = ((got[name], rearranged(name, t, order, linear=False)) for name, t in wanted.items())
     return all(torch.allclose(a, b, **TOLERANCE, equal_nan=True) for a, b in pairs)
-
-
-def has_hooks(module: nn.Module) -> bool:
-    return any(module.__dict__[name] for name in HOOKS)

@@ -5,19 +5,29 @@ code bases use: two bias-free 1x1 convolutions shared by both pools, and a k x k
 BatchNorm. :class:`cbam_fused.switches.Switches` names everything in which other implementations differ.
 """
 
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .checkpoints import PublicNames
+from .hooks import has_hooks, masks_are_called
 from .switches import Switches
 from .variants import resolve
 
 TUTORIAL = Switches()
 TIES = {"first": TUTORIAL, "even": Switches(ties="even")}
 
-_ACTIVATIONS = {"relu": F.relu, "leaky_relu": F.leaky_relu, "silu": F.silu, "gelu": F.gelu}
-_GATES = {"sigmoid": torch.sigmoid, "hard_sigmoid": F.hardsigmoid}
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": F.relu,
+    "leaky_relu": F.leaky_relu,
+    "silu": F.silu,
+    "gelu": F.gelu,
+}
+_GATES: dict[str, Callable[[Tensor], Tensor]] = {"sigmoid": torch.sigmoid, "hard_sigmoid": F.hardsigmoid}
 
 
 def channel_gate(
@@ -41,20 +51,31 @@ def channel_gate(
     Returns:
         (N, C, 1, 1) in x's dtype, every value in [0, 1]; in [0, 2] with the gate before the sum of two pools.
     """
-    w1, w2, b1, b2 = (None if p is None else p.to(x.dtype) for p in (w1, w2, b1, b2))
-    act, gate = _ACTIVATIONS[switches.act], _GATES[switches.channel_gate]
+    w1 = w1.to(x.dtype)
+    w2, b1, b2 = (None if p is None else p.to(x.dtype) for p in (w2, b1, b2))
 
     def mlp(pooled: Tensor) -> Tensor:
-        hidden = F.conv2d(pooled, w1.reshape(*w1.shape[:2], 1, 1), b1)
-        return hidden if w2 is None else F.conv2d(act(hidden), w2.reshape(*w2.shape[:2], 1, 1), b2)
+        hidden = F.conv2d(pooled, w1.reshape(w1.shape[0], -1, 1, 1), b1)
+        if w2 is None:
+            return hidden
+        return F.conv2d(_ACTIVATIONS[switches.act](hidden), w2.reshape(w2.shape[0], -1, 1, 1), b2)
 
+    return _gate_of_pools(x, mlp, switches)
+
+
+def _gate_of_pools(x: Tensor, mlp: Callable[[Tensor], Tensor], switches: Switches) -> Tensor:
+    gate = _GATES[switches.channel_gate]
     pools = [_pool(x, name, switches.ties) for name in switches.pools]
     if switches.combine == "mean":
         return gate(mlp(torch.stack(pools).mean(0)))
     terms = [mlp(pooled) for pooled in pools]
     if switches.gate_place == "before_sum":
-        return sum(gate(term) for term in terms)
-    return gate(sum(terms))
+        return _sum([gate(term) for term in terms])
+    return gate(_sum(terms))
+
+
+def _sum(terms: list[Tensor]) -> Tensor:
+    return sum(terms[1:], terms[0])
 
 
 def _pool(x: Tensor, name: str, ties: str) -> Tensor:
@@ -73,7 +94,7 @@ def spatial_gate(
     ws: Tensor,
     bs: Tensor | None = None,
     *,
-    norm: nn.BatchNorm2d | None = None,
+    norm: nn.Module | None = None,
     switches: Switches = TUTORIAL,
 ) -> Tensor:
     """s = sigmoid(norm(conv_k([mean over C of x; max over C of x]) + bs)), zero padding k // 2.
@@ -95,12 +116,15 @@ def spatial_gate(
 
 def spatial_logits(x: Tensor, ws: Tensor, bs: Tensor | None = None, switches: Switches = TUTORIAL) -> Tensor:
     """What goes into the norm and the gate of :func:`spatial_gate`: conv_k([mean over C; max over C of x]) + bs."""
-    ws, bs = (None if p is None else p.to(x.dtype) for p in (ws, bs))
+    ws, bs = ws.to(x.dtype), None if bs is None else bs.to(x.dtype)
+    return F.conv2d(_maps(x, switches), ws, bs, padding=ws.shape[-1] // 2)
+
+
+def _maps(x: Tensor, switches: Switches) -> Tensor:
+    """(N, 2, H, W): mean and maximum over C; with the switch maps "mean" (N, 1, H, W), the mean of the two."""
     highest = x.max(1, keepdim=True).values if switches.ties == "first" else x.amax(1, keepdim=True)
     maps = torch.cat([x.mean(1, keepdim=True), highest], 1)
-    if switches.maps == "mean":
-        maps = maps.mean(1, keepdim=True)
-    return F.conv2d(maps, ws, bs, padding=ws.shape[-1] // 2)
+    return maps.mean(1, keepdim=True) if switches.maps == "mean" else maps
 
 
 def cbam(
@@ -112,7 +136,7 @@ def cbam(
     b2: Tensor | None = None,
     bs: Tensor | None = None,
     *,
-    norm: nn.BatchNorm2d | None = None,
+    norm: nn.Module | None = None,
     residual: Tensor | None = None,
     relu: bool = False,
     switches: Switches = TUTORIAL,
@@ -121,11 +145,25 @@ def cbam(
 
     ``switches`` adds everything that the two gates know of, and x itself to the result.
     """
+    channel = None if w1 is None else partial(channel_gate, w1=w1, w2=w2, b1=b1, b2=b2, switches=switches)
+    spatial = None if ws is None else partial(spatial_gate, ws=ws, bs=bs, norm=norm, switches=switches)
+    return gated(x, channel, spatial, residual=residual, relu=relu, switches=switches)
+
+
+def gated(
+    x: Tensor,
+    channel: Callable[[Tensor], Tensor] | None,
+    spatial: Callable[[Tensor], Tensor] | None,
+    *,
+    residual: Tensor | None = None,
+    relu: bool = False,
+    switches: Switches = TUTORIAL,
+) -> Tensor:
+    """:func:`cbam` with its gates as functions of the feature map, such as the two mask modules."""
     y = x
-    if w1 is not None:
-        y = y * channel_gate(y, w1, w2, b1, b2, switches)
-    if ws is not None:
-        y = y * spatial_gate(y, ws, bs, norm=norm, switches=switches)
+    for gate in (channel, spatial):
+        if gate is not None:
+            y = y * gate(y)
     if switches.residual:
         y = y + x
     if residual is not None:
@@ -143,14 +181,15 @@ class ChannelAttention(PublicNames):
         variant: a name in ``cbam_fused.variants.VARIANTS``; its switches are taken.
         switches: single ones to be changed, as in :class:`cbam_fused.switches.Switches`.
 
-    Shape: (N, C, H, W) -> (N, C, 1, 1). State: ``fc1.weight (R, C, 1, 1)``, ``fc2.weight (C, R, 1, 1)``, and
-    ``fc1.bias (R,)``, ``fc2.bias (C,)`` with the switch ``bias``. State under the names of a variant loads, too.
+    Shape: (N, C, H, W) -> (N, C, 1, 1).
+    State: ``fc1.weight (R, C, 1, 1)``, ``fc2.weight (C, R, 1, 1)``, and ``fc1.bias (R,)``, ``fc2.bias (C,)`` with the
+    switch ``bias``. State under the names of a variant loads, too.
     Raises: ValueError for an argument out of range, an unknown variant, a width of 0; TypeError for an unknown switch.
     """
 
     part = "ca"
 
-    def __init__(self, channels: int, reduction: int | None = None, *, variant: str = "tutorial", **switches):
+    def __init__(self, channels: int, reduction: int | None = None, *, variant: str = "tutorial", **switches: Any):
         super().__init__()
         row, self.switches = resolve(variant, switches)
         self.variant = variant
@@ -163,9 +202,19 @@ class ChannelAttention(PublicNames):
         self.fc2 = None if self.switches.width == "single" else nn.Conv2d(hidden, channels, 1, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.calls_layers():
+            return _gate_of_pools(x, self._mlp, self.switches)
         return channel_gate(x, *self.weights(), switches=self.switches)
 
-    def weights(self) -> tuple[Tensor | None, ...]:
+    def calls_layers(self) -> bool:
+        """Whether forward calls fc1 and fc2, for their hooks to run, and does not just use their parameters."""
+        return has_hooks(self.fc1, self.fc2)
+
+    def _mlp(self, pooled: Tensor) -> Tensor:
+        hidden = self.fc1(pooled)
+        return hidden if self.fc2 is None else self.fc2(_ACTIVATIONS[self.switches.act](hidden))
+
+    def weights(self) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
         """w1, w2, b1, b2 of :func:`channel_gate`."""
         fc1, fc2 = self.fc1, self.fc2
         return (fc1.weight, None, fc1.bias, None) if fc2 is None else (fc1.weight, fc2.weight, fc1.bias, fc2.bias)
@@ -178,14 +227,15 @@ class SpatialAttention(PublicNames):
         kernel_size: odd size of the convolution over the [mean, max] maps; default that of the variant.
         variant, switches: as in :class:`ChannelAttention`.
 
-    Shape: (N, C, H, W) -> (N, 1, H, W). State: ``conv1.weight (1, 2, k, k)``, mean first; ``conv1.bias (1,)`` with
-    the switch ``spatial_bias``; ``bn.*`` with ``norm``. State under the names of a variant loads, too.
+    Shape: (N, C, H, W) -> (N, 1, H, W).
+    State: ``conv1.weight (1, 2, k, k)``, mean first; ``conv1.bias (1,)`` with the switch ``spatial_bias``; ``bn.*``
+    with ``norm``. State under the names of a variant loads, too.
     Raises: as :class:`ChannelAttention`.
     """
 
     part = "sa"
 
-    def __init__(self, kernel_size: int | None = None, *, variant: str = "tutorial", **switches):
+    def __init__(self, kernel_size: int | None = None, *, variant: str = "tutorial", **switches: Any):
         super().__init__()
         row, self.switches = resolve(variant, switches)
         self.variant = variant
@@ -200,7 +250,14 @@ class SpatialAttention(PublicNames):
         self.bn = nn.BatchNorm2d(1, momentum=self.switches.norm_momentum) if self.switches.norm else None
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.calls_layers():
+            logits = self.conv1(_maps(x, self.switches))
+            return _GATES[self.switches.spatial_gate](logits if self.bn is None else self.bn(logits))
         return spatial_gate(x, self.conv1.weight, self.conv1.bias, norm=self.bn, switches=self.switches)
+
+    def calls_layers(self) -> bool:
+        """Whether forward calls conv1 and bn, for their hooks to run, and does not just use their parameters."""
+        return has_hooks(self.conv1, self.bn)
 
 
 class CBAM(PublicNames):
@@ -231,22 +288,25 @@ class CBAM(PublicNames):
         kernel_size: int | None = None,
         *,
         variant: str = "tutorial",
-        **switches,
+        **switches: Any,
     ):
         super().__init__()
         self.switches = resolve(variant, switches)[1]
         self.variant = variant
         channel, spatial = self.parts
-        self.ca = channel(channels, reduction, variant=variant, **switches) if self.switches.channel else None
-        self.sa = spatial(kernel_size, variant=variant, **switches) if self.switches.spatial else None
+        # Any: which of the two are None follows from the arguments, as their users know.
+        self.ca: Any = channel(channels, reduction, variant=variant, **switches) if self.switches.channel else None
+        self.sa: Any = spatial(kernel_size, variant=variant, **switches) if self.switches.spatial else None
 
     def forward(self, x: Tensor, *, residual: Tensor | None = None, relu: bool = False) -> Tensor:
         """relu(CBAM(x) + residual), each part only where asked for."""
+        if masks_are_called(self.ca, self.sa):
+            return gated(x, self.ca, self.sa, residual=residual, relu=relu, switches=self.switches)
         w1, w2, b1, b2 = (None,) * 4 if self.ca is None else self.ca.weights()
         ws, bs, norm = (None,) * 3 if self.sa is None else (self.sa.conv1.weight, self.sa.conv1.bias, self.sa.bn)
         return cbam(x, w1, w2, ws, b1, b2, bs, norm=norm, residual=residual, relu=relu, switches=self.switches)
 
-    def weights(self) -> tuple[Tensor | None, ...]:
+    def weights(self) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         """w1, w2 and ws of :func:`cbam`."""
         w1, w2 = (None, None) if self.ca is None else self.ca.weights()[:2]
         return w1, w2, None if self.sa is None else self.sa.conv1.weight

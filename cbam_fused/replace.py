@@ -8,8 +8,9 @@ from torch import nn
 
 from . import modules
 from .checkpoints import PublicNames
+from .hooks import has_hooks
 from .pairs import fuse_pairs
-from .recognise import HOOKS, Layers, Proof, has_hooks, prove
+from .recognise import HOOKS, Layers, Proof, prove
 
 
 @dataclass
@@ -60,7 +61,8 @@ def replace_cbam(model: nn.Module) -> Report:
 
 def _replacements(model: nn.Module, report: Report) -> dict[nn.Module, nn.Module]:
     """The new module for each that is to be replaced; nothing is changed yet."""
-    uses, new = _uses(model), {}
+    uses = _uses(model)
+    new: dict[nn.Module, nn.Module] = {}
     done: list[str] = []
     suspects: list[str] = []
     for name, module in model.named_modules():
@@ -98,7 +100,7 @@ def _fused(proof: Proof, original: nn.Module) -> PublicNames:
     module = proof.take(proof.build(proof.switches), original)
     module.train(original.training)
     if proof.layers.norm:
-        (module if proof.mask else module.sa).bn.train(original.get_submodule(proof.layers.norm).training)
+        module.get_submodule("bn" if proof.mask else "sa.bn").train(original.get_submodule(proof.layers.norm).training)
     for name in (*HOOKS, "_is_full_backward_hook"):
         module.__dict__[name] = original.__dict__[name]
     return module

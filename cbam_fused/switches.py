@@ -66,7 +66,7 @@ class Switches:
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            allowed = ALLOWED.get(field.name)
+            allowed = ALLOWED.get(field.name, ())
             if field.name == "pools":
                 pools = tuple(n for n in allowed if n in value) if isinstance(value, list | tuple) else ()
                 if not pools or len(pools) != len(value):
@@ -78,7 +78,7 @@ class Switches:
             elif field.name == "width" and type(value) is int:
                 if value < 1:
                     raise ValueError(f"width must be at least 1, got {value}")
-            elif allowed is None:
+            elif not allowed:
                 if not isinstance(value, bool):
                     raise ValueError(f"{field.name} must be True or False, got {value!r}")
             elif value not in allowed:

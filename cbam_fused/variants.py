@@ -6,6 +6,7 @@ Names and formulas are matched; no code of these sources is used. docs/variants.
 import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 from .switches import STATE, Switches
 
@@ -63,14 +64,25 @@ _SE = Switches(width="floor", bias=True, pools=("avg",), spatial=False)
 VARIANTS: dict[str, Variant] = {}
 
 
-def _add(name: str, source: str, licence: str, switches: Switches, ca: str, sa: str, **more) -> None:
+def _add(name: str, source: str, licence: str, switches: Switches, ca: str, sa: str, **more: Any) -> None:
     """Add a row; ca is "sub-module: first layer, second layer", sa "sub-module: convolution, BatchNorm"."""
     outer, _, layers = ca.rpartition(": ")
     fc1, _, fc2 = layers.partition(", ")
     spatial, _, layers = sa.rpartition(": ")
     conv, _, norm = layers.partition(", ")
-    parts = {"ca": outer, "fc1": fc1, "fc2": fc2, "sa": spatial, "conv": conv, "norm": norm}
-    VARIANTS[name] = Variant(name=name, source=source, licence=licence, switches=switches, **parts, **more)
+    VARIANTS[name] = Variant(
+        name=name,
+        source=source,
+        licence=licence,
+        switches=switches,
+        ca=outer,
+        fc1=fc1,
+        fc2=fc2,
+        sa=spatial,
+        conv=conv,
+        norm=norm,
+        **more,
+    )
 
 
 # Bias-free 1 x 1 convolutions, or Linear layers, and no BatchNorm: the family of the tutorials. Both orders of the
@@ -134,7 +146,7 @@ _SE_CHOICES = {"linear": True, "choices": ("residual",)}
 _add("monai_se", "MONAI, ChannelSELayer", "Apache-2.0", _SE, "fc.0, fc.2", "", reduction=2, **_SE_CHOICES)
 
 
-def resolve(variant: str, switches: dict[str, object]) -> tuple[Variant, Switches]:
+def resolve(variant: str, switches: dict[str, Any]) -> tuple[Variant, Switches]:
     """The row of a variant, and its switches with the given ones in their place.
 
     Raises:

@@ -8,13 +8,12 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
+#include "guards.h"
 #include "problem.h"
 
 namespace {
 
 using torch::headeronly::MemoryFormat;
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
 using OptionalTensor = std::optional<Tensor>;
 
 inline cbam::Dtype dtype_of(const Tensor& t) {
@@ -45,14 +44,6 @@ inline Tensor dense(const Tensor& t, bool channels_last) {
     return t;
 }
 
-inline OptionalTensor dense(const OptionalTensor& t, bool channels_last) {
-    return t ? OptionalTensor(dense(*t, channels_last)) : t;
-}
-
-inline OptionalTensor contiguous(const OptionalTensor& t) {
-    return t ? OptionalTensor(torch::stable::contiguous(*t)) : t;
-}
-
 inline const void* pointer(const OptionalTensor& t) { return t ? t->const_data_ptr() : nullptr; }
 
 struct Parameters {
@@ -65,16 +56,36 @@ struct Call {
     Parameters given, held;  // held: contiguous, in the accumulation type
     cbam::Problem p{};
 
-    Call(const Tensor& x_, const Parameters& parameters) : x(dense(x_, is_channels_last(x_))), given(parameters) {
+    Call(const Tensor& x_, const Parameters& parameters)
+        : x(dense(checked_image(x_), is_channels_last(x_))), given(parameters) {
         p.dtype = dtype_of(x);
         p.channels_last = is_channels_last(x_);
         p.N = x.size(0), p.C = x.size(1), p.H = x.size(2), p.W = x.size(3);
-        p.R = given.w1 ? given.w1->size(0) : 0;
-        p.k = given.ws ? given.ws->size(3) : 1;
+        STD_TORCH_CHECK(given.w1.has_value() == given.w2.has_value(), "w1 and w2 must be given together");
+        p.R = given.w1 && given.w1->dim() > 0 ? given.w1->size(0) : 0;
+        p.k = given.ws && given.ws->dim() == 4 ? given.ws->size(3) : 1;
+        check_numel(given.w1, p.R * p.C, "w1"), check_numel(given.b1, p.R, "b1");
+        check_numel(given.w2, p.C * p.R, "w2"), check_numel(given.b2, p.C, "b2");
+        check_numel(given.ws, 2 * p.k * p.k, "ws"), check_numel(given.bs, 1, "bs");
+        STD_TORCH_CHECK(p.k % 2 == 1, "ws must be (1, 2, k, k) with k odd");
         p.x = x.const_data_ptr();
         p.w1 = hold(given.w1, held.w1), p.b1 = hold(given.b1, held.b1);
         p.w2 = hold(given.w2, held.w2), p.b2 = hold(given.b2, held.b2);
         p.ws = hold(given.ws, held.ws), p.bs = hold(given.bs, held.bs);
+    }
+
+    // A tensor like x, dense in its layout.
+    Tensor like_x(const Tensor& t) const { return dense(checked_like(x, t), p.channels_last); }
+    OptionalTensor like_x(const OptionalTensor& t) const { return t ? OptionalTensor(like_x(*t)) : t; }
+
+    // A contiguous tensor of this many sums.
+    Tensor sums(const Tensor& t, int64_t numel) const {
+        STD_TORCH_CHECK(t.numel() == numel && t.scalar_type() == accumulation_type(x),
+                        "s, dg or dlogits does not fit x");
+        return torch::stable::contiguous(t);
+    }
+    OptionalTensor sums(const OptionalTensor& t, int64_t numel) const {
+        return t ? OptionalTensor(sums(*t, numel)) : t;
     }
 
     Tensor new_sums(torch::headeronly::IntHeaderOnlyArrayRef shape) const {
@@ -128,12 +139,18 @@ struct Gradients {
 
 // What the forward left. R is read from it, since not every operator is given w1.
 inline void set_saved(cbam::Problem& p, const Tensor& saved) {
-    p.R = (saved.size(1) - 3 * p.C - 3 * p.HW()) / 2;
+    check_type(saved, p.dtype == cbam::Dtype::f64 ? ScalarType::Double : ScalarType::Float, "saved");
+    STD_TORCH_CHECK(saved.dim() == 2, "saved is not what the forward left");
+    const int64_t R = (saved.size(1) - 3 * p.C - 3 * p.HW()) / 2;
+    STD_TORCH_CHECK(R >= 0 && (p.R == 0 || p.R == R), "saved is not what the forward left");
+    p.R = R;
+    check_numel(saved, p.N * p.saved_size(), "saved");
     p.saved = const_cast<void*>(saved.const_data_ptr());
 }
 
 inline void set_saved(cbam::Problem& p, const Tensor& saved, const Tensor& index) {
     set_saved(p, saved);
+    check_index(p, index);
     p.index = (int32_t*)const_cast<void*>(index.const_data_ptr());
 }
 
@@ -141,7 +158,7 @@ inline std::tuple<Tensor, Tensor> new_saved(Call& call) {
     cbam::Problem& p = call.p;
     Tensor saved = call.new_sums({p.N, p.saved_size()});
     Tensor index = torch::stable::new_empty(call.x, {p.N, p.C + p.HW()}, ScalarType::Int);
-    set_saved(p, saved, index);
+    p.saved = saved.mutable_data_ptr(), p.index = (int32_t*)index.mutable_data_ptr();
     return {saved, index};
 }
 

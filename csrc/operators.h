@@ -16,7 +16,7 @@ template <class Device> struct Operators {
         const Device device(x);
         Call call(x, {w1, b1, w2, b2, ws, bs});
         cbam::Problem& p = call.p;
-        const OptionalTensor dense_residual = dense(residual, p.channels_last);
+        const OptionalTensor dense_residual = call.like_x(residual);
         Tensor y = torch::stable::empty_like(call.x);
         auto [saved, index] = new_saved(call);
         p.residual = pointer(dense_residual);
@@ -41,8 +41,8 @@ template <class Device> struct Operators {
         const Device device(x);
         Call call(x, {});
         cbam::Problem& p = call.p;
-        const Tensor dense_s = torch::stable::contiguous(s);
-        const OptionalTensor dense_residual = dense(residual, p.channels_last);
+        const Tensor dense_s = call.sums(s, p.N * p.HW());
+        const OptionalTensor dense_residual = call.like_x(residual);
         Tensor y = torch::stable::empty_like(call.x);
         set_saved(p, saved);
         p.residual = pointer(dense_residual), p.relu = relu;
@@ -56,8 +56,8 @@ template <class Device> struct Operators {
         const Device device(x);
         Call call(x, {});
         cbam::Problem& p = call.p;
-        const Tensor dense_dy = dense(dy, p.channels_last), dense_s = torch::stable::contiguous(s);
-        const OptionalTensor dense_y = dense(y, p.channels_last);
+        const Tensor dense_dy = call.like_x(dy), dense_s = call.sums(s, p.N * p.HW());
+        const OptionalTensor dense_y = call.like_x(y);
         Tensor dg = call.new_sums({p.N, p.C}), ds = call.new_sums({p.N, 1, p.H, p.W});
         Tensor dresidual = y ? torch::stable::empty_like(call.x) : torch::stable::new_empty(x, {0});
         set_saved(p, saved);
@@ -77,8 +77,8 @@ template <class Device> struct Operators {
         Call call(x, {w1, b1, w2, b2, ws, bs});
         cbam::Problem& p = call.p;
         p.even_ties = even_ties;
-        const Tensor dense_dy = dense(dy, p.channels_last);
-        const OptionalTensor dense_y = dense(y, p.channels_last);
+        const Tensor dense_dy = call.like_x(dy);
+        const OptionalTensor dense_y = call.like_x(y);
         Tensor dx = torch::stable::empty_like(call.x);
         Tensor dresidual = y ? torch::stable::empty_like(call.x) : torch::stable::new_empty(x, {0});
         set_saved(p, saved, index);
@@ -100,8 +100,9 @@ template <class Device> struct Operators {
         Call call(x, {w1, b1, w2, b2, ws, bs});
         cbam::Problem& p = call.p;
         p.even_ties = even_ties;
-        const OptionalTensor dense_dy = dense(dy, p.channels_last);
-        const OptionalTensor dense_s = contiguous(s), dense_dg = contiguous(dg), dense_dlogits = contiguous(dlogits);
+        const OptionalTensor dense_dy = call.like_x(dy);
+        const OptionalTensor dense_s = call.sums(s, p.N * p.HW()), dense_dg = call.sums(dg, p.N * p.C),
+                             dense_dlogits = call.sums(dlogits, p.N * p.HW());
         Tensor dx = torch::stable::empty_like(call.x);
         set_saved(p, saved, index);
         p.dy = pointer(dense_dy), p.s = pointer(dense_s), p.dx = dx.mutable_data_ptr();

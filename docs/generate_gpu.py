@@ -1,7 +1,6 @@
 """Writes docs/gpu.md from the kernels: python docs/generate_gpu.py
 
-Counts the bytes of the Triton kernels in the interpreter and compiles them for five GPUs; the same for the CUDA kernels
-with the emulation and nvcc. None of this needs a GPU.
+Counts their bytes in Triton's interpreter and compiles them for five GPUs, neither of which needs a GPU.
 """
 
 import json
@@ -17,7 +16,6 @@ ROOT = Path(__file__).parent.parent
 TESTS = ROOT / "tests"
 sys.path[:0] = [str(ROOT), str(TESTS)]
 
-import cuda_tables  # noqa: E402
 import torch  # noqa: E402
 import triton  # noqa: E402
 import triton_targets  # noqa: E402
@@ -118,7 +116,7 @@ LAYOUTS = {"NCHW": torch.contiguous_format, "NHWC": torch.channels_last}
 
 
 def main() -> None:
-    (ROOT / "docs" / "gpu.md").write_text(INTRODUCTION + traffic() + compiled() + cuda_tables.text())
+    (ROOT / "docs" / "gpu.md").write_text(INTRODUCTION + traffic() + compiled())
 
 
 def traffic() -> str:

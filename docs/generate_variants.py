@@ -18,6 +18,7 @@ may be given besides: `CBAM(64, variant="official", spatial=False)`. Its paramet
 every variant (`ca.fc1`, `ca.fc2`, `sa.conv1`, `sa.bn`; of the two maps the mean comes first), and it loads a state_dict
 with the names of any variant that has these parameters, by itself or deep in a network, with `strict=True`.
 `export_state_dict(model, NAME)` gives the names of a variant back. `replace_cbam(model)` finds them in a model.
+[migration.md](migration.md) has the way from each.
 
 ## Loading
 

@@ -4,10 +4,13 @@ import copy
 
 import pytest
 import torch
+from functorch.compile import make_boxed_func
 from torch import library
+from torch._dynamo.backends.common import aot_autograd
+from torch._dynamo.testing import CompileCounter
 from truth import LAYOUTS, random_problem
 
-from cbam_fused import CBAM, _ops, functional
+from cbam_fused import CBAM, _ops, functional, reference
 
 
 @pytest.fixture(autouse=True)
@@ -110,9 +113,58 @@ def test_fullgraph_module_in_a_network(options):
             torch.testing.assert_close(compiled(x), expected.detach())
 
 
-def test_export_with_dynamic_batch():
+def count_graphs(modules, inputs, **options):
+    """How many graphs torch.compile makes of the modules, each called with its inputs in turn."""
+    counter = CompileCounter()
+    torch.compiler.reset()
+    for module in modules:
+        module.compile(backend=counter, fullgraph=True, **options)
+    for round_of_inputs in inputs:
+        for module, x in zip(modules, round_of_inputs, strict=True):
+            module(x)
+    return counter.frame_count
+
+
+@pytest.mark.parametrize("dynamic,expected", [(True, 4), (None, 8)])
+def test_stages_of_a_resnet_recompile_for_shapes_alone(dynamic, expected):
+    """A graph for each number of channels; other sizes cost what they cost with plain operators, and no more."""
+    stages = ((64, 28), (128, 14), (256, 7), (512, 4))
+    inputs = [[torch.randn(2 + d, C, side + d, side + d) for C, side in stages] for d in (0, 0, 1, 2, 0)]
+    counts = {cls: count_graphs([cls(C) for C, _ in stages], inputs, dynamic=dynamic) for cls in (CBAM, reference.CBAM)}
+    assert counts == {CBAM: expected, reference.CBAM: expected}
+
+
+def test_a_whole_network_is_one_graph_for_any_size():
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 16, 3), CBAM(16), torch.nn.Conv2d(16, 32, 3, 2), CBAM(32))
+    inputs = [[torch.randn(N, 3, side, side)] for N, side in ((2, 16), (3, 24), (5, 20))]
+    assert count_graphs([network], inputs, dynamic=True) == 1
+
+
+def test_the_graph_is_the_operator_alone():
+    """Nothing of checks and choices is left in compiled code, so the wrapper costs no time there."""
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append([str(node.target) for node in graph.graph.nodes if node.op == "call_function"])
+        return make_boxed_func(graph.forward)
+
     module = CBAM(16)
-    batch = torch.export.Dim("batch", min=1, max=64)
-    program = torch.export.export(module, (torch.randn(4, 16, 9, 9),), dynamic_shapes={"x": {0: batch}})
-    x = torch.randn(7, 16, 9, 9)
-    torch.testing.assert_close(program.module()(x), module(x))
+    compiled = torch.compile(module, backend=aot_autograd(fw_compiler=backend), fullgraph=True)
+    x = torch.randn(2, 16, 5, 5)
+    compiled(x).sum().backward()
+    with torch.no_grad():
+        compiled(x)
+    forward, backward, inference = graphs
+    operator, getitem = str(_ops.forward), "<built-in function getitem>"
+    assert forward[0] == inference[0] == operator and {*forward[1:], *inference[1:]} == {getitem}
+    assert [name for name in backward if "cbam_fused" in name] == [str(_ops.backward)]
+
+
+def test_max_autotune():
+    module = CBAM(16)
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 16, 3), torch.nn.ReLU(), module)
+    x = torch.randn(2, 3, 12, 12)
+    got = torch.compile(network, mode="max-autotune", fullgraph=True)(x)
+    torch.testing.assert_close(got, network(x))
+    grads = [torch.autograd.grad(y.square().sum(), list(network.parameters())) for y in (got, network(x))]
+    torch.testing.assert_close(*grads, rtol=1e-4, atol=1e-4)

@@ -6,9 +6,9 @@ import pytest
 import torch
 from emulation import driver
 from gates import FUNCTIONS
-from truth import DTYPES, LAYOUTS, assert_close_to_truth, errors, random_problem
+from truth import DTYPES, LAYOUTS, assert_close_to_truth, random_problem
 
-from cbam_fused import _ops, functional, reference
+from cbam_fused import _ops
 
 layouts = pytest.mark.parametrize("layout", LAYOUTS, ids=["nchw", "nhwc"])
 dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=str)

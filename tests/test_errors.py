@@ -77,5 +77,5 @@ def test_backend_choice(monkeypatch):
     assert functional.backend_for(x) == "reference"
     assert functional.cbam(**OK).grad_fn is None
     monkeypatch.setenv("CBAM_FUSED_BACKEND", "cdua")
-    with pytest.raises(RuntimeError, match="CBAM_FUSED_BACKEND must be auto, cpu, triton or reference, got 'cdua'"):
+    with pytest.raises(RuntimeError, match="must be auto, cpu, cuda, triton or reference, got 'cdua'"):
         functional.cbam(**OK)

@@ -10,7 +10,7 @@ from cbam_fused import functional, selftest
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
-    monkeypatch.setattr(selftest, "QUICK", [(8, 5, 4)])
+    monkeypatch.setattr(selftest, "QUICK", [(64, 5, 4)])
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch, "compile", lambda function, dynamic: function)
 

@@ -55,8 +55,9 @@ def attention_maps(model: nn.Module, x: Tensor) -> dict[str, AttentionMaps]:
 
 def gates_of(module: nn.Module, x: Tensor) -> tuple[Tensor | None, Tensor | None]:
     """The channel gate of a CBAM for x, and its spatial gate, which is that of x times the channel gate."""
-    if hasattr(module, "gates"):
-        return module.gates(x)
+    gates = getattr(module, "gates", None)
+    if gates is not None:
+        return gates(x)
     if not isinstance(module, reference.CBAM):
         raise TypeError(f"{type(module).__name__} must have gates(x) -> (channel gate, spatial gate)")
     channel = None if module.ca is None else module.ca(x)

@@ -19,7 +19,7 @@ Part = str | re.Pattern | Callable[[str, nn.Module], bool]
 class FrozenStatistics(Substitute):
     """A BatchNorm that stays in eval mode when its network is put into training mode."""
 
-    def train(self, mode: bool = True) -> nn.Module:
+    def train(self, mode: bool = True):
         return super().train(False)
 
 

@@ -1,5 +1,7 @@
 """Initial values with which a CBAM passes its input on almost unchanged."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -28,7 +30,7 @@ def identity_(module: nn.Module, channels: int) -> None:
     # Behind a BatchNorm the convolution keeps its weights: of zeros BatchNorm would take the variance, which is 0,
     # and hand on gradients a few hundred times too large.
     last_of_spatial = conv if norm is None else norm
-    last = [m for m in (layers[-1] if layers else None, last_of_spatial) if m is not None]
+    last: list[Any] = [m for m in (layers[-1] if layers else None, last_of_spatial) if m is not None]
     weight = next(module.parameters())
     noise = torch.randn(2, channels, 7, 7, generator=torch.Generator().manual_seed(0))
     x = noise.to(weight.device, weight.dtype)
@@ -54,10 +56,12 @@ def _outputs(module: nn.Module) -> int | None:
     return module.out_channels if isinstance(module, nn.Conv2d) else None
 
 
-def _pools(module: nn.Module, layer: nn.Module, x: Tensor) -> int:
+def _pools(module: nn.Module, layer: Any, x: Tensor) -> int:
     """How often the layer's bias counts in the channel gate, once for each pool: read off the gate of a bias of 1."""
     layer.bias.fill_(1)
-    return max(1, round(torch.logit(gates_of(module, x)[0].double().mean(), eps=1e-6).item()))
+    channel = gates_of(module, x)[0]
+    assert channel is not None  # the layer is its last one
+    return max(1, round(torch.logit(channel.double().mean(), eps=1e-6).item()))
 
 
 def _is_identity(module: nn.Module, x: Tensor) -> bool:

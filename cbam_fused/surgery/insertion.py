@@ -58,17 +58,19 @@ def insert_cbam(
         TypeError: both or neither of after and where, or one of a wrong type; init="identity" with a factory whose
             modules have no ``gates(x)``.
     """
-    if (after is None) == (where is None):
+    choice = after if where is None else where
+    if choice is None or (after is not None and where is not None):
         raise TypeError("insert_cbam needs either after= (names) or where= (a preset, pattern or predicate)")
     if init not in INITS:
         raise ValueError(f"init must be one of {', '.join(INITS)}, got {init!r}")
     argument = "after" if where is None else "where"
     # Names are checked before the forward pass, which may be long.
-    targets = None if isinstance(where, str) else select(model, after if where is None else where, argument)
+    preset = where if isinstance(where, str) else None
+    targets = select(model, choice, argument) if preset is None else {}
     example = default_input(model) if example_input is None else example_input
     seen = observe(model, example)
-    if targets is None:
-        targets = select(model, preset_places(where, model, seen, example), argument)
+    if preset is not None:
+        targets = select(model, preset_places(preset, model, seen, example), argument)
     places = {n: _place(model, n, m, seen, example, argument) for n, m in targets.items()}
     fused = {n for n, m in targets.items() if where == "in_block" and is_residual_block(m)}
     built = {n: factory(width, reduction, kernel_size) for n, (width, _) in places.items()}
@@ -111,11 +113,14 @@ def _place(
         raise ValueError(f"{argument}: {name!r} already has a child named {CHILD!r}")
     if name not in seen:
         raise ValueError(f"{argument}: {name!r} is not called in the model's forward pass")
+    axes = set()
     for output in seen[name]:
-        if output.shape is None or len(output.shape) != 4:
-            got = output.type_name if output.shape is None else output.shape
+        shape = output.shape
+        if shape is None or len(shape) != 4:
+            got = output.type_name if shape is None else shape
             raise ValueError(f"{argument}: {name!r} must return a tensor (N, C, H, W), got {got}")
-    axes = {(output.shape[axis := channel_axis(model, output.shape, example)], axis) for output in seen[name]}
+        axis = channel_axis(model, shape, example)
+        axes.add((shape[axis], axis))
     if len(axes) > 1:
         widths = " and ".join(str(width) for width, _ in sorted(axes))
         raise ValueError(f"{argument}: {name!r} is called with {widths} channels")

@@ -43,19 +43,19 @@ def _each_layer(model: nn.Module, seen: dict[str, list[Output]], image: Tensor) 
     names = [f"features.{n}" for n in _features(model)]
     if "features.norm5" in names:  # DenseNet: its blocks return their inputs too, what they learn ends in transitions
         return [n for n in names if "transition" in n or n == "features.norm5"]
-    maps = [n for n in names if n in seen and len(seen[n][0].shape or ()) == 4]
-    stages = _by_size(model, maps, seen, image)
+    maps = {n: shape for n in names if n in seen and len(shape := seen[n][0].shape or ()) == 4}
+    stages = _by_size(model, maps, image)
     return [stage[-1] for stage in stages if stage != names[:1] and not _all_pools(model, stage)]
 
 
-def _by_size(model: nn.Module, names: list[str], seen: dict[str, list[Output]], image: Tensor) -> list[list[str]]:
-    """The modules in groups of successive ones whose outputs have one height and width."""
+def _by_size(model: nn.Module, maps: dict[str, tuple[int, ...]], image: Tensor) -> list[list[str]]:
+    """The modules, by their outputs' shapes, in groups of successive ones of one height and width."""
 
     def size(name: str) -> tuple[int, ...]:
-        shape = seen[name][0].shape
+        shape = maps[name]
         return shape[2:] if channel_axis(model, shape, image) == 1 else shape[1:3]
 
-    return [list(group) for _, group in itertools.groupby(names, size)]
+    return [list(group) for _, group in itertools.groupby(maps, size)]
 
 
 def _all_pools(model: nn.Module, names: list[str]) -> bool:

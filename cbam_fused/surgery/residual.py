@@ -1,5 +1,7 @@
 """CBAM in a residual block of ResNet, before the addition, with addition and ReLU in the same pass."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -18,12 +20,14 @@ class ResidualBlock(Substitute):
     ReLU of the block's own forward, which then pass over the feature map again.
     """
 
+    cbam: nn.Module
+
     def forward(self, x: Tensor) -> Tensor:
         z, identity = _branch_and_shortcut(self, x)
         return self.cbam(z, residual=identity, relu=True)
 
 
-def _branch_and_shortcut(block: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+def _branch_and_shortcut(block: Any, x: Tensor) -> tuple[Tensor, Tensor]:
     z = block.bn2(block.conv2(block.relu(block.bn1(block.conv1(x)))))
     if hasattr(block, "conv3"):
         z = block.bn3(block.conv3(block.relu(z)))
@@ -41,7 +45,7 @@ def is_residual_block(module: nn.Module) -> bool:
     )
 
 
-def computes_residual(block: nn.Module) -> bool:
+def computes_residual(block: Any) -> bool:
     """Whether the block returns relu(branch + shortcut), on noise: pre-activation blocks have the same children."""
     weight = block.conv1.weight
     noise = torch.randn(1, block.conv1.in_channels, 8, 8, generator=torch.Generator().manual_seed(0))

@@ -6,22 +6,23 @@ still holds, copies and replicas are of the same class, and torch.compile sees a
 """
 
 import functools
+from typing import SupportsIndex
 
 from torch import nn
 
 
-class Substitute:
+class Substitute(nn.Module):
     """Base of the classes whose methods take the place of a module's own.
 
     The subclass is made at run time, so that no import could find it: it pickles and copies as its two parents.
     """
 
-    def __reduce_ex__(self, protocol: int) -> tuple:
+    def __reduce_ex__(self, protocol: SupportsIndex) -> tuple:
         return (_new, type(self).__bases__, *super().__reduce_ex__(protocol)[2:])
 
 
 def substitute(module: nn.Module, methods: type[Substitute]) -> None:
-    module.__class__ = _subclass(methods, type(module))
+    module.__class__ = _subclass(methods, type(module))  # type: ignore[arg-type]
 
 
 def restore(module: nn.Module) -> None:
@@ -29,11 +30,12 @@ def restore(module: nn.Module) -> None:
     module.__class__ = type(module).__bases__[1]
 
 
+# Classes are hashable, which mypy does not see.
 @functools.cache
 def _subclass(methods: type[Substitute], original: type[nn.Module]) -> type[nn.Module]:
     return type(original.__name__, (methods, original), {"__module__": original.__module__})
 
 
 def _new(methods: type[Substitute], original: type[nn.Module]) -> nn.Module:
-    cls = _subclass(methods, original)
+    cls = _subclass(methods, original)  # type: ignore[arg-type]
     return cls.__new__(cls)

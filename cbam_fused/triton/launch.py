@@ -93,11 +93,11 @@ def channel_pool(call: Call, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     chunk = LOOP * t.pixels
     splits = triton.cdiv(call.P, chunk)
     size = (call.images, splits, call.C)
-    parts = [x.new_empty(size, dtype=dtype) for dtype in (call.acc, call.acc, torch.int32)]
+    sums, maxima, places = (x.new_empty(size, dtype=dtype) for dtype in (call.acc, call.acc, torch.int32))
     forward.channel_pool[(call.images * triton.cdiv(call.C, t.channels) * splits,)](
-        x, *parts, call.first, splits, call.C, call.P, CHUNK=chunk, **call.layout, **_blocks(t)
+        x, sums, maxima, places, call.first, splits, call.C, call.P, CHUNK=chunk, **call.layout, **_blocks(t)
     )
-    return tuple(parts)
+    return sums, maxima, places
 
 
 def channel_gate(call: Call, parts, w1, b1, w2, b2, saved: Tensor, index: Tensor) -> None:

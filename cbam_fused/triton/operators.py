@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -118,8 +119,8 @@ def _backward(operator: str, call: launch.Call, tensors: int, gradients: Callabl
             dmaps = dconv = through_maps = None
             if call.K:
                 dmaps, dconv = launch.spatial_gate_backward(group, dlogits, saved, ws)
-            if call.K and call.R:
-                through_maps = launch.map_products(group, x, dmaps, index)
+                if call.R:
+                    through_maps = launch.map_products(group, x, dmaps, index)
             dpools = launch.channel_gate_backward(group, direct, through_maps, dconv, w1, w2, saved, partial)
             launch.input_gradient(group, dy, saved, s, index, dmaps, dpools, dx)
 
@@ -132,7 +133,8 @@ def _backward(operator: str, call: launch.Call, tensors: int, gradients: Callabl
 def _pool(group: launch.Call, x: Tensor, params: list[Tensor | None], saved: Tensor, index: Tensor) -> None:
     """All that comes before the convolution."""
     if group.R:
-        launch.channel_gate(group, launch.channel_pool(group, x), *params[:4], saved, index)
+        w1, b1, w2, b2, *_ = params
+        launch.channel_gate(group, launch.channel_pool(group, x), w1, b1, w2, b2, saved, index)
     if group.K:
         launch.spatial_pool(group, x, saved, index)
 
@@ -169,7 +171,7 @@ def _new_saved(call: launch.Call, x: Tensor) -> tuple[Tensor, Tensor]:
     return saved, x.new_zeros(places, dtype=torch.int32)
 
 
-def _contiguous(call: launch.Call, *params: Tensor | None) -> list[Tensor | None]:
+def _contiguous(call: launch.Call, *params: Tensor | None) -> list[Any]:
     return [None if p is None else p.to(call.acc).contiguous() for p in params]
 
 
@@ -185,7 +187,7 @@ def _on(device: torch.device):
 
 def _like(p: Tensor | None, gradient: Tensor | None, saved: Tensor) -> Tensor:
     """The gradient in the type and with the strides of its parameter; empty without one."""
-    if p is None:
+    if p is None or gradient is None:
         return saved.new_empty((0,))
     same = p.dtype == gradient.dtype and p.is_contiguous()
     return gradient if same else torch.empty_like(p).copy_(gradient)

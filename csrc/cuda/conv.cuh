@@ -90,7 +90,7 @@ template <int K, class F> __global__ void __launch_bounds__(kThreads)
     const int64_t image = blockIdx.x / blocks;
     dz += image * H * W;
     const bool bias = block + 1 == blocks;
-    const F* map = (block < unsigned(k) ? mean : max).of(image);
+    const F* map = block < unsigned(k) ? mean.of(image) : max.of(image);
     const int a = block % k, pad = k / 2;
     for (int b = 0; b < (bias ? 1 : k); b += kColumns) {
         F sums[kColumns] = {};

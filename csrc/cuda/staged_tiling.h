@@ -13,7 +13,10 @@ struct Matrix {
     int rows, cols, vector, line;
 
     Matrix(const Problem& p, int vector, int element_size)
-        : rows(p.channels_last ? p.HW() : p.C), cols(p.channels_last ? p.C : p.HW()), vector(vector) {}
+        : rows(p.channels_last ? p.HW() : p.C),
+          cols(p.channels_last ? p.C : p.HW()),
+          vector(vector),
+          line(128 / element_size) {}
 
     Tiling tiling(int lanes, int64_t tile_rows, int64_t tile_cols) const {
         const int row_tiles = ceil_div(rows, tile_rows), col_tiles = ceil_div(cols, tile_cols);

@@ -25,7 +25,7 @@ RUNTIME = [
     for name in ("scheduler", "groups", "launch", "memory", "checker", "instrumentation", "traffic")
 ]
 
-COMMON = ["-std=c++20", "-g1", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-pthread"]
+COMMON = ["-std=c++20", "-g1", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-pthread", "-DCBAM_EMULATION"]
 WARNINGS = [
     "-Wall",
     "-Werror",
@@ -73,21 +73,20 @@ def load(name: str, mode: str) -> ModuleType:
     # PyTorch brings pybind11's headers.
     headers = [Path(torch.__file__).parent / "include", sysconfig.get_path("include")]
     of_bindings = [*of_rest, "-O0", *(f"-isystem{path}" for path in headers)]
+    # Kernels come last: of an inline function in several objects the linker keeps the first, and what the runtime uses
+    # must not be instrumented.
     units = [(source, of_bindings) for source in (HERE / "bindings.cpp", binding)]
-    # What is in a .cpp runs on the host only: nothing of it is to be checked or counted.
-    units += [
-        (source, [*(of_kernels if source.suffix == ".cu" else of_rest), "-DCBAM_EMULATION"]) for source in kernels
-    ]
     units += [(source, of_rest) for source in RUNTIME]
+    # What is in a .cpp runs on the host only: nothing of it is to be checked or counted.
+    units += [(source, of_rest if source.suffix == ".cpp" else of_kernels) for source in kernels]
     FOLDER.mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         objects = list(pool.map(lambda unit: _compile(unit[0], [*unit[1], *includes]), units))
-    contents = hashlib.sha256(b"".join(path.read_bytes() for path in objects)).hexdigest()[:16]
-    module = FOLDER / f"{name}-{mode}-{contents}.so"
+    # -Bsymbolic: the runtime's functions here, not those of a libcudart that PyTorch has loaded.
+    link = ["g++", "-shared", "-Wl,-Bsymbolic", *WRAPPED, *of_linker, "-pthread", *map(str, objects)]
+    module = FOLDER / f"{name}-{mode}-{hashlib.sha256(shlex.join(link).encode()).hexdigest()[:16]}.so"
     if not module.exists():
-        # -Bsymbolic: the runtime's functions here, not those of a libcudart that PyTorch has loaded.
-        link = ["g++", "-shared", "-Wl,-Bsymbolic", *WRAPPED, *of_linker, "-pthread"]
-        _make(module, [*link, *map(str, objects)])
+        _make(module, link)
     # A name of its own, since of modules of one name pybind11 makes only the first.
     name = f"{mode}.{name}"
     loader = importlib.machinery.ExtensionFileLoader(name, str(module))

@@ -1,0 +1,61 @@
+"""What the module costs inside a network that torch.compile has as a whole, over the bare operators in its place."""
+
+import pytest
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from cbam_fused import CBAM, autograd, insert_cbam, reference
+
+from . import cases, networks, timing
+
+BACKENDS = {"cpu": "cpu", "cuda": "triton"}
+
+
+class Bare(reference.CBAM):
+    """The operators with nothing around them: no checks, no choice."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return autograd.Cbam.apply(x, *self.weights(), None, None, None, None, False, "first", BACKENDS[x.device.type])
+
+
+def pytest_generate_tests(metafunc):
+    metafunc.parametrize("mode", ["inference"] if metafunc.config.getoption("--quick") else ["training", "inference"])
+    metafunc.parametrize("device", cases.DEVICES)
+
+
+def build(factory: type[nn.Module] | None, images: Tensor) -> nn.Module:
+    torch.manual_seed(0)
+    network = torchvision.models.resnet18(num_classes=networks.CLASSES)
+    if factory is not None:
+        insert_cbam(network, where="each_layer", factory=factory)
+    network.to(images.device, memory_format=torch.channels_last).compile(fullgraph=True, dynamic=False)
+    return network
+
+
+def test_compiled_network(device, mode, benchmark, results, quick, tmp_path):
+    torch.compiler.reset()
+    count, side = (4, 64) if quick else (16, 160)
+    images, labels = (t.to(device) for t in networks.batch(None, tmp_path, count, side))
+    built = {name: build(factory, images) for name, factory in (("none", None), ("bare", Bare), ("fused", CBAM))}
+    steps = networks.Steps(built, images, labels, mode == "training")
+    steps()  # compiles
+    with torch.set_grad_enabled(steps.training):
+        logits = [built[name](images) for name in ("bare", "fused")]
+    if not torch.equal(*logits):
+        pytest.fail("not timed: after one step the logits of the two networks differ")
+    rounds = timing.rounds_for(5 if quick else 50, 5, steps)
+    for times in steps.times.values():
+        times.clear()
+    benchmark.pedantic(steps, rounds=rounds, iterations=1)
+    entry = {
+        "device": device,
+        "network": "resnet18 compiled",
+        "mode": mode,
+        "images": list(images.shape),
+        "rounds": rounds,
+        "seconds": steps.seconds(),
+        "tax": steps.tax(),
+    }
+    benchmark.extra_info.update(entry)
+    results["networks"].append(entry)

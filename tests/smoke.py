@@ -1,0 +1,58 @@
+"""The smoke test of an installed wheel: runs with torch, the package and nothing else, and ends with one line.
+
+    python tests/smoke.py
+
+Values and gradients of the fused module are compared with those of the plain one, for every dtype, both layouts and
+both modes of BatchNorm; so are those of an exported program, and a state_dict goes there and back.
+"""
+
+import itertools
+
+import torch
+
+import cbam_fused
+from cbam_fused import CBAM, _ops, reference
+
+# Of the result's largest element: about a hundred roundings of the type.
+TOLERANCE = {torch.float64: 1e-13, torch.float32: 1e-5, torch.float16: 2e-2, torch.bfloat16: 2e-1}
+
+LAYOUTS = (torch.contiguous_format, torch.channels_last)
+
+
+def results(module: torch.nn.Module, x: torch.Tensor) -> list[torch.Tensor]:
+    x = x.detach().requires_grad_()
+    y = module(x)
+    return [y.detach(), *torch.autograd.grad(y, [x, *module.parameters()], x.detach())]
+
+
+def check_module(variant: str, training: bool, dtype: torch.dtype, layout: torch.memory_format) -> None:
+    torch.manual_seed(0)
+    fused = CBAM(48, variant=variant).to(dtype).train(training)
+    plain = reference.CBAM(48, variant=variant).double().train(training)
+    plain.load_state_dict(fused.state_dict(), strict=True)
+    x = torch.randn(3, 48, 13, 11).to(dtype).to(memory_format=layout)
+    assert fused.backend_for(x).name == "cpu", fused.backend_for(x)
+    for got, expected in zip(results(fused, x), results(plain, x.double()), strict=True):
+        error, largest = (got.double() - expected).abs().max().item(), expected.abs().max().item()
+        assert error <= TOLERANCE[dtype] * largest, (variant, training, dtype, layout, error, largest)
+
+
+def check_export() -> None:
+    module, x = CBAM(16).eval(), torch.randn(2, 16, 9, 9)
+    program = torch.export.export(module, (x,), dynamic_shapes={"x": {0: torch.export.Dim("batch")}}).module()
+    x = torch.randn(5, 16, 9, 9)
+    assert torch.equal(program(x), module(x))
+
+
+def main() -> None:
+    assert not _ops.cpu_missing, _ops.cpu_missing
+    cases = list(itertools.product(("tutorial", "official"), (True, False), TOLERANCE, LAYOUTS))
+    for case in cases:
+        check_module(*case)
+    check_export()
+    where = f"{cbam_fused.__file__}, {_ops.cpu_capability()}"
+    print(f"{len(cases) + 1} checks passed with torch {torch.__version__}: {where}")
+
+
+if __name__ == "__main__":
+    main()

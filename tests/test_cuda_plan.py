@@ -1,0 +1,127 @@
+"""The choice between the schedules of the CUDA kernels: a function of shape, type and device, without a GPU."""
+
+import pytest
+from emulation import driver
+
+# compute capability, multiprocessors, L2 in MB, shared memory of a block in KB, largest cluster
+DEVICES = {
+    "A100": (8, 0, 108, 40, 163, 1),
+    "L4": (8, 9, 58, 48, 99, 1),
+    "RTX 4090": (8, 9, 128, 72, 99, 1),
+    "H100": (9, 0, 132, 50, 227, 16),
+    "H200": (9, 0, 132, 50, 227, 16),
+    "B200": (10, 0, 148, 126, 227, 16),
+    "RTX 5090": (12, 0, 170, 96, 99, 8),
+}
+
+
+def device(name: str):
+    major, minor, multiprocessors, l2, shared, cluster = DEVICES[name]
+    return driver.module("plain").Device(major, minor, multiprocessors, l2 << 20, shared << 10, cluster)
+
+
+def problem(N: int, C: int, side: int, dtype: str = "f16", channels_last: bool = False):
+    p = driver.module("plain").Problem()
+    p.dtype = getattr(driver.module("plain").Dtype, dtype)
+    p.channels_last = channels_last
+    p.N, p.C, p.H, p.W = N, C, side, side
+    p.R, p.k = C // 16, 7
+    p.x = p.y = p.dy = p.dx = 1 << 20
+    return p
+
+
+def plans(p, name: str, wanted: str | None = None):
+    """What forward and backward do: blocks of an image, or images of a staged group."""
+    module = driver.module("plain")
+    found = (module.plan_forward(p, device(name), wanted), module.plan_backward(p, device(name), wanted))
+    return tuple(f"{f.images} images" if f.schedule == module.Schedule.staged else f.cluster for f in found)
+
+
+# Forward and backward of float16, by device and shape: ResNet's maps in a batch of 64.
+MAPS = [(64, 56), (256, 56), (512, 28), (1024, 14), (2048, 7)]
+CHOICES = {
+    # An image does not fit into one block, and there are no clusters: groups that fill half of L2.
+    "A100": [
+        ("26 images", "17 images"),
+        ("6 images", "4 images"),
+        ("13 images", "8 images"),
+        ("26 images", "17 images"),
+        ("52 images", "34 images"),
+    ],
+    # 227 KB a block: half of it, where eight blocks do, so that two share a multiprocessor.
+    "H100": [(8, 8), (16, "5 images"), (4, 8), (8, 4), (4, 8)],
+    "H200": [(8, 8), (16, "5 images"), (4, 8), (8, 4), (4, 8)],
+    "B200": [(8, 8), (16, "13 images"), (4, 8), (8, 4), (4, 8)],
+    # Clusters of at most 8 blocks, of 99 KB.
+    "RTX 5090": [(8, "41 images"), ("15 images", "10 images"), ("31 images", "20 images"), (8, "41 images"), (4, 8)],
+}
+
+
+@pytest.mark.parametrize("name", CHOICES)
+def test_maps_of_resnets(name):
+    assert [plans(problem(64, C, side), name) for C, side in MAPS] == CHOICES[name]
+
+
+@pytest.mark.parametrize("name", DEVICES)
+def test_what_is_chosen_fits(name):
+    module = driver.module("plain")
+    for C, side in MAPS:
+        for dtype in ("f32", "f16", "bf16"):
+            for channels_last in (False, True):
+                p = problem(64, C, side, dtype, channels_last)
+                for plan in (module.plan_forward, module.plan_backward):
+                    chosen = plan(p, device(name))
+                    if chosen.schedule == module.Schedule.staged:
+                        continue
+                    assert chosen.cluster <= DEVICES[name][5]
+                    forced = plan(p, device(name), str(chosen.cluster))  # which is refused if it does not fit
+                    assert (forced.schedule, forced.cluster) == (chosen.schedule, chosen.cluster)
+
+
+def test_small_images_fit_into_one_block_without_clusters():
+    for name in ("A100", "L4", "RTX 4090"):
+        assert plans(problem(256, 512, 7), name)[0] == 1
+
+
+def test_few_images_get_more_blocks_or_the_staged_schedule():
+    assert plans(problem(256, 512, 7), "H100") == (1, 1)
+    assert plans(problem(64, 512, 7), "H100") == (2, 2)
+    assert plans(problem(1, 64, 56), "H100") == ("1 images", "1 images")
+
+
+@pytest.mark.parametrize("name", DEVICES)
+def test_what_only_the_staged_schedule_serves(name):
+    for p in (problem(64, 512, 7, "f64"), problem(64, 3, 5), problem(0, 512, 7), problem(64, 64, 1024, "f32")):
+        assert all("images" in str(plan) for plan in plans(p, name))
+    shifted = problem(256, 512, 7)
+    shifted.x = (1 << 20) + 2
+    assert all("images" in str(plan) for plan in plans(shifted, name))
+
+
+def test_groups_fill_half_of_l2_and_hold_every_image():
+    assert plans(problem(4096, 64, 56), "A100") == ("26 images", "17 images")
+    assert plans(problem(8, 64, 56), "A100") == ("8 images", "8 images")
+
+
+def test_the_override_is_obeyed():
+    assert plans(problem(64, 512, 7), "H100", "staged") == ("64 images", "64 images")
+    assert plans(problem(64, 512, 7), "H100", "4") == (4, 4)
+    assert plans(problem(64, 512, 7), "H100", "auto") == plans(problem(64, 512, 7), "H100")
+
+
+@pytest.mark.parametrize(
+    "p,name,wanted,message",
+    [
+        ((64, 512, 7), "H100", "3", "=3: must be auto, staged or a number of blocks: 1, 2, 4, 8 or 16"),
+        ((64, 512, 7), "H100", "fast", "=fast: must be auto, staged or a number of blocks"),
+        ((64, 512, 7), "A100", "2", "this device has clusters of at most 1 blocks"),
+        ((64, 512, 7), "RTX 5090", "16", "this device has clusters of at most 8 blocks"),
+        ((64, 256, 56, "f32"), "L4", "1", "bytes of shared memory, and may have 101376"),
+        ((64, 512, 7, "f64"), "H100", "1", "float64 has only the staged schedule"),
+        ((64, 3, 5), "H100", "1", "an image must be a multiple of 16 bytes"),
+    ],
+)
+def test_an_override_that_cannot_be(p, name, wanted, message):
+    with pytest.raises(ValueError, match=f"CBAM_FUSED_CUDA_SCHEDULE={wanted}: ") as raised:
+        plans(problem(*p), name, wanted)
+    assert message in str(raised.value)

@@ -1,0 +1,213 @@
+"""What is attached to the modules: hooks, parametrizations, pruning, folded BatchNorm, checkpointing."""
+
+import copy
+import warnings
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils import fusion, parametrizations, parametrize, prune
+from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
+
+from cbam_fused import CBAM, ChannelAttention, SpatialAttention, _ops, reference
+from cbam_fused.pairs import fuse_pairs
+
+X = torch.randn(2, 32, 7, 9, generator=torch.Generator().manual_seed(0)).relu()
+LAYERS = ("ca", "sa", "ca.fc1", "ca.fc2", "sa.conv1")
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    """With other weights every unit of a hidden layer may be 0, and gradients with them."""
+    torch.manual_seed(0)
+
+
+def trained(attach, module):
+    """The output after three steps of SGD with what attach puts on the module, and the module's state."""
+    attach(module)
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
+    for _ in range(3):
+        optimizer.zero_grad()
+        with parametrize.cached():  # spectral_norm makes a step each time that its weight is asked for
+            module(X).square().mean().backward()
+        optimizer.step()
+    return module.eval()(X), module.state_dict()
+
+
+class Layered(nn.Module):
+    """The plain module as users write it: each layer is called."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        plain = reference.CBAM(32)
+        self.ca, self.sa = nn.Module(), nn.Module()
+        self.ca.fc1, self.ca.fc2, self.sa.conv1 = plain.ca.fc1, plain.ca.fc2, plain.sa.conv1
+
+    def forward(self, x):
+        pools = (x.mean((2, 3), keepdim=True), nn.functional.adaptive_max_pool2d(x, 1))
+        x = x * sum(self.ca.fc2(self.ca.fc1(p).relu()) for p in pools).sigmoid()
+        return x * self.sa.conv1(torch.cat([x.mean(1, keepdim=True), x.max(1, keepdim=True).values], 1)).sigmoid()
+
+
+def of_each_layer(attach):
+    def attach_to_all(module):
+        for name in LAYERS[2:]:
+            torch.manual_seed(1)
+            attach(module.get_submodule(name))
+
+    return attach_to_all
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated:FutureWarning")
+@pytest.mark.parametrize(
+    "attach",
+    [
+        parametrizations.weight_norm,
+        parametrizations.spectral_norm,
+        parametrizations.orthogonal,
+        nn.utils.weight_norm,
+        nn.utils.spectral_norm,
+        partial(prune.l1_unstructured, name="weight", amount=0.5),
+    ],
+    ids=["weight_norm", "spectral_norm", "orthogonal", "old weight_norm", "old spectral_norm", "prune"],
+)
+@pytest.mark.parametrize("cls", [CBAM, reference.CBAM], ids=["fused", "reference"])
+def test_reparametrized_weights_train_as_in_a_plain_module(cls, attach):
+    """The old ones and pruning renew the weight in a hook, when the layer is called."""
+    got, state = trained(of_each_layer(attach), cls(32))
+    expected, plain_state = trained(of_each_layer(attach), Layered())
+    torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(dict(state), dict(plain_state), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("cls", [CBAM, reference.CBAM], ids=["fused", "reference"])
+@pytest.mark.parametrize("variant", ["tutorial", "official", "hyso", "ultralytics"])
+def test_hooks_of_every_layer_run(variant, cls):
+    """Also those of variants that the kernels do not serve; the result stays what it was."""
+    module = cls(32, variant=variant).eval()
+    plain, calls = copy.deepcopy(module), []
+    for name, layer in module.named_modules():
+        layer.register_forward_hook(lambda m, args, output, name=name: calls.append(name))
+    y = module(X)
+    assert {*calls} == {name for name, _ in module.named_modules()}
+    torch.testing.assert_close(y, plain(X))
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_a_hook_can_change_what_a_layer_gives(name):
+    module = CBAM(32, 4)
+    handle = module.get_submodule(name).register_forward_hook(lambda m, args, output: output * 0)
+    assert module.backend_for(X).name == "reference" and "hooks" in module.backend_for(X).reason
+    changed = module(X)
+    handle.remove()
+    assert module.backend_for(X) == ("cpu", "") and not torch.allclose(changed, module(X))
+
+
+class Block(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.ca, self.sa = ChannelAttention(32), SpatialAttention()
+
+    def forward(self, x):
+        x = self.ca(x) * x
+        return self.sa(x) * x
+
+
+def test_hooks_of_masks_that_became_one_call_run():
+    block, calls = Block(), []
+    plain = copy.deepcopy(block)
+    assert fuse_pairs(block) == [("ca", "sa")]
+    block.sa.conv1.register_forward_hook(lambda *args: calls.append("conv1"))
+    torch.testing.assert_close(block(X), plain(X))
+    assert calls == ["conv1"]
+
+
+@pytest.mark.parametrize("register", ["register_full_backward_hook", "register_full_backward_pre_hook"])
+@pytest.mark.parametrize("name", ["", *LAYERS])
+def test_backward_hooks_run(name, register):
+    module, calls = CBAM(32), []
+    getattr(module.get_submodule(name), register)(lambda *args: calls.append(name))
+    module(X.clone().requires_grad_()).sum().backward()
+    assert calls
+
+
+def test_hooks_of_parameters_run():
+    module, calls = CBAM(32, 4), []  # with two hidden units both may be dead
+    module.ca.fc1.weight.register_hook(lambda grad: grad * 0)
+    module.ca.fc2.weight.register_post_accumulate_grad_hook(lambda p: calls.append(p.grad.abs().max() > 0))
+    module(X).sum().backward()
+    assert calls == [True] and not module.ca.fc1.weight.grad.any()
+
+
+def test_a_hook_that_came_after_compilation_runs():
+    torch.compiler.reset()
+    module, calls = CBAM(32), []
+    compiled = torch.compile(module, backend="eager", fullgraph=True)
+    compiled(X)
+    module.ca.fc1.register_forward_hook(lambda *args: calls.append("fc1"))
+    torch.testing.assert_close(compiled(X), module(X))
+    assert len(calls) >= 2
+
+
+def official():
+    """In eval mode, with statistics and affine parameters that change something."""
+    module = CBAM(32, variant="official").eval()
+    bn = module.sa.bn
+    for t, value in ((bn.running_mean, 0.3), (bn.running_var, 2), (bn.weight, 1.5), (bn.bias, 0.2)):
+        t.data.fill_(value)
+    return module
+
+
+def test_folded_batch_norm():
+    """torch.nn.utils.fusion, and fuse_modules, which leaves nn.Identity: both are served by the kernels."""
+    module = official()
+    by_hand = copy.deepcopy(module)
+    by_hand.sa.conv1 = fusion.fuse_conv_bn_eval(by_hand.sa.conv1, by_hand.sa.bn)
+    by_hand.sa.bn = None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        fused = torch.ao.quantization.fuse_modules(copy.deepcopy(module), [["sa.conv1", "sa.bn"]])
+    assert isinstance(fused.sa.bn, nn.Identity) and fused.sa.conv1.bias is not None
+    for other in (by_hand, fused):
+        assert other.backend_for(X) == ("cpu", "")
+        torch.testing.assert_close(other(X), module(X))
+        torch.testing.assert_close(other.sa(X), module.sa(X))
+
+
+def test_another_normalisation_in_the_place_of_batch_norm():
+    """Such as torchvision's FrozenBatchNorm2d: it is called, by the reference."""
+    module = official()
+    plain = reference.CBAM(32, variant="official").eval()
+    plain.load_state_dict(module.state_dict())
+    module.sa.bn = plain.sa.bn = nn.GroupNorm(1, 1)
+    name, reason = module.backend_for(X)
+    assert name == "reference" and "GroupNorm" in reason
+    torch.testing.assert_close(module(X), plain(X))
+    torch.testing.assert_close(module.sa(X), plain.sa(X))
+
+
+def keep_ours(ctx, operator, *args, **kwargs):
+    return CheckpointPolicy.MUST_SAVE if operator is _ops.forward else CheckpointPolicy.PREFER_RECOMPUTE
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"use_reentrant": True},
+        {"use_reentrant": False},
+        {"use_reentrant": False, "context_fn": partial(create_selective_checkpoint_contexts, keep_ours)},
+    ],
+    ids=["reentrant", "non-reentrant", "selective"],
+)
+@pytest.mark.parametrize("variant", ["tutorial", "official"])
+def test_checkpointed_module(variant, options):
+    module = CBAM(32, variant=variant)
+    grads = []
+    for forward in (module, partial(checkpoint, module, **options)):
+        x = X.clone().requires_grad_()
+        module.zero_grad()
+        forward(x).square().sum().backward()
+        grads.append([x.grad, *(p.grad for p in module.parameters())])
+    assert all(torch.equal(a, b) for a, b in zip(*grads, strict=True))

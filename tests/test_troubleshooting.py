@@ -1,0 +1,103 @@
+"""Every message of ours that docs/troubleshooting.md explains is one that appears."""
+
+import os
+import re
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from test_package import environment
+
+from cbam_fused import CBAM, _ops, checkpoints, export_state_dict
+
+ROOT = Path(__file__).parent.parent
+PAGE = (ROOT / "docs" / "troubleshooting.md").read_text()
+QUOTED = [line for block in re.findall(r"^```text\n(.*?)^```", PAGE, re.M | re.S) for line in block.splitlines()]
+
+
+def quoted(start: str) -> str:
+    """The one message of the page that starts so."""
+    (message,) = [line for line in QUOTED if line.startswith(start)]
+    return message
+
+
+def build(change: str = "", **variables) -> str:
+    """What a build of the kernels says that cannot come as far as compiling."""
+    code = f"""
+import sys
+sys.path.insert(0, "_build")
+import environment
+{change}
+sys.argv = ["setup.py", "--quiet", "build_ext"]
+exec(open("setup.py").read())
+"""
+    command, env = [sys.executable, "-c", code], os.environ | variables
+    result = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
+    assert result.returncode != 0
+    return result.stderr
+
+
+def test_a_build_without_compiler():
+    assert quoted("no C++ compiler") in build(CXX="no-such-compiler")
+
+
+def test_a_build_without_torch():
+    assert quoted("building needs torch") in build("environment.find_torch = lambda: None")
+
+
+def test_a_build_by_another_compiler():
+    change = "import setuptools, distutils.command.build_ext as module"
+    change += "; module.customize_compiler = lambda compiler: setattr(compiler, 'compiler_type', 'msvc')"
+    assert quoted("the kernels need GCC") in build(change)
+
+
+def test_a_build_site_without_torch(monkeypatch):
+    monkeypatch.setenv("CBAM_FUSED_BUILD_SITE", "/nowhere")
+    with pytest.raises(FileNotFoundError, match=re.escape(quoted("CBAM_FUSED_BUILD_SITE"))):
+        environment.find_torch()
+
+
+def test_reasons_against_cuda_kernels(monkeypatch):
+    monkeypatch.setattr(environment, "nvcc_version", lambda nvcc: "12.8")
+    arguments = [([], "13.0", "nvcc"), (["a.cu"], None, "nvcc"), (["a.cu"], "13.0", None), (["a.cu"], "13.0", "nvcc")]
+    for reason in (environment.cuda_obstacle(*a) for a in arguments):
+        assert reason in QUOTED
+
+
+def test_a_package_without_binary(monkeypatch):
+    monkeypatch.setattr(_ops, "_find", lambda stem: None)
+    assert _ops._load("_C") in QUOTED
+
+
+@pytest.mark.parametrize("backend,start", [("triton", "CBAM_FUSED_BACKEND=triton"), ("gpu", "CBAM_FUSED_BACKEND must")])
+def test_a_backend_that_cannot_be(backend, start, monkeypatch):
+    monkeypatch.setenv("CBAM_FUSED_BACKEND", backend)
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    with pytest.raises(RuntimeError, match=re.escape(quoted(start))):
+        CBAM(8)(torch.zeros(1, 8, 2, 2))
+
+
+@pytest.mark.parametrize(
+    "start,use",
+    [
+        ("width", lambda: CBAM(8, variant="official")),
+        ("w1", lambda: CBAM(64).half()(torch.zeros(1, 64, 2, 2))),
+        ("BatchNorm", lambda: CBAM(64, variant="official")(torch.zeros(1, 64, 1, 1))),
+        ("variant=", lambda: CBAM(64).load_state_dict(export_state_dict(CBAM(64, variant="official"), "official"))),
+    ],
+)
+def test_wrong_use(start, use):
+    with pytest.raises((TypeError, ValueError, RuntimeError), match=re.escape(quoted(start))):
+        use()
+
+
+def test_a_checkpoint_of_unknown_order():
+    state = export_state_dict(CBAM(64, variant="shared_mlp"), "shared_mlp")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        checkpoints._warn.cache_clear()  # it warns once
+        CBAM(64).load_state_dict(state)
+    assert any(str(w.message).startswith(quoted("checkpoint:")) for w in caught)
