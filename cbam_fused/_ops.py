@@ -57,7 +57,7 @@ def _load(stem: str) -> str:
     try:
         torch.ops.load_library(path)
     except OSError as error:
-        return f"{path} does not load: {error}"
+        return f"{path} does not load: {error.__cause__ or error}"  # the cause names what is missing
     return ""
 
 

@@ -100,7 +100,9 @@ def draw(shape: tuple[int, ...], dtype: torch.dtype, layout: str, kind: str) -> 
     x = noise(*shape).clamp(-1.5, 1.5)
     pixels = torch.arange(H * W)
     x.flatten(2)[:, pixels % C, pixels] += 8
-    tensors = {"x": x, "w1": noise(R, C) / (10 * C**0.5), "w2": noise(C, R) / R**0.5, "ws": noise(1, 2, 7, 7) / 20}
+    w1 = noise(R, C) / (10 * C**0.5)
+    w1 *= w1.sum(1, keepdim=True).sign()  # so that no hidden unit is dead
+    tensors = {"x": x, "w1": w1, "w2": noise(C, R) / R**0.5, "ws": noise(1, 2, 7, 7) / 20}
     if kind == "biases, residual and ReLU":
         tensors |= {"b1": noise(R) / 10, "b2": noise(C) / 10, "bs": noise(1) / 10}
         tensors["residual"] = 16 * noise(*shape).sign()

@@ -26,7 +26,8 @@ def test_everything_passes_and_is_written(tmp_path, capsys):
     found = checks["float16", "NHWC", "biases, residual and ReLU"]["found"]
     inputs = ("dx", "dw1", "dw2", "dws", "db1", "db2", "dbs", "dresidual")
     assert found.keys() == {"y", *inputs, "same bits again"}
-    assert all(0 < found[name]["error"] <= found[name]["bound"] < 0.2 for name in ("y", "dx", "dw1"))
+    # None is compared with a gradient of zeros, in which nothing could be wrong.
+    assert all(0 < found[name]["error"] <= found[name]["bound"] for name in ("y", *inputs) if name != "dresidual")
     assert [(t["dtype"], t["layout"]) for t in report["times"]] == [
         (d, la) for d in ("float32", "bfloat16") for la in ("NCHW", "NHWC")
     ]
