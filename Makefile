@@ -4,17 +4,18 @@
 #              instruction set of this processor
 # make dist    sdist and a wheel for this machine, in dist/
 # make wheels  a wheel for other Linux machines too, in wheelhouse/; needs Docker
+# make hub     the tree that Hugging Face's kernel-builder takes, in build/hub
 # make smoke WHEEL=FILE TORCH=torch==2.10.0   the smoke test of a wheel with this torch, in an environment of its own
 # An existing .venv is used as it is, with the torch that is in it.
 
 PYTHON ?= python3
 BIN := .venv/bin
 
-CPP = $(shell find csrc tests bench -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
+CPP = $(shell find csrc tests bench torch-ext -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 # A change in any of these needs a new build; Python files do not, since the installation is editable.
 BUILT_FROM := setup.py pyproject.toml $(wildcard _build/*.py) $(shell find csrc -type f)
 
-.PHONY: train test format sanitize dist wheels smoke check-tag
+.PHONY: train test format sanitize dist wheels smoke hub check-tag
 
 train: .venv/train.installed
 	$(BIN)/python train_example.py
@@ -53,6 +54,15 @@ smoke:
 	$(PYTHON) -m venv build/smoke
 	build/smoke/bin/python -m pip install "$(TORCH)" "$(WHEEL)"
 	build/smoke/bin/python tests/smoke.py
+
+# kernel-builder wants the package in torch-ext, and writes its own setup.py, pyproject.toml and _ops.py.
+HUB ?= $(CURDIR)/build/hub
+hub:
+	rm -rf $(HUB)
+	mkdir -p $(HUB)/torch-ext
+	cp -r build.toml LICENSE csrc $(HUB)
+	cp torch-ext/module.cpp $(HUB)/torch-ext
+	find cbam_fused -name '*.py' ! -path cbam_fused/_ops.py -exec cp --parents -t $(HUB)/torch-ext {} +
 
 # The version is written in pyproject.toml alone.
 check-tag:

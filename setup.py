@@ -36,7 +36,8 @@ if os.environ.get("CBAM_FUSED_SANITIZE") != "1":
     SANITIZE = []
 
 LIMITED_API = not sysconfig.get_config_var("Py_GIL_DISABLED")
-CPU_EXTENSION = Extension("cbam_fused._C", ["csrc/ops.cpp", "csrc/cpu/kernels.cpp"], py_limited_api=LIMITED_API)
+SOURCES = {isa: f"csrc/cpu/{isa}.cpp" for isa in ISAS}
+CPU_EXTENSION = Extension("cbam_fused._C", ["csrc/ops.cpp", *SOURCES.values()], py_limited_api=LIMITED_API)
 CUDA = "cbam_fused._C_cuda"
 
 
@@ -84,12 +85,10 @@ class BuildKernels(build_ext):
 
     def _build_cpu(self, ext, binding):
         self.compiler_version = self._compiler()
-        objects = [
-            ("csrc/cpu/kernels.cpp", isa, [*KERNELS, f"-DCBAM_ISA={isa}", *flags]) for isa, flags in ISAS.items()
-        ]
-        objects.insert(1, ("csrc/ops.cpp", "binding", binding))
+        units = [(SOURCES[isa], [*KERNELS, *flags]) for isa, flags in ISAS.items()]
+        units.insert(1, ("csrc/ops.cpp", binding))
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            compiled = pool.map(lambda unit: self._compile(*unit), objects)
+            compiled = pool.map(lambda unit: self._compile(*unit), units)
         self.compiler.link_shared_object(
             [file for files in compiled for file in files],
             self.get_ext_fullpath(ext.name),
@@ -99,10 +98,8 @@ class BuildKernels(build_ext):
             target_lang="c++",
         )
 
-    def _compile(self, source, name, flags):
-        return self.compiler.compile(
-            [source], output_dir=os.path.join(self.build_temp, name), extra_postargs=[*COMMON, *flags, *SANITIZE]
-        )
+    def _compile(self, source, flags):
+        return self.compiler.compile([source], output_dir=self.build_temp, extra_postargs=[*COMMON, *flags, *SANITIZE])
 
     def _compiler(self) -> str:
         if self.compiler.compiler_type != "unix":

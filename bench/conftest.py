@@ -14,7 +14,7 @@ import torch
 import torchvision
 from torch._dynamo.utils import counters
 
-from cbam_fused import _ops
+from cbam_fused import kernels
 
 from . import tables, timing
 
@@ -53,7 +53,7 @@ def environment() -> dict:
             "cpu": cpu[1] if cpu else platform.machine(),
             "cores": os.cpu_count(),
             "threads": torch.get_num_threads(),
-            "instruction set": _ops.cpu_capability(),
+            "instruction set": kernels.cpu_capability(),
             "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         },
         "versions": {

@@ -9,26 +9,26 @@ from typing import cast
 
 import torch
 
-from . import _ops, functional
+from . import functional, kernels
 
 
 def facts() -> dict[str, str]:
     built = _build_info()
-    kernels = f"built for {', '.join(built.get('cpu', ['unknown']))}"
-    if _ops.cpu_missing:
-        kernels = f"not available: {_ops.cpu_missing}"
+    cpu = f"built for {', '.join(built.get('cpu', ['unknown']))}"
+    if kernels.cpu_missing:
+        cpu = f"not available: {kernels.cpu_missing}"
     return {
-        "cbam_fused": built.get("version") or _version(_ops.DISTRIBUTION),
+        "cbam_fused": built.get("version") or _version(kernels.DISTRIBUTION),
         "Python": platform.python_version(),
         "torch": torch.__version__,
         "torchvision": _version("torchvision"),
         "platform": platform.platform(),
         "compiler": built.get("compiler", "unknown"),
         "built with torch": built.get("torch", "unknown"),
-        "CPU kernels": kernels,
-        "Triton kernels": _ops.triton_missing or f"triton {_version('triton')}",
+        "CPU kernels": cpu,
+        "Triton kernels": kernels.triton_missing or f"triton {_version('triton')}",
         "CUDA kernels": _cuda_kernels(built),
-        "instruction set": "none" if _ops.cpu_missing else _ops.cpu_capability(),
+        "instruction set": "none" if kernels.cpu_missing else kernels.cpu_capability(),
         "threads": str(torch.get_num_threads()),
         "GPU": torch.cuda.get_device_name() if torch.cuda.is_available() else "none that PyTorch sees",
         "CBAM_FUSED_BACKEND": os.environ.get("CBAM_FUSED_BACKEND", "not set"),
@@ -38,15 +38,15 @@ def facts() -> dict[str, str]:
 
 
 def _cuda_kernels(built: dict) -> str:
-    if not _ops.cuda_missing:
-        return f"built for {', '.join(_ops.cuda_architectures)}"
+    if not kernels.cuda_missing:
+        return f"built for {', '.join(kernels.cuda_architectures)}"
     said = built.get("cuda", "")
-    return said if said.startswith("not built") else f"not available: {_ops.cuda_missing}"
+    return said if said.startswith("not built") else f"not available: {kernels.cuda_missing}"
 
 
 def _build_info() -> dict:
     """What the build wrote beside the binary; empty where there is none."""
-    binary = _ops._find("_C")
+    binary = kernels._find("_C")
     path = binary and binary.with_name("_build_info.json")
     return json.loads(path.read_text()) if path and path.exists() else {}
 

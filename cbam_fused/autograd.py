@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import Function
 
-from . import _ops, reference
+from . import kernels, reference
+from .layout import saved_gate, saved_logits
 
 
 class Cbam(Function):
@@ -16,7 +17,7 @@ class Cbam(Function):
 
     @staticmethod
     def forward(ctx, x, w1, w2, ws, b1, b2, bs, residual, relu, ties, backend):
-        y, saved, index = _ops.operators[backend].forward(x, w1, b1, w2, b2, ws, bs, residual, relu)
+        y, saved, index = kernels.operators[backend].forward(x, w1, b1, w2, b2, ws, bs, residual, relu)
         ctx.save_for_backward(x, w1, w2, ws, b1, b2, bs, y if relu else None, saved, index)
         ctx.has_residual, ctx.ties, ctx.backend = residual is not None, ties, backend
         return y
@@ -31,7 +32,7 @@ class Cbam(Function):
             return *grads, _residual_gradient(ctx, dy), None, None, None
         x, w1, w2, ws, b1, b2, bs = inputs
         even = ctx.ties == "even"
-        backward = _ops.operators[ctx.backend].backward
+        backward = kernels.operators[ctx.backend].backward
         dx, dresidual, *grads = backward(dy, x, y, saved, index, w1, b1, w2, b2, ws, bs, even)
         return dx, *_in_order(grads, inputs), _residual_gradient(ctx, dy if y is None else dresidual), None, None, None
 
@@ -41,9 +42,9 @@ class CbamBatchNorm(Function):
 
     @staticmethod
     def forward(ctx, x, w1, w2, ws, b1, b2, bs, weight, bias, residual, relu, ties, eps, backend):
-        operators = _ops.operators[backend]
+        operators = kernels.operators[backend]
         saved, index = operators.attend(x, w1, b1, w2, b2, ws, bs)
-        logits = _ops.saved_logits(saved, x)
+        logits = saved_logits(saved, x)
         affine = [None if p is None else p.to(saved.dtype) for p in (weight, bias)]
         normalised, mean, inverse_deviation = torch.native_batch_norm(logits, *affine, None, None, True, 0.0, eps)
         s = normalised.sigmoid()
@@ -64,13 +65,13 @@ class CbamBatchNorm(Function):
             grads = _differentiable(cbam, [*inputs, weight, bias], ctx.needs_input_grad, dy)
             return *grads, _residual_gradient(ctx, dy), None, None, None, None
         x, w1, w2, ws, b1, b2, bs = inputs
-        operators = _ops.operators[ctx.backend]
+        operators = kernels.operators[ctx.backend]
         dg, ds, masked = operators.products(dy, x, y, saved, s)
         if y is not None:
             dy = masked
         dlogits, dweight, dbias = torch.ops.aten.native_batch_norm_backward(
             ds * s * (1 - s),
-            _ops.saved_logits(saved, x),
+            saved_logits(saved, x),
             None if weight is None else weight.to(saved.dtype),
             None,
             None,
@@ -91,10 +92,10 @@ class Gate(Function):
 
     @staticmethod
     def forward(ctx, x, w1, w2, ws, b1, b2, bs, ties, backend):
-        saved, index = _ops.operators[backend].attend(x, w1, b1, w2, b2, ws, bs)
+        saved, index = kernels.operators[backend].attend(x, w1, b1, w2, b2, ws, bs)
         ctx.save_for_backward(x, w1, w2, ws, b1, b2, bs, saved, index)
         ctx.ties, ctx.backend = ties, backend
-        part = _ops.saved_gate if ws is None else _ops.saved_logits
+        part = saved_gate if ws is None else saved_logits
         return part(saved, x).clone()
 
     @staticmethod
@@ -106,7 +107,7 @@ class Gate(Function):
             return *_differentiable(gate, inputs, ctx.needs_input_grad, d), None, None
         dg, dlogits = (d[:, :, 0, 0], None) if ws is None else (None, d)
         even = ctx.ties == "even"
-        backward = _ops.operators[ctx.backend].backward_gates
+        backward = kernels.operators[ctx.backend].backward_gates
         dx, *grads = backward(None, None, dg, dlogits, x, saved, index, w1, b1, w2, b2, ws, bs, even)
         return dx, *_in_order(grads, inputs), None, None
 

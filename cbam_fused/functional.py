@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, fx, nn
 from torch.autograd import forward_ad
 
-from . import _ops, autograd, reference
+from . import autograd, kernels, reference
 from .checks import check
+from .layout import accumulation_dtype
 
 # In the order in which they are asked.
 BACKENDS = ("cpu", "cuda", "triton")
@@ -66,12 +67,12 @@ def cbam(
     if norm is not None and _uses_batch_statistics(norm):
         return _with_batch_norm(x, w1, w2, ws, b1, b2, bs, norm, residual, relu, ties, backend)
     if norm is not None and ws is not None:
-        ws, bs = _fold(ws, bs, norm, _ops.accumulation_dtype(x.dtype))
+        ws, bs = _fold(ws, bs, norm, accumulation_dtype(x.dtype))
     if torch.is_grad_enabled() and any(
         t is not None and t.requires_grad for t in (x, w1, w2, ws, b1, b2, bs, residual)
     ):
         return autograd.Cbam.apply(x, w1, w2, ws, b1, b2, bs, residual, relu, ties, backend)
-    return _ops.operators[backend].forward(x, w1, b1, w2, b2, ws, bs, residual, relu)[0]
+    return kernels.operators[backend].forward(x, w1, b1, w2, b2, ws, bs, residual, relu)[0]
 
 
 def channel_gate(
@@ -188,11 +189,15 @@ def _missing(backend: str, device: torch.device) -> str:
     """Why this backend has no kernels for tensors on the device; empty if it has."""
     kind = device.type
     if backend == "cpu":
-        return "" if kind in ("cpu", "meta") and not _ops.cpu_missing else f"CPU kernels: {_ops.cpu_missing or 'built'}"
+        return (
+            ""
+            if kind in ("cpu", "meta") and not kernels.cpu_missing
+            else f"CPU kernels: {kernels.cpu_missing or 'built'}"
+        )
     if backend == "cuda":
-        return _ops.cuda_unserved(device) if kind == "cuda" else f"CUDA kernels: {_ops.cuda_missing or 'built'}"
-    if _ops.triton_missing or kind in TRITON_DEVICES:
-        return _ops.triton_missing
+        return kernels.cuda_unserved(device) if kind == "cuda" else f"CUDA kernels: {kernels.cuda_missing or 'built'}"
+    if kernels.triton_missing or kind in TRITON_DEVICES:
+        return kernels.triton_missing
     # What the interpreter serves is served only on demand.
     interpreted = kind == "cpu" and [os.environ.get(n) for n in ("CBAM_FUSED_BACKEND", "TRITON_INTERPRET")] == [
         "triton",

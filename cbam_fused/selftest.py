@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.benchmark import Timer
 
-from . import _ops, about, functional, reference
+from . import about, functional, kernels, reference
+from .layout import accumulation_dtype
 
 # C, H, W of the stages of ResNet-18 and ResNet-50 at 224 pixels.
 MAPS = [
@@ -64,9 +65,9 @@ def run(out: Path, quick: bool = False) -> int:
 
 def backends(device: str) -> list[str]:
     """The kernels that can serve tensors on this device."""
-    missing = {"cpu": _ops.cpu_missing}
+    missing = {"cpu": kernels.cpu_missing}
     if device == "cuda":
-        missing = {"cuda": _ops.cuda_unserved(torch.device("cuda")), "triton": _ops.triton_missing}
+        missing = {"cuda": kernels.cuda_unserved(torch.device("cuda")), "triton": kernels.triton_missing}
     return [name for name, reason in missing.items() if not reason]
 
 
@@ -149,7 +150,7 @@ def check(device: str, backend: str, maps: list[tuple[int, int, int]]) -> Iterat
 def compare(got: dict[str, Tensor], eager: dict[str, Tensor], truth: dict[str, Tensor]) -> dict[str, dict]:
     found = {}
     y = got["y"]
-    of_sums = y.numel() ** 0.5 * torch.finfo(_ops.accumulation_dtype(y.dtype)).eps
+    of_sums = y.numel() ** 0.5 * torch.finfo(accumulation_dtype(y.dtype)).eps
     for name, exact in truth.items():
         error, eager_error = ((r[name].cpu().double() - exact).abs().max().item() for r in (got, eager))
         floor = (ROUNDINGS * torch.finfo(got[name].dtype).eps + of_sums) * exact.abs().max().item()

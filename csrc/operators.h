@@ -1,9 +1,16 @@
 // The six operators, on LibTorch's stable ABI, for a device whose kernels are Device::forward, apply, products and
-// backward, functions of a Call. Arguments are checked in cbam_fused/functional.py; cbam_fused/_ops.py says what each
-// tensor holds and how results are laid out.
+// backward, functions of a Call. Arguments are checked in cbam_fused/functional.py; cbam_fused/kernels.py says what
+// each tensor holds and how results are laid out.
 #pragma once
 
 #include "arguments.h"
+
+// The operators' namespace; cbam_fused/_ops.py has the same one. Hugging Face's kernel-builder defines its own.
+#ifndef TORCH_EXTENSION_NAME
+#define TORCH_EXTENSION_NAME cbam_fused
+#endif
+// Torch's macros paste the name that they are given, as it stands.
+#define CBAM_EXPANDED(macro, ...) macro(__VA_ARGS__)
 
 namespace {
 

@@ -114,7 +114,7 @@ private:
 
 #define CBAM_PARAMETERS "Tensor? w1, Tensor? b1, Tensor? w2, Tensor? b2, Tensor? ws, Tensor? bs"
 
-STABLE_TORCH_LIBRARY(cbam_fused, m) {
+CBAM_EXPANDED(STABLE_TORCH_LIBRARY, TORCH_EXTENSION_NAME, m) {
     m.def("forward(Tensor x, " CBAM_PARAMETERS ", Tensor? residual, bool relu) -> (Tensor, Tensor, Tensor)");
     m.def("backward(Tensor dy, Tensor x, Tensor? y, Tensor saved, Tensor index, " CBAM_PARAMETERS
           ", bool even_ties) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
@@ -127,8 +127,8 @@ STABLE_TORCH_LIBRARY(cbam_fused, m) {
     m.def("cpu_capability() -> str");
 }
 
-STABLE_TORCH_LIBRARY_IMPL(cbam_fused, CPU, m) { Operators<Cpu>::implement(m); }
+CBAM_EXPANDED(STABLE_TORCH_LIBRARY_IMPL, TORCH_EXTENSION_NAME, CPU, m) { Operators<Cpu>::implement(m); }
 
-STABLE_TORCH_LIBRARY_IMPL(cbam_fused, CompositeExplicitAutograd, m) {
+CBAM_EXPANDED(STABLE_TORCH_LIBRARY_IMPL, TORCH_EXTENSION_NAME, CompositeExplicitAutograd, m) {
     m.impl("cpu_capability", TORCH_BOX(&cpu_capability));
 }

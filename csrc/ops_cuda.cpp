@@ -100,10 +100,10 @@ std::string cuda_architectures() { return CBAM_ARCHITECTURES; }
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(cbam_fused, CUDA, m) { Operators<Cuda>::implement(m); }
+CBAM_EXPANDED(STABLE_TORCH_LIBRARY_IMPL, TORCH_EXTENSION_NAME, CUDA, m) { Operators<Cuda>::implement(m); }
 
-STABLE_TORCH_LIBRARY_FRAGMENT(cbam_fused, m) { m.def("cuda_architectures() -> str"); }
+CBAM_EXPANDED(STABLE_TORCH_LIBRARY_FRAGMENT, TORCH_EXTENSION_NAME, m) { m.def("cuda_architectures() -> str"); }
 
-STABLE_TORCH_LIBRARY_IMPL(cbam_fused, CompositeExplicitAutograd, m) {
+CBAM_EXPANDED(STABLE_TORCH_LIBRARY_IMPL, TORCH_EXTENSION_NAME, CompositeExplicitAutograd, m) {
     m.impl("cuda_architectures", TORCH_BOX(&cuda_architectures));
 }

@@ -50,13 +50,13 @@ def pytest_collection_modifyitems(items) -> None:
 
 
 def pytest_report_header() -> str:
-    from cbam_fused import _ops
+    from cbam_fused import kernels
 
-    kernels = _ops.cpu_missing or f"CPU kernels, {_ops.cpu_capability()}"
+    cpu = kernels.cpu_missing or f"CPU kernels, {kernels.cpu_capability()}"
     triton = (
-        _ops.triton_missing or f"triton {'interpreted' if os.environ.get('TRITON_INTERPRET') == '1' else 'compiled'}"
+        kernels.triton_missing or f"triton {'interpreted' if os.environ.get('TRITON_INTERPRET') == '1' else 'compiled'}"
     )
-    return f"cbam_fused: {kernels}, {torch.get_num_threads()} threads; {triton}"
+    return f"cbam_fused: {cpu}, {torch.get_num_threads()} threads; {triton}"
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ import itertools
 import torch
 
 import cbam_fused
-from cbam_fused import CBAM, _ops, reference
+from cbam_fused import CBAM, kernels, reference
 
 # Of the result's largest element: about a hundred roundings of the type.
 TOLERANCE = {torch.float64: 1e-13, torch.float32: 1e-5, torch.float16: 2e-2, torch.bfloat16: 2e-1}
@@ -45,12 +45,12 @@ def check_export() -> None:
 
 
 def main() -> None:
-    assert not _ops.cpu_missing, _ops.cpu_missing
+    assert not kernels.cpu_missing, kernels.cpu_missing
     cases = list(itertools.product(("tutorial", "official"), (True, False), TOLERANCE, LAYOUTS))
     for case in cases:
         check_module(*case)
     check_export()
-    where = f"{cbam_fused.__file__}, {_ops.cpu_capability()}"
+    where = f"{cbam_fused.__file__}, {kernels.cpu_capability()}"
     print(f"{len(cases) + 1} checks passed with torch {torch.__version__}: {where}")
 
 

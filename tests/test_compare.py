@@ -8,7 +8,7 @@ import torch
 from garbage_runs import SMALL, files_below, read_log
 from PIL import Image
 
-from cbam_fused import _ops
+from cbam_fused import kernels
 from garbage.checkpoint import load_run
 from garbage.comparison import summarise
 from train_example import main
@@ -83,7 +83,7 @@ def test_the_json_is_of_the_logs(compared):
     assert all(math.isfinite(tax) for tax in result["cbam_tax"].values())
 
 
-@pytest.mark.skipif(bool(_ops.cpu_missing), reason=f"nothing to compare: {_ops.cpu_missing}")
+@pytest.mark.skipif(bool(kernels.cpu_missing), reason=f"nothing to compare: {kernels.cpu_missing}")
 def test_both_backends_train_alike_but_are_two(compared):
     """The first steps; later ones part as float32 does, which is what the command is for."""
     result = json.loads((compared / "comparison.json").read_text())

@@ -10,7 +10,8 @@ from torch._dynamo.backends.common import aot_autograd
 from torch._dynamo.testing import CompileCounter
 from truth import LAYOUTS, random_problem
 
-from cbam_fused import CBAM, _ops, functional, reference
+from cbam_fused import CBAM, functional, kernels, reference
+from cbam_fused.layout import saved_logits
 
 
 @pytest.fixture(autouse=True)
@@ -26,10 +27,10 @@ def operator_arguments(problem, even_ties=False):
     given = {n: None if t is None else t.detach() for n, t in problem.inputs.items()}
     x, residual, relu = given["x"], given["residual"], problem.relu
     params = [given[n] for n in ("w1", "b1", "w2", "b2", "ws", "bs")]
-    y, saved, index = _ops.forward(x, *params, residual, relu)
+    y, saved, index = kernels.forward(x, *params, residual, relu)
     y = y if relu else None
-    s = _ops.saved_logits(saved, x).contiguous()
-    dg, ds, masked = _ops.products(problem.dy, x, y, saved, s)
+    s = saved_logits(saved, x).contiguous()
+    dg, ds, masked = kernels.products(problem.dy, x, y, saved, s)
     return {
         "forward": (x, *params, residual, relu),
         "backward": (problem.dy, x, y, saved, index, *params, even_ties),
@@ -47,7 +48,7 @@ def operator_arguments(problem, even_ties=False):
 def test_opcheck(shape, dtype, options, layout):
     problem = random_problem(shape, dtype, layout, biases=options, residual=options, relu=options)
     for name, arguments in operator_arguments(problem, even_ties=options).items():
-        library.opcheck(getattr(_ops, name), arguments)
+        library.opcheck(getattr(kernels, name), arguments)
 
 
 @pytest.mark.parametrize("absent", [("w1", "w2"), ("ws",)], ids=str)
@@ -55,7 +56,7 @@ def test_opcheck_of_one_gate(absent):
     problem = random_problem((2, 6, 5, 7))
     problem.inputs |= dict.fromkeys(absent)
     for name, arguments in operator_arguments(problem).items():
-        library.opcheck(getattr(_ops, name), arguments)
+        library.opcheck(getattr(kernels, name), arguments)
 
 
 VIEWS = {
@@ -70,8 +71,8 @@ VIEWS = {
 def test_opcheck_of_strided_inputs(view):
     x = VIEWS[view]()
     arguments = operator_arguments(random_problem(tuple(x.shape), relu=True))
-    library.opcheck(_ops.forward, (x, *arguments["forward"][1:]))
-    library.opcheck(_ops.backward, (x, x, *arguments["backward"][2:]))
+    library.opcheck(kernels.forward, (x, *arguments["forward"][1:]))
+    library.opcheck(kernels.backward, (x, x, *arguments["backward"][2:]))
 
 
 @layouts
@@ -155,9 +156,9 @@ def test_the_graph_is_the_operator_alone():
     with torch.no_grad():
         compiled(x)
     forward, backward, inference = graphs
-    operator, getitem = str(_ops.forward), "<built-in function getitem>"
+    operator, getitem = str(kernels.forward), "<built-in function getitem>"
     assert forward[0] == inference[0] == operator and {*forward[1:], *inference[1:]} == {getitem}
-    assert [name for name in backward if "cbam_fused" in name] == [str(_ops.backward)]
+    assert [name for name in backward if "cbam_fused" in name] == [str(kernels.backward)]
 
 
 def test_max_autotune():

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import cbam_fused
-from cbam_fused import CBAM, VARIANTS, _ops, functional
+from cbam_fused import CBAM, VARIANTS, functional, kernels
 
 BATCH = torch.export.Dim("batch")
 
@@ -37,7 +37,7 @@ def operators(graph):
 
 def test_export_with_dynamic_batch(network, x):
     program = torch.export.export(network, (x,), dynamic_shapes=({0: BATCH},))
-    assert str(_ops.forward) in operators(program.graph)
+    assert str(kernels.forward) in operators(program.graph)
     file = io.BytesIO()
     torch.export.save(program, file)
     loaded = torch.export.load(file).module()

@@ -10,11 +10,11 @@ import torch
 from gates import FUNCTIONS
 from truth import DTYPES, LAYOUTS, assert_close_to_truth, random_problem
 
-from cbam_fused import CBAM, _ops, functional
+from cbam_fused import CBAM, functional, kernels
 
 pytestmark = [
     pytest.mark.cuda,
-    pytest.mark.skipif(bool(_ops.cuda_missing), reason=f"CUDA kernels: {_ops.cuda_missing}"),
+    pytest.mark.skipif(bool(kernels.cuda_missing), reason=f"CUDA kernels: {kernels.cuda_missing}"),
 ]
 layouts = pytest.mark.parametrize("layout", LAYOUTS, ids=["nchw", "nhwc"])
 dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -137,7 +137,7 @@ def test_nan_and_ties(layout):
     x = torch.ones(1, 40, 30, 30, device="cuda").to(memory_format=layout)
     x[0, 7, 2, 5] = x[0, 7, 20, 20] = float("nan")
     w1, w2, ws = (torch.rand(size, device="cuda") for size in ((2, 40), (40, 2), (1, 2, 7, 7)))
-    _, _, index = _ops.operators["cuda"].forward(x, w1, None, w2, None, ws, None, None, False)
+    _, _, index = kernels.operators["cuda"].forward(x, w1, None, w2, None, ws, None, None, False)
     assert index[0, 7] == 2 * 30 + 5 and not index[0, :7].any() and not index[0, 8:].any()
 
 

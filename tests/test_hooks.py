@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.utils import fusion, parametrizations, parametrize, prune
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
-from cbam_fused import CBAM, ChannelAttention, SpatialAttention, _ops, reference
+from cbam_fused import CBAM, ChannelAttention, SpatialAttention, kernels, reference
 from cbam_fused.pairs import fuse_pairs
 
 X = torch.randn(2, 32, 7, 9, generator=torch.Generator().manual_seed(0)).relu()
@@ -189,7 +189,7 @@ def test_another_normalisation_in_the_place_of_batch_norm():
 
 
 def keep_ours(ctx, operator, *args, **kwargs):
-    return CheckpointPolicy.MUST_SAVE if operator is _ops.forward else CheckpointPolicy.PREFER_RECOMPUTE
+    return CheckpointPolicy.MUST_SAVE if operator is kernels.forward else CheckpointPolicy.PREFER_RECOMPUTE
 
 
 @pytest.mark.parametrize(

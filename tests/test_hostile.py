@@ -9,7 +9,7 @@ from test_errors import OK
 from torch import nn
 from truth import random_problem
 
-from cbam_fused import CBAM, _ops, functional
+from cbam_fused import CBAM, functional, kernels
 
 PARAMETERS = ("w1", "b1", "w2", "b2", "ws", "bs")
 
@@ -137,7 +137,7 @@ def operator_arguments():
     """For each raw operator, arguments that are right."""
     x, residual = OK["x"], OK["residual"]
     params = {n: OK[n] for n in PARAMETERS}
-    y, saved, index = _ops.forward(x, *params.values(), residual, True)
+    y, saved, index = kernels.forward(x, *params.values(), residual, True)
     s, dg = torch.zeros(2, 1, 5, 5), torch.zeros(2, 8)
     return {
         "forward": {"x": x, **params, "residual": residual, "relu": True},
@@ -156,7 +156,7 @@ def operator_arguments():
 @pytest.mark.parametrize("name", operator_arguments())
 def test_operators_refuse_tensors_that_do_not_fit(name):
     """As an exported program could be given them, which calls the operators without functional.cbam."""
-    operator, right = getattr(_ops, name), operator_arguments()[name]
+    operator, right = getattr(kernels, name), operator_arguments()[name]
     operator(**right)
     for argument, t in right.items():
         if not isinstance(t, torch.Tensor):
@@ -178,7 +178,7 @@ def test_operators_refuse_indices_that_point_elsewhere():
             index = right["index"].clone()
             index[place] = wrong
             with pytest.raises(RuntimeError, match="index is not what the forward left"):
-                _ops.backward(**right | {"index": index})
+                kernels.backward(**right | {"index": index})
 
 
 @pytest.mark.parametrize("wrong", [None, 3, "text", [1.0], torch.zeros(()), torch.zeros(7), torch.zeros(2, 2, 2)])

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from cbam_fused import _ops
+from cbam_fused import kernels
 
 HERE = Path(__file__).parent
 
@@ -21,8 +21,8 @@ def test_numbers_under(limit):
     widest = torch.backends.cpu.get_cpu_capability().lower()
     if widest not in ORDER or ORDER.index(limit) > ORDER.index(widest):
         pytest.skip(f"this processor has no more than {widest}")
-    if _ops.cpu_capability() in (limit, "generic"):
-        pytest.skip(f"{_ops.cpu_capability()} is what this run uses anyway")
+    if kernels.cpu_capability() in (limit, "generic"):
+        pytest.skip(f"{kernels.cpu_capability()} is what this run uses anyway")
     names = ("test_values.py", "test_gates.py", "test_semantics.py", "test_split.py", "test_random_problems.py")
     # Derivatives of derivatives are plain PyTorch.
     command = [sys.executable, "-m", "pytest", "-x", "-p", "no:cacheprovider", "-k", "not gradcheck"]

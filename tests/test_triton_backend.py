@@ -13,7 +13,7 @@ from torch import library, nn
 from torch._subclasses import FakeTensorMode
 from truth import LAYOUTS, random_problem
 
-from cbam_fused import CBAM, _ops, functional
+from cbam_fused import CBAM, functional, kernels
 
 layouts = pytest.mark.parametrize("layout", LAYOUTS, ids=["nchw", "nhwc"])
 
@@ -24,7 +24,7 @@ def on(device):
 
 @pytest.fixture
 def no_cuda_kernels(monkeypatch):
-    monkeypatch.setattr(_ops, "cuda_missing", "cbam_fused/_C_cuda was not built")
+    monkeypatch.setattr(kernels, "cuda_missing", "cbam_fused/_C_cuda was not built")
 
 
 @pytest.mark.usefixtures("no_cuda_kernels")
@@ -44,7 +44,7 @@ def test_gpu_tensors_go_to_triton(device, monkeypatch):
 @pytest.mark.usefixtures("no_cuda_kernels")
 def test_gpu_tensors_without_triton(monkeypatch):
     monkeypatch.delenv("CBAM_FUSED_BACKEND", raising=False)
-    monkeypatch.setattr(_ops, "triton_missing", "triton is not installed")
+    monkeypatch.setattr(kernels, "triton_missing", "triton is not installed")
     assert functional.backend_for(on("cuda")) == "reference"
     monkeypatch.setenv("CBAM_FUSED_BACKEND", "triton")
     with pytest.raises(RuntimeError, match="CBAM_FUSED_BACKEND=triton, but x is on cuda; triton is not installed"):
@@ -54,7 +54,7 @@ def test_gpu_tensors_without_triton(monkeypatch):
 def test_cpu_tensors_go_to_triton_only_on_demand(monkeypatch):
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     monkeypatch.delenv("CBAM_FUSED_BACKEND", raising=False)
-    assert functional.backend_for(on("cpu")) == ("reference" if _ops.cpu_missing else "cpu")
+    assert functional.backend_for(on("cpu")) == ("reference" if kernels.cpu_missing else "cpu")
     monkeypatch.setenv("CBAM_FUSED_BACKEND", "triton")
     assert functional.backend_for(on("cpu")) == "triton"
     monkeypatch.delenv("TRITON_INTERPRET")
@@ -75,7 +75,7 @@ import sys, torch, cbam_fused
 from cbam_fused import functional
 from types import SimpleNamespace
 assert "triton" not in sys.modules, "importing the package imports Triton"
-cbam_fused._ops.cuda_missing = "left out"
+cbam_fused.kernels.cuda_missing = "left out"
 assert functional.backend_for(SimpleNamespace(device=torch.device("cuda"))) == "triton"
 from cbam_fused.triton import operators
 from triton.runtime import driver
@@ -106,8 +106,8 @@ WITHOUT_BINARY = """
 import importlib.metadata, torch
 importlib.metadata.distributions = lambda **kwargs: []
 import cbam_fused
-from cbam_fused import _ops
-assert _ops.cpu_missing
+from cbam_fused import kernels
+assert kernels.cpu_missing
 torch.manual_seed(0)
 module, x = cbam_fused.CBAM(8), torch.randn(1, 8, 3, 4, requires_grad=True)
 y = module(x)
@@ -138,8 +138,8 @@ def test_fake_cuda_tensors(layout):
     with FakeTensorMode():
         x = torch.empty(2, 16, 9, 8, device="cuda", dtype=torch.bfloat16, memory_format=layout)
         w1, w2, ws = (torch.empty(size, device="cuda") for size in ((4, 16), (16, 4), (1, 2, 7, 7)))
-        y, saved, index = _ops.operators["triton"].forward(x, w1, None, w2, None, ws, None, x, True)
-        grads = _ops.operators["triton"].backward(y, x, y, saved, index, w1, None, w2, None, ws, None, False)
+        y, saved, index = kernels.operators["triton"].forward(x, w1, None, w2, None, ws, None, x, True)
+        grads = kernels.operators["triton"].backward(y, x, y, saved, index, w1, None, w2, None, ws, None, False)
     assert y.device == x.device and y.stride() == x.stride() and y.dtype == x.dtype
     assert saved.shape == (2, 3 * 16 + 2 * 4 + 3 * 72) and saved.dtype == torch.float32
     assert [tuple(g.shape) for g in grads] == [x.shape, x.shape, (4, 16), (0,), (16, 4), (0,), (1, 2, 7, 7), (0,)]
@@ -153,9 +153,9 @@ def test_opcheck(shape, layout, checker):
     inputs = {n: t.detach() for n, t in problem.inputs.items()}
     params = [inputs[n] for n in ("w1", "b1", "w2", "b2", "ws", "bs")]
     forward = (inputs["x"], *params, inputs["residual"], True)
-    library.opcheck(_ops.operators["triton"].forward, forward)
-    y, saved, index = _ops.operators["triton"].forward(*forward)
-    library.opcheck(_ops.operators["triton"].backward, (problem.dy, inputs["x"], y, saved, index, *params, False))
+    library.opcheck(kernels.operators["triton"].forward, forward)
+    y, saved, index = kernels.operators["triton"].forward(*forward)
+    library.opcheck(kernels.operators["triton"].backward, (problem.dy, inputs["x"], y, saved, index, *params, False))
 
 
 @layouts

@@ -12,7 +12,8 @@ from triton.runtime.errors import InterpreterError
 from triton_traffic import LARGE, formulas
 from truth import DTYPES, LAYOUTS, random_problem
 
-from cbam_fused import _ops, functional
+from cbam_fused import functional, kernels
+from cbam_fused.layout import saved_logits
 
 layouts = pytest.mark.parametrize("layout", LAYOUTS, ids=["nchw", "nhwc"])
 
@@ -26,7 +27,7 @@ def test_counted_bytes_equal_the_formulas(epilogue, dtype, layout, checker):
     problem = random_problem(shape, dtype, layout, kernel_size=1, biases=True, residual=epilogue, relu=epilogue)
     params = [problem.inputs[n] for n in ("w1", "b1", "w2", "b2", "ws", "bs")]
     x, residual, dy = problem.inputs["x"], problem.inputs["residual"], problem.dy
-    run = _ops.operators["triton"]
+    run = kernels.operators["triton"]
     counted = {}
 
     def count(operator, *args):
@@ -42,16 +43,16 @@ def test_counted_bytes_equal_the_formulas(epilogue, dtype, layout, checker):
         y, saved, index = count("forward", x, *params, residual, epilogue)
         count("backward", dy, x, y if epilogue else None, saved, index, *params, False)
         saved, index = count("attend", x, *params)
-        s = _ops.saved_logits(saved, x).sigmoid()
+        s = saved_logits(saved, x).sigmoid()
         y = count("apply", x, saved, s, residual, epilogue)
         dg, ds, masked = count("products", dy, x, y if epilogue else None, saved, s)
         masked = masked if epilogue else dy
         count("backward_gates", masked, s, dg, ds, x, saved, index, *params, False)
     expected = formulas(shape, 4, dtype, layout == torch.channels_last, epilogue)
     assert counted.keys() == expected.keys()
-    for operator, kernels in expected.items():
-        assert counted[operator].keys() == kernels.keys(), operator
-        for kernel, arguments in kernels.items():
+    for operator, traffic in expected.items():
+        assert counted[operator].keys() == traffic.keys(), operator
+        for kernel, arguments in traffic.items():
             assert counted[operator][kernel] == arguments, (operator, kernel)
 
 

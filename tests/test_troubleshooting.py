@@ -11,7 +11,7 @@ import pytest
 import torch
 from test_package import environment
 
-from cbam_fused import CBAM, _ops, checkpoints, export_state_dict
+from cbam_fused import CBAM, checkpoints, export_state_dict, kernels
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "troubleshooting.md").read_text()
@@ -68,8 +68,8 @@ def test_reasons_against_cuda_kernels(monkeypatch):
 
 
 def test_a_package_without_binary(monkeypatch):
-    monkeypatch.setattr(_ops, "_find", lambda stem: None)
-    assert _ops._load("_C") in QUOTED
+    monkeypatch.setattr(kernels, "_find", lambda stem: None)
+    assert kernels._load("_C") in QUOTED
 
 
 @pytest.mark.parametrize("backend,start", [("triton", "CBAM_FUSED_BACKEND=triton"), ("gpu", "CBAM_FUSED_BACKEND must")])

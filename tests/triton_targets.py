@@ -19,7 +19,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, make_backend
 from triton.runtime.jit import JITFunction, create_function_from_signature
 
-from cbam_fused import _ops
+from cbam_fused.layout import accumulation_dtype, saved_logits
 from cbam_fused.triton import launch, operators
 
 SHAPE = (8, 256, 56, 56)
@@ -100,7 +100,7 @@ def launches(
         recorded.append((kernel, args, kwargs))
 
     layout = torch.channels_last if channels_last else torch.contiguous_format
-    acc = _ops.accumulation_dtype(dtype)
+    acc = accumulation_dtype(dtype)
     N, C, H, W = SHAPE
     x = torch.empty(SHAPE, dtype=dtype, memory_format=layout)
     shapes = ((HIDDEN, C), (HIDDEN,), (C, HIDDEN), (C,), (1, 2, KERNEL_SIZE, KERNEL_SIZE), (1,))
@@ -130,7 +130,7 @@ def mask(x: torch.Tensor, params: list) -> None:
 
 def operate_around_norm(x: torch.Tensor, params: list, options: bool) -> None:
     saved, index = operators.attend(x, *params)
-    s = torch.empty_like(_ops.saved_logits(saved, x))
+    s = torch.empty_like(saved_logits(saved, x))
     y = operators.apply(x, saved, s, x if options else None, options)
     dg, ds, masked = operators.products(x, x, y if options else None, saved, s)
     operators.backward_gates(masked if options else x, s, dg, ds, x, saved, index, *params, False)
@@ -212,7 +212,7 @@ def describe(name: str, function: JITFunction, compiled, args: tuple, kwargs: di
         needed = len(given.intersection(READS[kernel])) * tile_bytes // (warps * target.gpu.warp_size) // 16
     else:
         layout, needed = "any", 0
-        dtype = _ops.accumulation_dtype(dtype)
+        dtype = accumulation_dtype(dtype)
     return facts | {
         "target": name,
         "kernel": kernel,

@@ -5,7 +5,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from cbam_fused import _ops
+from cbam_fused.layout import accumulation_dtype
 from cbam_fused.triton import tiles
 
 # Arguments of x's size.
@@ -19,7 +19,7 @@ def formulas(shape, R: int, dtype: torch.dtype, channels_last: bool, epilogue: b
     """
     N, C, H, W = shape
     P, e = H * W, dtype.itemsize
-    acc = _ops.accumulation_dtype(dtype)
+    acc = accumulation_dtype(dtype)
     a = acc.itemsize
     x = N * C * P * e
 

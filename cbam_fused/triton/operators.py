@@ -1,4 +1,4 @@
-"""The raw operators, as _ops.py describes them: the kernels in order, group by group of images."""
+"""The raw operators, as kernels.py describes them: the kernels in order, group by group of images."""
 
 import contextlib
 from collections.abc import Callable
@@ -7,14 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import _ops
+from ..layout import accumulation_dtype, dense_like, is_channels_last, saved_gate, saved_logits
 from . import launch
 from .autotune import tuned
 
 
 def forward(x, w1, b1, w2, b2, ws, bs, residual, relu):
     call = _call(x, w1, ws)
-    y = _ops._dense_like(x)
+    y = dense_like(x)
     x, residual = _dense(call, x, residual)
     params = _contiguous(call, w1, b1, w2, b2, ws, bs)
     saved, index = _new_saved(call, x)
@@ -46,7 +46,7 @@ def attend(x, w1, b1, w2, b2, ws, bs):
 
 def apply(x, saved, s, residual, relu):
     call = _call(x, saved=saved)
-    y = _ops._dense_like(x)
+    y = dense_like(x)
     x, residual = _dense(call, x, residual)
     s = s.contiguous()
 
@@ -61,7 +61,7 @@ def apply(x, saved, s, residual, relu):
 def products(dy, x, y, saved, s):
     call = _call(x, saved=saved)
     dg, ds = saved.new_empty((call.N, call.C)), saved.new_empty((call.N, 1, call.H, call.W))
-    masked = x.new_empty((0,)) if y is None else _ops._dense_like(x)
+    masked = x.new_empty((0,)) if y is None else dense_like(x)
     dy, x, y = _dense(call, dy, x, y)
     s = s.contiguous()
 
@@ -77,7 +77,7 @@ def products(dy, x, y, saved, s):
 def backward(dy, x, y, saved, index, w1, b1, w2, b2, ws, bs, even_ties):
     _refuse(even_ties)
     call = _call(x, w1, ws)
-    masked = x.new_empty((0,)) if y is None else _ops._dense_like(x)
+    masked = x.new_empty((0,)) if y is None else dense_like(x)
     dy, x, y = _dense(call, dy, x, y)
 
     def gradients(group: launch.Call) -> tuple[Tensor, Tensor]:
@@ -157,8 +157,8 @@ def _call(x: Tensor, w1: Tensor | None = None, ws: Tensor | None = None, saved: 
     if saved is not None:
         R = (saved.shape[1] - 3 * C - 3 * H * W) // 2
     K = 0 if ws is None else ws.shape[3]
-    acc, warp_size = _ops.accumulation_dtype(x.dtype), launch.warp_size(x.device)
-    return launch.Call(N, C, R, H, W, K, _ops.is_channels_last(x), acc, warp_size)
+    acc, warp_size = accumulation_dtype(x.dtype), launch.warp_size(x.device)
+    return launch.Call(N, C, R, H, W, K, is_channels_last(x), acc, warp_size)
 
 
 def _new_saved(call: launch.Call, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -167,7 +167,7 @@ def _new_saved(call: launch.Call, x: Tensor) -> tuple[Tensor, Tensor]:
     if call.R and call.K:
         return x.new_empty(size, dtype=call.acc), x.new_empty(places, dtype=torch.int32)
     saved = x.new_zeros(size, dtype=call.acc)
-    (_ops.saved_logits if call.R else _ops.saved_gate)(saved, x).fill_(1)
+    (saved_logits if call.R else saved_gate)(saved, x).fill_(1)
     return saved, x.new_zeros(places, dtype=torch.int32)
 
 

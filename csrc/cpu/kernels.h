@@ -1,4 +1,4 @@
-// What the binding and the CPU kernels agree on. Torch-free: kernels.cpp is compiled once per instruction set.
+// What the binding and the CPU kernels agree on. Torch-free: there is a source for each instruction set.
 #pragma once
 
 #include "../problem.h"

@@ -1,4 +1,4 @@
-"""The operators of cbam_fused/_ops.py on the emulated GPU: the same arguments and results, with tensors of the CPU.
+"""The operators of cbam_fused/kernels.py on the emulated GPU: the same arguments and results, with tensors of the CPU.
 
 CBAM_EMULATION_MODE names the mode in which the kernels are built (build.MODES), whatever ``check`` asks for.
 """
@@ -12,7 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from cbam_fused import _ops
+from cbam_fused import kernels
+from cbam_fused.layout import accumulation_dtype, is_channels_last
 
 from . import build, symbols
 
@@ -108,8 +109,8 @@ class _Call:
         self.module.clear_traffic()
         self.module.remove_buffers()
         self.module.set_seed(seed)
-        self.acc = _ops.accumulation_dtype(x.dtype)
-        self.layout = torch.channels_last if _ops.is_channels_last(x) else torch.contiguous_format
+        self.acc = accumulation_dtype(x.dtype)
+        self.layout = torch.channels_last if is_channels_last(x) else torch.contiguous_format
         self.params = dict(zip(("w1", "b1", "w2", "b2", "ws", "bs"), params, strict=False))
         self.results: dict[str, tuple[Tensor, int]] = {}
         self.p = self.module.Problem()
@@ -265,11 +266,11 @@ def backward_gates(
     return dx, *call.run_backward(plan)
 
 
-def operators(plan: Plan, seed: int = 0) -> _ops.Operators:
+def operators(plan: Plan, seed: int = 0) -> kernels.Operators:
     """All of them, by one plan."""
-    return _ops.Operators(
+    return kernels.Operators(
         **{
             name: functools.partial(globals()[name], seed=seed, **({} if name == "apply" else {"plan": plan}))
-            for name in _ops.Operators._fields
+            for name in kernels.Operators._fields
         }
     )

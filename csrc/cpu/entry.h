@@ -1,5 +1,8 @@
-// Compiled once per instruction set, with CBAM_ISA naming it. Everything but the entry point has internal linkage,
-// so that the linker can never give one set's code to another.
+// The kernels of one instruction set: of the source that includes this, has CBAM_ISA name it, and is compiled with its
+// flags. Everything but the entry point has internal linkage, so that the linker can never give one set's code to
+// another.
+#pragma once
+
 #include "kernels.h"
 
 #include "backward.h"

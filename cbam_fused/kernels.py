@@ -1,0 +1,188 @@
+"""Loads the binaries, registers the Triton kernels, and describes the operators.
+
+params stands for w1, b1, w2, b2, ws, bs; acc for the accumulation type: float64 for a float64 x, else float32.
+
+forward(x, params, residual, relu) -> (y, saved, index)
+backward(dy, x, y, saved, index, params, even_ties) -> (dx, dresidual, dw1, db1, dw2, db2, dws, dbs)
+
+w1 and w2, or ws, may be None: that gate is then 1. ``saved`` (N, 3C + 2R + 3HW), acc, holds, per image: mean and max
+over H, W; the channel gate g; the two hidden vectors; mean and max over C; the spatial gate s. ``index``
+(N, C + HW), int32, holds where the maxima were. backward takes y if the forward ended in a ReLU, else None, and then
+leaves dresidual empty. Gradients of parameters have their type and strides; those of absent ones are empty.
+
+Where something stands between the convolution and its sigmoid, each of the two is cut there:
+
+attend(x, params) -> (saved, index), with the convolution's result in the place of s
+apply(x, saved, s, residual, relu) -> y
+products(dy, x, y, saved, s) -> (dg, ds, dresidual)
+backward_gates(dy, s, dg, dlogits, x, saved, index, params, even_ties) -> (dx, dw1, db1, dw2, db2, dws, dbs)
+
+s, ds and dlogits, the gradient of the convolution's result, are (N, 1, H, W), dg is (N, C), all acc. backward_gates
+takes dy behind the ReLU; without dy and s it gives the gradients of the gates alone. dg or dlogits None: zeros.
+even_ties: the gradient of a maximum goes evenly to all elements that reach it, not to the first one.
+
+_C implements them for tensors on the CPU and _C_cuda for those on NVIDIA GPUs, the latter only ties to the first
+element. The Triton kernels, which serve these ties too, are operators of their own, triton_forward and so on, with the
+same arguments and results on any device: they exist without a binary, and beside one that serves the same device.
+"""
+
+import importlib
+import importlib.metadata
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import library
+from torch._ops import OpOverload
+
+from ._ops import ops
+from .layout import accumulation_dtype, dense_like
+
+NAMESPACE = ops.name
+DISTRIBUTION = "cbam_fused"
+
+
+def _find(stem: str) -> Path | None:
+    """The binary beside this file, or, when a source tree hides an installed package, the installed one."""
+    folders = [Path(__file__).parent]
+    folders += [Path(str(d.locate_file("cbam_fused"))) for d in importlib.metadata.distributions(name=DISTRIBUTION)]
+    return next((path for folder in folders for path in sorted(folder.glob(f"{stem}.*so"))), None)
+
+
+def _load(stem: str) -> str:
+    """Load a binary; the returned text says why it is absent, and is empty if it is not."""
+    path = _find(stem)
+    if path is None:
+        return f"cbam_fused/{stem} was not built"
+    try:
+        torch.ops.load_library(path)
+    except OSError as error:
+        return f"{path} does not load: {error.__cause__ or error}"  # the cause names what is missing
+    return ""
+
+
+if NAMESPACE == DISTRIBUTION:
+    cpu_missing, cuda_missing = _load("_C"), _load("_C_cuda")
+else:  # of kernel-builder's _ops.py, which has loaded the one binary
+    cpu_missing, cuda_missing = "", "kernel-builder does not build cbam_fused/_C_cuda"
+# Only looked for: Triton is imported when a tensor first needs it.
+triton_missing = "" if importlib.util.find_spec("triton") else "triton is not installed"
+
+if not cpu_missing:
+    cpu_capability = ops.cpu_capability.default
+# Compute capabilities that _C_cuda was built for, as in TORCH_CUDA_ARCH_LIST.
+cuda_architectures = () if cuda_missing else tuple(ops.cuda_architectures().split())
+
+
+def cuda_unserved(device: torch.device) -> str:
+    """Why _C_cuda cannot serve a GPU; empty if it can."""
+    if cuda_missing or not torch.cuda.is_available():
+        return cuda_missing or "PyTorch sees no GPU"
+    properties = torch.cuda.get_device_properties(device)
+    if runs(cuda_architectures, properties.major, properties.minor):
+        return ""
+    return f"built for {', '.join(cuda_architectures)}, not for a GPU of {properties.major}.{properties.minor}"
+
+
+def runs(architectures: tuple[str, ...], major: int, minor: int) -> bool:
+    """Whether code for these architectures runs on a GPU of this compute capability.
+
+    Machine code runs on GPUs of the same major and no lower minor number, PTX on all that are not older.
+    Source: CUDA C++ Programming Guide, "Binary Compatibility" and "PTX Compatibility".
+    """
+    for architecture in architectures:
+        number, _, ptx = architecture.partition("+")
+        built_major, built_minor = (int(part) for part in number.split("."))
+        if (major, minor) >= (built_major, built_minor) and (ptx or major == built_major):
+            return True
+    return False
+
+
+def _fake_attend(x, w1, b1, w2, b2, ws, bs):
+    N, C, H, W = x.shape
+    R = 0 if w1 is None else w1.shape[0]
+    saved = x.new_empty((N, 3 * C + 2 * R + 3 * H * W), dtype=accumulation_dtype(x.dtype))
+    return saved, x.new_empty((N, C + H * W), dtype=torch.int32)
+
+
+def _fake_forward(x, w1, b1, w2, b2, ws, bs, residual, relu):
+    return dense_like(x), *_fake_attend(x, w1, b1, w2, b2, ws, bs)
+
+
+def _fake_apply(x, saved, s, residual, relu):
+    return dense_like(x)
+
+
+def _fake_products(dy, x, y, saved, s):
+    N, C, H, W = x.shape
+    dresidual = x.new_empty((0,)) if y is None else dense_like(x)
+    return saved.new_empty((N, C)), saved.new_empty((N, 1, H, W)), dresidual
+
+
+def _fake_backward_gates(dy, s, dg, dlogits, x, saved, index, w1, b1, w2, b2, ws, bs, even_ties):
+    params = (w1, b1, w2, b2, ws, bs)
+    return dense_like(x), *(saved.new_empty((0,)) if p is None else torch.empty_like(p) for p in params)
+
+
+def _fake_backward(dy, x, y, saved, index, w1, b1, w2, b2, ws, bs, even_ties):
+    dx, *rest = _fake_backward_gates(dy, None, None, None, x, saved, index, w1, b1, w2, b2, ws, bs, even_ties)
+    return dx, x.new_empty((0,)) if y is None else torch.empty_like(dx), *rest
+
+
+_FAKES: dict[str, Callable] = {
+    "forward": _fake_forward,
+    "backward": _fake_backward,
+    "attend": _fake_attend,
+    "apply": _fake_apply,
+    "products": _fake_products,
+    "backward_gates": _fake_backward_gates,
+}
+_PARAMS = "Tensor? w1, Tensor? b1, Tensor? w2, Tensor? b2, Tensor? ws, Tensor? bs"
+# As csrc/ops.cpp has them.
+_SCHEMAS = {
+    "forward": f"(Tensor x, {_PARAMS}, Tensor? residual, bool relu) -> (Tensor, Tensor, Tensor)",
+    "backward": f"(Tensor dy, Tensor x, Tensor? y, Tensor saved, Tensor index, {_PARAMS}, bool even_ties) "
+    "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+    "attend": f"(Tensor x, {_PARAMS}) -> (Tensor, Tensor)",
+    "apply": "(Tensor x, Tensor saved, Tensor s, Tensor? residual, bool relu) -> Tensor",
+    "products": "(Tensor dy, Tensor x, Tensor? y, Tensor saved, Tensor s) -> (Tensor, Tensor, Tensor)",
+    "backward_gates": "(Tensor? dy, Tensor? s, Tensor? dg, Tensor? dlogits, Tensor x, Tensor saved, Tensor index, "
+    f"{_PARAMS}, bool even_ties) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+}
+
+
+def _triton(name: str) -> Callable:
+    """The Triton implementation of an operator, imported when it is first called."""
+    return lambda *args: getattr(importlib.import_module(".triton.operators", __package__), name)(*args)
+
+
+class Operators(NamedTuple):
+    forward: OpOverload
+    backward: OpOverload
+    attend: OpOverload
+    apply: OpOverload
+    products: OpOverload
+    backward_gates: OpOverload
+
+
+def _named(prefix: str) -> Operators:
+    return Operators(*(getattr(ops, prefix + name).default for name in Operators._fields))
+
+
+_library = library.Library(NAMESPACE, "FRAGMENT")
+for _name, _schema in _SCHEMAS.items():
+    _library.define(f"triton_{_name}{_schema}")
+    _library.impl(f"triton_{_name}", _triton(_name), "CompositeExplicitAutograd")
+    library.register_fake(f"{NAMESPACE}::triton_{_name}", _FAKES[_name])
+operators = {"triton": _named("triton_")}
+if cpu_missing and not cuda_missing:  # _C would have defined them
+    for _name, _schema in _SCHEMAS.items():
+        _library.define(f"{_name}{_schema}")
+if not (cpu_missing and cuda_missing):
+    for _name, _fake in _FAKES.items():
+        library.register_fake(f"{NAMESPACE}::{_name}", _fake)
+    operators |= {name: _named("") for name, missing in (("cpu", cpu_missing), ("cuda", cuda_missing)) if not missing}
+if not cpu_missing:
+    forward, backward, attend, apply, products, backward_gates = operators["cpu"]

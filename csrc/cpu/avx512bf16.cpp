@@ -1,0 +1,2 @@
+#define CBAM_ISA avx512bf16
+#include "entry.h"
