@@ -27,14 +27,14 @@ test: .venv/test,dev.installed
 	$(BIN)/mypy
 	$(BIN)/python -m pytest
 
-# The kernels in build/sanitize hide those of the installation. GCC's runtimes must be there before Python is, which
+# The kernels in build/sanitize hide those of the installation; without nvcc they are those of the CPU alone. GCC's runtimes must be there before Python is, which
 # never frees some of its memory; an allocation that is too large is PyTorch's to report.
 RUNTIMES = $(foreach name,libasan.so libubsan.so libstdc++.so.6,$$(gcc -print-file-name=$(name)))
 SANITIZED = LD_PRELOAD="$(RUNTIMES)" ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 PYTHONPATH=build/sanitize
 
 sanitize: .venv/test,dev.installed
 	rm -rf build/sanitize
-	CBAM_FUSED_SANITIZE=1 $(BIN)/python -m pip install --no-deps --no-build-isolation --target build/sanitize .
+	CUDA_HOME=/nowhere CBAM_FUSED_SANITIZE=1 $(BIN)/python -m pip install --no-deps --no-build-isolation --target build/sanitize .
 	for limit in ATEN_CPU_CAPABILITY=default ATEN_CPU_CAPABILITY=avx2 ATEN_CPU_CAPABILITY=avx512 ''; do \
 		env $$limit $(SANITIZED) $(BIN)/pytest -o pythonpath=tests tests/test_fuzz.py tests/test_hostile.py \
 			tests/test_split.py -k 'not pickles' || exit 1; \
