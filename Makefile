@@ -27,8 +27,8 @@ test: .venv/test,dev.installed
 	$(BIN)/mypy
 	$(BIN)/python -m pytest
 
-# The kernels in build/sanitize hide those of the installation; without nvcc they are those of the CPU alone. GCC's runtimes must be there before Python is, which
-# never frees some of its memory; an allocation that is too large is PyTorch's to report.
+# The kernels in build/sanitize, without nvcc those of the CPU alone, hide those of the installation. GCC's runtimes must
+# be there before Python is, which never frees some of its memory; an allocation that is too large is PyTorch's to report.
 RUNTIMES = $(foreach name,libasan.so libubsan.so libstdc++.so.6,$$(gcc -print-file-name=$(name)))
 SANITIZED = LD_PRELOAD="$(RUNTIMES)" ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 PYTHONPATH=build/sanitize
 
