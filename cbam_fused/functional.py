@@ -17,6 +17,7 @@ from .layout import accumulation_dtype
 BACKENDS = ("cpu", "cuda", "triton")
 NAMES = ("auto", *BACKENDS, "reference")
 TRITON_DEVICES = ("cuda", "xpu")
+CPU = torch.device("cpu")
 # Which backend is demanded, or "auto"; see use_backend. Looking into the environment takes longer than a small map.
 wanted = os.environ.get("CBAM_FUSED_BACKEND", "auto")
 
@@ -86,9 +87,7 @@ def cbam(
 
 
 def _kernels(x, w1, w2, ws, b1, b2, bs, residual, relu, ties, backend) -> Tensor:
-    if torch.is_grad_enabled() and any(
-        t is not None and t.requires_grad for t in (x, w1, w2, ws, b1, b2, bs, residual)
-    ):
+    if torch.is_grad_enabled():
         return autograd.Cbam.apply(x, w1, w2, ws, b1, b2, bs, residual, relu, ties, backend)
     return kernels.operators[backend].forward(x, w1, b1, w2, b2, ws, bs, residual, relu)[0]
 
@@ -188,7 +187,7 @@ def backend_for(x: Tensor) -> str:
     Raises:
         RuntimeError: CBAM_FUSED_BACKEND names an unknown backend, or one that cannot serve x.
     """
-    backend = "cpu" if wanted == "auto" and x.device.type == "cpu" and not kernels.cpu_missing else _find_backend(x.device)
+    backend = "cpu" if wanted == "auto" and x.device == CPU and not kernels.cpu_missing else _find_backend(x.device)
     return "reference" if _needs_plain_operators() else backend
 
 
@@ -243,7 +242,9 @@ def _needs_plain_operators() -> bool:
     """Under a transform that knows no rule for ours, or where the result runs where they are unknown."""
     if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
         return True
-    return torch.jit.is_tracing() or (torch.compiler.is_exporting() and torch.onnx.is_in_onnx_export())
+    return torch._C._get_tracing_state() is not None or (
+        torch.compiler.is_exporting() and torch.onnx.is_in_onnx_export()
+    )
 
 
 # To torch.fx they are leaves: a graph has one call, and the checks see tensors only.
