@@ -55,12 +55,13 @@ atomically, and sums have an order that depends on the shape alone, so results a
 simulator of an older GPU can run the kernels. Their entries, F being the type of the sums, T that of an element, V the
 elements of an access, in the order of their launches:
 
-| operator | entries |
-|---|---|
-| forward | `reduce_along` or `reduce_across<T, V, Pool<F>>`, `hidden_layer<F>`, `channel_gate<F>`; the other `reduce`, `spatial_gate<k, F>`; `scale<T, V>` |
-| apply | `scale<T, V>` |
-| products | `products<T, V>`, `join<F>` |
-| backward | `products<T, V>`, `join<F>`; `map_gradients<k, F>`, `kernel_gradients<k, F>`; a `reduce<T, V, MapProducts<F>>`, `hidden_backward<F>`, `pools_backward<F>`; `input_gradient<T, V, channels_last>`; `weight_gradients<F>`, `column_sums<F>` |
+- forward: `reduce_along` or `reduce_across<T, V, Pool<F>>`, `hidden_layer<F>`, `channel_gate<F>`; the other of the two
+  reductions, `spatial_gate<k, F>`; `scale<T, V>`.
+- apply: `scale<T, V>`.
+- products: `products<T, V>`, `join<F>`.
+- backward: `products<T, V>`, `join<F>`; `map_gradients<k, F>`, `kernel_gradients<k, F>`; `reduce_along` or
+  `reduce_across<T, V, MapProducts<F>>`, `hidden_backward<F>`, `pools_backward<F>`;
+  `input_gradient<T, V, channels_last>`; `weight_gradients<F>`, `column_sums<F>`.
 
 `absent_gate<F>` stands for a gate that is not there; k is 3, 7, or 0 for any other. Blocks are `kThreads` = 256 threads
 in one dimension, the grid too (`launcher.h`). Arguments and numbers of blocks are made by the host functions: `Passes`
