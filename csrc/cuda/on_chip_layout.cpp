@@ -61,7 +61,7 @@ OnChip on_chip_forward_layout(const Problem& p, int cluster) {
     o.row_side = shared.take(int64_t(3) * o.rows * sizeof(float));
     o.column_side = shared.take(3 * pixels_or_columns(o) * sizeof(float));
     o.hidden = shared.take(3 * p.R * sizeof(float));
-    o.window = shared.take((p.ws ? 2 * p.k * p.k : 0) * sizeof(float));
+    o.window = shared.take((p.ws ? 2 * p.k * p.k + 1 : 0) * sizeof(float));
     o.bytes = shared.used;
     return o;
 }
