@@ -192,6 +192,18 @@ def test_bytes_backward(relu, shape, cluster, dtype, layout):
     assert launch.efficiency >= 0.95
 
 
+@dtypes
+def test_few_bank_conflicts(dtype):
+    """Less than one more cycle for a request; without the gaps between Points it is three to six."""
+    x, dy, _, params = _arguments((1, 32, 28, 28), dtype, torch.contiguous_format)
+    plan = driver.Plan("on_chip", 2)
+    _, saved, index = driver.forward(x, *params, None, False, plan=plan)
+    (forward,) = driver.traffic()
+    driver.backward(dy, x, None, saved, index, *params, False, plan=plan)
+    for launch in (forward, driver.traffic()[0]):
+        assert launch.bank_conflicts < 0.7 * launch.shared_requests, launch
+
+
 @pytest.mark.parametrize("images", [0, 3])
 def test_numbers_of_images(images, emulated):
     emulated(1)
