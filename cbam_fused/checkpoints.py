@@ -30,6 +30,11 @@ class PublicNames(nn.Module):
     variant: str
     switches: Switches
 
+    def __prepare_scriptable__(self):
+        raise RuntimeError(
+            f"torch.jit.script cannot compile {type(self).__name__}: use torch.jit.trace, torch.export or torch.compile"
+        )
+
     def _load_from_state_dict(
         self, state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
     ):
@@ -121,7 +126,7 @@ def _to_own_names(module: PublicNames, state_dict: dict[str, Tensor], prefix: st
             if own in present:
                 tensor = state_dict.pop(prefix + other)
                 state_dict[prefix + own] = rearranged(own, tensor, _order(module, row), linear=False)
-            else:
+            elif own != other:  # PyTorch's message has its name, and ca and sa see it once more
                 left.setdefault(row.name, []).append(prefix + other)
     return "; ".join(
         f"variant={name!r} has a place for {', '.join(keys)}, this module not" for name, keys in left.items()

@@ -12,6 +12,11 @@ from .hooks import has_hooks
 from .pairs import fuse_pairs
 from .recognise import HOOKS, Layers, Proof, prove
 
+STATE_DICT_HOOKS = (
+    *("_state_dict_hooks", "_state_dict_pre_hooks"),
+    *("_load_state_dict_pre_hooks", "_load_state_dict_post_hooks"),
+)
+
 
 @dataclass
 class Report:
@@ -35,10 +40,11 @@ def replace_cbam(model: nn.Module) -> Report:
     count. It is replaced if one of the functions in ``cbam_fused.variants`` has the same outputs, gradients and
     BatchNorm statistics, in eval and training mode, on random input and random weights, in float64 copies on the
     CPU. The new module has the weights (as new parameters: build the optimiser afterwards), the training flags,
-    device, dtype and hooks of the old one, and loads its state_dict if that has the names of a known variant. In
-    modules that multiply the two masks in themselves, ``x = ca(x) * x; x = sa(x) * x``, the masks are replaced, and
-    where torch.fx finds exactly this pattern it becomes one call; such a module gets a subclass of its class, for
-    its present attributes, and can no longer be pickled as a whole. A squeeze-and-excitation block is no CBAM.
+    device, dtype and hooks of the old one, and loads its state_dict if that has the names of a known variant. Hooks of
+    its layers, its parameters and its state_dict would be lost: a module that has any is left alone. In modules that
+    multiply the two masks in themselves, ``x = ca(x) * x; x = sa(x) * x``, the masks are replaced, and where torch.fx
+    finds exactly this pattern it becomes one call; such a module gets a subclass of its class, for its present
+    attributes, and can no longer be pickled as a whole. A squeeze-and-excitation block is no CBAM.
 
     Args:
         model: any module. If it is a CBAM itself it cannot be replaced in place.
@@ -118,8 +124,11 @@ def _uses(model: nn.Module) -> dict[int, int]:
 def _obstacle(module: nn.Module, uses: dict[int, int]) -> str:
     """Why a module cannot be replaced whatever it computes; empty if it can."""
     for name, child in module.named_modules():
+        whose = f"its sub-module {name}" if name else "it"
         if name and has_hooks(child):
-            return f"its sub-module {name} has hooks, which would not run"
+            return f"{whose} has hooks, which would not run"
+        if any(getattr(child, hooks) for hooks in STATE_DICT_HOOKS):
+            return f"{whose} has hooks of its state_dict, which would not run"
     for name, p in module.named_parameters():
         if uses[id(p)] > 1:
             return f"its parameter {name} is shared with another module"

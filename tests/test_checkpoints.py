@@ -175,6 +175,8 @@ def test_biases_without_a_place():
     message = errors_of(CBAM(32), PUBLIC["mmyolo"](32, 16).state_dict())
     for layer in ("channel_attention.fc.0.conv", "channel_attention.fc.1.conv", "spatial_attention.conv.conv"):
         assert f'"{layer}.bias"' in message
+    message = errors_of(CBAM(32), CBAM(32, bias=True, norm=True).state_dict())
+    assert message.count("ca.fc1.bias") == message.count("sa.bn.weight") == 1
 
 
 @pytest.mark.filterwarnings("ignore:checkpoint")

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import cbam_fused
-from cbam_fused import CBAM, VARIANTS, functional, kernels
+from cbam_fused import CBAM, VARIANTS, ChannelAttention, functional, kernels, reference
 
 BATCH = torch.export.Dim("batch")
 
@@ -131,3 +131,10 @@ def test_fx_feature_extractor():
     x = torch.randn(1, 3, 32, 32)
     features = create_feature_extractor(network, {"layer2": "stage", "fc": "logits"})(x)
     assert torch.equal(features["logits"], network(x)) and features["stage"].shape == (1, 128, 4, 4)
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:FutureWarning")
+@pytest.mark.parametrize("module", [CBAM(16), ChannelAttention(16), reference.CBAM(16, variant="official")])
+def test_torchscript_compiler_is_refused(module):
+    with pytest.raises(RuntimeError, match=rf"torch.jit.script cannot compile {type(module).__name__}: use torch"):
+        torch.jit.script(nn.Sequential(nn.ReLU(), module))

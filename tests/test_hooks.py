@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.utils import fusion, parametrizations, parametrize, prune
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
-from cbam_fused import CBAM, ChannelAttention, SpatialAttention, kernels, reference
+from cbam_fused import CBAM, ChannelAttention, SpatialAttention, kernels, reference, replace_cbam
 from cbam_fused.pairs import fuse_pairs
 
 X = torch.randn(2, 32, 7, 9, generator=torch.Generator().manual_seed(0)).relu()
@@ -211,3 +211,46 @@ def test_checkpointed_module(variant, options):
         forward(x).square().sum().backward()
         grads.append([x.grad, *(p.grad for p in module.parameters())])
     assert all(torch.equal(a, b) for a, b in zip(*grads, strict=True))
+
+
+OF_A_MODULE = {
+    "forward": lambda m, run: m.register_forward_hook(run, with_kwargs=True, always_call=True),
+    "before the forward": lambda m, run: m.register_forward_pre_hook(run, with_kwargs=True),
+    "backward": lambda m, run: m.register_full_backward_hook(run),
+    "before the backward": lambda m, run: m.register_full_backward_pre_hook(run),
+}
+
+
+@pytest.mark.parametrize("register", OF_A_MODULE.values(), ids=OF_A_MODULE)
+def test_hooks_of_a_replaced_module_run(register):
+    model, calls = nn.Sequential(nn.Conv2d(32, 32, 1), reference.CBAM(32)), []
+    handle = register(model[1], lambda module, *_: calls.append(module))
+    assert replace_cbam(model).replaced == {"1": "tutorial"} and calls == []
+    model(X).sum().backward()
+    assert calls == [model[1]] and type(model[1]) is CBAM
+    handle.remove()
+    model(X).sum().backward()
+    assert calls == [model[1]]
+
+
+OF_A_STATE = ("state_dict_pre_hook", "state_dict_post_hook", "load_state_dict_pre_hook", "load_state_dict_post_hook")
+
+
+@pytest.mark.parametrize("kind", OF_A_STATE)
+@pytest.mark.parametrize("name,whose", [("0", "it"), ("0.sa.conv1", "its sub-module sa.conv1")])
+def test_hooks_of_a_state_dict_keep_a_module(kind, name, whose):
+    model = nn.Sequential(reference.CBAM(32))
+    getattr(model.get_submodule(name), f"register_{kind}")(lambda *_: None)
+    reason = f"{whose} has hooks of its state_dict, which would not run"
+    assert replace_cbam(model).skipped["0"] == reason and type(model[0]) is reference.CBAM
+
+
+def test_a_mask_with_hooks_is_replaced_by_itself():
+    model, calls = nn.Sequential(reference.CBAM(32)), []
+    model[0].ca.register_forward_hook(lambda module, args, mask: calls.append(mask))
+    expected = model(X)
+    report = replace_cbam(model)
+    assert report.skipped == {"0": "its sub-module ca has hooks, which would not run"}
+    assert report.replaced == {"0.ca": "tutorial channel mask", "0.sa": "tutorial spatial mask"}
+    torch.testing.assert_close(model(X), expected)
+    torch.testing.assert_close(*calls)

@@ -2,14 +2,12 @@
 _ops.py that kernel-builder gives it. kernel-builder itself does not run here."""
 
 import os
-import platform
-import runpy
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-import setuptools
+import setup_script
 
 from cbam_fused import kernels
 
@@ -24,12 +22,7 @@ BUILD = tomllib.loads((ROOT / "build.toml").read_text())
 
 @pytest.fixture
 def setup(monkeypatch):
-    """The names of setup.py, as they are on x86-64."""
-    monkeypatch.setattr(setuptools, "setup", lambda **kwargs: None)
-    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
-    monkeypatch.delenv("CBAM_FUSED_SANITIZE", raising=False)
-    monkeypatch.syspath_prepend(str(ROOT / "_build"))
-    return runpy.run_path(str(ROOT / "setup.py"))
+    return setup_script.run(monkeypatch)
 
 
 @pytest.fixture

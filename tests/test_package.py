@@ -50,9 +50,10 @@ def test_fresh_interpreter_runs_forward_elsewhere(tmp_path):
 import sys, torch, cbam_fused
 y = cbam_fused.CBAM(16)(torch.randn(2, 16, 5, 4))
 assert y.shape == (2, 16, 5, 4), y.shape
-print(cbam_fused.functional.backend_for(y), "triton" in sys.modules, torch.cuda.is_initialized())
+print(cbam_fused.functional.backend_for(y), torch.cuda.is_initialized())
+print([name for name in ("triton", "torch.utils.cpp_extension") if name in sys.modules])
 """
-    assert python("-c", code, cwd=tmp_path).split() == ["cpu", "False", "False"]
+    assert python("-c", code, cwd=tmp_path).split() == ["cpu", "False", "[]"]
 
 
 def test_info_names_versions_builds_and_backends(tmp_path):
@@ -116,17 +117,18 @@ def copy_sources(folder):
 
 
 @pytest.mark.skipif(shutil.which("readelf") is None, reason="readelf is not installed")
-def test_binary_needs_neither_python_nor_cuda():
+def test_binary_needs_neither_python_nor_cuda_and_of_torch_the_stable_abi():
     command = ["readelf", "--wide", "--dynamic", "--dyn-syms", str(kernels._find("_C"))]
     lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
     needed = [line.split("[")[1].rstrip("]") for line in lines if "(NEEDED)" in line]
-    undefined = [line.split()[-1] for line in lines if " UND " in line]
+    undefined = [line.split()[7] for line in lines if " UND " in line and len(line.split()) > 7]
     assert "libtorch_cpu.so" in needed
     assert not [
         name for name in needed if name.startswith(("libpython", "libtorch_python", "libcuda", "libtorch_cuda"))
     ]
-    assert [name for name in undefined if name.startswith("aoti_torch_")]
-    assert not [name for name in undefined if name.startswith(("Py", "_Py"))]
+    # What has no version, as @GLIBC_2.14, is torch's, but for what the toolchain leaves in every library.
+    of_torch = [name for name in undefined if "@" not in name and not re.match("_ITM_|__gmon_start__|__cxa_", name)]
+    assert of_torch and not [name for name in of_torch if not name.startswith(("aoti_torch_", "torch_"))]
 
 
 def test_binary_tells_nothing_of_where_it_was_built():
@@ -266,7 +268,7 @@ def test_pip_install_into_a_new_environment(tmp_path):
     site = subprocess.check_output([new, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"], text=True)
     Path(site.strip(), "torch.pth").write_text(sysconfig.get_path("purelib") + "\n")
     command = [new, "-m", "pip", "install", "-v", "--no-deps", ROOT]
-    log = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    log = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=600)
     assert log.returncode == 0, log.stdout
     assert "Collecting torch" not in log.stdout
     assert "cbam_fused: CUDA kernels" in log.stdout

@@ -1,0 +1,32 @@
+"""What the build is made of: what it imports, and which Pythons a wheel is for."""
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+import setup_script
+
+SCRIPTS = [setup_script.ROOT / "setup.py", *(setup_script.ROOT / "_build").glob("*.py")]
+NETWORK = {"asyncio", "ftplib", "http", "socket", "ssl", "urllib", "xmlrpc"}
+
+
+def imported(script: Path) -> set[str]:
+    nodes = [node for node in ast.walk(ast.parse(script.read_text())) if isinstance(node, ast.Import | ast.ImportFrom)]
+    names = [node.module or "" if isinstance(node, ast.ImportFrom) else node.names[0].name for node in nodes]
+    return {name.partition(".")[0] for name in names}
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+def test_the_build_imports_neither_torch_nor_the_network(script):
+    """So it has no need of torch's build helpers, downloads nothing, and does not look for a GPU."""
+    assert imported(script) <= {*sys.stdlib_module_names, "environment", "setuptools"} - NETWORK
+
+
+@pytest.mark.parametrize("free_threaded", [False, True])
+def test_a_wheel_is_for_every_python_with_a_lock(free_threaded, monkeypatch):
+    """A free-threaded Python has no limited API: its wheel is for this one alone."""
+    names = setup_script.run(monkeypatch, free_threaded)
+    tag = {} if free_threaded else {"bdist_wheel": {"py_limited_api": "cp310"}}
+    assert names["arguments"]["options"] == tag
+    assert names["CPU_EXTENSION"].py_limited_api is not free_threaded
