@@ -5,7 +5,8 @@ import torch
 from emulation import build, driver
 from truth import DTYPES, LAYOUTS, NAMES, assert_close_to_truth, random_problem
 
-from cbam_fused import _ops, functional, reference
+from cbam_fused import functional, kernels, reference
+from cbam_fused.layout import accumulation_dtype
 
 pytestmark = pytest.mark.skipif(bool(build.obstacle), reason=build.obstacle)
 layouts = pytest.mark.parametrize("layout", LAYOUTS, ids=["nchw", "nhwc"])
@@ -19,8 +20,8 @@ def emulated(monkeypatch):
     """emulated(plan): from there on, tensors on the CPU go to the CUDA kernels."""
 
     def use(plan: driver.Plan) -> None:
-        monkeypatch.setenv("CBAM_FUSED_BACKEND", "cpu")
-        monkeypatch.setitem(_ops.operators, "cpu", driver.operators(plan))
+        monkeypatch.setattr("cbam_fused.functional.wanted", "cpu")
+        monkeypatch.setitem(kernels.operators, "cpu", driver.operators(plan))
 
     return use
 
@@ -102,6 +103,6 @@ def test_accesses_are_as_wide_as_the_addresses_allow(offset, dtype, layout):
     size = dtype.itemsize
     x = shifted(torch.randn(1, 32, 4, 8).to(dtype).to(memory_format=layout), -(-offset // size) * size)
     access = 16 if not offset else 8 if size == 2 and offset == 8 else size
-    driver.apply(x, torch.rand(1, 3 * 32 * 2, dtype=_ops.accumulation_dtype(dtype)), None, None, False)
+    driver.apply(x, torch.rand(1, 3 * 32 * 2, dtype=accumulation_dtype(dtype)), None, None, False)
     (launch,) = driver.traffic()
     assert launch.buffers["x"].requests == x.nbytes / access / 32
