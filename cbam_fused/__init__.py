@@ -2,6 +2,7 @@
 
 from . import functional, reference
 from .checkpoints import export_state_dict
+from .functional import use_backend
 from .modules import CBAM, ChannelAttention, SpatialAttention
 from .replace import replace_cbam
 from .surgery import attention_maps, freeze_except, insert_cbam, parameter_table, remove_cbam, unfreeze
@@ -22,4 +23,5 @@ __all__ = [
     "remove_cbam",
     "replace_cbam",
     "unfreeze",
+    "use_backend",
 ]

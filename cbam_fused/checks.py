@@ -6,7 +6,7 @@ from torch import Tensor, nn
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
-def check(x, w1, w2, ws, b1, b2, bs, residual, ties, norm=None) -> None:
+def check(x, w1, w2, ws, b1, b2, bs, residual, ties="first", norm=None) -> None:
     """Arguments as in :func:`cbam_fused.functional.cbam`.
 
     Raises:

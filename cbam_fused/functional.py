@@ -1,6 +1,8 @@
-"""CBAM and its two gates as functions: arguments are checked, then the kernels or the reference serve them."""
+"""CBAM and its two gates as functions: arguments are checked, and the kernels or the reference serve them."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import cast
 
 import torch
@@ -13,7 +15,11 @@ from .layout import accumulation_dtype
 
 # In the order in which they are asked.
 BACKENDS = ("cpu", "cuda", "triton")
+NAMES = ("auto", *BACKENDS, "reference")
 TRITON_DEVICES = ("cuda", "xpu")
+CPU = torch.device("cpu")
+# Which backend is demanded, or "auto"; see use_backend. Looking into the environment takes longer than a small map.
+wanted = os.environ.get("CBAM_FUSED_BACKEND", "auto")
 
 
 def cbam(
@@ -58,8 +64,17 @@ def cbam(
 
     Source: Woo et al., "CBAM: Convolutional Block Attention Module", ECCV 2018.
     """
+    failure = None
+    try:
+        backend = backend_for(x)
+        # These operators themselves refuse what does not fit, so that the check is spared where all is well.
+        if backend in ("cpu", "cuda") and norm is None and ties == "first" and (w1 is not None or ws is not None):
+            return _kernels(x, w1, w2, ws, b1, b2, bs, residual, relu, ties, backend)
+    except Exception as error:
+        failure = error
     check(x, w1, w2, ws, b1, b2, bs, residual, ties, norm)
-    backend = backend_for(x)
+    if failure is not None:
+        raise failure
     if backend == "reference" or unserved(backend, x, norm, ties):
         switches = reference.TIES[ties]
         return reference.cbam(x, w1, w2, ws, b1, b2, bs, norm=norm, residual=residual, relu=relu, switches=switches)
@@ -68,9 +83,11 @@ def cbam(
         return _with_batch_norm(x, w1, w2, ws, b1, b2, bs, norm, residual, relu, ties, backend)
     if norm is not None and ws is not None:
         ws, bs = _fold(ws, bs, norm, accumulation_dtype(x.dtype))
-    if torch.is_grad_enabled() and any(
-        t is not None and t.requires_grad for t in (x, w1, w2, ws, b1, b2, bs, residual)
-    ):
+    return _kernels(x, w1, w2, ws, b1, b2, bs, residual, relu, ties, backend)
+
+
+def _kernels(x, w1, w2, ws, b1, b2, bs, residual, relu, ties, backend) -> Tensor:
+    if torch.is_grad_enabled():
         return autograd.Cbam.apply(x, w1, w2, ws, b1, b2, bs, residual, relu, ties, backend)
     return kernels.operators[backend].forward(x, w1, b1, w2, b2, ws, bs, residual, relu)[0]
 
@@ -165,23 +182,44 @@ def backend_for(x: Tensor) -> str:
     devices without kernels, functorch transforms, forward-mode AD, torch.onnx.export and torch.jit.trace, and
     everything if the environment says CBAM_FUSED_BACKEND=reference. CBAM_FUSED_BACKEND=cpu, =cuda and =triton make
     missing kernels an error. Triton serves GPUs, and tensors on the CPU only where both CBAM_FUSED_BACKEND=triton and
-    TRITON_INTERPRET=1 are set.
+    TRITON_INTERPRET=1 are set. :func:`use_backend` changes in a running process what CBAM_FUSED_BACKEND said at import.
 
     Raises:
         RuntimeError: CBAM_FUSED_BACKEND names an unknown backend, or one that cannot serve x.
     """
-    wanted = os.environ.get("CBAM_FUSED_BACKEND", "auto")
-    if wanted not in ("auto", *BACKENDS, "reference"):
-        raise RuntimeError(f"CBAM_FUSED_BACKEND must be auto, cpu, cuda, triton or reference, got {wanted!r}")
+    backend = "cpu" if wanted == "auto" and x.device == CPU and not kernels.cpu_missing else _find_backend(x.device)
+    return "reference" if _needs_plain_operators() else backend
+
+
+@contextmanager
+def use_backend(name: str) -> Iterator[None]:
+    """Within it, every thread has the backend that CBAM_FUSED_BACKEND=name demands.
+
+    Raises:
+        ValueError: the name is not "auto", "cpu", "cuda", "triton" or "reference".
+    """
+    global wanted
+    if name not in NAMES:
+        raise ValueError(f"backend must be {', '.join(NAMES[:-1])} or {NAMES[-1]}, got {name!r}")
+    before, wanted = wanted, name
+    try:
+        yield
+    finally:
+        wanted = before
+
+
+def _find_backend(device: torch.device) -> str:
+    if wanted not in NAMES:
+        raise RuntimeError(f"CBAM_FUSED_BACKEND must be {', '.join(NAMES[:-1])} or {NAMES[-1]}, got {wanted!r}")
     if wanted == "reference":
-        return "reference"
+        return wanted
     reason = ""
     for backend in BACKENDS if wanted == "auto" else (wanted,):
-        reason = _missing(backend, x.device)
+        reason = _missing(backend, device)
         if not reason:
-            return "reference" if _needs_plain_operators() else backend
+            return backend
     if wanted != "auto":
-        raise RuntimeError(f"CBAM_FUSED_BACKEND={wanted}, but x is on {x.device}; {reason}")
+        raise RuntimeError(f"CBAM_FUSED_BACKEND={wanted}, but x is on {device}; {reason}")
     return "reference"
 
 
@@ -189,20 +227,14 @@ def _missing(backend: str, device: torch.device) -> str:
     """Why this backend has no kernels for tensors on the device; empty if it has."""
     kind = device.type
     if backend == "cpu":
-        return (
-            ""
-            if kind in ("cpu", "meta") and not kernels.cpu_missing
-            else f"CPU kernels: {kernels.cpu_missing or 'built'}"
-        )
+        served = kind in ("cpu", "meta") and not kernels.cpu_missing
+        return "" if served else f"CPU kernels: {kernels.cpu_missing or 'built'}"
     if backend == "cuda":
         return kernels.cuda_unserved(device) if kind == "cuda" else f"CUDA kernels: {kernels.cuda_missing or 'built'}"
     if kernels.triton_missing or kind in TRITON_DEVICES:
         return kernels.triton_missing
     # What the interpreter serves is served only on demand.
-    interpreted = kind == "cpu" and [os.environ.get(n) for n in ("CBAM_FUSED_BACKEND", "TRITON_INTERPRET")] == [
-        "triton",
-        "1",
-    ]
+    interpreted = kind == "cpu" and wanted == "triton" and os.environ.get("TRITON_INTERPRET") == "1"
     return "" if interpreted else "Triton serves tensors on a CPU only with TRITON_INTERPRET=1"
 
 
@@ -210,7 +242,9 @@ def _needs_plain_operators() -> bool:
     """Under a transform that knows no rule for ours, or where the result runs where they are unknown."""
     if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
         return True
-    return torch.jit.is_tracing() or (torch.compiler.is_exporting() and torch.onnx.is_in_onnx_export())
+    return torch._C._get_tracing_state() is not None or (
+        torch.compiler.is_exporting() and torch.onnx.is_in_onnx_export()
+    )
 
 
 # To torch.fx they are leaves: a graph has one call, and the checks see tensors only.

@@ -38,6 +38,7 @@ from torch import library
 from torch._ops import OpOverload
 
 from ._ops import ops
+from .checks import check
 from .layout import accumulation_dtype, dense_like
 
 NAMESPACE = ops.name
@@ -108,6 +109,7 @@ def _fake_attend(x, w1, b1, w2, b2, ws, bs):
 
 
 def _fake_forward(x, w1, b1, w2, b2, ws, bs, residual, relu):
+    check(x, w1, w2, ws, b1, b2, bs, residual)
     return dense_like(x), *_fake_attend(x, w1, b1, w2, b2, ws, bs)
 
 

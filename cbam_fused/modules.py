@@ -107,10 +107,14 @@ class CBAM(reference.CBAM):
     def forward(self, x: Tensor, *, residual: Tensor | None = None, relu: bool = False) -> Tensor:
         """relu(CBAM(x) + residual), each part only where asked for, in one pass."""
         if self._three_weights:
-            ca, sa = self.ca, self.sa
-            fc1, fc2, conv1 = ca.fc1, ca.fc2, sa.conv1
-            if not has_hooks(ca, sa, fc1, fc2, conv1):
-                return functional.cbam(x, fc1.weight, fc2.weight, conv1.weight, residual=residual, relu=relu)
+            # Past nn.Module.__getattr__: eight calls of a Python function take longer than the gates of a small map.
+            parts: Any = self._modules
+            ca, sa = parts["ca"], parts["sa"]
+            fc1, fc2, conv1 = ca._modules["fc1"], ca._modules["fc2"], sa._modules["conv1"]
+            w1, w2, ws = (layer._parameters.get("weight") for layer in (fc1, fc2, conv1))
+            parametrized = w1 is None or w2 is None or ws is None
+            if not parametrized and not has_hooks(ca, sa, fc1, fc2, conv1):
+                return functional.cbam(x, w1, w2, ws, residual=residual, relu=relu)
         if self._unserved or masks_are_called(self.ca, self.sa):
             check_input(x)
             return super().forward(x, residual=residual, relu=relu)

@@ -4,9 +4,7 @@ Each backend is compared with the float64 reference, with itself (run to run, bi
 from a CUDA graph; then timed beside plain PyTorch, torch.compile and a copy. All of it goes into a JSON file.
 """
 
-import contextlib
 import json
-import os
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import product
@@ -71,20 +69,6 @@ def backends(device: str) -> list[str]:
     return [name for name, reason in missing.items() if not reason]
 
 
-@contextlib.contextmanager
-def only(backend: str) -> Iterator[None]:
-    """functional's backend is this one."""
-    before = os.environ.get("CBAM_FUSED_BACKEND")
-    os.environ["CBAM_FUSED_BACKEND"] = backend
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["CBAM_FUSED_BACKEND"]
-        else:
-            os.environ["CBAM_FUSED_BACKEND"] = before
-
-
 def draw(shape: tuple[int, ...], dtype: torch.dtype, layout: str, kind: str) -> tuple[dict[str, Tensor], Tensor]:
     """Arguments of cbam(), and dy, on the CPU.
 
@@ -130,7 +114,7 @@ def check(device: str, backend: str, maps: list[tuple[int, int, int]]) -> Iterat
         truth = results(reference.cbam, {n: t.double() for n, t in inputs.items()}, dy.double(), kind)
         here, dy_here = {n: t.to(device) for n, t in inputs.items()}, dy.to(device)
         eager = results(reference.cbam, here, dy_here, kind)
-        with only(backend):
+        with functional.use_backend(backend):
             first, second = (results(functional.cbam, here, dy_here, kind) for _ in range(2))
             found: dict[str, Any] = compare(first, eager, truth)
             found["same bits again"] = equal(first, second)
@@ -191,7 +175,7 @@ def times(device: str, maps: list[tuple[int, int, int]]) -> Iterator[dict]:
         kept = torch.empty_like(x)
         found: dict[str, dict[str, float | str]] = {"copy": {"forward": measure(partial(kept.copy_, x))}}
         for name, (cbam, backend) in calls.items():
-            with only(backend):
+            with functional.use_backend(backend):
                 found[name] = time_call(cbam, leaves, dy)
         yield {"device": device, "shape": shape, "dtype": name_of(dtype), "layout": layout, "seconds": found}
 

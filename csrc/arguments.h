@@ -64,10 +64,11 @@ struct Call {
         STD_TORCH_CHECK(given.w1.has_value() == given.w2.has_value(), "w1 and w2 must be given together");
         p.R = given.w1 && given.w1->dim() > 0 ? given.w1->size(0) : 0;
         p.k = given.ws && given.ws->dim() == 4 ? given.ws->size(3) : 1;
-        check_numel(given.w1, p.R * p.C, "w1"), check_numel(given.b1, p.R, "b1");
-        check_numel(given.w2, p.C * p.R, "w2"), check_numel(given.b2, p.C, "b2");
-        check_numel(given.ws, 2 * p.k * p.k, "ws"), check_numel(given.bs, 1, "bs");
+        STD_TORCH_CHECK(!given.w1 || p.R > 0, "w1 must be (R, C) with R of at least 1");
         STD_TORCH_CHECK(p.k % 2 == 1, "ws must be (1, 2, k, k) with k odd");
+        check_parameter(x, given.w1, {p.R, p.C}, "w1"), check_parameter(x, given.b1, {p.R}, "b1");
+        check_parameter(x, given.w2, {p.C, p.R}, "w2"), check_parameter(x, given.b2, {p.C}, "b2");
+        check_parameter(x, given.ws, {1, 2, p.k, p.k}, "ws"), check_parameter(x, given.bs, {1}, "bs");
         p.x = x.const_data_ptr();
         p.w1 = hold(given.w1, held.w1), p.b1 = hold(given.b1, held.b1);
         p.w2 = hold(given.w2, held.w2), p.b2 = hold(given.b2, held.b2);

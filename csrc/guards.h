@@ -1,4 +1,5 @@
-// What keeps the kernels within their tensors, whoever calls an operator. cbam_fused/checks.py says more, but an
+// What keeps the kernels within their tensors, whoever calls an operator. All that cbam_fused/checks.py refuses of x,
+// parameters and residual is refused here, since that check is made to say more only after an operator has failed. An
 // exported program calls the operators without it, and hooks on saved tensors may give back something else than was
 // saved.
 #pragma once
@@ -6,6 +7,7 @@
 #include <stdint.h>
 
 #include <algorithm>
+#include <initializer_list>
 #include <optional>
 
 #include <torch/csrc/stable/tensor.h>
@@ -29,17 +31,32 @@ inline const Tensor& checked_image(const Tensor& x) {
     return x;
 }
 
+inline bool same_device(const Tensor& x, const Tensor& t) {
+    return x.is_cpu() ? t.is_cpu() : !t.is_cpu() && t.get_device_index() == x.get_device_index();
+}
+
 // t itself, a tensor of x's size and type.
 inline const Tensor& checked_like(const Tensor& x, const Tensor& t) {
-    STD_TORCH_CHECK(t.dim() == 4 && t.numel() == x.numel() && t.scalar_type() == x.scalar_type(),
-                    "y, dy and residual must have the shape and type of x");
-    for (int d = 0; d < 4; ++d)
-        STD_TORCH_CHECK(t.size(d) == x.size(d), "y, dy and residual must have the shape and type of x");
+    bool fits = t.dim() == 4 && t.scalar_type() == x.scalar_type() && same_device(x, t);
+    for (int d = 0; fits && d < 4; ++d) fits = t.size(d) == x.size(d);
+    STD_TORCH_CHECK(fits, "y, dy and residual must have the shape and type of x, and be where x is");
     return t;
 }
 
-inline void check_numel(const std::optional<Tensor>& t, int64_t numel, const char* name) {
-    STD_TORCH_CHECK(!t || t->numel() == numel, name, " must have ", numel, " elements, got ", t->numel());
+// A parameter of this shape, a matrix also as one of 1x1 convolutions; of x's type, or float32 for half types.
+inline void check_parameter(const Tensor& x, const std::optional<Tensor>& t, std::initializer_list<int64_t> shape,
+                            const char* name) {
+    if (!t) return;
+    const int64_t n = int64_t(shape.size());
+    bool fits = (t->dim() == n || (n == 2 && t->dim() == 4)) && same_device(x, *t);
+    for (int64_t d = 0; fits && d < t->dim(); ++d) fits = t->size(d) == (d < n ? shape.begin()[d] : 1);
+    const ScalarType type = t->scalar_type(), of_x = x.scalar_type();
+    const bool half = of_x == ScalarType::Half || of_x == ScalarType::BFloat16;
+    STD_TORCH_CHECK(fits && (type == of_x || (half && type == ScalarType::Float)), name, " does not fit x");
+}
+
+inline void check_numel(const Tensor& t, int64_t numel, const char* name) {
+    STD_TORCH_CHECK(t.numel() == numel, name, " must have ", numel, " elements, got ", t.numel());
 }
 
 inline void check_type(const Tensor& t, ScalarType type, const char* name) {

@@ -2,8 +2,9 @@
 // are PyTorch's current ones, and nothing waits for the GPU.
 #include <stdlib.h>
 
+#include <map>
+#include <mutex>
 #include <string>
-#include <vector>
 
 #include <torch/csrc/stable/accelerator.h>
 
@@ -25,6 +26,7 @@ int attribute(int device, cudaDeviceAttr name) {
     return value;
 }
 
+// Of the current device.
 cbam::cuda::Device facts(int device) {
     cbam::cuda::Device d{};
     d.major = attribute(device, cudaDevAttrComputeCapabilityMajor);
@@ -32,20 +34,18 @@ cbam::cuda::Device facts(int device) {
     d.multiprocessors = attribute(device, cudaDevAttrMultiProcessorCount);
     d.l2_bytes = attribute(device, cudaDevAttrL2CacheSize);
     d.shared_per_block = attribute(device, cudaDevAttrMaxSharedMemoryPerBlockOptin);
-    // Every GPU with clusters has 8 blocks; those of data centres (9.0, 10.0, 10.3) have 16 where a kernel asks for it.
-    d.max_cluster = !attribute(device, cudaDevAttrClusterLaunch) ? 1 : d.major <= 10 ? 16 : 8;
+    d.max_cluster = attribute(device, cudaDevAttrClusterLaunch) ? cbam::cuda::largest_cluster(d.shared_per_block) : 1;
     return d;
 }
 
-const cbam::cuda::Device& facts_of(int device) {
-    static const std::vector<cbam::cuda::Device> all = [] {
-        int count = 0;
-        check(cudaGetDeviceCount(&count), "cudaGetDeviceCount");
-        std::vector<cbam::cuda::Device> devices;
-        for (int i = 0; i < count; ++i) devices.push_back(facts(i));
-        return devices;
-    }();
-    return all.at(device);
+// Makes the device the current one of our copy of the runtime; the guard is for PyTorch's.
+const cbam::cuda::Device& enter(int device) {
+    static std::mutex mutex;
+    static std::map<int, cbam::cuda::Device> known;
+    check(cudaSetDevice(device), "cudaSetDevice");
+    const std::lock_guard lock(mutex);
+    const auto found = known.find(device);
+    return found != known.end() ? found->second : known.emplace(device, facts(device)).first->second;
 }
 
 cudaStream_t current_stream(int device) {
@@ -57,9 +57,7 @@ cudaStream_t current_stream(int device) {
 class Cuda {
 public:
     explicit Cuda(const Tensor& x)
-        : index_(x.get_device_index()), guard_(index_), device_(facts_of(index_)), stream_(current_stream(index_)) {
-        check(cudaSetDevice(index_), "cudaSetDevice");  // the guard is for PyTorch's copy of the runtime, not for ours
-    }
+        : index_(x.get_device_index()), guard_(index_), device_(enter(index_)), stream_(current_stream(index_)) {}
 
     void forward(const Call& call) const {
         const Plan plan = planned(cbam::cuda::plan_forward, call.p);

@@ -17,8 +17,8 @@ reduction, R the hidden units of the MLP, k the size of the spatial window. Ever
 
 ## Environment
 
-- `CBAM_FUSED_BACKEND`, read at every call: `reference` is plain PyTorch instead of kernels; with `cpu`, `cuda` and
-  `triton` it is an error if this backend cannot serve a tensor; `auto` is the default.
+- `CBAM_FUSED_BACKEND`, at import: `reference` is plain PyTorch instead of kernels; with `cpu`, `cuda` and `triton` it
+  is an error if this backend cannot serve a tensor; `auto` is the default. `use_backend` changes it later.
 - `CBAM_FUSED_CUDA_SCHEDULE`, at every call of the CUDA kernels: `staged`, or the blocks of a cluster, instead of their
   own choice, `auto` ([cuda.md](cuda.md)).
 - `CBAM_FUSED_AUTOTUNE`, at every call: with `1` the Triton kernels choose their tiles by measuring ([gpu.md](gpu.md)).
@@ -35,7 +35,13 @@ reduction, R the hidden units of the MLP, k the size of the spatial window. Ever
 
 SECTIONS = {
     "Modules": (cbam_fused.CBAM, cbam_fused.ChannelAttention, cbam_fused.SpatialAttention, modules.Backend),
-    "Functions": (functional.cbam, functional.channel_gate, functional.spatial_gate, functional.backend_for),
+    "Functions": (
+        functional.cbam,
+        functional.channel_gate,
+        functional.spatial_gate,
+        functional.backend_for,
+        functional.use_backend,
+    ),
     "Other CBAMs": (replace.replace_cbam, replace.Report, cbam_fused.export_state_dict),
     "Finished networks": (
         surgery.insert_cbam,

@@ -44,8 +44,30 @@ atomically, and sums have an order that depends on the shape alone, so results a
   fiber, a cluster's blocks live together. Each access to global, shared and distributed shared memory is checked for
   bounds, alignment, races and memory that nobody wrote, and counted. Values and gradients are compared with float64,
   bytes with the formulas of the table above, each buffer exactly. Toy kernels with one mistake each must be found.
+  Small shapes also run under AddressSanitizer and UndefinedBehaviorSanitizer, and each of the 33 barriers was deleted
+  in turn (`tests/emulation/delete_barriers.py`): every time the tests failed.
 - **Compiled** by nvcc for four GPUs: the table below (`tests/test_cuda_code.py`).
 - **Not checked**: what nvcc's code does when it runs, and how fast it is.
+
+## PTX of the staged schedule
+
+`nvcc -arch=compute_75 -ptx` takes each `csrc/cuda/staged_*.cu`, `gate.cu`, `conv.cu` and `parameters.cu` as it is; so a
+simulator of an older GPU can run the kernels. Their entries, F being the type of the sums, T that of an element, V the
+elements of an access, in the order of their launches:
+
+- forward: `reduce_along` or `reduce_across<T, V, Pool<F>>`, `hidden_layer<F>`, `channel_gate<F>`; the other of the two
+  reductions, `spatial_gate<k, F>`; `scale<T, V>`.
+- apply: `scale<T, V>`.
+- products: `products<T, V>`, `join<F>`.
+- backward: `products<T, V>`, `join<F>`; `map_gradients<k, F>`, `kernel_gradients<k, F>`; `reduce_along` or
+  `reduce_across<T, V, MapProducts<F>>`, `hidden_backward<F>`, `pools_backward<F>`;
+  `input_gradient<T, V, channels_last>`; `weight_gradients<F>`, `column_sums<F>`.
+
+`absent_gate<F>` stands for a gate that is not there; k is 3, 7, or 0 for any other. Blocks are `kThreads` = 256 threads
+in one dimension, the grid too (`launcher.h`). Arguments and numbers of blocks are made by the host functions: `Passes`
+in `csrc/cuda/staged_run.cuh` (with `Matrix` in `csrc/cuda/staged_tiling.h` for a `Tiling`, `csrc/cuda/group.h` for
+`Rows`, `csrc/cuda/staged_workspace.h` for what lies between the passes), and those at the end of `csrc/cuda/gate.cu`,
+`csrc/cuda/conv.cu` and `csrc/cuda/parameters.cu`. Structures are passed by value as C++ lays them out.
 
 """
 

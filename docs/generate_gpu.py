@@ -9,7 +9,6 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from unittest import mock
 
 os.environ.setdefault("TRITON_INTERPRET", "1")  # before the first import of Triton
 ROOT = Path(__file__).parent.parent
@@ -23,7 +22,7 @@ from triton_checker import Checker  # noqa: E402
 from triton_traffic import LARGE, EagerBytes  # noqa: E402
 from truth import random_problem  # noqa: E402
 
-from cbam_fused import functional, reference  # noqa: E402
+from cbam_fused import functional, reference, use_backend  # noqa: E402
 
 SHAPE = (1, 128, 28, 28)
 FORWARD = ("channel_pool", "channel_gate", "spatial_pool", "gate_and_apply")
@@ -126,7 +125,7 @@ def traffic() -> str:
 
 
 def watch(layout: str) -> Checker:
-    with mock.patch.dict(os.environ, CBAM_FUSED_BACKEND="triton"), Checker() as checker:
+    with use_backend("triton"), Checker() as checker:
         problem_in(layout).run(functional.cbam)
     return checker
 

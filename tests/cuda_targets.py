@@ -112,13 +112,23 @@ def compile_one(target: str, source: Path, *options: str) -> list[Kernel]:
     ]
 
 
+def ptx_entries(source: Path) -> set[str]:
+    """The kernels of a source as PTX of compute capability 7.5, for example "scale<float, 4>"."""
+    with tempfile.TemporaryDirectory() as folder:
+        ptx = Path(folder, "kernels.ptx")
+        run("nvcc", "-arch=compute_75", "-ptx", "-o", ptx, source)
+        text = ptx.read_text()
+    if not re.search(r"^\.target sm_75$", text, re.M):
+        raise RuntimeError(f"{source.name}: this is no PTX of compute capability 7.5:\n{text[:1000]}")
+    names = run("c++filt", *re.findall(r"^\.visible \.entry (\w+)\(", text, re.M)).splitlines()
+    # void cbam::cuda::some_kernel<float, 4, cbam::cuda::Pool<float> >(float const*, ...)
+    return {name.split("(")[0].removeprefix("void ").replace("cbam::cuda::", "").replace("> >", ">>") for name in names}
+
+
 def describe(target: str, source: Path, full_name: str, used: dict, text: str, threads: int) -> Kernel:
     # void cbam::cuda::some_kernel<float, true>(cbam::Problem, ...)
     plain = full_name.replace("(anonymous namespace)::", "")
     name, arguments = re.search(r"(\w+)(?:<([^()]*)>)?\([^()]*\)$", plain).groups()
-    name, arguments = re.search(
-        r"(\w+)(?:<([^()]*)>)?\([^()]*\)$", full_name.replace("(anonymous namespace)::", "")
-    ).groups()
     stores = re.findall(r"\bSTG\.E[.\w]*", text)
     wide_stores = [s for s in stores if ".128" in s]
     return Kernel(

@@ -45,11 +45,10 @@ def test_export_with_dynamic_batch(network, x):
         torch.testing.assert_close(loaded(images), network(images))
 
 
-def test_export_in_plain_operators(network, x, monkeypatch):
+def test_export_in_plain_operators(network, x):
     """For programs that run where this package is not."""
-    monkeypatch.setenv("CBAM_FUSED_BACKEND", "reference")
-    program = torch.export.export(network, (x,), dynamic_shapes=({0: BATCH},))
-    monkeypatch.delenv("CBAM_FUSED_BACKEND")
+    with cbam_fused.use_backend("reference"):
+        program = torch.export.export(network, (x,), dynamic_shapes=({0: BATCH},))
     assert {name.partition(".")[0] for name in operators(program.graph)} == {"aten"}
     torch.testing.assert_close(program.module()(x[:2]), network(x[:2]))
 

@@ -19,7 +19,7 @@ built = pytest.mark.skipif(kernels._find("_C_cuda") is None, reason="cbam_fused/
 @pytest.fixture
 def gpu(monkeypatch):
     """A GPU of compute capability 9.0, and kernels for it."""
-    monkeypatch.delenv("CBAM_FUSED_BACKEND", raising=False)
+    monkeypatch.setattr("cbam_fused.functional.wanted", "auto")
     monkeypatch.setattr(kernels, "cuda_missing", "")
     monkeypatch.setattr(kernels, "cuda_architectures", ("8.0", "9.0"))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
@@ -30,16 +30,16 @@ def gpu(monkeypatch):
 
 def test_gpu_tensors_go_to_the_cuda_kernels(gpu, monkeypatch):
     assert functional.backend_for(CUDA) == "cuda"
-    monkeypatch.setenv("CBAM_FUSED_BACKEND", "cuda")
+    monkeypatch.setattr("cbam_fused.functional.wanted", "cuda")
     assert functional.backend_for(CUDA) == "cuda"
-    monkeypatch.setenv("CBAM_FUSED_BACKEND", "triton")
+    monkeypatch.setattr("cbam_fused.functional.wanted", "triton")
     assert functional.backend_for(CUDA) == "triton"
 
 
 def test_gpus_that_they_were_not_built_for_go_to_triton(gpu, monkeypatch):
     gpu.major, gpu.minor = 12, 0
     assert functional.backend_for(CUDA) == "triton"
-    monkeypatch.setenv("CBAM_FUSED_BACKEND", "cuda")
+    monkeypatch.setattr("cbam_fused.functional.wanted", "cuda")
     reason = r"CBAM_FUSED_BACKEND=cuda, but x is on cuda; built for 8\.0, 9\.0, not for a GPU of 12\.0"
     with pytest.raises(RuntimeError, match=reason):
         functional.backend_for(CUDA)
@@ -48,7 +48,7 @@ def test_gpus_that_they_were_not_built_for_go_to_triton(gpu, monkeypatch):
 @pytest.mark.parametrize("device", ["cpu", "cuda", "xpu", "meta"])
 def test_cuda_kernels_that_are_not_there(device, monkeypatch):
     monkeypatch.setattr(kernels, "cuda_missing", "cbam_fused/_C_cuda was not built")
-    monkeypatch.setenv("CBAM_FUSED_BACKEND", "cuda")
+    monkeypatch.setattr("cbam_fused.functional.wanted", "cuda")
     with pytest.raises(RuntimeError, match=f"CBAM_FUSED_BACKEND=cuda, but x is on {device}; .*_C_cuda was not built"):
         functional.backend_for(SimpleNamespace(device=torch.device(device)))
 

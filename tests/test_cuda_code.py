@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from cuda_targets import REGISTERS, TARGETS, compile_all, compile_one, missing_tools
+from cuda_targets import REGISTERS, SOURCES, TARGETS, compile_all, compile_one, missing_tools, ptx_entries
 
 pytestmark = pytest.mark.skipif(bool(missing_tools()), reason=f"not installed: {missing_tools()}")
 
@@ -54,6 +54,41 @@ def test_large_passes_move_16_bytes_at_a_time(target, compiled):
     for kernel in wide:
         loads, stores = WIDE[kernel.name]
         assert kernel.wide_loads >= loads and kernel.wide_stores >= stores, kernel
+
+
+# The kernels of each source of the staged schedule, by element type, elements of an access, and type of the sums.
+STAGED = [
+    "reduce_along<{0}, {1}, Pool<{2}>>",
+    "reduce_along<{0}, {1}, MapProducts<{2}>>",
+    "reduce_across<{0}, {1}, Pool<{2}>>",
+    "reduce_across<{0}, {1}, MapProducts<{2}>>",
+    "scale<{0}, {1}>",
+    "products<{0}, {1}>",
+    "input_gradient<{0}, {1}, false>",
+    "input_gradient<{0}, {1}, true>",
+    "absent_gate<{2}>",
+    "join<{2}>",
+]
+TYPES = {
+    "f32": ("float", (4, 1), "float"),
+    "f64": ("double", (2, 1), "double"),
+    "f16": ("__half", (8, 4, 1), "float"),
+    "bf16": ("__nv_bfloat16", (8, 4, 1), "float"),
+}
+SMALL = {
+    "gate": ["hidden_layer<{}>", "channel_gate<{}>", "hidden_backward<{}>", "pools_backward<{}>"],
+    "conv": [f"{name}<{k}, {{}}>" for name in ("spatial_gate", "map_gradients", "kernel_gradients") for k in (0, 3, 7)],
+    "parameters": ["weight_gradients<{}>", "column_sums<{}>"],
+}
+ENTRIES = {
+    f"staged_{dtype}": {form.format(element, access, acc) for form in STAGED for access in accesses}
+    for dtype, (element, accesses, acc) in TYPES.items()
+} | {source: {form.format(acc) for form in forms for acc in ("float", "double")} for source, forms in SMALL.items()}
+
+
+@pytest.mark.parametrize("source", [s for s in SOURCES if not s.stem.startswith("on_chip")], ids=lambda s: s.stem)
+def test_staged_schedule_compiles_to_ptx_of_7_5(source):
+    assert ptx_entries(source) == ENTRIES[source.stem]
 
 
 BAD = """

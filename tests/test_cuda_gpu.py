@@ -23,7 +23,7 @@ SCHEDULES = ("auto", "staged", "1", "2", "4", "8", "16")
 
 @pytest.fixture(autouse=True)
 def cuda_kernels(monkeypatch):
-    monkeypatch.setenv("CBAM_FUSED_BACKEND", "cuda")
+    monkeypatch.setattr("cbam_fused.functional.wanted", "cuda")
     monkeypatch.delenv("CBAM_FUSED_CUDA_SCHEDULE", raising=False)
 
 

@@ -98,6 +98,12 @@ def test_what_only_the_staged_schedule_serves(name):
     assert all("images" in str(plan) for plan in plans(shifted, name))
 
 
+def test_the_runtime_is_asked_for_the_largest_cluster():
+    """What it refuses has what every device with clusters has."""
+    assert driver.module("plain").largest_cluster(227 << 10) == 16
+    assert driver.module("plain").largest_cluster(1 << 30) == 8
+
+
 def test_groups_fill_half_of_l2_and_hold_every_image():
     assert plans(problem(4096, 64, 56), "A100") == ("26 images", "17 images")
     assert plans(problem(8, 64, 56), "A100") == ("8 images", "8 images")

@@ -28,7 +28,7 @@ def operators(images: int = 2, seed: int = 0) -> kernels.Operators:
 @pytest.fixture(autouse=True)
 def emulated(monkeypatch):
     """Tensors on the CPU go to the CUDA kernels."""
-    monkeypatch.setenv("CBAM_FUSED_BACKEND", "cpu")
+    monkeypatch.setattr("cbam_fused.functional.wanted", "cpu")
     monkeypatch.setitem(kernels.operators, "cpu", operators())
 
 

@@ -19,10 +19,30 @@ def _arguments(shape, dtype, layout, **options):
     return inputs["x"], problem.dy, inputs["residual"], [inputs[name] for name in ("w1", "b1", "w2", "b2", "ws", "bs")]
 
 
+# The kernels that go over x; and those whose small buffers cannot fill their sectors, with the reason.
+PASSES = {"reduce_along", "reduce_across", "scale", "products", "input_gradient"}
+EXCEPTIONS = {
+    "hidden_layer": "what saved has of an image begins anywhere; one bias for each warp",
+    "channel_gate": "lanes of different channels share the hidden units",
+    "hidden_backward": "an image's part of partial begins anywhere",
+    "pools_backward": "all lanes share the hidden units",
+    "spatial_gate": "a window begins at any pixel; all lanes share a weight",
+    "map_gradients": "a window begins at any pixel; all lanes share a weight",
+    "kernel_gradients": "a window begins at any pixel",
+    "weight_gradients": "an image's part of partial begins anywhere; dw2 is written across its rows",
+    "column_sums": "an image's part of partial begins anywhere; gradients of a few numbers",
+}
+
+
 def _passes(x: torch.Tensor) -> dict[str, tuple[float, float]]:
-    """How often the tensors of x's shape were read and written by the last call; its accesses waste no sectors."""
-    images = [launch.buffers.get(name) for launch in driver.traffic() for name in LARGE]
-    assert all(b.efficiency >= 0.95 for b in images if b)
+    """How often the tensors of x's shape were read and written by the last call; its accesses waste no sectors.
+
+    Of all accesses of a launch to global memory, at least 95 % of the sectors' bytes are asked for.
+    """
+    for launch in driver.traffic():
+        assert launch.efficiency >= 0.95 or launch.kernel in EXCEPTIONS, launch
+        assert not (launch.kernel in PASSES and launch.bank_conflicts), launch
+        assert all(launch.kernel in PASSES for name in LARGE if name in launch.buffers), launch
     return {
         name: (sum(b.read for b in moved) / x.nbytes, sum(b.written for b in moved) / x.nbytes)
         for name in LARGE

@@ -57,7 +57,7 @@ WRONG = [
 @pytest.mark.parametrize("name,value,kind,message", WRONG)
 @pytest.mark.parametrize("backend", ["auto", "reference"])
 def test_wrong_argument(backend, name, value, kind, message, monkeypatch):
-    monkeypatch.setenv("CBAM_FUSED_BACKEND", backend)
+    monkeypatch.setattr("cbam_fused.functional.wanted", backend)
     with pytest.raises(kind, match=message):
         functional.cbam(**OK | {name: value})
 
@@ -73,9 +73,9 @@ def test_half_input_takes_its_own_dtype_or_float32():
 def test_backend_choice(monkeypatch):
     x = OK["x"]
     assert functional.backend_for(x) == "cpu"
-    monkeypatch.setenv("CBAM_FUSED_BACKEND", "reference")
+    monkeypatch.setattr("cbam_fused.functional.wanted", "reference")
     assert functional.backend_for(x) == "reference"
     assert functional.cbam(**OK).grad_fn is None
-    monkeypatch.setenv("CBAM_FUSED_BACKEND", "cdua")
+    monkeypatch.setattr("cbam_fused.functional.wanted", "cdua")
     with pytest.raises(RuntimeError, match="must be auto, cpu, cuda, triton or reference, got 'cdua'"):
         functional.cbam(**OK)

@@ -26,7 +26,7 @@ def test_backend_for(variant, monkeypatch):
     module, x = CBAM(64, variant=variant).eval(), torch.zeros(1, 64, 2, 2)
     reason = BACKENDS[variant]
     assert module.backend_for(x) == (("reference", f"no kernels for {reason}") if reason else ("cpu", ""))
-    monkeypatch.setenv("CBAM_FUSED_BACKEND", "reference")
+    monkeypatch.setattr("cbam_fused.functional.wanted", "reference")
     name, why = module.backend_for(x)
     assert name == "reference" and (reason in why if reason else "switched off" in why)
 

@@ -30,32 +30,32 @@ def no_cuda_kernels(monkeypatch):
 @pytest.mark.usefixtures("no_cuda_kernels")
 @pytest.mark.parametrize("device", ["cuda", "xpu"])
 def test_gpu_tensors_go_to_triton(device, monkeypatch):
-    monkeypatch.delenv("CBAM_FUSED_BACKEND", raising=False)
+    monkeypatch.setattr("cbam_fused.functional.wanted", "auto")
     assert functional.backend_for(on(device)) == "triton"
-    monkeypatch.setenv("CBAM_FUSED_BACKEND", "triton")
+    monkeypatch.setattr("cbam_fused.functional.wanted", "triton")
     assert functional.backend_for(on(device)) == "triton"
-    monkeypatch.setenv("CBAM_FUSED_BACKEND", "reference")
+    monkeypatch.setattr("cbam_fused.functional.wanted", "reference")
     assert functional.backend_for(on(device)) == "reference"
-    monkeypatch.setenv("CBAM_FUSED_BACKEND", "cpu")
+    monkeypatch.setattr("cbam_fused.functional.wanted", "cpu")
     with pytest.raises(RuntimeError, match=f"CBAM_FUSED_BACKEND=cpu, but x is on {device}"):
         functional.backend_for(on(device))
 
 
 @pytest.mark.usefixtures("no_cuda_kernels")
 def test_gpu_tensors_without_triton(monkeypatch):
-    monkeypatch.delenv("CBAM_FUSED_BACKEND", raising=False)
+    monkeypatch.setattr("cbam_fused.functional.wanted", "auto")
     monkeypatch.setattr(kernels, "triton_missing", "triton is not installed")
     assert functional.backend_for(on("cuda")) == "reference"
-    monkeypatch.setenv("CBAM_FUSED_BACKEND", "triton")
+    monkeypatch.setattr("cbam_fused.functional.wanted", "triton")
     with pytest.raises(RuntimeError, match="CBAM_FUSED_BACKEND=triton, but x is on cuda; triton is not installed"):
         functional.backend_for(on("cuda"))
 
 
 def test_cpu_tensors_go_to_triton_only_on_demand(monkeypatch):
     monkeypatch.setenv("TRITON_INTERPRET", "1")
-    monkeypatch.delenv("CBAM_FUSED_BACKEND", raising=False)
+    monkeypatch.setattr("cbam_fused.functional.wanted", "auto")
     assert functional.backend_for(on("cpu")) == ("reference" if kernels.cpu_missing else "cpu")
-    monkeypatch.setenv("CBAM_FUSED_BACKEND", "triton")
+    monkeypatch.setattr("cbam_fused.functional.wanted", "triton")
     assert functional.backend_for(on("cpu")) == "triton"
     monkeypatch.delenv("TRITON_INTERPRET")
     with pytest.raises(RuntimeError, match="x is on cpu; Triton serves tensors on a CPU only with TRITON_INTERPRET=1"):
@@ -171,7 +171,7 @@ def test_fullgraph(layout, checker):
 
 def losses(backend, monkeypatch):
     """Three steps of a small network with a residual block that ends in CBAM, as CBAM-ResNet has it."""
-    monkeypatch.setenv("CBAM_FUSED_BACKEND", backend)
+    monkeypatch.setattr("cbam_fused.functional.wanted", backend)
     torch.manual_seed(0)
     stem, body, head = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1), nn.Linear(8, 3)
     first, second = CBAM(8, reduction=2), CBAM(8, reduction=4)

@@ -22,7 +22,7 @@ gates = pytest.mark.parametrize("name", [name for name in FUNCTIONS if name != "
 def triton_on_cuda(monkeypatch):
     if os.environ.get("TRITON_INTERPRET") == "1":
         pytest.skip("TRITON_INTERPRET=1: the kernels are interpreted in this process, not compiled")
-    monkeypatch.setenv("CBAM_FUSED_BACKEND", "triton")
+    monkeypatch.setattr("cbam_fused.functional.wanted", "triton")
 
 
 def on_gpu(function=functional.cbam, device="cuda"):

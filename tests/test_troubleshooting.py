@@ -74,7 +74,7 @@ def test_a_package_without_binary(monkeypatch):
 
 @pytest.mark.parametrize("backend,start", [("triton", "CBAM_FUSED_BACKEND=triton"), ("gpu", "CBAM_FUSED_BACKEND must")])
 def test_a_backend_that_cannot_be(backend, start, monkeypatch):
-    monkeypatch.setenv("CBAM_FUSED_BACKEND", backend)
+    monkeypatch.setattr("cbam_fused.functional.wanted", backend)
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     with pytest.raises(RuntimeError, match=re.escape(quoted(start))):
         CBAM(8)(torch.zeros(1, 8, 2, 2))

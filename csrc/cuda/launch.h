@@ -16,6 +16,10 @@ struct Device {
     int max_cluster;           // blocks; 1 where there are no clusters
 };
 
+// For Device, on the current device, which has clusters: the most blocks that one may have. The driver is asked, since
+// that depends on how the multiprocessors are grouped; nothing is launched.
+int largest_cluster(int64_t shared_per_block);
+
 enum class Schedule { staged, on_chip };
 
 struct Plan {

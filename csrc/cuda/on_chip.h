@@ -9,6 +9,7 @@
 namespace cbam::cuda {
 
 constexpr int kOnChipThreads = 512;
+constexpr int kPointsAtATime = 8;  // on_chip_backward.cuh
 
 // A part of 0 ... n - 1.
 struct Part {

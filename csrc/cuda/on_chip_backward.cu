@@ -1,3 +1,4 @@
+#include "launch.h"
 #include "on_chip_backward.cuh"
 #include "on_chip_launch.cuh"
 
@@ -13,7 +14,26 @@ template <class T> cudaError_t launch(const Problem& p, const OnChip& o, cudaStr
                            : launch_on_chip(on_chip_backward_kernel<T, false, false>, p, o, stream);
 }
 
+constexpr int kPortableCluster = 8;  // which every device with clusters has
+
 }  // namespace
+
+// Of all on-chip kernels, which have the same threads and registers, the answer is that of one. It is for blocks that
+// have a multiprocessor each.
+int largest_cluster(int64_t shared_per_block) {
+    const auto kernel = on_chip_backward_kernel<float, false, true>;
+    cudaLaunchConfig_t config = {};
+    config.gridDim = config.blockDim = dim3(kOnChipThreads);
+    config.dynamicSmemBytes = size_t(shared_per_block);
+    int blocks = 0;
+    if (cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(shared_per_block)) ||
+        cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1) ||
+        cudaOccupancyMaxPotentialClusterSize(&blocks, kernel, &config)) {
+        cudaGetLastError();  // is not that of a later launch
+        return kPortableCluster;
+    }
+    return blocks;
+}
 
 cudaError_t on_chip_backward(const Problem& p, int cluster, cudaStream_t stream) {
     const OnChip o = on_chip_backward_layout(p, cluster);

@@ -5,7 +5,7 @@
 // image's part of the parameter gradients is written once. Between the blocks go the sums over the columns (4 bytes for
 // each group of rows and column), the hidden sums, the window's sums, and what all need of the gradients.
 //
-// Shared memory: the block's rows of x and of dy; 16 bytes for each channel and each pixel; the sums over columns, of
+// Shared memory: the block's rows of x and of dy; 18 bytes for each channel and each pixel; the sums over columns, of
 // which the gradient of the convolution and that of the gate before its sigmoid take the room; the hidden sums, the
 // window's sums, ws.
 #pragma once
@@ -20,6 +20,23 @@ namespace cbam::cuda {
 struct alignas(16) Point {
     float gate, mean, most;
     int32_t place;
+};
+
+// Points in shared memory, with a gap behind every 8, which is what the banks serve at a time: so threads that read
+// every V-th stay out of each other's.
+struct Points {
+    unsigned char* first;
+
+    __device__ __forceinline__ Point& operator[](int i) const {
+        return reinterpret_cast<Point*>(first)[i + i / kPointsAtATime];
+    }
+    // All of it, by one access.
+    __device__ __forceinline__ Point get(int i) const {
+        const uint4 bits = reinterpret_cast<const uint4&>((*this)[i]);
+        Point point;
+        memcpy(&point, &bits, sizeof bits);
+        return point;
+    }
 };
 
 // A block's piece of dy, with the zeros of the ReLU.
@@ -47,8 +64,7 @@ __device__ __forceinline__ void backward_image(const Problem& p, const OnChip& o
     const int64_t start = n * C * HW + int64_t(row_part.first) * o.cols;
 
     T *x = reinterpret_cast<T*>(shared + o.x), *dy = reinterpret_cast<T*>(shared + o.dy);
-    Point *channel = reinterpret_cast<Point*>(shared + o.channels),
-          *pixel = reinterpret_cast<Point*>(shared + o.pixels);
+    const Points channel{shared + o.channels}, pixel{shared + o.pixels};
     float *scratch = reinterpret_cast<float*>(shared + o.scratch),
           *hidden = reinterpret_cast<float*>(shared + o.hidden);
     float *taps = reinterpret_cast<float*>(shared + o.taps), *window = reinterpret_cast<float*>(shared + o.window);
@@ -133,11 +149,11 @@ __device__ __forceinline__ void backward_image(const Problem& p, const OnChip& o
                 a.most += window[2 * kk - 1 - tap] * dz[q];
             },
             [&](int q, const Pair& a) {
-                Point v = pixel[q];
+                Point v = pixel.get(q);
                 v.mean = a.mean / C;
                 v.most = a.most;
                 if (channels_last) pixel[q] = v;
-                else store_to_all(blocks, pixel + q, v);
+                else store_to_all(blocks, &pixel[q], v);
             });
         blocks.sync();
     }
@@ -162,7 +178,7 @@ __device__ __forceinline__ void backward_image(const Problem& p, const OnChip& o
                         float v[W], d[W] = {};
                         load_word(x + row * o.cols + col, v);
                         if (!p.given) load_word(dy + row * o.cols + col, d);
-                        const Point at = pixel[row_part.first + row];
+                        const Point at = pixel.get(row_part.first + row);
                         for (int i = 0; i < W; ++i) a[i].value += product(v[i], d[i], at, col + i);
                     },
                     [&](int i, const Sum& a) { scratch[i] = a.value; });
@@ -174,7 +190,7 @@ __device__ __forceinline__ void backward_image(const Problem& p, const OnChip& o
                         load_word(x + row * o.cols + col, v);
                         if (!p.given) load_word(dy + row * o.cols + col, d);
                         for (int i = 0; i < W; ++i)
-                            a.value += product(v[i], d[i], pixel[col + i], row_part.first + row);
+                            a.value += product(v[i], d[i], pixel.get(col + i), row_part.first + row);
                     },
                     [&](int row, const Sum& a) { finish_channel(row_part.first + row, a.value); });
             }
@@ -188,10 +204,10 @@ __device__ __forceinline__ void backward_image(const Problem& p, const OnChip& o
         }
         __syncthreads();
         channel_gate_backward(p, o, blocks, n, channels, dlogit, hidden, [&](int c, float mean, float most) {
-            Point v = channel[c];
+            Point v = channel.get(c);
             v.mean = mean;
             v.most = most;
-            if (channels_last) store_to_all(blocks, channel + c, v);
+            if (channels_last) store_to_all(blocks, &channel[c], v);
             else channel[c] = v;
         });
         blocks.sync();
@@ -203,7 +219,7 @@ __device__ __forceinline__ void backward_image(const Problem& p, const OnChip& o
         if (p.dy) v = load_vector(dy + i);
         each_element<T>(i, o.cols, [&](int e, int row, int col) {
             const int c = channels_last ? col : row_part.first + row, q = channels_last ? row_part.first + row : col;
-            const Point of_channel = channel[c], of_pixel = pixel[q];
+            const Point of_channel = channel.get(c), of_pixel = pixel.get(q);
             float value = p.dy ? to_acc(v.v[e]) * of_pixel.gate : 0;
             value += of_pixel.mean + (of_pixel.place == c ? of_pixel.most : 0);
             value = value * of_channel.gate + of_channel.mean + (of_channel.place == q ? of_channel.most : 0);

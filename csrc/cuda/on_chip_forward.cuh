@@ -7,7 +7,7 @@
 // hidden sums, and what all need of the gates and the maps.
 //
 // Shared memory: the block's rows of x; sums, maxima and places (then gates) of all rows, and of all columns for each
-// group of rows; the hidden sums; ws.
+// group of rows; the hidden sums; ws and bs.
 #pragma once
 
 #include "on_chip_gate.cuh"
@@ -36,6 +36,7 @@ __device__ __forceinline__ void forward_image(const Problem& p, const OnChip& o,
     load_rows(static_cast<const T*>(p.x) + start, elements, x);
     if (p.ws)
         for (int i = int(threadIdx.x); i < 2 * kk; i += kOnChipThreads) window[i] = static_cast<const float*>(p.ws)[i];
+    if (p.bs && threadIdx.x == 0) window[2 * kk] = *static_cast<const float*>(p.bs);
     blocks.sync();  // no block writes to another that has not begun
 
     // Pools over the columns of each row, of x times what factor gives for the column. To all blocks where the rows
@@ -121,7 +122,7 @@ __device__ __forceinline__ void forward_image(const Problem& p, const OnChip& o,
         if (channels_last) pool_rows(saved_maps, index + C, channel.gate);
         else pool_columns(saved_maps, index + C, channel.gate);
         blocks.sync();
-        const float bias = p.bs ? *static_cast<const float*>(p.bs) : 0;
+        const float bias = p.bs ? window[2 * kk] : 0;
         convolve<Sum>(
             p, pixels,
             [&](Sum& a, int tap, int q) { a.value += window[tap] * pixel.sum[q] + window[kk + tap] * pixel.most[q]; },

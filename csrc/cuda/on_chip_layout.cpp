@@ -50,6 +50,8 @@ OnChip split(const Problem& p, int cluster) {
     return o;
 }
 
+int64_t points(int64_t n) { return 16 * (n + n / kPointsAtATime); }
+
 int64_t pixels_or_columns(const OnChip& o) { return int64_t(o.groups) * o.cols; }
 
 }  // namespace
@@ -61,7 +63,7 @@ OnChip on_chip_forward_layout(const Problem& p, int cluster) {
     o.row_side = shared.take(int64_t(3) * o.rows * sizeof(float));
     o.column_side = shared.take(3 * pixels_or_columns(o) * sizeof(float));
     o.hidden = shared.take(3 * p.R * sizeof(float));
-    o.window = shared.take((p.ws ? 2 * p.k * p.k : 0) * sizeof(float));
+    o.window = shared.take((p.ws ? 2 * p.k * p.k + 1 : 0) * sizeof(float));
     o.bytes = shared.used;
     return o;
 }
@@ -72,8 +74,8 @@ OnChip on_chip_backward_layout(const Problem& p, int cluster) {
     Carver shared;
     o.x = shared.take(chunk);
     o.dy = shared.take(p.dy ? chunk : 0);
-    o.channels = shared.take(16 * p.C);
-    o.pixels = shared.take(16 * p.HW());
+    o.channels = shared.take(points(p.C));
+    o.pixels = shared.take(points(p.HW()));
     o.scratch = shared.take(std::max(pixels_or_columns(o), std::max(p.HW(), p.C)) * sizeof(float));
     o.hidden = shared.take((o.mlp_groups + 2) * p.R * sizeof(float));
     o.taps = shared.take(o.map_slices * (2 * kk + 1) * sizeof(float));

@@ -7,8 +7,6 @@
 
 namespace cbam::cuda {
 
-namespace {
-
 constexpr int kWarps = kThreads / kWarp;
 constexpr int kHidden = 4;  // hidden units of a block of weight_gradients
 
@@ -63,6 +61,8 @@ template <class F> __global__ void __launch_bounds__(kThreads)
     total = sum_of_warps(total, reinterpret_cast<F*>(shared));
     if (warp == 0 && i < length) out[i] = factor * total;
 }
+
+namespace {
 
 template <class F> void gradients(const Problem& p, Launcher& launch) {
     const Group<F> all{p, 0, p.N};

@@ -10,13 +10,16 @@ template <class T, int V> __global__ void __launch_bounds__(kThreads)
     scale(const T* x, const T* residual, T* y, Tiling t, Rows<const Acc<T>> row_gate, Rows<const Acc<T>> column_gate,
           bool with_relu) {
     using F = Acc<T>;
+    CBAM_SHARED(shared);
     const Tile tile(t);
+    const TileSides<F> gates(shared, t);
+    const F *of_column = column_gate.of(tile.image), *of_row = row_gate.of(tile.image);
+    gates.fill(tile, [&](int i) { return of_column[i]; }, [&](int i) { return of_row[i]; });
     const int col = tile.col + tile.lane * V;
     if (col >= tile.col_end) return;
     const int64_t image = tile.image * t.rows * t.cols;
-    const F *of_row = row_gate.of(tile.image), *of_column = column_gate.of(tile.image) + col;
     F factor[V];
-    for (int j = 0; j < V; ++j) factor[j] = of_column[j];
+    for (int j = 0; j < V; ++j) factor[j] = gates.columns.get(tile.lane * V + j);
     for (int row = tile.row + tile.group * kBatch; row < tile.row_end; row += tile.groups * kBatch) {
         F v[kBatch][V] = {}, add[kBatch][V] = {};
 #pragma unroll
@@ -28,7 +31,7 @@ template <class T, int V> __global__ void __launch_bounds__(kThreads)
 #pragma unroll
         for (int i = 0; i < kBatch; ++i) {
             if (row + i >= tile.row_end) break;
-            const F g = of_row[row + i];
+            const F g = gates.rows.get(row + i - tile.row);
 #pragma unroll
             for (int j = 0; j < V; ++j) {
                 v[i][j] = v[i][j] * g * factor[j] + add[i][j];

@@ -34,13 +34,17 @@ __device__ __forceinline__ F gradient(F dy, const Side<F>& pixel, const Side<F>&
 template <class T, int V, bool channels_last> __global__ void __launch_bounds__(kThreads)
     input_gradient(const T* dy, T* dx, Tiling t, Sides<Acc<T>> pixels, Sides<Acc<T>> channels) {
     using F = Acc<T>;
+    CBAM_SHARED(shared);
     const Tile tile(t);
+    const TileSides<Side<F>> sides(shared, t);
+    const Sides<F>&of_rows = channels_last ? pixels : channels, &of_columns = channels_last ? channels : pixels;
+    sides.fill(
+        tile, [&](int i) { return of_columns.at(tile.image, i); }, [&](int i) { return of_rows.at(tile.image, i); });
     const int col = tile.col + tile.lane * V;
     if (col >= tile.col_end) return;
     const int64_t image = tile.image * t.rows * t.cols;
-    const Sides<F>&of_rows = channels_last ? pixels : channels, &of_columns = channels_last ? channels : pixels;
     Side<F> column[V];
-    for (int j = 0; j < V; ++j) column[j] = of_columns.at(tile.image, col + j);
+    for (int j = 0; j < V; ++j) column[j] = sides.columns.get(tile.lane * V + j);
     for (int first = tile.row + tile.group * kBatch; first < tile.row_end; first += tile.groups * kBatch) {
         F v[kBatch][V] = {};
 #pragma unroll
@@ -50,7 +54,7 @@ template <class T, int V, bool channels_last> __global__ void __launch_bounds__(
         for (int i = 0; i < kBatch; ++i) {
             const int row = first + i;
             if (row >= tile.row_end) break;
-            const Side<F> side = of_rows.at(tile.image, row);
+            const Side<F> side = sides.rows.get(row - tile.row);
 #pragma unroll
             for (int j = 0; j < V; ++j)
                 v[i][j] = channels_last ? gradient(v[i][j], side, column[j], row, col + j)

@@ -19,21 +19,6 @@ template <class F> __device__ __forceinline__ PoolSum<F> from_lane(PoolSum<F> v,
     return {from_lane(v.total, step), {from_lane(v.top.value, step), from_lane(v.top.index, step)}};
 }
 
-template <class F> struct SharedSums<PoolSum<F>> {
-    static constexpr size_t kBytes = 2 * sizeof(F) + sizeof(int32_t);
-    F *total, *max;
-    int32_t* argmax;
-
-    __device__ SharedSums(void* shared, int count)
-        : total(static_cast<F*>(shared)), max(total + count), argmax(reinterpret_cast<int32_t*>(max + count)) {}
-    __device__ __forceinline__ void put(int i, PoolSum<F> v) const {
-        total[i] = v.total;
-        max[i] = v.top.value;
-        argmax[i] = v.top.index;
-    }
-    __device__ __forceinline__ PoolSum<F> get(int i) const { return {total[i], {max[i], argmax[i]}}; }
-};
-
 template <class F> struct Pool {
     using Sum = PoolSum<F>;
     using Factor = F;

@@ -18,14 +18,16 @@ template <class T, int V> __global__ void __launch_bounds__(kThreads)
     using F = Acc<T>;
     CBAM_SHARED(shared);
     const Tile tile(t);
+    const TileSides<F> gates(shared + kMergeBytes<F, V>, t);
+    const F *of_column = column_gate.of(tile.image), *of_row = row_gate.of(tile.image);
+    gates.fill(tile, [&](int i) { return of_column[i]; }, [&](int i) { return of_row[i]; });
     const int64_t image = tile.image * t.rows * t.cols;
     const int col = tile.col + tile.lane * V;
     const bool in_cols = col < tile.col_end;
-    const F *of_row = row_gate.of(tile.image), *of_column = column_gate.of(tile.image) + col;
     along += (tile.image * t.col_tiles + tile.col_tile) * t.rows;
     down += (tile.image * t.row_tiles + tile.row_tile) * t.cols;
     F factor[V] = {}, of_columns[V] = {};
-    for (int j = 0; j < V && in_cols; ++j) factor[j] = of_column[j];
+    for (int j = 0; j < V && in_cols; ++j) factor[j] = gates.columns.get(tile.lane * V + j);
     for (int first = tile.row; first < tile.row_end; first += tile.groups * kBatch) {
         const int row = first + tile.group * kBatch;
         F v[kBatch][V] = {}, d[kBatch][V] = {}, of_rows[kBatch] = {};
@@ -45,7 +47,7 @@ template <class T, int V> __global__ void __launch_bounds__(kThreads)
         }
 #pragma unroll
         for (int i = 0; i < kBatch; ++i) {
-            const F g = row + i < tile.row_end ? of_row[row + i] : F(0);
+            const F g = row + i < tile.row_end ? gates.rows.get(row + i - tile.row) : F(0);
 #pragma unroll
             for (int j = 0; j < V; ++j) {
                 const F product = v[i][j] * d[i][j];

@@ -16,31 +16,41 @@
 
 namespace cbam::cuda {
 
-template <class T, int V, class Operation> __global__ void __launch_bounds__(kThreads)
+constexpr int kStaged = 1024;  // factors that lie in shared memory at a time: those of several steps of a block
+
+// Of reduce_along three blocks are asked for on a multiprocessor: so ptxas does not spill to fit a fourth.
+
+template <class T, int V, class Operation> __global__ void __launch_bounds__(kThreads, 3)
     reduce_along(const T* x, Tiling t, Operation of_all) {
     using Sum = typename Operation::Sum;
+    CBAM_SHARED(shared);
     const Tile tile(t);
     const Operation operation = of_all.of(tile.image);
+    const SharedArray<typename Operation::Factor> factors(shared, kStaged);
     x += tile.image * t.rows * t.cols;
-    for (int first = tile.row; first < tile.row_end; first += tile.groups * kBatch) {
-        const int row = first + tile.group * kBatch, start = tile.col + tile.lane * V;
-        Sum sums[kBatch];
-        for (int i = 0; i < kBatch; ++i) sums[i] = operation.start(start);
-        for (int col = start; col < tile.col_end; col += t.lanes * V) {
+    const int row = tile.row + tile.group * kBatch, start = tile.lane * V;
+    Sum sums[kBatch];
+    for (int i = 0; i < kBatch; ++i) sums[i] = operation.start(tile.col + start);
+    for (int first = tile.col; first < tile.col_end; first += kStaged) {
+        const int last = min(first + kStaged, tile.col_end);
+        __syncthreads();
+        factors.fill(first, last, [&](int i) { return operation.factor(i); });
+        __syncthreads();
+        for (int col = first + start; col < last; col += t.lanes * V) {
             Acc<T> v[kBatch][V] = {};
 #pragma unroll
             for (int i = 0; i < kBatch; ++i)
                 if (row + i < tile.row_end) load<V>(x + place(t, row + i, col), v[i]);
 #pragma unroll
             for (int j = 0; j < V; ++j) {
-                const auto factor = operation.factor(col + j);
+                const auto factor = factors.get(col + j - first);
 #pragma unroll
                 for (int i = 0; i < kBatch; ++i) operation.add(sums[i], v[i][j], factor, row + i, col + j);
             }
         }
-        const Sum sum = merge_lanes(sums, t.lanes);
-        if (tile.lane < kBatch && row + tile.lane < tile.row_end) operation.store(sum, row + tile.lane, tile.col_tile);
     }
+    const Sum sum = merge_lanes(sums, t.lanes);
+    if (tile.lane < kBatch && row + tile.lane < tile.row_end) operation.store(sum, row + tile.lane, tile.col_tile);
 }
 
 template <class T, int V, class Operation> __global__ void __launch_bounds__(kThreads)
@@ -49,21 +59,28 @@ template <class T, int V, class Operation> __global__ void __launch_bounds__(kTh
     CBAM_SHARED(shared);
     const Tile tile(t);
     const Operation operation = of_all.of(tile.image);
-    const int col = tile.col + tile.lane * V, start = tile.row + tile.group * kBatch;
+    const SharedArray<typename Operation::Factor> factors(shared + kMergeBytes<Sum, V>, kStaged);
     x += tile.image * t.rows * t.cols;
+    const int col = tile.col + tile.lane * V, start = tile.group * kBatch;
     Sum sums[V];
-    for (int j = 0; j < V; ++j) sums[j] = operation.start(start);
-    for (int row = start; row < tile.row_end && col < tile.col_end; row += tile.groups * kBatch) {
-        Acc<T> v[kBatch][V] = {};
+    for (int j = 0; j < V; ++j) sums[j] = operation.start(tile.row + start);
+    for (int first = tile.row; first < tile.row_end; first += kStaged) {
+        const int last = min(first + kStaged, tile.row_end);
+        __syncthreads();
+        factors.fill(first, last, [&](int i) { return operation.factor(i); });
+        __syncthreads();
+        for (int row = first + start; row < last && col < tile.col_end; row += tile.groups * kBatch) {
+            Acc<T> v[kBatch][V] = {};
 #pragma unroll
-        for (int i = 0; i < kBatch; ++i)
-            if (row + i < tile.row_end) load<V>(x + place(t, row + i, col), v[i]);
+            for (int i = 0; i < kBatch; ++i)
+                if (row + i < last) load<V>(x + place(t, row + i, col), v[i]);
 #pragma unroll
-        for (int i = 0; i < kBatch; ++i) {
-            if (row + i >= tile.row_end) break;
-            const auto factor = operation.factor(row + i);
+            for (int i = 0; i < kBatch; ++i) {
+                if (row + i >= last) break;
+                const auto factor = factors.get(row + i - first);
 #pragma unroll
-            for (int j = 0; j < V; ++j) operation.add(sums[j], v[i][j], factor, col + j, row + i);
+                for (int j = 0; j < V; ++j) operation.add(sums[j], v[i][j], factor, col + j, row + i);
+            }
         }
     }
     const Sum sum = merge_groups(sums, t.lanes, shared);

@@ -44,9 +44,10 @@ template <class T, int V> struct Passes {
     Rows<const F> column_gate() const { return p.channels_last ? read(group.g()) : s(); }
 
     template <class Operation> void reduce(bool along, const Tiling& t, const Operation& operation) {
-        const size_t shared = kColumnBytes<typename Operation::Sum, V>;
-        if (along) launch(reduce_along<T, V, Operation>, group.images * t.blocks(), 0, input(p.x), t, operation);
-        else launch(reduce_across<T, V, Operation>, group.images * t.blocks(), shared, input(p.x), t, operation);
+        const auto kernel = along ? reduce_along<T, V, Operation> : reduce_across<T, V, Operation>;
+        const size_t factors = SharedArray<typename Operation::Factor>::bytes(kStaged);
+        const size_t sums = along ? 0 : kMergeBytes<typename Operation::Sum, V>;
+        launch(kernel, group.images * t.blocks(), sums + factors, input(p.x), t, operation);
     }
 
     void forward(void* workspace) {
@@ -74,16 +75,17 @@ template <class T, int V> struct Passes {
 
     void apply() {
         const Tiling t = matrix.elementwise(group.images);
-        launch(scale<T, V>, group.images * t.blocks(), 0, input(p.x), input(p.residual), output(p.y), t, row_gate(),
-               column_gate(), p.relu);
+        launch(scale<T, V>, group.images * t.blocks(), TileSides<F>::bytes(t), input(p.x), input(p.residual),
+               output(p.y), t, row_gate(), column_gate(), p.relu);
     }
 
     // Into dg, (images, C), and ds, (images, HW).
     void products(void* workspace, F* dg, F* ds, bool before_sigmoid) {
         const ProductsSpace<F> space(p, matrix, group.images, workspace);
         const Tiling& t = space.products;
-        launch(cuda::products<T, V>, group.images * t.blocks(), kColumnBytes<F, V>, input(p.x), input(p.dy),
-               p.relu ? input(p.y) : nullptr, masked_dy(), t, row_gate(), column_gate(), space.along, space.down);
+        launch(cuda::products<T, V>, group.images * t.blocks(), kMergeBytes<F, V> + TileSides<F>::bytes(t), input(p.x),
+               input(p.dy), p.relu ? input(p.y) : nullptr, masked_dy(), t, row_gate(), column_gate(), space.along,
+               space.down);
         const GateParts<F> along{space.along, t.col_tiles}, down{space.down, t.row_tiles};
         if (p.channels_last) join(down, along, before_sigmoid, dg, ds);
         else join(along, down, before_sigmoid, dg, ds);
@@ -125,7 +127,7 @@ template <class T, int V> struct Passes {
         const Sides<F> channels{read(group.g()), dmean_hw, dmax_hw, read(group.argmax_hw())};
         const Tiling t = matrix.elementwise(group.images);
         const auto kernel = p.channels_last ? input_gradient<T, V, true> : input_gradient<T, V, false>;
-        launch(kernel, group.images * t.blocks(), 0, dy, output(p.dx), t, pixels, channels);
+        launch(kernel, group.images * t.blocks(), TileSides<Side<F>>::bytes(t), dy, output(p.dx), t, pixels, channels);
     }
 
     void run(StagedOperator op, void* workspace) {

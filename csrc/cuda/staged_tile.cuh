@@ -101,29 +101,63 @@ template <class A> __device__ __forceinline__ A merge_lanes(const A (&rows)[kBat
     return mine;
 }
 
-// ``count`` sums in shared memory. What has several numbers has an array of each.
-template <class A> struct SharedSums {
-    static constexpr size_t kBytes = sizeof(A);  // of a sum
-    A* at;
+// Values in shared memory, word by word of all of them, with a gap behind every 32: so threads stay out of each other's
+// banks whether they go along neighbours or each along V of its own.
+template <class A> struct SharedArray {
+    static constexpr int kWords = sizeof(A) / sizeof(uint32_t);
+    uint32_t* words;
+    int pitch;  // from a word of an element to its next
 
-    __device__ SharedSums(void* shared, int) : at(static_cast<A*>(shared)) {}
-    __device__ __forceinline__ void put(int i, A v) const { at[i] = v; }
-    __device__ __forceinline__ A get(int i) const { return at[i]; }
+    __host__ __device__ static constexpr int pitch_of(int count) { return count + count / kWarp; }
+    __host__ __device__ static constexpr size_t bytes(int count) { return sizeof(A) * pitch_of(count); }
+
+    __device__ SharedArray(void* shared, int count) : words(static_cast<uint32_t*>(shared)), pitch(pitch_of(count)) {}
+    __device__ __forceinline__ void put(int i, const A& v) const {
+        uint32_t of_v[kWords];
+        memcpy(of_v, &v, sizeof v);
+        for (int word = 0; word < kWords; ++word) words[word * pitch + i + i / kWarp] = of_v[word];
+    }
+    __device__ __forceinline__ A get(int i) const {
+        uint32_t of_v[kWords];
+        for (int word = 0; word < kWords; ++word) of_v[word] = words[word * pitch + i + i / kWarp];
+        A v;
+        memcpy(&v, of_v, sizeof v);
+        return v;
+    }
+    // Puts of(first) ... of(last - 1), from place 0 on. Neighbours read neighbours, whatever they then have of them.
+    template <class Of> __device__ __forceinline__ void fill(int first, int last, Of of) const {
+        for (int i = threadIdx.x; i < last - first; i += kThreads) put(i, of(first + i));
+    }
 };
 
-// Sums of the V columns of each thread. The padding keeps both the threads that write theirs and those that read down a
-// column out of each other's banks.
-template <int V> constexpr int kColumnStride = kThreads + kWarp / V;
-template <class A, int V> constexpr size_t kColumnBytes = SharedSums<A>::kBytes * V * kColumnStride<V>;
+// What belongs to the columns and what to the rows of a tile of lanes V columns.
+template <class A> struct TileSides {
+    SharedArray<A> columns, rows;
+
+    static size_t bytes(const Tiling& t) {
+        return SharedArray<A>::bytes(t.tile_cols) + SharedArray<A>::bytes(t.tile_rows);
+    }
+    __device__ TileSides(unsigned char* shared, const Tiling& t)
+        : columns(shared, t.tile_cols), rows(shared + SharedArray<A>::bytes(t.tile_cols), t.tile_rows) {}
+    template <class OfColumn, class OfRow>
+    __device__ __forceinline__ void fill(const Tile& tile, OfColumn of_column, OfRow of_row) const {
+        columns.fill(tile.col, tile.col_end, of_column);
+        rows.fill(tile.row, tile.row_end, of_row);
+        __syncthreads();
+    }
+};
+
+// Shared memory of merge_groups.
+template <class A, int V> constexpr size_t kMergeBytes = SharedArray<A>::bytes(kThreads * V);
 
 // Merges, over the groups of the block, what each thread has for its V columns; thread i < lanes V ends with column i.
 template <int V, class A> __device__ __forceinline__ A merge_groups(const A (&mine)[V], int lanes, void* shared) {
-    const SharedSums<A> sums(shared, V * kColumnStride<V>);
-    for (int j = 0; j < V; ++j) sums.put(j * kColumnStride<V> + threadIdx.x, mine[j]);
+    const SharedArray<A> sums(shared, kThreads * V);
+    for (int j = 0; j < V; ++j) sums.put(threadIdx.x * V + j, mine[j]);
     __syncthreads();
-    const int column = threadIdx.x, first = column % V * kColumnStride<V> + column / V % lanes;
-    A total = sums.get(first);
-    for (int other = lanes; other < kThreads; other += lanes) total = merge(total, sums.get(first + other));
+    const int column = threadIdx.x % (lanes * V);
+    A total = sums.get(column);
+    for (int other = lanes; other < kThreads; other += lanes) total = merge(total, sums.get(other * V + column));
     return total;
 }
 

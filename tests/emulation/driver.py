@@ -65,6 +65,12 @@ class Launch(NamedTuple):
     shared_requests: int
     bank_conflicts: int  # cycles beyond those that the bytes need
 
+    @property
+    def efficiency(self) -> float:
+        """Of all accesses to global memory."""
+        moved = sum(b.read + b.written for b in self.buffers.values())
+        return moved / (32 * sum(b.sectors for b in self.buffers.values()))
+
 
 H100 = {
     "major": 9,

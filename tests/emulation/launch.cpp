@@ -17,23 +17,29 @@ std::map<const void*, std::map<cudaFuncAttribute, int>> attributes;
 constexpr size_t kSharedWithoutAsking = 48 << 10;
 constexpr uint32_t kPortableCluster = 8;
 
+size_t shared_limit(const void* kernel) {
+    const size_t asked = attributes[kernel][cudaFuncAttributeMaxDynamicSharedMemorySize];
+    return std::max(asked, kSharedWithoutAsking);
+}
+
+uint32_t cluster_limit(const void* kernel) {
+    return attributes[kernel][cudaFuncAttributeNonPortableClusterSizeAllowed] ? kClusterLimit : kPortableCluster;
+}
+
 cudaError_t check(const cudaLaunchConfig_t& config, const void* kernel, uint32_t& cluster) {
     const dim3 &grid = config.gridDim, &block = config.blockDim;
     const uint64_t threads = uint64_t(block.x) * block.y * block.z;
     if (!grid.x || !grid.y || !grid.z || grid.x > 0x7fffffffu || grid.y > 65535 || grid.z > 65535)
         return cudaErrorInvalidConfiguration;
     if (!threads || threads > 1024 || block.z > 64) return cudaErrorInvalidConfiguration;
-    auto& allowed = attributes[kernel];
-    const size_t asked = allowed[cudaFuncAttributeMaxDynamicSharedMemorySize];
-    if (config.dynamicSmemBytes > std::max(asked, kSharedWithoutAsking)) return cudaErrorInvalidValue;
+    if (config.dynamicSmemBytes > shared_limit(kernel)) return cudaErrorInvalidValue;
     for (unsigned i = 0; i < config.numAttrs; ++i) {
         if (config.attrs[i].id != cudaLaunchAttributeClusterDimension) return cudaErrorInvalidValue;
         const auto& dimension = config.attrs[i].val.clusterDim;
         if (!dimension.x || dimension.y != 1 || dimension.z != 1) return cudaErrorInvalidClusterSize;
         cluster = dimension.x;
     }
-    const bool large = allowed[cudaFuncAttributeNonPortableClusterSizeAllowed];
-    if (cluster > (large ? kClusterLimit : kPortableCluster) || grid.x % cluster) return cudaErrorInvalidClusterSize;
+    if (cluster > cluster_limit(kernel) || grid.x % cluster) return cudaErrorInvalidClusterSize;
     return cudaSuccess;
 }
 
@@ -59,5 +65,12 @@ cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute attribute
     if (attribute == cudaFuncAttributeMaxDynamicSharedMemorySize && (value < 0 || size_t(value) > emulation::kShared))
         return emulation::last_error = cudaErrorInvalidValue;
     emulation::attributes[kernel][attribute] = value;
+    return cudaSuccess;
+}
+
+cudaError_t cudaOccupancyMaxPotentialClusterSize(int* blocks, const void* kernel, const cudaLaunchConfig_t* config) {
+    if (config->dynamicSmemBytes > emulation::shared_limit(kernel))
+        return emulation::last_error = cudaErrorInvalidValue;
+    *blocks = int(emulation::cluster_limit(kernel));
     return cudaSuccess;
 }

@@ -17,6 +17,7 @@ namespace {
 
 constexpr size_t kRegion = size_t(16) << 30;
 constexpr size_t kAlignment = 256;  // what cudaMalloc promises
+constexpr size_t kWidest = 16;      // access: a copy begins as far from a multiple of it as its source
 constexpr size_t kGap = 4096;       // between two buffers
 
 unsigned char* const region = [] {
@@ -30,7 +31,7 @@ unsigned char* const region = [] {
 Buffer& add_buffer(std::string name, size_t bytes, const void* source, bool writable) {
     size_t offset = kGap;
     if (!buffers.empty()) offset += buffers.back().begin + buffers.back().bytes - region;
-    offset = (offset + kAlignment - 1) / kAlignment * kAlignment;
+    offset = (offset + kAlignment - 1) / kAlignment * kAlignment + uintptr_t(source) % kWidest;
     if (offset + bytes + kGap > kRegion) throw std::bad_alloc();
     unsigned char* begin = region + offset;
     ASAN_UNPOISON_MEMORY_REGION(begin - kGap, bytes + 2 * kGap);

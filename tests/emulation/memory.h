@@ -37,7 +37,8 @@ struct Buffer {
 
 extern std::deque<Buffer> buffers;  // by address
 
-// A buffer with a copy of what ``source`` points to, or, without, of 0xff (NaN, -1), which nobody wrote.
+// A buffer with a copy of what ``source`` points to, as far from a 16-byte boundary; or, without a source, one of 0xff
+// (NaN, -1), which nobody wrote.
 Buffer& add_buffer(std::string name, size_t bytes, const void* source, bool writable);
 void remove_buffers();
 

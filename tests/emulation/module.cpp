@@ -62,6 +62,7 @@ PYBIND11_MODULE(cbam_emulation, m) {
     emulation::define_emulation(m);
     define_problem(m);
     define_plans(m);
+    m.def("largest_cluster", &cuda::largest_cluster);
     m.def("forward", &launch<cuda::forward>);
     m.def("products", &launch<cuda::products>);
     m.def("backward", &launch<cuda::backward>);
