@@ -1,9 +1,10 @@
 """What nvcc makes of the CUDA kernels, for GPUs that need not be here: no spills, wide accesses, blocks that fit."""
 
+import importlib.util
 from pathlib import Path
 
 import pytest
-from cuda_targets import REGISTERS, SOURCES, TARGETS, compile_all, compile_one, missing_tools, ptx_entries
+from cuda_targets import REGISTERS, SOURCES, TARGETS, compile_all, compile_one, missing_tools, ptx_entries, run
 
 pytestmark = pytest.mark.skipif(bool(missing_tools()), reason=f"not installed: {missing_tools()}")
 
@@ -19,8 +20,8 @@ WIDE = {
 }
 # Blocks that shall be on a multiprocessor at a time. A block of 256 threads in the large passes asks for 4 rows of 16
 # bytes a thread, 16 KB: two of them cover the 15 KB or so that are in flight at the bandwidth of an H100 (3.35 TB/s,
-# 600 ns, 132 multiprocessors).
-BLOCKS = {"on_chip_backward_kernel": 1}
+# 600 ns, 132 multiprocessors). That shared memory allows as many, test_emulation_staged.py checks.
+BLOCKS = {"reduce_along": 3, "reduce_across": 3}
 SIZES = {"double": 8, "float": 4, "__half": 2, "__nv_bfloat16": 2}
 
 
@@ -89,6 +90,17 @@ ENTRIES = {
 @pytest.mark.parametrize("source", [s for s in SOURCES if not s.stem.startswith("on_chip")], ids=lambda s: s.stem)
 def test_staged_schedule_compiles_to_ptx_of_7_5(source):
     assert ptx_entries(source) == ENTRIES[source.stem]
+
+
+def test_the_page_is_current(compiled):
+    path = Path(__file__).parent.parent / "docs" / "generate_cuda.py"
+    spec = importlib.util.spec_from_file_location("generate_cuda", path)
+    generate_cuda = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(generate_cuda)
+    page = generate_cuda.PAGE.read_text()
+    assert page.startswith(generate_cuda.known_without_nvcc()), "run docs/generate_cuda.py"
+    if "release 13.0," in run("nvcc", "--version"):  # another uses other registers
+        assert page.endswith(generate_cuda.compiled_code(compiled)), "run docs/generate_cuda.py"
 
 
 BAD = """

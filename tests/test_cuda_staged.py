@@ -51,10 +51,12 @@ def test_sizes(shape, dtype, layout):
     assert_close_to_truth(random_problem(shape, dtype, layout))
 
 
-# Of several tiles each way in each pass, aligned and not.
+# Of several tiles each way in each pass, aligned and not; of more channels than factors lie in shared memory at a time.
 @layouts
 @dtypes
-@pytest.mark.parametrize("shape", [(1, 8, 56, 64), (1, 2, 70, 61), (1, 528, 4, 4), (1, 521, 3, 3)], ids=str)
+@pytest.mark.parametrize(
+    "shape", [(1, 8, 56, 64), (1, 2, 70, 61), (1, 528, 4, 4), (1, 521, 3, 3), (1, 1100, 2, 2)], ids=str
+)
 def test_sizes_of_several_tiles(shape, dtype, layout):
     assert_close_to_truth(random_problem(shape, dtype, layout))
 

@@ -3,6 +3,7 @@ threads may run."""
 
 import pytest
 import torch
+from cuda_targets import TARGETS
 from emulation import build, driver
 from truth import DTYPES, LAYOUTS, random_problem
 
@@ -19,8 +20,12 @@ def _arguments(shape, dtype, layout, **options):
     return inputs["x"], problem.dy, inputs["residual"], [inputs[name] for name in ("w1", "b1", "w2", "b2", "ws", "bs")]
 
 
-# The kernels that go over x; and those whose small buffers cannot fill their sectors, with the reason.
-PASSES = {"reduce_along", "reduce_across", "scale", "products", "input_gradient"}
+# The kernels that go over x, and how many blocks of each shall find shared memory on a multiprocessor at a time, also
+# where it has least of it.
+PASSES = {"reduce_along": 3, "reduce_across": 3, "scale": 2, "products": 2, "input_gradient": 2}
+SHARED = min(target.shared for target in TARGETS.values())
+RESERVED = 1024  # of each block, by the system
+# Those whose small buffers cannot fill their sectors, with the reason.
 EXCEPTIONS = {
     "hidden_layer": "what saved has of an image begins anywhere; one bias for each warp",
     "channel_gate": "lanes of different channels share the hidden units",
@@ -43,6 +48,7 @@ def _passes(x: torch.Tensor) -> dict[str, tuple[float, float]]:
         assert launch.efficiency >= 0.95 or launch.kernel in EXCEPTIONS, launch
         assert not (launch.kernel in PASSES and launch.bank_conflicts), launch
         assert all(launch.kernel in PASSES for name in LARGE if name in launch.buffers), launch
+        assert PASSES.get(launch.kernel, 2) * (launch.shared_bytes + RESERVED) <= SHARED, launch
     return {
         name: (sum(b.read for b in moved) / x.nbytes, sum(b.written for b in moved) / x.nbytes)
         for name in LARGE

@@ -110,6 +110,18 @@ template <class T, int W> __device__ __forceinline__ void load_word(const T* p, 
     }
 }
 
+template <class T, int W> __device__ __forceinline__ void store_word(T* p, const float (&v)[W]) {
+    if constexpr (W == 1) {
+        *p = from_acc<T>(v[0]);
+    } else {
+        T pair[W];
+        for (int i = 0; i < W; ++i) pair[i] = from_acc<T>(v[i]);
+        uint32_t bits;
+        memcpy(&bits, pair, sizeof bits);
+        *reinterpret_cast<uint32_t*>(p) = bits;
+    }
+}
+
 // Calls f with the elements of a word as a constant: 2 where two fit and rows are whole words.
 template <int W> struct Word {
     static constexpr int size = W;

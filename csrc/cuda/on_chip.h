@@ -9,7 +9,6 @@
 namespace cbam::cuda {
 
 constexpr int kOnChipThreads = 512;
-constexpr int kPointsAtATime = 8;  // on_chip_backward.cuh
 
 // A part of 0 ... n - 1.
 struct Part {

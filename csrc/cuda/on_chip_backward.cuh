@@ -5,7 +5,7 @@
 // image's part of the parameter gradients is written once. Between the blocks go the sums over the columns (4 bytes for
 // each group of rows and column), the hidden sums, the window's sums, and what all need of the gradients.
 //
-// Shared memory: the block's rows of x and of dy; 18 bytes for each channel and each pixel; the sums over columns, of
+// Shared memory: the block's rows of x and of dy; 16 bytes for each channel and each pixel; the sums over columns, of
 // which the gradient of the convolution and that of the gate before its sigmoid take the room; the hidden sums, the
 // window's sums, ws.
 #pragma once
@@ -22,22 +22,13 @@ struct alignas(16) Point {
     int32_t place;
 };
 
-// Points in shared memory, with a gap behind every 8, which is what the banks serve at a time: so threads that read
-// every V-th stay out of each other's.
-struct Points {
-    unsigned char* first;
-
-    __device__ __forceinline__ Point& operator[](int i) const {
-        return reinterpret_cast<Point*>(first)[i + i / kPointsAtATime];
-    }
-    // All of it, by one access.
-    __device__ __forceinline__ Point get(int i) const {
-        const uint4 bits = reinterpret_cast<const uint4&>((*this)[i]);
-        Point point;
-        memcpy(&point, &bits, sizeof bits);
-        return point;
-    }
-};
+// All of a point, by one access: neighbours then stay out of each other's banks.
+__device__ __forceinline__ Point load_point(const Point* p) {
+    const uint4 bits = *reinterpret_cast<const uint4*>(p);
+    Point point;
+    memcpy(&point, &bits, sizeof bits);
+    return point;
+}
 
 // A block's piece of dy, with the zeros of the ReLU.
 template <class T>
@@ -64,7 +55,8 @@ __device__ __forceinline__ void backward_image(const Problem& p, const OnChip& o
     const int64_t start = n * C * HW + int64_t(row_part.first) * o.cols;
 
     T *x = reinterpret_cast<T*>(shared + o.x), *dy = reinterpret_cast<T*>(shared + o.dy);
-    const Points channel{shared + o.channels}, pixel{shared + o.pixels};
+    Point *channel = reinterpret_cast<Point*>(shared + o.channels),
+          *pixel = reinterpret_cast<Point*>(shared + o.pixels);
     float *scratch = reinterpret_cast<float*>(shared + o.scratch),
           *hidden = reinterpret_cast<float*>(shared + o.hidden);
     float *taps = reinterpret_cast<float*>(shared + o.taps), *window = reinterpret_cast<float*>(shared + o.window);
@@ -149,11 +141,11 @@ __device__ __forceinline__ void backward_image(const Problem& p, const OnChip& o
                 a.most += window[2 * kk - 1 - tap] * dz[q];
             },
             [&](int q, const Pair& a) {
-                Point v = pixel.get(q);
+                Point v = load_point(pixel + q);
                 v.mean = a.mean / C;
                 v.most = a.most;
                 if (channels_last) pixel[q] = v;
-                else store_to_all(blocks, &pixel[q], v);
+                else store_to_all(blocks, pixel + q, v);
             });
         blocks.sync();
     }
@@ -178,7 +170,7 @@ __device__ __forceinline__ void backward_image(const Problem& p, const OnChip& o
                         float v[W], d[W] = {};
                         load_word(x + row * o.cols + col, v);
                         if (!p.given) load_word(dy + row * o.cols + col, d);
-                        const Point at = pixel.get(row_part.first + row);
+                        const Point at = load_point(pixel + row_part.first + row);
                         for (int i = 0; i < W; ++i) a[i].value += product(v[i], d[i], at, col + i);
                     },
                     [&](int i, const Sum& a) { scratch[i] = a.value; });
@@ -190,7 +182,7 @@ __device__ __forceinline__ void backward_image(const Problem& p, const OnChip& o
                         load_word(x + row * o.cols + col, v);
                         if (!p.given) load_word(dy + row * o.cols + col, d);
                         for (int i = 0; i < W; ++i)
-                            a.value += product(v[i], d[i], pixel.get(col + i), row_part.first + row);
+                            a.value += product(v[i], d[i], load_point(pixel + col + i), row_part.first + row);
                     },
                     [&](int row, const Sum& a) { finish_channel(row_part.first + row, a.value); });
             }
@@ -204,29 +196,45 @@ __device__ __forceinline__ void backward_image(const Problem& p, const OnChip& o
         }
         __syncthreads();
         channel_gate_backward(p, o, blocks, n, channels, dlogit, hidden, [&](int c, float mean, float most) {
-            Point v = channel.get(c);
+            Point v = load_point(channel + c);
             v.mean = mean;
             v.most = most;
-            if (channels_last) store_to_all(blocks, &channel[c], v);
+            if (channels_last) store_to_all(blocks, channel + c, v);
             else channel[c] = v;
         });
         blocks.sync();
     }
 
+    // dx takes the place of x: a thread keeps what belongs to its columns while it goes down the rows.
+    with_word<T>(o.cols, [&](auto word) {
+        constexpr int W = decltype(word)::size;
+        const Point *of_rows = channels_last ? pixel : channel, *of_columns = channels_last ? channel : pixel;
+        const int words = o.cols / W;
+        for (int i = int(threadIdx.x); i < o.groups * words; i += kOnChipThreads) {
+            const int col = i % words * W;
+            Point of_column[W];
+            for (int j = 0; j < W; ++j) of_column[j] = load_point(of_columns + col + j);
+            for (int row = i / words; row < rows; row += o.groups) {
+                const Point of_row = load_point(of_rows + row_part.first + row);
+                float v[W] = {};
+                if (p.dy) load_word(dy + row * o.cols + col, v);
+                for (int j = 0; j < W; ++j) {
+                    const Point &at_pixel = channels_last ? of_row : of_column[j],
+                                &at_channel = channels_last ? of_column[j] : of_row;
+                    const int c = channels_last ? col + j : row_part.first + row,
+                              q = channels_last ? row_part.first + row : col + j;
+                    v[j] = p.dy ? v[j] * at_pixel.gate : 0;
+                    v[j] += at_pixel.mean + (at_pixel.place == c ? at_pixel.most : 0);
+                    v[j] = v[j] * at_channel.gate + at_channel.mean + (at_channel.place == q ? at_channel.most : 0);
+                }
+                store_word(x + row * o.cols + col, v);
+            }
+        }
+    });
+    __syncthreads();
     T* dx = static_cast<T*>(p.dx) + start;
-    for (int i = int(threadIdx.x) * kVector<T>; i < elements; i += kOnChipThreads * kVector<T>) {
-        Vector<T> v = {};
-        if (p.dy) v = load_vector(dy + i);
-        each_element<T>(i, o.cols, [&](int e, int row, int col) {
-            const int c = channels_last ? col : row_part.first + row, q = channels_last ? row_part.first + row : col;
-            const Point of_channel = channel.get(c), of_pixel = pixel.get(q);
-            float value = p.dy ? to_acc(v.v[e]) * of_pixel.gate : 0;
-            value += of_pixel.mean + (of_pixel.place == c ? of_pixel.most : 0);
-            value = value * of_channel.gate + of_channel.mean + (of_channel.place == q ? of_channel.most : 0);
-            v.v[e] = from_acc<T>(value);
-        });
-        store_vector(dx + i, v);
-    }
+    for (int i = int(threadIdx.x) * kVector<T>; i < elements; i += kOnChipThreads * kVector<T>)
+        store_vector(dx + i, load_vector(x + i));
 }
 
 // Block b of the grid is one of those of image b / cluster.

@@ -50,8 +50,6 @@ OnChip split(const Problem& p, int cluster) {
     return o;
 }
 
-int64_t points(int64_t n) { return 16 * (n + n / kPointsAtATime); }
-
 int64_t pixels_or_columns(const OnChip& o) { return int64_t(o.groups) * o.cols; }
 
 }  // namespace
@@ -74,8 +72,8 @@ OnChip on_chip_backward_layout(const Problem& p, int cluster) {
     Carver shared;
     o.x = shared.take(chunk);
     o.dy = shared.take(p.dy ? chunk : 0);
-    o.channels = shared.take(points(p.C));
-    o.pixels = shared.take(points(p.HW()));
+    o.channels = shared.take(16 * p.C);
+    o.pixels = shared.take(16 * p.HW());
     o.scratch = shared.take(std::max(pixels_or_columns(o), std::max(p.HW(), p.C)) * sizeof(float));
     o.hidden = shared.take((o.mlp_groups + 2) * p.R * sizeof(float));
     o.taps = shared.take(o.map_slices * (2 * kk + 1) * sizeof(float));

@@ -23,8 +23,9 @@ py::dict traffic_of(const LaunchTraffic& launch) {
     py::dict buffers;
     for (const BufferTraffic& t : launch.buffers)
         buffers[t.name.c_str()] = py::make_tuple(t.read, t.written, t.distinct, t.requests, t.sectors);
-    return py::dict("kernel"_a = offset_of(launch.kernel), "buffers"_a = buffers,
-                    "shared_requests"_a = launch.shared_requests, "bank_conflicts"_a = launch.bank_conflicts);
+    return py::dict("kernel"_a = offset_of(launch.kernel), "shared_bytes"_a = launch.shared_bytes,
+                    "buffers"_a = buffers, "shared_requests"_a = launch.shared_requests,
+                    "bank_conflicts"_a = launch.bank_conflicts);
 }
 
 }  // namespace

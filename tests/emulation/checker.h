@@ -49,6 +49,7 @@ struct BufferTraffic {
 
 struct LaunchTraffic {
     const void* kernel;
+    uint64_t shared_bytes;  // that each block asks for
     std::vector<BufferTraffic> buffers;
     uint64_t shared_requests, bank_conflicts;  // a conflict: one more cycle than the bytes need
 };

@@ -61,6 +61,7 @@ class BufferTraffic(NamedTuple):
 
 class Launch(NamedTuple):
     kernel: str
+    shared_bytes: int  # that each block asks for
     buffers: dict[str, BufferTraffic]
     shared_requests: int
     bank_conflicts: int  # cycles beyond those that the bytes need
@@ -96,6 +97,7 @@ def traffic() -> list[Launch]:
     return [
         Launch(
             symbols.function_name(_last.__file__, launch["kernel"]),
+            launch["shared_bytes"],
             {name: BufferTraffic(*counts) for name, counts in launch["buffers"].items()},
             launch["shared_requests"],
             launch["bank_conflicts"],

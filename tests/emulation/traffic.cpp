@@ -101,7 +101,7 @@ void count_requests(const Warp& warp) {
 }
 
 void start_counting() {
-    traffic.push_back({running.kernel.code, {}, 0, 0});
+    traffic.push_back({running.kernel.code, running.config.dynamicSmemBytes, {}, 0, 0});
     const uint32_t warps_of_block = (running.threads_of_block + 31) / 32;
     pending.assign(running.blocks_of_cluster * warps_of_block, {});
 }
