@@ -33,6 +33,8 @@ cbam::cuda::Device facts(int device) {
     d.minor = attribute(device, cudaDevAttrComputeCapabilityMinor);
     d.multiprocessors = attribute(device, cudaDevAttrMultiProcessorCount);
     d.l2_bytes = attribute(device, cudaDevAttrL2CacheSize);
+    const int64_t kilohertz = attribute(device, cudaDevAttrMemoryClockRate);
+    d.bandwidth = 2 * kilohertz * attribute(device, cudaDevAttrGlobalMemoryBusWidth) / 8 / 1000;
     d.shared_per_block = attribute(device, cudaDevAttrMaxSharedMemoryPerBlockOptin);
     d.max_cluster = attribute(device, cudaDevAttrClusterLaunch) ? cbam::cuda::largest_cluster(d.shared_per_block) : 1;
     return d;

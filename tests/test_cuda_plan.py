@@ -3,21 +3,22 @@
 import pytest
 from emulation import driver
 
-# compute capability, multiprocessors, L2 in MB, shared memory of a block in KB, largest cluster
+# compute capability, multiprocessors, L2 in MB, memory in GB/s, shared memory of a block in KB, largest cluster
 DEVICES = {
-    "A100": (8, 0, 108, 40, 163, 1),
-    "L4": (8, 9, 58, 48, 99, 1),
-    "RTX 4090": (8, 9, 128, 72, 99, 1),
-    "H100": (9, 0, 132, 50, 227, 16),
-    "H200": (9, 0, 132, 50, 227, 16),
-    "B200": (10, 0, 148, 126, 227, 16),
-    "RTX 5090": (12, 0, 170, 96, 99, 8),
+    "A100": (8, 0, 108, 40, 2039, 163, 1),
+    "L4": (8, 9, 58, 48, 300, 99, 1),
+    "RTX 4090": (8, 9, 128, 72, 1008, 99, 1),
+    "H100": (9, 0, 132, 50, 3352, 227, 16),
+    "H200": (9, 0, 132, 50, 4800, 227, 16),
+    "B200": (10, 0, 148, 126, 8000, 227, 16),
+    "RTX 5090": (12, 0, 170, 96, 1792, 99, 8),
 }
 
 
 def device(name: str):
-    major, minor, multiprocessors, l2, shared, cluster = DEVICES[name]
-    return driver.module("plain").Device(major, minor, multiprocessors, l2 << 20, shared << 10, cluster)
+    major, minor, multiprocessors, l2, bandwidth, shared, cluster = DEVICES[name]
+    kind = driver.module("plain").Device
+    return kind(major, minor, multiprocessors, l2 << 20, bandwidth * 1000, shared << 10, cluster)
 
 
 def problem(N: int, C: int, side: int, dtype: str = "f16", channels_last: bool = False):
@@ -73,7 +74,7 @@ def test_what_is_chosen_fits(name):
                     chosen = plan(p, device(name))
                     if chosen.schedule == module.Schedule.staged:
                         continue
-                    assert chosen.cluster <= DEVICES[name][5]
+                    assert chosen.cluster <= DEVICES[name][6]
                     forced = plan(p, device(name), str(chosen.cluster))  # which is refused if it does not fit
                     assert (forced.schedule, forced.cluster) == (chosen.schedule, chosen.cluster)
 

@@ -12,6 +12,7 @@ struct Device {
     int major, minor;  // compute capability
     int multiprocessors;
     int64_t l2_bytes;
+    int64_t bandwidth;         // of memory, bytes a microsecond; 0 if unknown
     int64_t shared_per_block;  // the most that a block may ask for
     int max_cluster;           // blocks; 1 where there are no clusters
 };

@@ -12,8 +12,10 @@ namespace cbam::cuda {
 
 namespace {
 
-// Below this a launch takes longer than what a group of images can save of the memory's time.
-constexpr int64_t kSmallestGroup = 8 << 20;
+// What the launches between the passes of a group take, in microseconds, and what L2 gives, in bytes a microsecond, as
+// measured on an H100 (docs/cuda.md).
+constexpr int64_t kLaunches = 20;
+constexpr int64_t kBandwidthL2 = 5'500'000;
 // What a block loads in about the time that a launch takes.
 constexpr int64_t kSmallShare = 32 << 10;
 // What the driver takes of a multiprocessor's shared memory for each block.
@@ -49,12 +51,15 @@ int64_t largest_cluster(const Device& device) {
 }
 
 // Images that go through all passes together so that the later passes find them in L2, of which half is counted on,
-// since lines are not replaced in order. All N where too few fit. tensors: of x's size, that the passes touch.
+// since lines are not replaced in order. All N where fewer would not save what their own launches take: so it is where
+// memory is as fast as on an H100. tensors: of x's size, that the passes touch; half of them are read again, twice.
 Plan staged(const Problem& p, const Device& device, int tensors) {
-    const int64_t image = std::max<int64_t>(tensors * p.C * p.HW() * element_size(p.dtype), 1);
-    const int64_t images = device.l2_bytes / 2 / image;
     const int64_t all = std::max<int64_t>(p.N, 1);
-    return {Schedule::staged, 1, images * image < kSmallestGroup ? all : std::min(images, all)};
+    const int64_t image = std::max<int64_t>(tensors * p.C * p.HW() * element_size(p.dtype), 1);
+    const int64_t images = std::min(device.l2_bytes / 2 / image, all), bytes = images * image;
+    if (images == all || device.bandwidth == 0) return {Schedule::staged, 1, all};
+    const int64_t saved = bytes / device.bandwidth - bytes / kBandwidthL2;
+    return {Schedule::staged, 1, saved > kLaunches ? images : all};
 }
 
 using LayoutOf = OnChip (*)(const Problem&, int cluster);

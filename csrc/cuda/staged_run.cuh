@@ -43,6 +43,11 @@ template <class T, int V> struct Passes {
     Rows<const F> row_gate() const { return p.channels_last ? s() : read(group.g()); }
     Rows<const F> column_gate() const { return p.channels_last ? read(group.g()) : s(); }
 
+    static Tiling backwards(Tiling t) {
+        t.backwards = true;
+        return t;
+    }
+
     template <class Operation> void reduce(bool along, const Tiling& t, const Operation& operation) {
         const auto kernel = along ? reduce_along<T, V, Operation> : reduce_across<T, V, Operation>;
         const size_t factors = SharedArray<typename Operation::Factor>::bytes(kStaged);
@@ -63,7 +68,7 @@ template <class T, int V> struct Passes {
                    group.argmax_hw(), C);
         }
         if (p.ws) {
-            reduce(p.channels_last, p.channels_last ? matrix.along(true) : matrix.across(true),
+            reduce(p.channels_last, backwards(p.channels_last ? matrix.along(true) : matrix.across(true)),
                    Pool<F>{read(group.g()), group.mean_c(), group.max_c(), group.argmax_c(), HW, F(C)});
             spatial_gate_forward(launch, group);
         } else {
@@ -117,7 +122,7 @@ template <class T, int V> struct Passes {
         if (p.w1) {
             if (p.ws)
                 reduce(
-                    !p.channels_last, space.maps,
+                    !p.channels_last, backwards(space.maps),
                     MapProducts<F>{dmean_c, dmax_c, read(group.argmax_c()), {space.through, space.parts * C}, int(C)});
             channel_gate_backward(launch, group, dg, space.through, p.ws ? space.parts : 0, space.dpools);
             dmean_hw = {space.dpools, 2 * C}, dmax_hw = {space.dpools + C, 2 * C};
@@ -125,7 +130,7 @@ template <class T, int V> struct Passes {
         const T* dy = p.dy && p.relu ? masked_dy() : input(p.dy);
         const Sides<F> pixels{dy ? s() : Rows<const F>{}, dmean_c, dmax_c, read(group.argmax_c())};
         const Sides<F> channels{read(group.g()), dmean_hw, dmax_hw, read(group.argmax_hw())};
-        const Tiling t = matrix.elementwise(group.images);
+        const Tiling t = backwards(matrix.elementwise(group.images));
         const auto kernel = p.channels_last ? input_gradient<T, V, true> : input_gradient<T, V, false>;
         launch(kernel, group.images * t.blocks(), TileSides<Side<F>>::bytes(t), dy, output(p.dx), t, pixels, channels);
     }

@@ -17,6 +17,9 @@ struct Tiling {
     int lanes;                 // a power of two from kBatch to kWarp
     int tile_rows, tile_cols;  // of a block
     int row_tiles, col_tiles;  // of an image
+    // From the last image to the first: where L2 has not room for all of them, it has those that the pass before this
+    // one came to last.
+    bool backwards = false;
 
     int64_t blocks() const { return int64_t(row_tiles) * col_tiles; }
 };
@@ -28,8 +31,9 @@ struct Tile {
     int lane, group, groups;         // this thread
 
     __device__ explicit Tile(const Tiling& t) {
-        const unsigned blocks = unsigned(t.row_tiles) * t.col_tiles, place = blockIdx.x % blocks;
-        image = blockIdx.x / blocks;
+        const unsigned block = t.backwards ? gridDim.x - 1 - blockIdx.x : blockIdx.x;
+        const unsigned blocks = unsigned(t.row_tiles) * t.col_tiles, place = block % blocks;
+        image = block / blocks;
         row_tile = place / t.col_tiles;
         col_tile = place % t.col_tiles;
         row = row_tile * t.tile_rows;

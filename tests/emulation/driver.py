@@ -78,6 +78,7 @@ H100 = {
     "minor": 0,
     "multiprocessors": 132,
     "l2_bytes": 50 << 20,
+    "bandwidth": 3_352_000,
     "shared_per_block": 227 << 10,
     "max_cluster": 16,
 }
