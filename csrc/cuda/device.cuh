@@ -16,6 +16,7 @@
 namespace cbam::cuda {
 
 constexpr int kWarp = 32;
+constexpr int kBatch = 4;  // rows that a thread takes at a time, so that as many of its accesses are under way
 
 template <class T> struct AccOf {
     using type = float;
@@ -54,6 +55,38 @@ template <class T> __device__ __forceinline__ void store_vector(T* p, const Vect
     *reinterpret_cast<uint4*>(p) = bits;
 }
 
+// V elements, by one access: of 16 bytes, of 8, or of one element.
+template <int V, class T> __device__ __forceinline__ void load(const T* p, Acc<T> (&out)[V]) {
+    T v[V];
+    if constexpr (V * sizeof(T) == 16) {
+        const Vector<T> vector = load_vector(p);
+        memcpy(v, &vector, sizeof v);
+    } else if constexpr (V > 1) {
+        static_assert(V * sizeof(T) == 8);
+        const uint64_t bits = *reinterpret_cast<const uint64_t*>(p);
+        memcpy(v, &bits, sizeof v);
+    } else {
+        v[0] = *p;
+    }
+    for (int j = 0; j < V; ++j) out[j] = to_acc(v[j]);
+}
+
+template <int V, class T> __device__ __forceinline__ void store(T* p, const Acc<T> (&in)[V]) {
+    T v[V];
+    for (int j = 0; j < V; ++j) v[j] = from_acc<T>(in[j]);
+    if constexpr (V * sizeof(T) == 16) {
+        Vector<T> vector;
+        memcpy(&vector, v, sizeof v);
+        store_vector(p, vector);
+    } else if constexpr (V > 1) {
+        uint64_t bits;
+        memcpy(&bits, v, sizeof v);
+        *reinterpret_cast<uint64_t*>(p) = bits;
+    } else {
+        *p = v[0];
+    }
+}
+
 // A maximum and where it is: NaN wins, of equals the first.
 template <class F> struct Maximum {
     F value;
@@ -80,6 +113,21 @@ template <class F> __device__ __forceinline__ Maximum<F> warp_larger(Maximum<F> 
         m = larger(m, other);
     }
     return m;
+}
+
+template <class F> __device__ __forceinline__ F merge(F a, F b) { return a + b; }
+template <class F> __device__ __forceinline__ F from_lane(F v, int step) { return __shfl_xor_sync(~0u, v, step); }
+
+// Merges, over the lanes of a group, what each has for kBatch rows. Lane i ends with row i % kBatch: the first two
+// steps halve the rows of a lane, so there are half as many exchanges as with all rows in all lanes.
+template <class A> __device__ __forceinline__ A merge_lanes(const A (&rows)[kBatch], int lanes) {
+    static_assert(kBatch == 4);
+    const bool odd = threadIdx.x & 1, upper = threadIdx.x & 2;
+    const A first = merge(odd ? rows[1] : rows[0], from_lane(odd ? rows[0] : rows[1], 1));
+    const A second = merge(odd ? rows[3] : rows[2], from_lane(odd ? rows[2] : rows[3], 1));
+    A mine = merge(upper ? second : first, from_lane(upper ? first : second, 2));
+    for (int step = kBatch; step < lanes; step *= 2) mine = merge(mine, from_lane(mine, step));
+    return mine;
 }
 
 template <class F> __device__ __forceinline__ F sigmoid(F v) { return F(1) / (F(1) + exp(-v)); }

@@ -3,7 +3,7 @@
 //
 // Threads go along rows, so that neighbours read neighbouring elements; a row lies right behind the one before it,
 // so that neither global nor shared memory sees a gap where one ends. Everything that is reduced is so in an order that
-// depends on the shape only: by lanes, by groups of threads, by blocks in the order of their ranks.
+// depends on the shape only: by lanes, by slices, by groups of threads, by blocks in the order of their ranks.
 #pragma once
 
 #include <cooperative_groups.h>
@@ -51,35 +51,85 @@ __device__ __forceinline__ Part part_of(int rank, int blocks, int n, int unit) {
     return {min(first, n), min(last, n)};
 }
 
-// What a reduction adds up: a sum.
-struct Sum {
-    float value = 0;
-
-    __device__ __forceinline__ void add(const Sum& other) { value += other.value; }
-    __device__ __forceinline__ Sum from_lane(int step) const { return {__shfl_xor_sync(0xffffffffu, value, step)}; }
-};
-
-// ... or a sum and the maximum with its place; no place where all is -Inf.
+// A sum, and the maximum with its place; no place where all is -Inf.
 struct Pooled {
     static constexpr int kNowhere = 0x7fffffff;
     float sum = 0;
     Maximum<float> most = {-INFINITY, kNowhere};
 
-    // Of one thread, in ascending order of the places: of equals it keeps the first.
+    // Of one thread, in ascending order of the places: of equals it keeps the first. It passes over NaN, for which then
+    // the sum asks for all elements once more, to be added exactly.
     __device__ __forceinline__ void add(float v, int place) {
+        sum += v;
+        if (v > most.value) most = {v, place};
+    }
+    // The same of W neighbours; of them the maximum is not looked for: its place is that of the first of them.
+    template <int W> __device__ __forceinline__ void add(const float (&v)[W], int place) {
+        float total = v[0], largest = v[0];
+#pragma unroll
+        for (int i = 1; i < W; ++i) total += v[i], largest = fmaxf(largest, v[i]);
+        sum += total;
+        if (largest > most.value) most = {largest, place};
+    }
+    __device__ __forceinline__ bool has_nan() const { return sum != sum; }
+    __device__ __forceinline__ void add_exactly(float v, int place) {
         sum += v;
         if (!(v <= most.value) && most.value == most.value) most = {v, place};
     }
-    __device__ __forceinline__ void add(const Pooled& other) {
-        sum += other.sum;
-        most = larger(most, other.most);
-    }
-    __device__ __forceinline__ Pooled from_lane(int step) const {
-        return {__shfl_xor_sync(0xffffffffu, sum, step),
-                {__shfl_xor_sync(0xffffffffu, most.value, step), __shfl_xor_sync(0xffffffffu, most.index, step)}};
-    }
     __device__ __forceinline__ int place() const { return most.index == kNowhere ? 0 : most.index; }
 };
+
+__device__ __forceinline__ Pooled merge(Pooled a, Pooled b) { return {a.sum + b.sum, larger(a.most, b.most)}; }
+__device__ __forceinline__ Pooled from_lane(Pooled v, int step) {
+    return {from_lane(v.sum, step), {from_lane(v.most.value, step), from_lane(v.most.index, step)}};
+}
+
+// Calls f with the number of elements that a thread takes of a row at a time, as a constant: as many as 16 bytes have,
+// or for half types 4, where every row begins at such a boundary, else 1.
+template <int W> struct Word {
+    static constexpr int size = W;
+};
+template <class T, class F> __device__ __forceinline__ void with_word(int cols, F f) {
+    if (cols % kVector<T> == 0) {
+        f(Word<kVector<T>>{});
+        return;
+    }
+    if constexpr (kVector<T> > 4) {
+        if (cols % 4 == 0) {
+            f(Word<4>{});
+            return;
+        }
+    }
+    f(Word<1>{});
+}
+
+// W numbers of an array of the columns, which begin at 16 bytes where W is a multiple of 4.
+template <int W> __device__ __forceinline__ void load_numbers(const float* p, float (&v)[W]) {
+    if constexpr (W % 4 == 0) {
+#pragma unroll
+        for (int i = 0; i < W; i += 4) {
+            const Vector<float> four = load_vector(p + i);
+            memcpy(v + i, &four, sizeof four);
+        }
+    } else {
+#pragma unroll
+        for (int i = 0; i < W; ++i) v[i] = p[i];
+    }
+}
+
+template <int W> __device__ __forceinline__ void store_numbers(float* p, const float (&v)[W]) {
+    if constexpr (W % 4 == 0) {
+#pragma unroll
+        for (int i = 0; i < W; i += 4) {
+            Vector<float> four;
+            memcpy(&four, v + i, sizeof four);
+            store_vector(p + i, four);
+        }
+    } else {
+#pragma unroll
+        for (int i = 0; i < W; ++i) p[i] = v[i];
+    }
+}
 
 // Sums and maxima in shared memory, and the gate that comes of them, which takes the room of the places.
 struct Pools {
@@ -93,85 +143,79 @@ struct Pools {
         most[i] = v.most.value;
         place()[i] = v.most.index;
     }
+    __device__ __forceinline__ Pooled get(int i) const { return {sum[i], {most[i], place()[i]}}; }
+    template <int W> __device__ __forceinline__ void put(int i, const Pooled (&v)[W]) const {
+        float sums[W], maxima[W], places[W];
+#pragma unroll
+        for (int j = 0; j < W; ++j)
+            sums[j] = v[j].sum, maxima[j] = v[j].most.value, memcpy(places + j, &v[j].most.index, sizeof(float));
+        store_numbers(sum + i, sums);
+        store_numbers(most + i, maxima);
+        store_numbers(gate + i, places);
+    }
     template <class B> __device__ __forceinline__ Pooled get(const B& blocks, int rank, int i) const {
         return {*blocks.of(rank, sum + i), {*blocks.of(rank, most + i), *blocks.of(rank, place() + i)}};
     }
 };
 
-// W elements at once: 4 bytes.
-template <class T, int W> __device__ __forceinline__ void load_word(const T* p, float (&v)[W]) {
-    if constexpr (W == 1) {
-        v[0] = to_acc(*p);
-    } else {
-        const uint32_t bits = *reinterpret_cast<const uint32_t*>(p);
-        T pair[W];
-        memcpy(pair, &bits, sizeof bits);
-        for (int i = 0; i < W; ++i) v[i] = to_acc(pair[i]);
-    }
-}
-
-template <class T, int W> __device__ __forceinline__ void store_word(T* p, const float (&v)[W]) {
-    if constexpr (W == 1) {
-        *p = from_acc<T>(v[0]);
-    } else {
-        T pair[W];
-        for (int i = 0; i < W; ++i) pair[i] = from_acc<T>(v[i]);
-        uint32_t bits;
-        memcpy(&bits, pair, sizeof bits);
-        *reinterpret_cast<uint32_t*>(p) = bits;
-    }
-}
-
-// Calls f with the elements of a word as a constant: 2 where two fit and rows are whole words.
-template <int W> struct Word {
-    static constexpr int size = W;
-};
-template <class T, class F> __device__ __forceinline__ void with_word(int cols, F f) {
-    if constexpr (sizeof(T) == 2) {
-        if (cols % 2 == 0) {
-            f(Word<2>{});
-            return;
+// Reduces the block's rows: kBatch of them at a time, which share what belongs to the columns, by ``lanes`` neighbours,
+// in slices of the columns. visit(A of each row, where each row begins, the first row, first column, last, step) has a
+// lane's part; rows beyond the last stand for the last. put(slice * rows + row, A). Whole warps come here.
+template <class A, int W, class Visit, class Put>
+__device__ __forceinline__ void reduce_rows(const OnChip& o, int rows, Visit visit, Put put) {
+    const int lane = int(threadIdx.x) % o.lanes, words = o.cols / W;
+    const int tasks = (rows + kBatch - 1) / kBatch * o.slices;
+    for (int first = 0; first < tasks; first += kOnChipThreads / o.lanes) {
+        const int task = first + int(threadIdx.x) / o.lanes, slice = task % o.slices, row = task / o.slices * kBatch;
+        A a[kBatch] = {};
+        if (task < tasks) {
+            int start[kBatch];
+#pragma unroll
+            for (int i = 0; i < kBatch; ++i) start[i] = min(row + i, rows - 1) * o.cols;
+            visit(a, start, row, (words * slice / o.slices + lane) * W, words * (slice + 1) / o.slices * W,
+                  o.lanes * W);
         }
-    }
-    f(Word<1>{});
-}
-
-// finish(row, A) for each row, from visit(A&, row, first column of a word) for all its words. Whole warps come here.
-template <class A, int W, class Visit, class Finish>
-__device__ __forceinline__ void reduce_rows(int rows, int cols, int lanes, Visit visit, Finish finish) {
-    const int lane = int(threadIdx.x) % lanes, own = int(threadIdx.x) / lanes;
-    for (int first = 0; first < rows; first += kOnChipThreads / lanes) {
-        const int row = first + own;
-        A a;
-        if (row < rows)
-            for (int col = lane * W; col < cols; col += lanes * W) visit(a, row, col);
-        for (int step = lanes / 2; step; step /= 2) a.add(a.from_lane(step));
-        if (row < rows && lane == 0) finish(row, a);
+        const A mine = merge_lanes(a, o.lanes);
+        if (task < tasks && lane < kBatch && row + lane < rows) put(slice * rows + row + lane, mine);
     }
 }
 
-// finish(group * cols + column, A) for each column and each group's rows, from visit(A[W], row, first column of a
-// word).
-template <class A, int W, class Visit, class Finish>
-__device__ __forceinline__ void reduce_columns(int rows, int cols, int groups, Visit visit, Finish finish) {
+// What the slices of a row left, together.
+template <class A, class Get> __device__ __forceinline__ A join_slices(const OnChip& o, int rows, int row, Get get) {
+    A a = get(row);
+    for (int slice = 1; slice < o.slices; ++slice) a = merge(a, get(slice * rows + row));
+    return a;
+}
+
+// Reduces the columns of a matrix: visit(A of W columns, the first row, first column) has every groups-th row, from the
+// first on. put(first column, A of some), get(column) for what was put there; all groups' are joined.
+template <class A, int W, class Visit, class Put, class Get>
+__device__ __forceinline__ void reduce_columns(int cols, int groups, Visit visit, Put put, Get get) {
+    constexpr int kTogether = 8;  // groups that a thread joins
     const int words = cols / W;
     for (int i = int(threadIdx.x); i < groups * words; i += kOnChipThreads) {
         const int group = i / words, col = i % words * W;
-        A a[W];
-        for (int row = group; row < rows; row += groups) visit(a, row, col);
-        for (int j = 0; j < W; ++j) finish(group * cols + col + j, a[j]);
+        A a[W] = {};
+        visit(a, group, col);
+        put(group * cols + col, a);
+    }
+    for (int left; groups > 1; groups = left) {
+        left = max(1, min(kOnChipThreads / cols, groups / kTogether));
+        __syncthreads();
+        for (int i = int(threadIdx.x); i < left * cols; i += kOnChipThreads) {
+            A a[1] = {get(i)};
+            for (int j = i + left * cols; j < groups * cols; j += left * cols) a[0] = merge(a[0], get(j));
+            put(i, a);
+        }
     }
 }
 
-// finish(column, A) for each column of a part, from what all groups of all blocks left: get(rank, place).
-template <class A, class B, class Get, class Finish>
-__device__ __forceinline__ void join_columns(const B& blocks, Part part, int cols, int groups, Get get, Finish finish) {
-    for (int col = part.first + int(threadIdx.x); col < part.last; col += kOnChipThreads) {
-        A a;
-        for (int rank = 0; rank < blocks.count(); ++rank)
-            for (int group = 0; group < groups; ++group) a.add(get(rank, group * cols + col));
-        finish(col, a);
-    }
+// What the blocks have of the same thing, together: get(rank).
+template <class A, class B, class Get> __device__ __forceinline__ A join_blocks(const B& blocks, Get get) {
+    A a = get(0);
+#pragma unroll 4
+    for (int rank = 1; rank < blocks.count(); ++rank) a = merge(a, get(rank));
+    return a;
 }
 
 // From global to shared memory, 16 bytes a thread, several of them under way.
@@ -189,16 +233,6 @@ template <class T> __device__ __forceinline__ void load_rows(const T* from, int 
             const int i = first + j * kOnChipThreads * V;
             if (i < elements) store_vector(to + i, v[j]);
         }
-    }
-}
-
-// f(element of the vector, row, column) for the elements from i on.
-template <class T, class F> __device__ __forceinline__ void each_element(int i, int cols, F f) {
-    int row = i / cols, col = i - row * cols;
-#pragma unroll
-    for (int e = 0; e < kVector<T>; ++e) {
-        f(e, row, col);
-        if (++col == cols) col = 0, ++row;
     }
 }
 

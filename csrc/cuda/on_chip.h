@@ -8,7 +8,7 @@
 
 namespace cbam::cuda {
 
-constexpr int kOnChipThreads = 512;
+constexpr int kOnChipThreads = 448;  // of a block: of two on a multiprocessor each thread then has 72 registers
 
 // A part of 0 ... n - 1.
 struct Part {
@@ -24,13 +24,14 @@ struct OnChip {
     int rows, cols;  // of the image
     int unit;        // rows from one 16-byte boundary to the next
     int most_rows;   // of a block
-    int lanes;       // neighbours that reduce a row together
+    int lanes;       // neighbours that reduce rows together
+    int slices;      // of a row, so that all threads have some where rows are few
     int groups;      // of threads, that reduce the columns of every groups-th row
-    int mlp_lanes;   // neighbours that reduce a row of w2 together
+    int mlp_lanes;   // neighbours that reduce rows of w2 together
     int mlp_groups;  // as groups, for the columns of w2
     int map_slices;  // of the pixels, in sums over them for the gradient of ws
     // Where the arrays lie that on_chip_forward.cuh and on_chip_backward.cuh speak of, and the size of all, in bytes.
-    int x, row_side, column_side, hidden, window;
+    int x, row_parts, row_side, column_side, hidden, window;
     int dy, channels, pixels, scratch, taps;
     int64_t bytes;
 };

@@ -3,11 +3,11 @@
 // x and dy are read once and dx is written once; behind a ReLU y is read, too, and the masked dy written to dresidual.
 // The rest: w1 and w2 once an image; ws, and what saved and index have of the gates, maps and maxima, once a block; the
 // image's part of the parameter gradients is written once. Between the blocks go the sums over the columns (4 bytes for
-// each group of rows and column), the hidden sums, the window's sums, and what all need of the gradients.
+// each), the hidden sums, the window's sums, and what all need of the gradients.
 //
-// Shared memory: the block's rows of x and of dy; 16 bytes for each channel and each pixel; the sums over columns, of
-// which the gradient of the convolution and that of the gate before its sigmoid take the room; the hidden sums, the
-// window's sums, ws.
+// Shared memory: the block's rows of x and of dy; 16 bytes for each channel and each pixel; the sums over each slice of
+// its rows, and those over columns, of which the gradient of the convolution and that of the gate before its sigmoid
+// take the room; the hidden sums, the window's sums, ws.
 #pragma once
 
 #include "on_chip_gate.cuh"
@@ -15,20 +15,36 @@
 
 namespace cbam::cuda {
 
-// Of a channel or a pixel: its gate, the gradients of its mean and of its maximum, and where that maximum is. A pixel's
+// Of channels or pixels: the gate, the gradients of the mean and of the maximum, and where that maximum is. A pixel's
 // mean and maximum themselves are here until their gradients take their place.
-struct alignas(16) Point {
-    float gate, mean, most;
-    int32_t place;
+struct Side {
+    float *gate, *mean, *most;
+    int32_t* place;
+
+    __device__ Side(unsigned char* shared, int n)
+        : gate(reinterpret_cast<float*>(shared)),
+          mean(gate + n),
+          most(mean + n),
+          place(reinterpret_cast<int32_t*>(most + n)) {}
 };
 
-// All of a point, by one access: neighbours then stay out of each other's banks.
-__device__ __forceinline__ Point load_point(const Point* p) {
-    const uint4 bits = *reinterpret_cast<const uint4*>(p);
-    Point point;
-    memcpy(&point, &bits, sizeof bits);
-    return point;
-}
+// The same for W of the columns, in registers.
+template <int W> struct Columns {
+    float gate[W], mean[W], most[W];
+    int32_t place[W];
+
+    __device__ __forceinline__ Columns(const Side& side, int col) {
+        load_numbers(side.gate + col, gate);
+        load_numbers(side.mean + col, mean);
+        load_numbers(side.most + col, most);
+        float bits[W];
+        load_numbers(reinterpret_cast<const float*>(side.place) + col, bits);
+        memcpy(place, bits, sizeof bits);
+    }
+};
+
+// Elements of a word of 8 bytes, where more would not fit into the registers.
+template <class T, int W> constexpr int kNarrower = W == 1 ? 1 : 8 / int(sizeof(T));
 
 // A block's piece of dy, with the zeros of the ReLU.
 template <class T>
@@ -55,8 +71,9 @@ __device__ __forceinline__ void backward_image(const Problem& p, const OnChip& o
     const int64_t start = n * C * HW + int64_t(row_part.first) * o.cols;
 
     T *x = reinterpret_cast<T*>(shared + o.x), *dy = reinterpret_cast<T*>(shared + o.dy);
-    Point *channel = reinterpret_cast<Point*>(shared + o.channels),
-          *pixel = reinterpret_cast<Point*>(shared + o.pixels);
+    const Side channel(shared + o.channels, C), pixel(shared + o.pixels, HW);
+    const Side &of_rows = channels_last ? pixel : channel, &of_columns = channels_last ? channel : pixel;
+    float* row_parts = reinterpret_cast<float*>(shared + o.row_parts);
     float *scratch = reinterpret_cast<float*>(shared + o.scratch),
           *hidden = reinterpret_cast<float*>(shared + o.hidden);
     float *taps = reinterpret_cast<float*>(shared + o.taps), *window = reinterpret_cast<float*>(shared + o.window);
@@ -69,11 +86,10 @@ __device__ __forceinline__ void backward_image(const Problem& p, const OnChip& o
     const float *saved = static_cast<const float*>(p.saved) + n * p.saved_size(), *maps = saved + 3 * C + 2 * R;
     const float* s = p.s ? static_cast<const float*>(p.s) + n * HW : maps + 2 * HW;
     const int32_t* index = p.index + n * (C + HW);
-    // Unrolled, these two would be where registers spill.
-#pragma unroll 1
-    for (int c = int(threadIdx.x); c < C; c += kOnChipThreads) channel[c] = {saved[2 * C + c], 0, 0, index[c]};
-#pragma unroll 1
-    for (int q = int(threadIdx.x); q < HW; q += kOnChipThreads) pixel[q] = {s[q], maps[q], maps[HW + q], index[C + q]};
+    for (int c = int(threadIdx.x); c < C; c += kOnChipThreads)
+        channel.gate[c] = saved[2 * C + c], channel.mean[c] = channel.most[c] = 0, channel.place[c] = index[c];
+    for (int q = int(threadIdx.x); q < HW; q += kOnChipThreads)
+        pixel.gate[q] = s[q], pixel.mean[q] = maps[q], pixel.most[q] = maps[HW + q], pixel.place[q] = index[C + q];
     if (p.ws)
         for (int i = int(threadIdx.x); i < 2 * kk; i += kOnChipThreads) window[i] = static_cast<const float*>(p.ws)[i];
     blocks.sync();  // no block writes to another that has not begun
@@ -81,7 +97,7 @@ __device__ __forceinline__ void backward_image(const Problem& p, const OnChip& o
     // The sum over channels of g x dy, and from it dz, the gradient of the convolution's result.
     float* dz = scratch;
     const auto finish_pixel = [&](int q, float ds) {
-        const float gate = pixel[q].gate;
+        const float gate = pixel.gate[q];
         store_to_all(blocks, dz + q, ds * (gate * (1 - gate)));
     };
     if (p.ws && p.given) {
@@ -91,61 +107,80 @@ __device__ __forceinline__ void backward_image(const Problem& p, const OnChip& o
         with_word<T>(o.cols, [&](auto word) {
             constexpr int W = decltype(word)::size;
             if constexpr (channels_last) {
-                reduce_rows<Sum, W>(
-                    rows, o.cols, o.lanes,
-                    [&](Sum& a, int row, int col) {
-                        float v[W], d[W];
-                        load_word(x + row * o.cols + col, v);
-                        load_word(dy + row * o.cols + col, d);
-                        for (int i = 0; i < W; ++i) a.value += channel[col + i].gate * (v[i] * d[i]);
+                constexpr int V = kNarrower<T, W>;
+                reduce_rows<float, V>(
+                    o, rows,
+                    [&](float (&a)[kBatch], const int (&start)[kBatch], int, int first, int last, int step) {
+                        for (int col = first; col < last; col += step) {
+                            float g[V], v[V], d[V];
+                            load_numbers(channel.gate + col, g);
+#pragma unroll
+                            for (int i = 0; i < kBatch; ++i) {
+                                load<V>(x + start[i] + col, v);
+                                load<V>(dy + start[i] + col, d);
+#pragma unroll
+                                for (int j = 0; j < V; ++j) a[i] += g[j] * (v[j] * d[j]);
+                            }
+                        }
                     },
-                    [&](int row, const Sum& a) { finish_pixel(row_part.first + row, a.value); });
+                    [&](int i, float a) { row_parts[i] = a; });
             } else {
-                reduce_columns<Sum, W>(
-                    rows, o.cols, o.groups,
-                    [&](Sum(&a)[W], int row, int col) {
-                        float v[W], d[W];
-                        load_word(x + row * o.cols + col, v);
-                        load_word(dy + row * o.cols + col, d);
-                        const float g = channel[row_part.first + row].gate;
-                        for (int i = 0; i < W; ++i) a[i].value += g * (v[i] * d[i]);
+                reduce_columns<float, W>(
+                    o.cols, o.groups,
+                    [&](float (&a)[W], int group, int col) {
+#pragma unroll 2
+                        for (int row = group; row < rows; row += o.groups) {
+                            float v[W], d[W];
+                            load<W>(x + row * o.cols + col, v);
+                            load<W>(dy + row * o.cols + col, d);
+                            const float g = channel.gate[row_part.first + row];
+#pragma unroll
+                            for (int j = 0; j < W; ++j) a[j] += g * (v[j] * d[j]);
+                        }
                     },
-                    [&](int i, const Sum& a) { scratch[i] = a.value; });
+                    [&](int i, const auto& a) { store_numbers(scratch + i, a); }, [&](int i) { return scratch[i]; });
             }
         });
-        if (!channels_last) {
+        if (channels_last) {
+            __syncthreads();
+            for (int row = int(threadIdx.x); row < rows; row += kOnChipThreads)
+                finish_pixel(row_part.first + row,
+                             join_slices<float>(o, rows, row, [&](int i) { return row_parts[i]; }));
+        } else {
             blocks.sync();
-            join_columns<Sum>(
-                blocks, column_part, o.cols, o.groups,
-                [&](int from, int i) { return Sum{*blocks.of(from, scratch + i)}; },
-                [&](int q, const Sum& a) { finish_pixel(q, a.value); });
+            for (int q = column_part.first + int(threadIdx.x); q < column_part.last; q += kOnChipThreads)
+                finish_pixel(q, join_blocks<float>(blocks, [&](int rank) { return *blocks.of(rank, scratch + q); }));
         }
     }
 
     // dws and dbs, and the gradients of the two maps.
     if (p.ws) {
         blocks.sync();
-        window_sums(p, o, pixels, dz, taps, [&](int map, int q) { return map ? pixel[q].most : pixel[q].mean; });
+        window_sums(p, o, pixels, dz, pixel.mean, pixel.most, taps);
         blocks.sync();
         const int sums = 2 * kk + 1;
         float* partial = static_cast<float*>(p.partial) + n * p.partial_size() + C + 3 * R;
-        join_columns<Sum>(
-            blocks, part_of(rank, blocks.count(), sums, 1), sums, o.map_slices,
-            [&](int from, int i) { return Sum{*blocks.of(from, taps + i)}; },
-            [&](int i, const Sum& a) { partial[i] = a.value; });
-        convolve<Pair>(
-            p, pixels,
-            [&](Pair& a, int tap,
-                int q) {  // what the window gave a pixel comes back through it, turned by half a circle
-                a.mean += window[kk - 1 - tap] * dz[q];
-                a.most += window[2 * kk - 1 - tap] * dz[q];
+        const Part tap_part = part_of(rank, blocks.count(), sums, 1);
+        for (int i = tap_part.first + int(threadIdx.x); i < tap_part.last; i += kOnChipThreads)
+            partial[i] = join_blocks<float>(blocks, [&](int from) {
+                float sum = 0;
+                for (int slice = 0; slice < o.map_slices; ++slice) sum += *blocks.of(from, taps + slice * sums + i);
+                return sum;
+            });
+        convolve<Pair, true>(
+            p, pixels, window,
+            [&](Pair& a, float of_mean, float of_most, int q) {
+                a.mean += of_mean * dz[q];
+                a.most += of_most * dz[q];
             },
             [&](int q, const Pair& a) {
-                Point v = load_point(pixel + q);
-                v.mean = a.mean / C;
-                v.most = a.most;
-                if (channels_last) pixel[q] = v;
-                else store_to_all(blocks, pixel + q, v);
+                if (channels_last) {
+                    pixel.mean[q] = a.mean / C;
+                    pixel.most[q] = a.most;
+                } else {
+                    store_to_all(blocks, pixel.mean + q, a.mean / C);
+                    store_to_all(blocks, pixel.most + q, a.most);
+                }
             });
         blocks.sync();
     }
@@ -154,87 +189,102 @@ __device__ __forceinline__ void backward_image(const Problem& p, const OnChip& o
     if (p.w1) {
         float* dlogit = scratch;
         const float* dg = p.given && p.dg ? static_cast<const float*>(p.dg) + n * C : nullptr;
-        const auto product = [&](float v, float d, const Point& at, int c) {
-            return v * ((p.given ? 0 : d * at.gate) + at.mean + (at.place == c ? at.most : 0));
-        };
         const auto finish_channel = [&](int c, float sum) {
-            const float g = channel[c].gate;
+            const float g = channel.gate[c];
             dlogit[c] = (sum + (dg ? dg[c] : 0)) * (g * (1 - g));
         };
         with_word<T>(o.cols, [&](auto word) {
             constexpr int W = decltype(word)::size;
             if constexpr (channels_last) {
-                reduce_columns<Sum, W>(
-                    rows, o.cols, o.groups,
-                    [&](Sum(&a)[W], int row, int col) {
-                        float v[W], d[W] = {};
-                        load_word(x + row * o.cols + col, v);
-                        if (!p.given) load_word(dy + row * o.cols + col, d);
-                        const Point at = load_point(pixel + row_part.first + row);
-                        for (int i = 0; i < W; ++i) a[i].value += product(v[i], d[i], at, col + i);
+                reduce_columns<float, W>(
+                    o.cols, o.groups,
+                    [&](float (&a)[W], int group, int col) {
+                        for (int row = group; row < rows; row += o.groups) {
+                            const int q = row_part.first + row, place = pixel.place[q];
+                            const float mean = pixel.mean[q], most = pixel.most[q], gate = p.given ? 0 : pixel.gate[q];
+                            float v[W], d[W] = {};
+                            load<W>(x + row * o.cols + col, v);
+                            if (!p.given) load<W>(dy + row * o.cols + col, d);
+#pragma unroll
+                            for (int j = 0; j < W; ++j)
+                                a[j] += v[j] * (d[j] * gate + mean + (place == col + j ? most : 0));
+                        }
                     },
-                    [&](int i, const Sum& a) { scratch[i] = a.value; });
+                    [&](int i, const auto& a) { store_numbers(scratch + i, a); }, [&](int i) { return scratch[i]; });
             } else {
-                reduce_rows<Sum, W>(
-                    rows, o.cols, o.lanes,
-                    [&](Sum& a, int row, int col) {
-                        float v[W], d[W] = {};
-                        load_word(x + row * o.cols + col, v);
-                        if (!p.given) load_word(dy + row * o.cols + col, d);
-                        for (int i = 0; i < W; ++i)
-                            a.value += product(v[i], d[i], load_point(pixel + col + i), row_part.first + row);
+                constexpr int V = kNarrower<T, W>;
+                reduce_rows<float, V>(
+                    o, rows,
+                    [&](float (&a)[kBatch], const int (&start)[kBatch], int row, int first, int last, int step) {
+                        for (int col = first; col < last; col += step) {
+                            const Columns<V> at(pixel, col);
+#pragma unroll
+                            for (int i = 0; i < kBatch; ++i) {
+                                float v[V], d[V] = {};
+                                load<V>(x + start[i] + col, v);
+                                if (!p.given) load<V>(dy + start[i] + col, d);
+                                const int c = row_part.first + row + i;
+#pragma unroll
+                                for (int j = 0; j < V; ++j)
+                                    a[i] += v[j] * ((p.given ? 0 : d[j] * at.gate[j]) + at.mean[j] +
+                                                    (at.place[j] == c ? at.most[j] : 0));
+                            }
+                        }
                     },
-                    [&](int row, const Sum& a) { finish_channel(row_part.first + row, a.value); });
+                    [&](int i, float a) { row_parts[i] = a; });
             }
         });
         if (channels_last) {
             blocks.sync();
-            join_columns<Sum>(
-                blocks, column_part, o.cols, o.groups,
-                [&](int from, int i) { return Sum{*blocks.of(from, scratch + i)}; },
-                [&](int c, const Sum& a) { finish_channel(c, a.value); });
+            for (int c = column_part.first + int(threadIdx.x); c < column_part.last; c += kOnChipThreads)
+                finish_channel(c, join_blocks<float>(blocks, [&](int from) { return *blocks.of(from, scratch + c); }));
+        } else {
+            __syncthreads();
+            for (int row = int(threadIdx.x); row < rows; row += kOnChipThreads)
+                finish_channel(row_part.first + row,
+                               join_slices<float>(o, rows, row, [&](int i) { return row_parts[i]; }));
         }
         __syncthreads();
         channel_gate_backward(p, o, blocks, n, channels, dlogit, hidden, [&](int c, float mean, float most) {
-            Point v = load_point(channel + c);
-            v.mean = mean;
-            v.most = most;
-            if (channels_last) store_to_all(blocks, channel + c, v);
-            else channel[c] = v;
+            if (channels_last) {
+                store_to_all(blocks, channel.mean + c, mean);
+                store_to_all(blocks, channel.most + c, most);
+            } else {
+                channel.mean[c] = mean;
+                channel.most[c] = most;
+            }
         });
         blocks.sync();
     }
 
-    // dx takes the place of x: a thread keeps what belongs to its columns while it goes down the rows.
+    // dx: a thread keeps what belongs to its columns while it goes down the rows.
+    T* dx = static_cast<T*>(p.dx) + start;
     with_word<T>(o.cols, [&](auto word) {
-        constexpr int W = decltype(word)::size;
-        const Point *of_rows = channels_last ? pixel : channel, *of_columns = channels_last ? channel : pixel;
+        constexpr int W = kNarrower<T, decltype(word)::size>;
         const int words = o.cols / W;
         for (int i = int(threadIdx.x); i < o.groups * words; i += kOnChipThreads) {
             const int col = i % words * W;
-            Point of_column[W];
-            for (int j = 0; j < W; ++j) of_column[j] = load_point(of_columns + col + j);
+            const Columns<W> column(of_columns, col);
             for (int row = i / words; row < rows; row += o.groups) {
-                const Point of_row = load_point(of_rows + row_part.first + row);
+                const int at = row_part.first + row, place = of_rows.place[at];
+                const float gate = of_rows.gate[at], mean = of_rows.mean[at], most = of_rows.most[at];
                 float v[W] = {};
-                if (p.dy) load_word(dy + row * o.cols + col, v);
+                if (p.dy) load<W>(dy + row * o.cols + col, v);
+#pragma unroll
                 for (int j = 0; j < W; ++j) {
-                    const Point &at_pixel = channels_last ? of_row : of_column[j],
-                                &at_channel = channels_last ? of_column[j] : of_row;
-                    const int c = channels_last ? col + j : row_part.first + row,
-                              q = channels_last ? row_part.first + row : col + j;
-                    v[j] = p.dy ? v[j] * at_pixel.gate : 0;
-                    v[j] += at_pixel.mean + (at_pixel.place == c ? at_pixel.most : 0);
-                    v[j] = v[j] * at_channel.gate + at_channel.mean + (at_channel.place == q ? at_channel.most : 0);
+                    const bool of_pixel = (channels_last ? place : column.place[j]) == (channels_last ? col + j : at);
+                    const bool of_channel = (channels_last ? column.place[j] : place) == (channels_last ? at : col + j);
+                    const float ds = channels_last ? gate : column.gate[j], g = channels_last ? column.gate[j] : gate;
+                    v[j] = p.dy ? v[j] * ds : 0;
+                    v[j] += (channels_last ? mean : column.mean[j]) +
+                            (of_pixel ? (channels_last ? most : column.most[j]) : 0);
+                    v[j] = v[j] * g + (channels_last ? column.mean[j] : mean) +
+                           (of_channel ? (channels_last ? column.most[j] : most) : 0);
                 }
-                store_word(x + row * o.cols + col, v);
+                store<W>(dx + row * o.cols + col, v);
             }
         }
     });
-    __syncthreads();
-    T* dx = static_cast<T*>(p.dx) + start;
-    for (int i = int(threadIdx.x) * kVector<T>; i < elements; i += kOnChipThreads * kVector<T>)
-        store_vector(dx + i, load_vector(x + i));
 }
 
 // Block b of the grid is one of those of image b / cluster.

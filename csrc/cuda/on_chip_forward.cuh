@@ -3,11 +3,11 @@
 //
 // x is read once and y written once. The rest: w1 and w2 once an image, b1, ws, bs once a block; mean, max and place of
 // each channel and pixel, the hidden vectors and the gates are written once. Between the blocks goes, through
-// distributed shared memory, what each has summed of the columns (12 bytes for each group of rows and column), the
-// hidden sums, and what all need of the gates and the maps.
+// distributed shared memory, what each has summed of the columns (12 bytes for each), the hidden sums, and what all
+// need of the gates and the maps.
 //
-// Shared memory: the block's rows of x; sums, maxima and places (then gates) of all rows, and of all columns for each
-// group of rows; the hidden sums; ws and bs.
+// Shared memory: the block's rows of x; sums, maxima and places of its rows for each slice; the same (then gates) of
+// all rows, and of all columns for each group of rows; the hidden sums; ws and bs.
 #pragma once
 
 #include "on_chip_gate.cuh"
@@ -26,6 +26,7 @@ __device__ __forceinline__ void forward_image(const Problem& p, const OnChip& o,
     const int64_t start = n * C * HW + int64_t(row_part.first) * o.cols;
 
     T* x = reinterpret_cast<T*>(shared + o.x);
+    const Pools row_parts(shared + o.row_parts, o.slices * o.most_rows);
     const Pools row_side(shared + o.row_side, o.rows), column_side(shared + o.column_side, o.groups * o.cols);
     const Pools channel = channels_last ? column_side : row_side, pixel = channels_last ? row_side : column_side;
     float *hidden = reinterpret_cast<float*>(shared + o.hidden), *window = reinterpret_cast<float*>(shared + o.window);
@@ -42,29 +43,53 @@ __device__ __forceinline__ void forward_image(const Problem& p, const OnChip& o,
     // Pools over the columns of each row, of x times what factor gives for the column. To all blocks where the rows
     // are pixels, since the convolution looks beyond its own.
     auto pool_rows = [&](float* means, int32_t* places, const float* factor) {
+        const auto value = [&](int i, int col) {
+            return factor ? to_acc(x[i + col]) * factor[col] : to_acc(x[i + col]);
+        };
         with_word<T>(o.cols, [&](auto word) {
             constexpr int W = decltype(word)::size;
             reduce_rows<Pooled, W>(
-                rows, o.cols, o.lanes,
-                [&](Pooled& a, int row, int col) {
-                    float v[W];
-                    load_word(x + row * o.cols + col, v);
-                    for (int i = 0; i < W; ++i) a.add(factor ? v[i] * factor[col + i] : v[i], col + i);
+                o, rows,
+                [&](Pooled(&a)[kBatch], const int (&start)[kBatch], int, int first, int last, int step) {
+                    for (int col = first; col < last; col += step) {
+                        float f[W], v[W];
+                        if (factor) load_numbers(factor + col, f);
+#pragma unroll
+                        for (int i = 0; i < kBatch; ++i) {
+                            load<W>(x + start[i] + col, v);
+                            if (factor)
+#pragma unroll
+                                for (int j = 0; j < W; ++j) v[j] *= f[j];
+                            a[i].add(v, col);
+                        }
+                    }
+#pragma unroll
+                    for (int i = 0; i < kBatch; ++i) {
+                        if (!a[i].has_nan()) continue;
+                        a[i] = {};
+                        for (int col = first; col < last; col += step)
+#pragma unroll 1
+                            for (int j = 0; j < W; ++j) a[i].add_exactly(value(start[i], col + j), col + j);
+                    }
                 },
-                [&](int row, const Pooled& a) { row_side.put(row_part.first + row, a); });
+                [&](int i, const Pooled& a) { row_parts.put(i, a); });
         });
         __syncthreads();
-        for (int i = row_part.first + int(threadIdx.x); i < row_part.last; i += kOnChipThreads) {
-            const float mean = row_side.sum[i] / o.cols, most = row_side.most[i];
-            const int place = row_side.place()[i];
+        for (int row = int(threadIdx.x); row < rows; row += kOnChipThreads) {
+            const int i = row_part.first + row;
+            const Pooled a = join_slices<Pooled>(o, rows, row, [&](int at) { return row_parts.get(at); });
+            const float mean = a.sum / o.cols, most = a.most.value;
+            int place = a.place();
+            while (most > -INFINITY && value(row * o.cols, place) != most) ++place;
             means[i] = mean;
             means[o.rows + i] = most;
-            places[i] = place == Pooled::kNowhere ? 0 : place;
+            places[i] = place;
             if (channels_last) {
                 store_to_all(blocks, row_side.sum + i, mean);
                 store_to_all(blocks, row_side.most + i, most);
             } else {
                 row_side.sum[i] = mean;
+                row_side.most[i] = most;
             }
         }
     };
@@ -73,31 +98,45 @@ __device__ __forceinline__ void forward_image(const Problem& p, const OnChip& o,
         with_word<T>(o.cols, [&](auto word) {
             constexpr int W = decltype(word)::size;
             reduce_columns<Pooled, W>(
-                rows, o.cols, o.groups,
-                [&](Pooled(&a)[W], int row, int col) {
-                    float v[W];
-                    load_word(x + row * o.cols + col, v);
-                    const float f = factor ? factor[row_part.first + row] : 1;
-                    for (int i = 0; i < W; ++i) a[i].add(factor ? v[i] * f : v[i], row_part.first + row);
+                o.cols, o.groups,
+                [&](Pooled(&a)[W], int group, int col) {
+                    bool has_nan = false;
+                    for (int row = group; row < rows; row += o.groups) {
+                        float v[W];
+                        load<W>(x + row * o.cols + col, v);
+                        const float f = factor ? factor[row_part.first + row] : 1;
+#pragma unroll
+                        for (int j = 0; j < W; ++j) a[j].add(v[j] * f, row_part.first + row);
+                    }
+#pragma unroll
+                    for (int j = 0; j < W; ++j) has_nan |= a[j].has_nan();
+                    if (!has_nan) return;
+#pragma unroll
+                    for (int j = 0; j < W; ++j) {
+                        a[j] = {};
+                        for (int row = group; row < rows; row += o.groups)
+                            a[j].add_exactly(
+                                to_acc(x[row * o.cols + col + j]) * (factor ? factor[row_part.first + row] : 1),
+                                row_part.first + row);
+                    }
                 },
-                [&](int i, const Pooled& a) { column_side.put(i, a); });
+                [&](int i, const auto& a) { column_side.put(i, a); }, [&](int i) { return column_side.get(i); });
         });
         blocks.sync();
-        join_columns<Pooled>(
-            blocks, column_part, o.cols, o.groups, [&](int from, int i) { return column_side.get(blocks, from, i); },
-            [&](int col, const Pooled& a) {
-                const float mean = a.sum / o.rows;
-                means[col] = mean;
-                means[o.cols + col] = a.most.value;
-                places[col] = a.place();
-                if (channels_last) {
-                    column_side.sum[col] = mean;
-                    column_side.most[col] = a.most.value;
-                } else {
-                    store_to_all(blocks, column_side.sum + col, mean);
-                    store_to_all(blocks, column_side.most + col, a.most.value);
-                }
-            });
+        for (int col = column_part.first + int(threadIdx.x); col < column_part.last; col += kOnChipThreads) {
+            const Pooled a = join_blocks<Pooled>(blocks, [&](int rank) { return column_side.get(blocks, rank, col); });
+            const float mean = a.sum / o.rows;
+            means[col] = mean;
+            means[o.cols + col] = a.most.value;
+            places[col] = a.place();
+            if (channels_last) {
+                column_side.sum[col] = mean;
+                column_side.most[col] = a.most.value;
+            } else {
+                store_to_all(blocks, column_side.sum + col, mean);
+                store_to_all(blocks, column_side.most + col, a.most.value);
+            }
+        }
     };
 
     if (p.w1) {
@@ -123,11 +162,13 @@ __device__ __forceinline__ void forward_image(const Problem& p, const OnChip& o,
         else pool_columns(saved_maps, index + C, channel.gate);
         blocks.sync();
         const float bias = p.bs ? window[2 * kk] : 0;
-        convolve<Sum>(
-            p, pixels,
-            [&](Sum& a, int tap, int q) { a.value += window[tap] * pixel.sum[q] + window[kk + tap] * pixel.most[q]; },
-            [&](int q, const Sum& a) {
-                const float s = p.y ? sigmoid(a.value + bias) : a.value + bias;
+        convolve<float, false>(
+            p, pixels, window,
+            [&](float& a, float of_mean, float of_most, int q) {
+                a += of_mean * pixel.sum[q] + of_most * pixel.most[q];
+            },
+            [&](int q, float a) {
+                const float s = p.y ? sigmoid(a + bias) : a + bias;
                 if (channels_last) pixel.gate[q] = s;
                 else store_to_all(blocks, pixel.gate + q, s);
             });
@@ -144,17 +185,30 @@ __device__ __forceinline__ void forward_image(const Problem& p, const OnChip& o,
 
     const T* residual = p.residual ? static_cast<const T*>(p.residual) + start : nullptr;
     T* y = static_cast<T*>(p.y) + start;
-    const float *row_gate = row_side.gate + row_part.first, *column_gate = column_side.gate;
-    for (int i = int(threadIdx.x) * kVector<T>; i < elements; i += kOnChipThreads * kVector<T>) {
-        Vector<T> v = load_vector(x + i), add;
-        if (residual) add = load_vector(residual + i);
-        each_element<T>(i, o.cols, [&](int e, int row, int col) {
-            float value = to_acc(v.v[e]) * row_gate[row] * column_gate[col];
-            if (residual) value += to_acc(add.v[e]);
-            v.v[e] = from_acc<T>(p.relu ? relu(value) : value);
-        });
-        store_vector(y + i, v);
-    }
+    with_word<T>(o.cols, [&](auto word) {
+        constexpr int W = decltype(word)::size;
+        const int words = o.cols / W;
+        for (int i = int(threadIdx.x); i < o.groups * words; i += kOnChipThreads) {
+            const int col = i % words * W;
+            float of_column[W];
+            load_numbers(column_side.gate + col, of_column);
+#pragma unroll 2
+            for (int row = i / words; row < rows; row += o.groups) {
+                const int at = row * o.cols + col;
+                const float of_row = row_side.gate[row_part.first + row];
+                float v[W], add[W];
+                load<W>(x + at, v);
+                if (residual) load<W>(residual + at, add);
+#pragma unroll
+                for (int j = 0; j < W; ++j) {
+                    v[j] = v[j] * of_row * of_column[j];
+                    if (residual) v[j] += add[j];
+                    if (p.relu) v[j] = relu(v[j]);
+                }
+                store<W>(y + at, v);
+            }
+        }
+    });
 }
 
 // Block b of the grid is one of those of image b / cluster.

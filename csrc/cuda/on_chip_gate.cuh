@@ -1,5 +1,6 @@
 // The channel gate of an image whose blocks know the pooled values of a part of the channels each, forward and
-// backward. Of w1 and w2 a block reads what belongs to its channels, so that an image reads each once.
+// backward. Of w1 and w2 a block reads what belongs to its channels, so that an image reads each once. Weights come
+// from L2, and few warps wait for them: each thread has several under way.
 #pragma once
 
 #include "on_chip.cuh"
@@ -15,40 +16,48 @@ __device__ __forceinline__ void channel_gate(const Problem& p, const OnChip& o, 
     const int C = int(p.C), R = int(p.R), warp = int(threadIdx.x) / kWarp, lane = int(threadIdx.x) % kWarp;
     const float *w1 = static_cast<const float*>(p.w1), *b1 = static_cast<const float*>(p.b1);
     const float *w2 = static_cast<const float*>(p.w2), *b2 = static_cast<const float*>(p.b2);
-    for (int r = warp; r < R; r += kOnChipThreads / kWarp) {
-        float from_mean = 0, from_most = 0;
+    for (int r0 = warp * kBatch; r0 < R; r0 += kOnChipThreads / kWarp * kBatch) {
+        float from_mean[kBatch] = {}, from_most[kBatch] = {};
+#pragma unroll 2
         for (int c = channels.first + lane; c < channels.last; c += kWarp) {
-            const float w = w1[r * C + c];
-            from_mean += w * mean[c];
-            from_most += w * most[c];
+            const float a = mean[c], m = most[c];
+#pragma unroll
+            for (int i = 0; i < kBatch; ++i) {
+                const float w = r0 + i < R ? w1[(r0 + i) * C + c] : 0;
+                from_mean[i] += w * a;
+                from_most[i] += w * m;
+            }
         }
-        from_mean = warp_sum(from_mean);
-        from_most = warp_sum(from_most);
-        if (lane == 0) hidden[r] = from_mean, hidden[R + r] = from_most;
+        const float of_mean = merge_lanes(from_mean, kWarp), of_most = merge_lanes(from_most, kWarp);
+        if (lane < kBatch && r0 + lane < R) hidden[r0 + lane] = of_mean, hidden[R + r0 + lane] = of_most;
     }
     blocks.sync();
     float* total = hidden + 2 * R;
     for (int r = int(threadIdx.x); r < R; r += kOnChipThreads) {
-        float from_mean = 0, from_most = 0;
-        for (int rank = 0; rank < blocks.count(); ++rank) {
-            const float* part = blocks.of(rank, hidden);
-            from_mean += part[r];
-            from_most += part[R + r];
-        }
         const float bias = b1 ? b1[r] : 0;
-        from_mean = relu(from_mean + bias);
-        from_most = relu(from_most + bias);
+        const float from_mean =
+            relu(join_blocks<float>(blocks, [&](int rank) { return *blocks.of(rank, hidden + r); }) + bias);
+        const float from_most =
+            relu(join_blocks<float>(blocks, [&](int rank) { return *blocks.of(rank, hidden + R + r); }) + bias);
         total[r] = from_mean + from_most;
         if (blocks.rank() == 0) saved[r] = from_mean, saved[R + r] = from_most;
     }
     __syncthreads();
-    reduce_rows<Sum, 1>(
-        channels.last - channels.first, R, o.mlp_lanes,
-        [&](Sum& a, int row, int r) { a.value += w2[(channels.first + row) * R + r] * total[r]; },
-        [&](int row, const Sum& a) {
-            const int c = channels.first + row;
-            finish(c, sigmoid(a.value + (b2 ? 2 * b2[c] : 0)));
-        });
+    const int own = int(threadIdx.x) % o.mlp_lanes, groups = kOnChipThreads / o.mlp_lanes;
+    for (int first = channels.first; first < channels.last; first += groups * kBatch) {
+        const int c = first + int(threadIdx.x) / o.mlp_lanes;  // and every groups-th from there
+        float logit[kBatch] = {};
+#pragma unroll 4
+        for (int r = own; r < R; r += o.mlp_lanes) {
+            const float h = total[r];
+#pragma unroll
+            for (int i = 0; i < kBatch; ++i)
+                if (c + i * groups < channels.last) logit[i] += w2[(c + i * groups) * R + r] * h;
+        }
+        const float mine = merge_lanes(logit, o.mlp_lanes);
+        const int of_mine = c + own * groups;
+        if (own < kBatch && of_mine < channels.last) finish(of_mine, sigmoid(mine + (b2 ? 2 * b2[of_mine] : 0)));
+    }
 }
 
 // From dlogit, the gradient before the sigmoid, of the part's channels: finish(channel, gradient of every element,
@@ -58,34 +67,35 @@ template <class B, class Finish>
 __device__ __forceinline__ void channel_gate_backward(const Problem& p, const OnChip& o, const B& blocks, int64_t n,
                                                       Part channels, const float* dlogit, float* hidden,
                                                       Finish finish) {
-    const int C = int(p.C), R = int(p.R), HW = int(p.HW());
+    const int C = int(p.C), R = int(p.R), HW = int(p.HW()), count = channels.last - channels.first;
     const float* saved_hidden = static_cast<const float*>(p.saved) + n * p.saved_size() + 3 * C;
     float* partial = static_cast<float*>(p.partial) + n * p.partial_size();
     const float *w1 = static_cast<const float*>(p.w1), *w2 = static_cast<const float*>(p.w2);
     const float *dl = dlogit + channels.first, *weights = w2 + channels.first * R;
-    reduce_columns<Sum, 1>(
-        channels.last - channels.first, R, o.mlp_groups,
-        [&](Sum(&a)[1], int row, int r) { a[0].value += weights[row * R + r] * dl[row]; },
-        [&](int i, const Sum& a) { hidden[i] = a.value; });
+    reduce_columns<float, 1>(
+        R, o.mlp_groups,
+        [&](float (&a)[1], int group, int r) {
+#pragma unroll 8
+            for (int row = group; row < count; row += o.mlp_groups) a[0] += weights[row * R + r] * dl[row];
+        },
+        [&](int i, const auto& a) { hidden[i] = a[0]; }, [&](int i) { return hidden[i]; });
     blocks.sync();
     float* dhidden = hidden + o.mlp_groups * R;
-    join_columns<Sum>(
-        blocks, {0, R}, R, o.mlp_groups, [&](int rank, int i) { return Sum{*blocks.of(rank, hidden + i)}; },
-        [&](int r, const Sum& a) {
-            const float from_mean = saved_hidden[r], from_most = saved_hidden[R + r];
-            dhidden[r] = from_mean <= 0 ? 0 : a.value;
-            dhidden[R + r] = from_most <= 0 ? 0 : a.value;
-            if (blocks.rank() == 0) {
-                partial[C + r] = from_mean + from_most;
-                partial[C + R + r] = dhidden[r];
-                partial[C + 2 * R + r] = dhidden[R + r];
-            }
-        });
+    for (int r = int(threadIdx.x); r < R; r += kOnChipThreads) {
+        const float sum = join_blocks<float>(blocks, [&](int rank) { return *blocks.of(rank, hidden + r); });
+        const float from_mean = saved_hidden[r], from_most = saved_hidden[R + r];
+        dhidden[r] = from_mean <= 0 ? 0 : sum;
+        dhidden[R + r] = from_most <= 0 ? 0 : sum;
+        if (blocks.rank() > 0) continue;
+        partial[C + r] = from_mean + from_most;
+        partial[C + R + r] = dhidden[r];
+        partial[C + 2 * R + r] = dhidden[R + r];
+    }
     __syncthreads();
     for (int c = channels.first + int(threadIdx.x); c < channels.last; c += kOnChipThreads) {
         partial[c] = dlogit[c];
         float dmean = 0, dmost = 0;
-#pragma unroll 4
+#pragma unroll 16
         for (int r = 0; r < R; ++r) {
             const float w = w1[r * C + c];
             dmean += w * dhidden[r];

@@ -8,10 +8,11 @@ namespace cbam::cuda {
 
 namespace {
 
-constexpr int kWarp = 32;
+constexpr int kWarp = 32;  // of device.cuh, which is for kernels alone
 
 int bytes_of(Dtype dtype) { return dtype == Dtype::f64 ? 8 : dtype == Dtype::f32 ? 4 : 2; }
 
+// The largest that is not beyond either.
 int power_of_two(int n, int most) {
     int power = 1;
     while (power * 2 <= std::min(n, most)) power *= 2;
@@ -30,6 +31,7 @@ struct Carver {
 };
 
 OnChip split(const Problem& p, int cluster) {
+    constexpr int kBatch = 4;  // of device.cuh
     OnChip o = {};
     o.cluster = cluster;
     o.rows = int(p.channels_last ? p.HW() : p.C);
@@ -38,19 +40,22 @@ OnChip split(const Problem& p, int cluster) {
     o.unit = vector / std::gcd(vector, o.cols);
     const int units = (o.rows + o.unit - 1) / o.unit;
     o.most_rows = (units + cluster - 1) / cluster * o.unit;
-    // A thread reads 4 bytes at a time where rows are whole words.
-    const int words = o.cols * size % 4 == 0 ? o.cols * size / 4 : o.cols;
+    // What a thread reads at a time of a row.
+    const int words = o.cols / (o.cols % vector == 0 ? vector : o.cols % 4 == 0 ? 4 : 1);
     // Several words a lane, since the lanes' results are joined in as many steps as their number has bits.
-    o.lanes = power_of_two(std::max(words / 8, 1), kWarp);
+    o.lanes = std::max(power_of_two(words / 4, kWarp), kBatch);
+    const int batches = (o.most_rows + kBatch - 1) / kBatch;
+    o.slices = std::clamp(kOnChipThreads / o.lanes / batches, 1, std::max(words / (2 * o.lanes), 1));
     o.groups = std::clamp(kOnChipThreads / words, 1, std::max(o.most_rows, 1));
     const int R = int(std::max<int64_t>(p.R, 1));
-    o.mlp_lanes = power_of_two(R, kWarp);
+    o.mlp_lanes = std::max(power_of_two(R, kWarp), kBatch);
     o.mlp_groups = std::clamp(kOnChipThreads / R, 1, std::max(int(p.C) / cluster, 1));
     o.map_slices = std::max(kOnChipThreads / kWarp / (2 * int(p.k)), 1);
     return o;
 }
 
-int64_t pixels_or_columns(const OnChip& o) { return int64_t(o.groups) * o.cols; }
+int64_t column_parts(const OnChip& o) { return int64_t(o.groups) * o.cols; }
+int64_t row_parts(const OnChip& o) { return int64_t(o.slices) * o.most_rows; }
 
 }  // namespace
 
@@ -58,8 +63,9 @@ OnChip on_chip_forward_layout(const Problem& p, int cluster) {
     OnChip o = split(p, cluster);
     Carver shared;
     o.x = shared.take(int64_t(o.most_rows) * o.cols * bytes_of(p.dtype));
+    o.row_parts = shared.take(3 * row_parts(o) * sizeof(float));
     o.row_side = shared.take(int64_t(3) * o.rows * sizeof(float));
-    o.column_side = shared.take(3 * pixels_or_columns(o) * sizeof(float));
+    o.column_side = shared.take(3 * column_parts(o) * sizeof(float));
     o.hidden = shared.take(3 * p.R * sizeof(float));
     o.window = shared.take((p.ws ? 2 * p.k * p.k + 1 : 0) * sizeof(float));
     o.bytes = shared.used;
@@ -74,7 +80,8 @@ OnChip on_chip_backward_layout(const Problem& p, int cluster) {
     o.dy = shared.take(p.dy ? chunk : 0);
     o.channels = shared.take(16 * p.C);
     o.pixels = shared.take(16 * p.HW());
-    o.scratch = shared.take(std::max(pixels_or_columns(o), std::max(p.HW(), p.C)) * sizeof(float));
+    o.row_parts = shared.take(row_parts(o) * sizeof(float));
+    o.scratch = shared.take(std::max(column_parts(o), std::max(p.HW(), p.C)) * sizeof(float));
     o.hidden = shared.take((o.mlp_groups + 2) * p.R * sizeof(float));
     o.taps = shared.take(o.map_slices * (2 * kk + 1) * sizeof(float));
     o.window = shared.take(2 * kk * sizeof(float));

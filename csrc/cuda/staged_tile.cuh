@@ -10,8 +10,6 @@
 
 namespace cbam::cuda {
 
-constexpr int kBatch = 4;
-
 struct Tiling {
     int rows, cols;            // of an image
     int lanes;                 // a power of two from kBatch to kWarp
@@ -49,38 +47,6 @@ struct Tile {
 // Where an element lies in an image.
 __device__ __forceinline__ int64_t place(const Tiling& t, int row, int col) { return int64_t(row) * t.cols + col; }
 
-// V elements, by one access: of 16 bytes, of 8, or of one element.
-template <int V, class T> __device__ __forceinline__ void load(const T* p, Acc<T> (&out)[V]) {
-    T v[V];
-    if constexpr (V * sizeof(T) == 16) {
-        const Vector<T> vector = load_vector(p);
-        memcpy(v, &vector, sizeof v);
-    } else if constexpr (V > 1) {
-        static_assert(V * sizeof(T) == 8);
-        const uint64_t bits = *reinterpret_cast<const uint64_t*>(p);
-        memcpy(v, &bits, sizeof v);
-    } else {
-        v[0] = *p;
-    }
-    for (int j = 0; j < V; ++j) out[j] = to_acc(v[j]);
-}
-
-template <int V, class T> __device__ __forceinline__ void store(T* p, const Acc<T> (&in)[V]) {
-    T v[V];
-    for (int j = 0; j < V; ++j) v[j] = from_acc<T>(in[j]);
-    if constexpr (V * sizeof(T) == 16) {
-        Vector<T> vector;
-        memcpy(&vector, v, sizeof v);
-        store_vector(p, vector);
-    } else if constexpr (V > 1) {
-        uint64_t bits;
-        memcpy(&bits, v, sizeof v);
-        *reinterpret_cast<uint64_t*>(p) = bits;
-    } else {
-        *p = v[0];
-    }
-}
-
 // Small arrays of one number for each channel or pixel, one a row of ``stride`` for each image; null stands for a
 // value that is the same everywhere.
 template <class F> struct Rows {
@@ -89,21 +55,6 @@ template <class F> struct Rows {
 
     __device__ __forceinline__ F* of(int64_t image) const { return data ? data + image * stride : nullptr; }
 };
-
-template <class F> __device__ __forceinline__ F merge(F a, F b) { return a + b; }
-template <class F> __device__ __forceinline__ F from_lane(F v, int step) { return __shfl_xor_sync(~0u, v, step); }
-
-// Merges, over the lanes of a group, what each has for kBatch rows. Lane i ends with row i % kBatch: the first two
-// steps halve the rows of a lane, so there are half as many exchanges as with all rows in all lanes.
-template <class A> __device__ __forceinline__ A merge_lanes(const A (&rows)[kBatch], int lanes) {
-    static_assert(kBatch == 4);
-    const bool odd = threadIdx.x & 1, upper = threadIdx.x & 2;
-    const A first = merge(odd ? rows[1] : rows[0], from_lane(odd ? rows[0] : rows[1], 1));
-    const A second = merge(odd ? rows[3] : rows[2], from_lane(odd ? rows[2] : rows[3], 1));
-    A mine = merge(upper ? second : first, from_lane(upper ? first : second, 2));
-    for (int step = kBatch; step < lanes; step *= 2) mine = merge(mine, from_lane(mine, step));
-    return mine;
-}
 
 // Values in shared memory, word by word of all of them, with a gap behind every 32: so threads stay out of each other's
 // banks whether they go along neighbours or each along V of its own.
