@@ -38,53 +38,61 @@ template <> __device__ __forceinline__ __nv_bfloat16 from_acc<__nv_bfloat16>(flo
 // Elements of one 16-byte access.
 template <class T> constexpr int kVector = 16 / sizeof(T);
 
-template <class T> struct alignas(16) Vector {
-    T v[kVector<T>];
+// V elements as they lie in memory, of one access: of 16 bytes, of 8, or of one element. Loads that wait together are
+// kept so, since half types take half the registers.
+template <class T, int V> struct alignas(V * sizeof(T)) Packed {
+    T v[V];
+
+    __device__ __forceinline__ void load(const T* p) {
+        if constexpr (V * sizeof(T) == 16) {
+            const uint4 bits = *reinterpret_cast<const uint4*>(p);
+            memcpy(v, &bits, sizeof v);
+        } else if constexpr (V > 1) {
+            static_assert(V * sizeof(T) == 8);
+            const uint64_t bits = *reinterpret_cast<const uint64_t*>(p);
+            memcpy(v, &bits, sizeof v);
+        } else {
+            v[0] = *p;
+        }
+    }
+    __device__ __forceinline__ void store(T* p) const {
+        if constexpr (V * sizeof(T) == 16) {
+            uint4 bits;
+            memcpy(&bits, v, sizeof v);
+            *reinterpret_cast<uint4*>(p) = bits;
+        } else if constexpr (V > 1) {
+            uint64_t bits;
+            memcpy(&bits, v, sizeof v);
+            *reinterpret_cast<uint64_t*>(p) = bits;
+        } else {
+            *p = v[0];
+        }
+    }
+    __device__ __forceinline__ void unpack(Acc<T> (&out)[V]) const {
+#pragma unroll
+        for (int j = 0; j < V; ++j) out[j] = to_acc(v[j]);
+    }
 };
 
+template <class T> using Vector = Packed<T, kVector<T>>;
+
 template <class T> __device__ __forceinline__ Vector<T> load_vector(const T* p) {
-    const uint4 bits = *reinterpret_cast<const uint4*>(p);
-    Vector<T> result;
-    memcpy(&result, &bits, sizeof bits);
-    return result;
+    Vector<T> vector;
+    vector.load(p);
+    return vector;
 }
 
-template <class T> __device__ __forceinline__ void store_vector(T* p, const Vector<T>& vector) {
-    uint4 bits;
-    memcpy(&bits, &vector, sizeof bits);
-    *reinterpret_cast<uint4*>(p) = bits;
-}
-
-// V elements, by one access: of 16 bytes, of 8, or of one element.
 template <int V, class T> __device__ __forceinline__ void load(const T* p, Acc<T> (&out)[V]) {
-    T v[V];
-    if constexpr (V * sizeof(T) == 16) {
-        const Vector<T> vector = load_vector(p);
-        memcpy(v, &vector, sizeof v);
-    } else if constexpr (V > 1) {
-        static_assert(V * sizeof(T) == 8);
-        const uint64_t bits = *reinterpret_cast<const uint64_t*>(p);
-        memcpy(v, &bits, sizeof v);
-    } else {
-        v[0] = *p;
-    }
-    for (int j = 0; j < V; ++j) out[j] = to_acc(v[j]);
+    Packed<T, V> packed;
+    packed.load(p);
+    packed.unpack(out);
 }
 
 template <int V, class T> __device__ __forceinline__ void store(T* p, const Acc<T> (&in)[V]) {
-    T v[V];
-    for (int j = 0; j < V; ++j) v[j] = from_acc<T>(in[j]);
-    if constexpr (V * sizeof(T) == 16) {
-        Vector<T> vector;
-        memcpy(&vector, v, sizeof v);
-        store_vector(p, vector);
-    } else if constexpr (V > 1) {
-        uint64_t bits;
-        memcpy(&bits, v, sizeof v);
-        *reinterpret_cast<uint64_t*>(p) = bits;
-    } else {
-        *p = v[0];
-    }
+    Packed<T, V> packed;
+#pragma unroll
+    for (int j = 0; j < V; ++j) packed.v[j] = from_acc<T>(in[j]);
+    packed.store(p);
 }
 
 // A maximum and where it is: NaN wins, of equals the first.
@@ -104,15 +112,6 @@ template <class F> __device__ __forceinline__ Maximum<F> larger(Maximum<F> a, Ma
 template <class F> __device__ __forceinline__ F warp_sum(F v) {
     for (int step = kWarp / 2; step; step /= 2) v += __shfl_xor_sync(0xffffffffu, v, step);
     return v;
-}
-
-template <class F> __device__ __forceinline__ Maximum<F> warp_larger(Maximum<F> m) {
-    for (int step = kWarp / 2; step; step /= 2) {
-        const Maximum<F> other = {__shfl_xor_sync(0xffffffffu, m.value, step),
-                                  __shfl_xor_sync(0xffffffffu, m.index, step)};
-        m = larger(m, other);
-    }
-    return m;
 }
 
 template <class F> __device__ __forceinline__ F merge(F a, F b) { return a + b; }

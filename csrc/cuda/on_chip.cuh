@@ -123,7 +123,7 @@ template <int W> __device__ __forceinline__ void store_numbers(float* p, const f
         for (int i = 0; i < W; i += 4) {
             Vector<float> four;
             memcpy(&four, v + i, sizeof four);
-            store_vector(p + i, four);
+            four.store(p + i);
         }
     } else {
 #pragma unroll
@@ -231,7 +231,7 @@ template <class T> __device__ __forceinline__ void load_rows(const T* from, int 
 #pragma unroll
         for (int j = 0; j < kAtATime; ++j) {
             const int i = first + j * kOnChipThreads * V;
-            if (i < elements) store_vector(to + i, v[j]);
+            if (i < elements) v[j].store(to + i);
         }
     }
 }

@@ -55,8 +55,8 @@ __device__ __forceinline__ void load_masked(const T* dy, const T* y, int element
 #pragma unroll
         for (int e = 0; e < kVector<T>; ++e)
             if (to_acc(v.v[e]) <= 0) d.v[e] = from_acc<T>(0);
-        store_vector(to + i, d);
-        if (masked) store_vector(masked + i, d);
+        d.store(to + i);
+        if (masked) d.store(masked + i);
     }
 }
 

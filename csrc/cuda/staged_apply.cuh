@@ -6,7 +6,7 @@
 
 namespace cbam::cuda {
 
-template <class T, int V> __global__ void __launch_bounds__(kThreads)
+template <class T, int V> __global__ void __launch_bounds__(kThreads, 3)
     scale(const T* x, const T* residual, T* y, Tiling t, Rows<const Acc<T>> row_gate, Rows<const Acc<T>> column_gate,
           bool with_relu) {
     using F = Acc<T>;
@@ -21,23 +21,26 @@ template <class T, int V> __global__ void __launch_bounds__(kThreads)
     F factor[V];
     for (int j = 0; j < V; ++j) factor[j] = gates.columns.get(tile.lane * V + j);
     for (int row = tile.row + tile.group * kBatch; row < tile.row_end; row += tile.groups * kBatch) {
-        F v[kBatch][V] = {}, add[kBatch][V] = {};
+        Packed<T, V> of_x[kBatch], of_residual[kBatch];
 #pragma unroll
         for (int i = 0; i < kBatch; ++i) {
             if (row + i >= tile.row_end) break;
-            load<V>(x + image + place(t, row + i, col), v[i]);
-            if (residual) load<V>(residual + image + place(t, row + i, col), add[i]);
+            of_x[i].load(x + image + place(t, row + i, col));
+            if (residual) of_residual[i].load(residual + image + place(t, row + i, col));
         }
 #pragma unroll
         for (int i = 0; i < kBatch; ++i) {
             if (row + i >= tile.row_end) break;
             const F g = gates.rows.get(row + i - tile.row);
+            F v[V], add[V] = {};
+            of_x[i].unpack(v);
+            if (residual) of_residual[i].unpack(add);
 #pragma unroll
             for (int j = 0; j < V; ++j) {
-                v[i][j] = v[i][j] * g * factor[j] + add[i][j];
-                if (with_relu) v[i][j] = relu(v[i][j]);
+                v[j] = v[j] * g * factor[j] + add[j];
+                if (with_relu) v[j] = relu(v[j]);
             }
-            store<V>(y + image + place(t, row + i, col), v[i]);
+            store<V>(y + image + place(t, row + i, col), v);
         }
     }
 }

@@ -31,7 +31,7 @@ __device__ __forceinline__ F gradient(F dy, const Side<F>& pixel, const Side<F>&
     return of_gated * channel.gate + channel.mean + (channel.argmax == p ? channel.max : F(0));
 }
 
-template <class T, int V, bool channels_last> __global__ void __launch_bounds__(kThreads)
+template <class T, int V, bool channels_last> __global__ void __launch_bounds__(kThreads, 3)
     input_gradient(const T* dy, T* dx, Tiling t, Sides<Acc<T>> pixels, Sides<Acc<T>> channels) {
     using F = Acc<T>;
     CBAM_SHARED(shared);
@@ -46,20 +46,22 @@ template <class T, int V, bool channels_last> __global__ void __launch_bounds__(
     Side<F> column[V];
     for (int j = 0; j < V; ++j) column[j] = sides.columns.get(tile.lane * V + j);
     for (int first = tile.row + tile.group * kBatch; first < tile.row_end; first += tile.groups * kBatch) {
-        F v[kBatch][V] = {};
+        Packed<T, V> of_dy[kBatch] = {};
 #pragma unroll
         for (int i = 0; i < kBatch; ++i)
-            if (dy && first + i < tile.row_end) load<V>(dy + image + place(t, first + i, col), v[i]);
+            if (dy && first + i < tile.row_end) of_dy[i].load(dy + image + place(t, first + i, col));
 #pragma unroll
         for (int i = 0; i < kBatch; ++i) {
             const int row = first + i;
             if (row >= tile.row_end) break;
             const Side<F> side = sides.rows.get(row - tile.row);
+            F v[V];
+            of_dy[i].unpack(v);
 #pragma unroll
             for (int j = 0; j < V; ++j)
-                v[i][j] = channels_last ? gradient(v[i][j], side, column[j], row, col + j)
-                                        : gradient(v[i][j], column[j], side, col + j, row);
-            store<V>(dx + image + place(t, row, col), v[i]);
+                v[j] = channels_last ? gradient(v[j], side, column[j], row, col + j)
+                                     : gradient(v[j], column[j], side, col + j, row);
+            store<V>(dx + image + place(t, row, col), v);
         }
     }
 }

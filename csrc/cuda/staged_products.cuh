@@ -12,7 +12,7 @@ namespace cbam::cuda {
 
 // By rows and columns of the matrix: along[row] = sum over columns of column_gate x dy, down[column] = sum over rows of
 // row_gate x dy. Images have (col_tiles, rows) and (row_tiles, cols) of them.
-template <class T, int V> __global__ void __launch_bounds__(kThreads)
+template <class T, int V> __global__ void __launch_bounds__(kThreads, 3)
     products(const T* x, const T* dy, const T* y, T* masked, Tiling t, Rows<const Acc<T>> row_gate,
              Rows<const Acc<T>> column_gate, Acc<T>* along, Acc<T>* down) {
     using F = Acc<T>;
@@ -30,27 +30,32 @@ template <class T, int V> __global__ void __launch_bounds__(kThreads)
     for (int j = 0; j < V && in_cols; ++j) factor[j] = gates.columns.get(tile.lane * V + j);
     for (int first = tile.row; first < tile.row_end; first += tile.groups * kBatch) {
         const int row = first + tile.group * kBatch;
-        F v[kBatch][V] = {}, d[kBatch][V] = {}, of_rows[kBatch] = {};
+        Packed<T, V> of_x[kBatch] = {}, of_dy[kBatch] = {};
+        F of_rows[kBatch] = {};
 #pragma unroll
         for (int i = 0; i < kBatch; ++i) {
             if (!in_cols || row + i >= tile.row_end) break;
             const int64_t at = image + place(t, row + i, col);
-            load<V>(x + at, v[i]);
-            load<V>(dy + at, d[i]);
+            of_x[i].load(x + at);
+            of_dy[i].load(dy + at);
             if (y) {
-                F result[V];
-                load<V>(y + at, result);
+                Packed<T, V> result;
+                result.load(y + at);
 #pragma unroll
-                for (int j = 0; j < V; ++j) d[i][j] = result[j] <= 0 ? F(0) : d[i][j];
-                store<V>(masked + at, d[i]);
+                for (int j = 0; j < V; ++j)
+                    if (to_acc(result.v[j]) <= 0) of_dy[i].v[j] = from_acc<T>(0);
+                of_dy[i].store(masked + at);
             }
         }
 #pragma unroll
         for (int i = 0; i < kBatch; ++i) {
             const F g = row + i < tile.row_end ? gates.rows.get(row + i - tile.row) : F(0);
+            F v[V], d[V];
+            of_x[i].unpack(v);
+            of_dy[i].unpack(d);
 #pragma unroll
             for (int j = 0; j < V; ++j) {
-                const F product = v[i][j] * d[i][j];
+                const F product = v[j] * d[j];
                 of_rows[i] += factor[j] * product;
                 of_columns[j] += g * product;
             }

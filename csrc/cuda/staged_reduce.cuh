@@ -37,15 +37,17 @@ template <class T, int V, class Operation> __global__ void __launch_bounds__(kTh
         factors.fill(first, last, [&](int i) { return operation.factor(i); });
         __syncthreads();
         for (int col = first + start; col < last; col += t.lanes * V) {
-            Acc<T> v[kBatch][V] = {};
+            Packed<T, V> packed[kBatch] = {};
+            const T* const at = x + place(t, row, col);
 #pragma unroll
             for (int i = 0; i < kBatch; ++i)
-                if (row + i < tile.row_end) load<V>(x + place(t, row + i, col), v[i]);
+                if (row + i < tile.row_end) packed[i].load(at + i * int64_t(t.cols));
 #pragma unroll
             for (int j = 0; j < V; ++j) {
                 const auto factor = factors.get(col + j - first);
 #pragma unroll
-                for (int i = 0; i < kBatch; ++i) operation.add(sums[i], v[i][j], factor, row + i, col + j);
+                for (int i = 0; i < kBatch; ++i)
+                    operation.add(sums[i], to_acc(packed[i].v[j]), factor, row + i, col + j);
             }
         }
     }
@@ -70,16 +72,16 @@ template <class T, int V, class Operation> __global__ void __launch_bounds__(kTh
         factors.fill(first, last, [&](int i) { return operation.factor(i); });
         __syncthreads();
         for (int row = first + start; row < last && col < tile.col_end; row += tile.groups * kBatch) {
-            Acc<T> v[kBatch][V] = {};
+            Packed<T, V> packed[kBatch];
 #pragma unroll
             for (int i = 0; i < kBatch; ++i)
-                if (row + i < last) load<V>(x + place(t, row + i, col), v[i]);
+                if (row + i < last) packed[i].load(x + place(t, row + i, col));
 #pragma unroll
             for (int i = 0; i < kBatch; ++i) {
                 if (row + i >= last) break;
                 const auto factor = factors.get(row + i - first);
 #pragma unroll
-                for (int j = 0; j < V; ++j) operation.add(sums[j], v[i][j], factor, col + j, row + i);
+                for (int j = 0; j < V; ++j) operation.add(sums[j], to_acc(packed[i].v[j]), factor, col + j, row + i);
             }
         }
     }

@@ -44,12 +44,14 @@ struct Matrix {
         return tiling(n, kThreads / n * kBatch, tile_cols);
     }
 
-    // Sums across the rows. Tiles are as narrow as a cache line allows while that gives threads rows to sum.
+    // Sums across the rows. Tiles are as narrow as a cache line allows while that leaves threads rows to sum.
     Tiling across(bool whole) const {
-        constexpr int kSteps = 8;  // rows of a thread
+        constexpr int kSteps = 32;   // rows of a thread
+        constexpr int kMost = 1024;  // of a tile: each is one more part to join
         int n = lanes();
-        while (n / 2 * vector >= line && rows >= 2 * kSteps * (kThreads / n)) n /= 2;
-        return tiling(n, whole ? rows : even_parts(rows, kThreads, 1), n * vector);
+        const int tile_rows = whole ? rows : even_parts(rows, kMost, 1);
+        while (n / 2 * vector >= line && tile_rows >= 2 * kSteps * (kThreads / n)) n /= 2;
+        return tiling(n, tile_rows, n * vector);
     }
 
     // Sums both ways.
