@@ -187,7 +187,7 @@ def test_autotune_computes_the_same(layout, monkeypatch):
 @pytest.mark.skipif("CBAM_FUSED_SLOW" not in os.environ, reason="takes 15 GB of GPU memory: set CBAM_FUSED_SLOW=1")
 def test_more_than_2_to_the_31_elements(layout):
     """The last image of a batch whose addresses do not fit in 32 bits."""
-    x = torch.zeros(43, 256, 448, 448, dtype=torch.float16, device="cuda", memory_format=layout)
+    x = torch.empty(43, 256, 448, 448, dtype=torch.float16, device="cuda", memory_format=layout).zero_()
     assert x.numel() > 2**31
     last = torch.randn(1, 256, 448, 448, device="cuda", dtype=torch.float16).to(memory_format=layout)
     x[-1:] = last

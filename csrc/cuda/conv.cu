@@ -18,9 +18,10 @@ template <class Function> void with_size(int64_t k, const Function& f) {
 template <class F> void spatial_gate_forward(Launcher& launch, const Group<F>& group) {
     const Problem& p = group.p;
     with_size(p.k, [&](auto size) {
-        launch(spatial_gate<size(), F>, group.images * squares(p.H, p.W), 2 * Square<size(), F>::kBytes,
-               read(group.mean_c()), read(group.max_c()), (const F*)p.ws, (const F*)p.bs, group.s(), int(p.H), int(p.W),
-               int(p.k), p.y != nullptr);
+        using Square = cuda::Square<size(), F>;
+        launch(spatial_gate<size(), F>, group.images * squares(p.H, p.W),
+               (2 * Square::kTile + Square::kWeights) * sizeof(F), read(group.mean_c()), read(group.max_c()),
+               (const F*)p.ws, (const F*)p.bs, group.s(), int(p.H), int(p.W), int(p.k), p.y != nullptr);
     });
 }
 
@@ -28,8 +29,9 @@ template <class F> void spatial_gate_backward(Launcher& launch, const Group<F>& 
     const Problem& p = group.p;
     const int H = p.H, W = p.W, k = p.k;
     with_size(p.k, [&](auto size) {
-        launch(map_gradients<size(), F>, group.images * squares(H, W), Square<size(), F>::kBytes, dz, (const F*)p.ws,
-               dmaps, H, W, k, F(p.C));
+        using Square = cuda::Square<size(), F>;
+        launch(map_gradients<size(), F>, group.images * squares(H, W), (Square::kTile + Square::kWeights) * sizeof(F),
+               dz, (const F*)p.ws, dmaps, H, W, k, F(p.C));
         constexpr int kSums = kThreads / kWarp * (size() ? size() : 8);
         launch(kernel_gradients<size(), F>, group.images * (2 * k + 1), kSums * sizeof(F), dz, read(group.mean_c()),
                read(group.max_c()), group.dconv(), H, W, k);

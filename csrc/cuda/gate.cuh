@@ -42,7 +42,7 @@ __device__ __forceinline__ void fill(F* to, const Images& images, int first, int
 }
 
 // The pools, and relu(w1 mean + b1) and relu(w1 max + b1): a block has kHiddenRows of them, all channels go by.
-template <class F> __global__ void __launch_bounds__(kThreads)
+template <class F> __global__ void __launch_bounds__(kThreads, 2)
     hidden_layer(PoolParts<F> parts, const F* w1, const F* b1, Rows<F> mean_hw, Rows<F> max_hw, Rows<int32_t> argmax_hw,
                  Rows<F> hidden_mean, Rows<F> hidden_max, int64_t N, int C, int R, F HW) {
     CBAM_SHARED(shared);
@@ -139,7 +139,7 @@ template <class F> __global__ void __launch_bounds__(kThreads)
 
 // From dg and what comes to it through the maps, (parts, C) for each image: dlogit = dg g (1 - g), and the gradients
 // before the ReLU. A block has kUnits hidden units, its groups of kUnitLanes threads share the channels.
-template <class F> __global__ void __launch_bounds__(kThreads)
+template <class F> __global__ void __launch_bounds__(kThreads, 2)
     hidden_backward(const F* dg, const F* through_maps, int parts, const F* w2, Rows<const F> gate,
                     Rows<const F> hidden_mean, Rows<const F> hidden_max, Rows<F> dlogit, Rows<F> dhidden_mean,
                     Rows<F> dhidden_max, Rows<F> hidden, int64_t N, int C, int R) {

@@ -43,14 +43,6 @@ template <class B, class U> __device__ __forceinline__ void store_to_all(const B
     for (int rank = 0; rank < blocks.count(); ++rank) *blocks.of(rank, p) = value;
 }
 
-// The part of 0 ... n - 1 of one of so many blocks, in whole units.
-__device__ __forceinline__ Part part_of(int rank, int blocks, int n, int unit) {
-    const int units = (n + unit - 1) / unit;
-    const int first = int(int64_t(units) * rank / blocks) * unit,
-              last = int(int64_t(units) * (rank + 1) / blocks) * unit;
-    return {min(first, n), min(last, n)};
-}
-
 // A sum, and the maximum with its place; no place where all is -Inf.
 struct Pooled {
     static constexpr int kNowhere = 0x7fffffff;
@@ -159,8 +151,8 @@ struct Pools {
 };
 
 // Reduces the block's rows: kBatch of them at a time, which share what belongs to the columns, by ``lanes`` neighbours,
-// in slices of the columns. visit(A of each row, where each row begins, the first row, first column, last, step) has a
-// lane's part; rows beyond the last stand for the last. put(slice * rows + row, A). Whole warps come here.
+// in slices of the columns. visit(A of each row, start(i): where row i begins, the first row, first column, last, step)
+// has a lane's part; rows beyond the last stand for the last. put(slice * rows + row, A). Whole warps come here.
 template <class A, int W, class Visit, class Put>
 __device__ __forceinline__ void reduce_rows(const OnChip& o, int rows, Visit visit, Put put) {
     const int lane = int(threadIdx.x) % o.lanes, words = o.cols / W;
@@ -169,9 +161,7 @@ __device__ __forceinline__ void reduce_rows(const OnChip& o, int rows, Visit vis
         const int task = first + int(threadIdx.x) / o.lanes, slice = task % o.slices, row = task / o.slices * kBatch;
         A a[kBatch] = {};
         if (task < tasks) {
-            int start[kBatch];
-#pragma unroll
-            for (int i = 0; i < kBatch; ++i) start[i] = min(row + i, rows - 1) * o.cols;
+            const auto start = [&](int i) { return min(row + i, rows - 1) * o.cols; };
             visit(a, start, row, (words * slice / o.slices + lane) * W, words * (slice + 1) / o.slices * W,
                   o.lanes * W);
         }

@@ -10,6 +10,8 @@ namespace cbam::cuda {
 
 constexpr int kOnChipThreads = 448;  // of a block: of two on a multiprocessor each thread then has 72 registers
 
+constexpr int kLargestCluster = 16;
+
 // A part of 0 ... n - 1.
 struct Part {
     int first, last;
@@ -24,6 +26,9 @@ struct OnChip {
     int rows, cols;  // of the image
     int unit;        // rows from one 16-byte boundary to the next
     int most_rows;   // of a block
+    // Where the part of each block begins, and behind the last the end. Here, and not worked out by the kernels, since
+    // what comes from constant memory need not stay in registers.
+    int first_row[kLargestCluster + 1], first_column[kLargestCluster + 1];
     int lanes;       // neighbours that reduce rows together
     int slices;      // of a row, so that all threads have some where rows are few
     int groups;      // of threads, that reduce the columns of every groups-th row

@@ -64,8 +64,8 @@ template <class T, bool channels_last, class B>
 __device__ __forceinline__ void backward_image(const Problem& p, const OnChip& o, const B& blocks, int64_t n) {
     CBAM_SHARED(shared);
     const int C = int(p.C), R = int(p.R), HW = int(p.HW()), kk = int(p.k * p.k), rank = blocks.rank();
-    const Part row_part = part_of(rank, blocks.count(), o.rows, o.unit);
-    const Part column_part = part_of(rank, blocks.count(), o.cols, 1);
+    const Part row_part{o.first_row[rank], o.first_row[rank + 1]};
+    const Part column_part{o.first_column[rank], o.first_column[rank + 1]};
     const Part channels = channels_last ? column_part : row_part, pixels = channels_last ? row_part : column_part;
     const int rows = row_part.last - row_part.first, elements = rows * o.cols;
     const int64_t start = n * C * HW + int64_t(row_part.first) * o.cols;
@@ -110,14 +110,14 @@ __device__ __forceinline__ void backward_image(const Problem& p, const OnChip& o
                 constexpr int V = kNarrower<T, W>;
                 reduce_rows<float, V>(
                     o, rows,
-                    [&](float (&a)[kBatch], const int (&start)[kBatch], int, int first, int last, int step) {
+                    [&](float (&a)[kBatch], auto start, int, int first, int last, int step) {
                         for (int col = first; col < last; col += step) {
                             float g[V], v[V], d[V];
                             load_numbers(channel.gate + col, g);
 #pragma unroll
                             for (int i = 0; i < kBatch; ++i) {
-                                load<V>(x + start[i] + col, v);
-                                load<V>(dy + start[i] + col, d);
+                                load<V>(x + start(i) + col, v);
+                                load<V>(dy + start(i) + col, d);
 #pragma unroll
                                 for (int j = 0; j < V; ++j) a[i] += g[j] * (v[j] * d[j]);
                             }
@@ -160,8 +160,7 @@ __device__ __forceinline__ void backward_image(const Problem& p, const OnChip& o
         blocks.sync();
         const int sums = 2 * kk + 1;
         float* partial = static_cast<float*>(p.partial) + n * p.partial_size() + C + 3 * R;
-        const Part tap_part = part_of(rank, blocks.count(), sums, 1);
-        for (int i = tap_part.first + int(threadIdx.x); i < tap_part.last; i += kOnChipThreads)
+        for (int i = rank + blocks.count() * int(threadIdx.x); i < sums; i += blocks.count() * kOnChipThreads)
             partial[i] = join_blocks<float>(blocks, [&](int from) {
                 float sum = 0;
                 for (int slice = 0; slice < o.map_slices; ++slice) sum += *blocks.of(from, taps + slice * sums + i);
@@ -215,14 +214,14 @@ __device__ __forceinline__ void backward_image(const Problem& p, const OnChip& o
                 constexpr int V = kNarrower<T, W>;
                 reduce_rows<float, V>(
                     o, rows,
-                    [&](float (&a)[kBatch], const int (&start)[kBatch], int row, int first, int last, int step) {
+                    [&](float (&a)[kBatch], auto start, int row, int first, int last, int step) {
                         for (int col = first; col < last; col += step) {
                             const Columns<V> at(pixel, col);
 #pragma unroll
                             for (int i = 0; i < kBatch; ++i) {
                                 float v[V], d[V] = {};
-                                load<V>(x + start[i] + col, v);
-                                if (!p.given) load<V>(dy + start[i] + col, d);
+                                load<V>(x + start(i) + col, v);
+                                if (!p.given) load<V>(dy + start(i) + col, d);
                                 const int c = row_part.first + row + i;
 #pragma unroll
                                 for (int j = 0; j < V; ++j)

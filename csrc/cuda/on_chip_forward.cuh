@@ -19,8 +19,8 @@ template <class T, bool channels_last, class B>
 __device__ __forceinline__ void forward_image(const Problem& p, const OnChip& o, const B& blocks, int64_t n) {
     CBAM_SHARED(shared);
     const int C = int(p.C), R = int(p.R), HW = int(p.HW()), kk = int(p.k * p.k), rank = blocks.rank();
-    const Part row_part = part_of(rank, blocks.count(), o.rows, o.unit);
-    const Part column_part = part_of(rank, blocks.count(), o.cols, 1);
+    const Part row_part{o.first_row[rank], o.first_row[rank + 1]};
+    const Part column_part{o.first_column[rank], o.first_column[rank + 1]};
     const Part channels = channels_last ? column_part : row_part, pixels = channels_last ? row_part : column_part;
     const int rows = row_part.last - row_part.first, elements = rows * o.cols;
     const int64_t start = n * C * HW + int64_t(row_part.first) * o.cols;
@@ -50,13 +50,13 @@ __device__ __forceinline__ void forward_image(const Problem& p, const OnChip& o,
             constexpr int W = decltype(word)::size;
             reduce_rows<Pooled, W>(
                 o, rows,
-                [&](Pooled(&a)[kBatch], const int (&start)[kBatch], int, int first, int last, int step) {
+                [&](Pooled(&a)[kBatch], auto start, int, int first, int last, int step) {
                     for (int col = first; col < last; col += step) {
                         float f[W], v[W];
                         if (factor) load_numbers(factor + col, f);
 #pragma unroll
                         for (int i = 0; i < kBatch; ++i) {
-                            load<W>(x + start[i] + col, v);
+                            load<W>(x + start(i) + col, v);
                             if (factor)
 #pragma unroll
                                 for (int j = 0; j < W; ++j) v[j] *= f[j];
@@ -69,7 +69,7 @@ __device__ __forceinline__ void forward_image(const Problem& p, const OnChip& o,
                         a[i] = {};
                         for (int col = first; col < last; col += step)
 #pragma unroll 1
-                            for (int j = 0; j < W; ++j) a[i].add_exactly(value(start[i], col + j), col + j);
+                            for (int j = 0; j < W; ++j) a[i].add_exactly(value(start(i), col + j), col + j);
                     }
                 },
                 [&](int i, const Pooled& a) { row_parts.put(i, a); });

@@ -95,7 +95,7 @@ __device__ __forceinline__ void channel_gate_backward(const Problem& p, const On
     for (int c = channels.first + int(threadIdx.x); c < channels.last; c += kOnChipThreads) {
         partial[c] = dlogit[c];
         float dmean = 0, dmost = 0;
-#pragma unroll 16
+#pragma unroll 8
         for (int r = 0; r < R; ++r) {
             const float w = w1[r * C + c];
             dmean += w * dhidden[r];

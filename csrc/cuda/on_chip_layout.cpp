@@ -40,6 +40,10 @@ OnChip split(const Problem& p, int cluster) {
     o.unit = vector / std::gcd(vector, o.cols);
     const int units = (o.rows + o.unit - 1) / o.unit;
     o.most_rows = (units + cluster - 1) / cluster * o.unit;
+    for (int rank = 0; rank <= cluster; ++rank) {
+        o.first_row[rank] = std::min(int(int64_t(units) * rank / cluster) * o.unit, o.rows);
+        o.first_column[rank] = int(int64_t(o.cols) * rank / cluster);
+    }
     // What a thread reads at a time of a row.
     const int words = o.cols / (o.cols % vector == 0 ? vector : o.cols % 4 == 0 ? 4 : 1);
     // Several words a lane, since the lanes' results are joined in as many steps as their number has bits.

@@ -16,11 +16,12 @@ namespace {
 // measured on an H100 (docs/cuda.md).
 constexpr int64_t kLaunches = 20;
 constexpr int64_t kBandwidthL2 = 5'500'000;
-// What a block loads in about the time that a launch takes.
-constexpr int64_t kSmallShare = 32 << 10;
+// What a block loads in about the time that a launch takes; with more than the larger, a block alone on a
+// multiprocessor takes longer than the launches of the staged schedule.
+constexpr int64_t kSmallShare = 32 << 10, kLargeShare = 128 << 10;
 // What the driver takes of a multiprocessor's shared memory for each block.
 constexpr int64_t kReserved = 1 << 10;
-constexpr int kLargestCluster = 16;
+constexpr int64_t kFewBlocks = 2, kMostBlocks = 8;  // of an image, unless more are asked for
 
 int64_t element_size(Dtype dtype) { return dtype == Dtype::f64 ? 8 : dtype == Dtype::f32 ? 4 : 2; }
 
@@ -84,30 +85,29 @@ Plan as_wanted(const Problem& p, const Device& device, LayoutOf layout, const st
     return {Schedule::on_chip, cluster, p.N};
 }
 
-// The smallest cluster whose blocks fit two to a multiprocessor, so that one computes while the other waits for memory;
-// else the smallest whose blocks fit. Of few images, more blocks each, while all still run at once. If then less than
-// half of the multiprocessors had work, the staged schedule moves its twice as many bytes sooner, unless so few are
-// moved that what counts is the number of launches.
+// The smallest cluster whose blocks fit, if it is of no more than kFewBlocks: on an H100 more of them take longer over
+// what they tell each other than the staged schedule takes to read x again (docs/cuda.md). More where all images run at
+// once, and where the rows of the staged passes are not aligned for wide accesses. Of few images, more blocks each,
+// while all still run at once.
 Plan choose(const Problem& p, const Device& device, LayoutOf layout, int tensors) {
     const Plan otherwise = staged(p, device, tensors);
     if (obstacle(p) || p.N == 0) return otherwise;
-    const int64_t limit = std::min(largest_cluster(device), most_blocks(p));
-    const auto fits = [&](int blocks, int64_t bytes) { return blocks <= limit && layout(p, blocks).bytes <= bytes; };
-    const auto smallest = [&](int64_t bytes) {
-        int blocks = 1;
-        while (blocks <= limit && !fits(blocks, bytes)) blocks *= 2;
-        return blocks;
-    };
-    int cluster = smallest((device.shared_per_block + kReserved) / 2 - kReserved);
-    // Clusters of 16 need a part of the device that is free of others, and may not find it.
-    if (cluster > std::min<int64_t>(limit, 8)) cluster = smallest(device.shared_per_block);
+    const int64_t limit = std::min({largest_cluster(device), most_blocks(p), kMostBlocks});
+    const bool wide_rows = (p.channels_last ? p.C : p.HW()) % 4 == 0;
+    const auto fits = [&](int64_t blocks, int64_t bytes) { return layout(p, int(blocks)).bytes <= bytes; };
+    const auto at_once = [&](int64_t blocks) { return p.N * blocks <= device.multiprocessors; };
+    int64_t cluster = 1;
+    while (cluster <= limit && !fits(cluster, device.shared_per_block)) cluster *= 2;
     if (cluster > limit) return otherwise;
+    if (cluster > kFewBlocks && !at_once(cluster)) {
+        if (wide_rows) return otherwise;
+        while (cluster * 2 <= limit && !fits(cluster, (device.shared_per_block + kReserved) / 2 - kReserved))
+            cluster *= 2;
+    }
     const auto share = [&] { return p.C * p.HW() * element_size(p.dtype) / cluster; };
-    while (p.N * cluster * 2 <= device.multiprocessors && cluster < 8 && share() > kSmallShare &&
-           fits(cluster * 2, device.shared_per_block))
-        cluster *= 2;
-    if (p.N * cluster * 2 < device.multiprocessors && share() > kSmallShare) return otherwise;
-    return {Schedule::on_chip, cluster, p.N};
+    while (cluster * 2 <= limit && at_once(cluster * 2) && share() > kSmallShare) cluster *= 2;
+    if (p.N * cluster * 2 < device.multiprocessors && share() > kLargeShare) return otherwise;
+    return {Schedule::on_chip, int(cluster), p.N};
 }
 
 Plan plan(const Problem& p, const Device& device, const char* wanted, LayoutOf layout, int tensors) {
