@@ -58,3 +58,15 @@ def test_tiles_are_powers_of_two_no_larger_than_the_image_needs(size, channels_l
 def test_tiles_of_the_mlp_hold_all_hidden_units(C, R):
     tile = tiles.mlp_tile(C, R, False, 32)
     assert R <= tile.pixels < 2 * R and 1 <= tile.channels < 2 * C
+
+
+@pytest.mark.parametrize(
+    ("name", "l2", "gigabytes_a_second", "pays"),
+    [("L4", 48, 300, True), ("RTX 4090", 72, 1008, True), ("A100", 40, 2039, False), ("H100", 50, 3352, False)],
+)
+def test_groups_pay_where_memory_is_slow(name, l2, gigabytes_a_second, pays):
+    assert tiles.groups_pay(l2 << 20, gigabytes_a_second * 1000) == pays
+
+
+def test_groups_of_unknown_memory_do_not_pay():
+    assert not tiles.groups_pay(50 << 20, 0)

@@ -12,7 +12,7 @@ import triton
 from torch import Tensor
 
 from . import backward, forward, gate, gradients
-from .tiles import LOOP, THREADS, Tile, alignment, images_per_launch, mlp_tile, power_of_two, tile, warps
+from .tiles import LOOP, THREADS, Tile, alignment, groups_pay, images_per_launch, mlp_tile, power_of_two, tile, warps
 
 
 @dataclass(frozen=True)
@@ -79,8 +79,13 @@ def warp_size(device: torch.device) -> int:
 
 
 def l2_bytes(device: torch.device) -> int:
-    """Size of the L2 cache, 0 if unknown."""
-    return torch.cuda.get_device_properties(device).L2_cache_size if device.type == "cuda" else 0
+    """Size of the L2 cache if groups of images are to be found in it; 0 if they are not worth it, or if it is unknown."""
+    if device.type != "cuda":
+        return 0
+    properties = torch.cuda.get_device_properties(device)
+    # kHz, bits, two transfers a clock; a PyTorch that does not tell has no groups.
+    clock, width = (getattr(properties, name, 0) for name in ("memory_clock_rate", "memory_bus_width"))
+    return properties.L2_cache_size if groups_pay(properties.L2_cache_size, 2 * clock * width // 8 // 1000) else 0
 
 
 def _blocks(t: Tile) -> dict:

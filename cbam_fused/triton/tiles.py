@@ -21,6 +21,7 @@ LONGEST = {
 }
 
 # Below this a launch takes longer than the memory traffic that a group of images can save.
+L2_BANDWIDTH, LAUNCHES = 5_500_000, 20  # of L2, bytes a microsecond; of the launches of a group, microseconds
 SMALLEST_GROUP = 8 << 20
 
 
@@ -77,6 +78,15 @@ def warps(elements: int, values: int, warp_size: int, threads: int = THREADS) ->
 def alignment(stride: int) -> int:
     """The largest power of two up to 16 in the stride between the contiguous rows of an image."""
     return min(16, stride & -stride)
+
+
+def groups_pay(l2_bytes: int, bandwidth: int) -> bool:
+    """Whether a group of images that fills half of L2 saves more time than its launches take.
+
+    bandwidth: of memory, bytes a microsecond; 0 if unknown. The same rule and figures as in csrc/cuda/plan.cpp.
+    """
+    group = l2_bytes / 2
+    return bandwidth > 0 and group / bandwidth - group / L2_BANDWIDTH > LAUNCHES
 
 
 def images_per_launch(N: int, image_bytes: int, l2_bytes: int) -> int:

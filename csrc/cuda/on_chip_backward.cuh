@@ -160,7 +160,8 @@ __device__ __forceinline__ void backward_image(const Problem& p, const OnChip& o
         blocks.sync();
         const int sums = 2 * kk + 1;
         float* partial = static_cast<float*>(p.partial) + n * p.partial_size() + C + 3 * R;
-        for (int i = rank + blocks.count() * int(threadIdx.x); i < sums; i += blocks.count() * kOnChipThreads)
+        const Part own{sums * rank / blocks.count(), sums * (rank + 1) / blocks.count()};
+        for (int i = own.first + int(threadIdx.x); i < own.last; i += kOnChipThreads)
             partial[i] = join_blocks<float>(blocks, [&](int from) {
                 float sum = 0;
                 for (int slice = 0; slice < o.map_slices; ++slice) sum += *blocks.of(from, taps + slice * sums + i);

@@ -115,7 +115,7 @@ __global__ void early_exit_kernel(const float* x, float* y, bool wrong) {
 
 __global__ void vectors_kernel(const float* x, float* y, bool wrong) {
     const int i = 4 * element();
-    store_vector(y + i, load_vector(x + i + (wrong && i == 0 ? 1 : 0)));
+    load_vector(x + i + (wrong && i == 0 ? 1 : 0)).store(y + i);
 }
 
 __global__ void last_block_kernel(const float* x, float* y, bool wrong) {
