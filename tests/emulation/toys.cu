@@ -8,7 +8,6 @@ namespace toys {
 namespace {
 
 using cbam::cuda::load_vector;
-using cbam::cuda::store_vector;
 using cbam::cuda::warp_sum;
 
 constexpr int kThreads = 128;
