@@ -41,8 +41,8 @@ def plans(p, name: str, wanted: str | None = None):
 # Forward and backward of float16, by device and shape: ResNet's maps in a batch of 64.
 MAPS = [(64, 56), (128, 28), (256, 14), (512, 7), (256, 56), (512, 28), (1024, 14), (2048, 7)]
 ALL = "64 images"
-# Of 227 KB of shared memory two blocks have room for the middle maps; a row of 7 x 7 pixels is not aligned, so that there
-# four and eight are taken, too.
+# Of 227 KB of shared memory two blocks have room for the middle maps; a row of 7 x 7 pixels is not aligned, so that
+# eight are taken there, too.
 HOPPER = [(ALL, ALL), (2, 2), (2, 2), (2, 2), (ALL, ALL), (ALL, ALL), (ALL, ALL), (2, 8)]
 CHOICES = {
     # There are no clusters, and memory is too fast for groups.

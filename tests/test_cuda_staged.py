@@ -76,7 +76,7 @@ def test_kernel_sizes(kernel_size, layout):
     assert_close_to_truth(random_problem((1, 4, 6, 5), torch.float32, layout, kernel_size=kernel_size, biases=True))
 
 
-@pytest.mark.parametrize("hidden", [1, 3, 21, 70])
+@pytest.mark.parametrize("hidden", [1, 3, 21, 70, 600])
 def test_hidden_widths(hidden):
     assert_close_to_truth(random_problem((2, 300, 3, 3), torch.float32, hidden=hidden, biases=True))
 

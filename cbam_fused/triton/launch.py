@@ -79,7 +79,7 @@ def warp_size(device: torch.device) -> int:
 
 
 def l2_bytes(device: torch.device) -> int:
-    """Size of the L2 cache if groups of images are to be found in it; 0 if they are not worth it, or if it is unknown."""
+    """Size of the L2 cache where it is worth having groups of images found in it; else, or if unknown, 0."""
     if device.type != "cuda":
         return 0
     properties = torch.cuda.get_device_properties(device)
