@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from truth import DTYPES, Problem
 
+import cbam_fused
 from cbam_fused import VARIANTS, reference
 
 SWITCHES = {
@@ -38,7 +39,10 @@ class ModuleCase:
 
     def build(self, package) -> nn.Module:
         switches = {k: v for k, v in self.switches.items() if k != "gates"} | self.switches.get("gates", {})
-        if VARIANTS[self.variant].switches.width != "single":
+        own = VARIANTS[self.variant].switches
+        if not own.spatial:  # at least one gate there must be
+            switches.pop("channel", None)
+        if own.width != "single":
             switches["width"] = self.hidden
         return package.CBAM(self.shape[1], kernel_size=3, variant=self.variant, **switches).train(self.training)
 
@@ -74,7 +78,9 @@ class ModuleCase:
             N, H = 2, 2
         x = self.place.put(draw((N, C, H, W)).relu().to(self.dtype))
         half = self.dtype in (torch.float16, torch.bfloat16)
-        params = torch.float32 if half and self.float32_parameters else self.dtype
+        # Plain operators, which serve some variants, compute in x's type whichever the parameters have.
+        mixed = half and self.float32_parameters and not self.build(cbam_fused)._unserved
+        params = torch.float32 if mixed else self.dtype
         state = {}
         module = self.build(reference)
         for i, (name, t) in enumerate([*module.named_parameters(), *module.named_buffers()]):
