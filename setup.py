@@ -35,6 +35,9 @@ SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-o
 if os.environ.get("CBAM_FUSED_SANITIZE") != "1":
     SANITIZE = []
 
+# Compilations at a time.
+JOBS = int(os.environ.get("MAX_JOBS") or os.cpu_count())
+
 LIMITED_API = not sysconfig.get_config_var("Py_GIL_DISABLED")
 SOURCES = {isa: f"csrc/cpu/{isa}.cpp" for isa in ISAS}
 CPU_EXTENSION = Extension("cbam_fused._C", ["csrc/ops.cpp", *SOURCES.values()], py_limited_api=LIMITED_API)
@@ -87,7 +90,7 @@ class BuildKernels(build_ext):
         self.compiler_version = self._compiler()
         units = [(SOURCES[isa], [*KERNELS, *flags]) for isa, flags in ISAS.items()]
         units.insert(1, ("csrc/ops.cpp", binding))
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
+        with ThreadPoolExecutor(JOBS) as pool:
             compiled = pool.map(lambda unit: self._compile(*unit), units)
         self.compiler.link_shared_object(
             [file for files in compiled for file in files],
@@ -132,7 +135,7 @@ class BuildKernels(build_ext):
         folder = Path(self.build_temp, "cuda")
         folder.mkdir(parents=True, exist_ok=True)
         host = ["-fPIC", "-fvisibility=hidden"]
-        kernels = [*environment.code_options(self.architectures), f"--threads={os.cpu_count()}"]
+        kernels = [*environment.code_options(self.architectures), f"--threads={JOBS}"]
         self._nvcc("-std=c++17", *kernels, "-c", *ext.sources, "-odir", folder, host=host)
         built_for = f'-DCBAM_ARCHITECTURES="{" ".join(self.architectures)}"'
         options = ["-std=c++20", "-DUSE_CUDA", built_for]

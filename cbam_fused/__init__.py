@@ -1,6 +1,7 @@
 """cbam_fused: CBAM (Woo et al., ECCV 2018) as fused kernels, a drop-in for the PyTorch modules."""
 
 from . import functional, reference
+from . import programs as programs  # which registers the operators of exported programs
 from .checkpoints import export_state_dict
 from .functional import use_backend
 from .modules import CBAM, ChannelAttention, SpatialAttention

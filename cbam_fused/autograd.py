@@ -103,7 +103,7 @@ class Gate(Function):
         *inputs, saved, index = ctx.saved_tensors
         x, w1, w2, ws, b1, b2, bs = inputs
         if torch.is_grad_enabled():
-            gate = partial(_gate_reference, ctx.ties)
+            gate = partial(gate_reference, ctx.ties)
             return *_differentiable(gate, inputs, ctx.needs_input_grad, d), None, None
         dg, dlogits = (d[:, :, 0, 0], None) if ws is None else (None, d)
         even = ctx.ties == "even"
@@ -142,7 +142,7 @@ def _batch_norm_reference(ties, eps, x, w1, w2, ws, b1, b2, bs, weight, bias):
     return reference.cbam(x, w1, w2, ws, b1, b2, bs, norm=norm, switches=reference.TIES[ties])
 
 
-def _gate_reference(ties, x, w1, w2, ws, b1, b2, bs):
+def gate_reference(ties, x, w1, w2, ws, b1, b2, bs):
     if ws is None:
         return reference.channel_gate(x, w1, w2, b1, b2, reference.TIES[ties])
     return reference.spatial_logits(x, ws, bs, reference.TIES[ties])

@@ -10,6 +10,7 @@ from torch import Tensor, fx, nn
 from torch.autograd import forward_ad
 
 from . import autograd, kernels, reference
+from ._ops import ops
 from .checks import check
 from .layout import accumulation_dtype
 
@@ -87,6 +88,8 @@ def cbam(
 
 
 def _kernels(x, w1, w2, ws, b1, b2, bs, residual, relu, ties, backend) -> Tensor:
+    if torch.compiler.is_exporting():
+        return ops.cbam(x, w1, w2, ws, b1, b2, bs, residual, relu, ties)  # programs.py, as all of ops here
     if torch.is_grad_enabled():
         return autograd.Cbam.apply(x, w1, w2, ws, b1, b2, bs, residual, relu, ties, backend)
     return kernels.operators[backend].forward(x, w1, b1, w2, b2, ws, bs, residual, relu)[0]
@@ -106,7 +109,7 @@ def channel_gate(
     backend = backend_for(x)
     if backend == "reference" or unserved(backend, x, None, ties):
         return reference.channel_gate(x, w1, w2, b1, b2, reference.TIES[ties])
-    return autograd.Gate.apply(x, w1, w2, None, b1, b2, None, ties, backend).to(x.dtype)
+    return _gate(x, w1, w2, None, b1, b2, None, ties, backend).to(x.dtype)
 
 
 def spatial_gate(
@@ -117,11 +120,17 @@ def spatial_gate(
     backend = backend_for(x)
     if backend == "reference" or unserved(backend, x, None, ties) or not _is_batch_norm(norm):
         return reference.spatial_gate(x, ws, bs, norm=norm, switches=reference.TIES[ties])
-    logits = autograd.Gate.apply(x, None, None, ws, None, None, bs, ties, backend)
+    logits = _gate(x, None, None, ws, None, None, bs, ties, backend)
     if norm is not None:  # it computes in the type of its tensors, and sums of a half type are better float32
         of_norm = [t.dtype for t in (norm.weight, norm.running_mean) if t is not None]
         logits = norm(logits.to(of_norm[0]) if of_norm else logits)
     return logits.sigmoid().to(x.dtype)
+
+
+def _gate(x, w1, w2, ws, b1, b2, bs, ties, backend):
+    if torch.compiler.is_exporting():
+        return ops.gate(x, w1, w2, ws, b1, b2, bs, ties)
+    return autograd.Gate.apply(x, w1, w2, ws, b1, b2, bs, ties, backend)
 
 
 def unserved(backend: str, x: Tensor, norm: nn.Module | None, ties: str) -> str:
@@ -151,8 +160,10 @@ def _with_batch_norm(x, w1, w2, ws, b1, b2, bs, norm, residual, relu, ties, back
     count = N * H * W
     if count < 2:
         raise ValueError(f"BatchNorm by the batch needs more than one pixel in it, got x of shape {tuple(x.shape)}")
-    args = (x, w1, w2, ws, b1, b2, bs, norm.weight, norm.bias, residual, relu, ties, norm.eps, backend)
-    y, mean, inverse_deviation = autograd.CbamBatchNorm.apply(*args)
+    args = (x, w1, w2, ws, b1, b2, bs, norm.weight, norm.bias, residual, relu, ties, norm.eps)
+    exporting = torch.compiler.is_exporting()
+    results = ops.cbam_batch_norm(*args) if exporting else autograd.CbamBatchNorm.apply(*args, backend)
+    y, mean, inverse_deviation = results
     if norm.training and norm.track_running_stats:
         with torch.no_grad():
             norm.num_batches_tracked += 1

@@ -124,6 +124,25 @@ def remove_leftovers(run: Path) -> None:
         shutil.rmtree(path)
 
 
+# What every checkpoint has, besides the metrics.
+ENTRIES = {
+    **{"arch": str, "cbam": str, "cbam_init": str, "classes": list, "image_size": int, "epoch": int},
+    "state_dict": dict,
+}
+
+
+def check_entries(checkpoint: dict) -> None:
+    """Raise an exception unless the entries are there, of their types, and all weights are finite."""
+    for name, kind in ENTRIES.items():
+        if not isinstance(checkpoint[name], kind):
+            raise TypeError(f"{name} is a {type(checkpoint[name]).__name__}, not a {kind.__name__}")
+    if checkpoint["image_size"] < 1:
+        raise ValueError(f"image_size is {checkpoint['image_size']}")
+    for name, t in checkpoint["state_dict"].items():
+        if isinstance(t, torch.Tensor) and not t.isfinite().all():
+            raise ValueError(f"{name} has values that are not finite")
+
+
 def load_run(run: Path, backend: str = "fused") -> tuple[nn.Module, dict]:
     """The best network of a run, in eval mode, and its checkpoint (arch, cbam, classes, image_size, epoch, metrics).
 
@@ -137,6 +156,7 @@ def load_run(run: Path, backend: str = "fused") -> tuple[nn.Module, dict]:
     path = run if run.is_file() else run / BEST
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        check_entries(checkpoint)
         model = build_model(
             checkpoint["arch"], len(checkpoint["classes"]), checkpoint["cbam"], backend, checkpoint["cbam_init"]
         )

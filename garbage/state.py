@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from . import InputError, distributed
-from .checkpoint import BEST, LAST, LOG, VAL_PREDICTIONS, remove_leftovers, replacing
+from .checkpoint import BEST, LAST, LOG, VAL_PREDICTIONS, check_entries, remove_leftovers, replacing
 from .data import ImageFolder
 from .learner import Learner
 from .predictions import Predictions, write_predictions
@@ -84,9 +84,26 @@ def resume(run: Path, settings: Settings, images: ImageFolder, learner: Learner)
     """
     try:
         last = torch.load(run / LAST, map_location=distributed.device(), weights_only=True)
-        state = last["resume"]
+        check_entries(last)
+        differences = _differences(last, settings, images)
+        progress = None if differences else _restore(last, learner)
     except Exception as error:  # a file that is not a checkpoint fails in as many ways as there are files
         raise InputError(f"{run / LAST} is not a checkpoint to resume from: {type(error).__name__}: {error}") from error
+    if progress is None:
+        raise InputError(f"{run} cannot be resumed: " + "; ".join(differences))
+    if progress.best_probabilities is not None:
+        progress.best_probabilities = progress.best_probabilities.cpu()
+    if distributed.rank() > 0:
+        progress.sums = [0.0, 0.0, 0.0]  # what was saved is the sum of all
+    else:
+        remove_leftovers(run)
+        if progress.step == 0:
+            write_derived(run, settings, images, learner, progress)
+    return progress
+
+
+def _differences(last: dict[str, Any], settings: Settings, images: ImageFolder) -> list[str]:
+    state = last["resume"]
     differences = [
         f"{name} is {mine}, the checkpoint has {theirs}"
         for name, mine, theirs in (
@@ -98,8 +115,11 @@ def resume(run: Path, settings: Settings, images: ImageFolder, learner: Learner)
     ]
     if not differences and state["images"] != fingerprint(images):
         differences = ["the training or validation images are not those that the run began with"]
-    if differences:
-        raise InputError(f"{run} cannot be resumed: " + "; ".join(differences))
+    return differences
+
+
+def _restore(last: dict[str, Any], learner: Learner) -> Progress:
+    state = last["resume"]
     learner.model.load_state_dict(last["state_dict"] if learner.ema is None else state["model"])
     if learner.ema is not None:
         learner.ema.module.load_state_dict(last["state_dict"])
@@ -107,16 +127,7 @@ def resume(run: Path, settings: Settings, images: ImageFolder, learner: Learner)
     learner.optimizer.load_state_dict(state["optimizer"])
     learner.schedule.load_state_dict(state["schedule"])
     learner.scaler.load_state_dict(state["scaler"])
-    progress = Progress(**state["progress"])
-    if progress.best_probabilities is not None:
-        progress.best_probabilities = progress.best_probabilities.cpu()
-    if distributed.rank() > 0:
-        progress.sums = [0.0, 0.0, 0.0]  # what was saved is the sum of all
-    else:
-        remove_leftovers(run)
-        if progress.step == 0:
-            write_derived(run, settings, images, learner, progress)
-    return progress
+    return Progress(**state["progress"])
 
 
 def fingerprint(images: ImageFolder) -> str:

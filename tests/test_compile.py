@@ -136,9 +136,13 @@ def test_stages_of_a_resnet_recompile_for_shapes_alone(dynamic, expected):
 
 
 def test_a_whole_network_is_one_graph_for_any_size():
-    network = torch.nn.Sequential(torch.nn.Conv2d(3, 16, 3), CBAM(16), torch.nn.Conv2d(16, 32, 3, 2), CBAM(32))
+    """As many as of the plain modules, that is; with torch 2.10 the first size has a graph of its own."""
     inputs = [[torch.randn(N, 3, side, side)] for N, side in ((2, 16), (3, 24), (5, 20))]
-    assert count_graphs([network], inputs, dynamic=True) == 1
+    counts = []
+    for cls in (CBAM, reference.CBAM):
+        network = torch.nn.Sequential(torch.nn.Conv2d(3, 16, 3), cls(16), torch.nn.Conv2d(16, 32, 3, 2), cls(32))
+        counts.append(count_graphs([network], inputs, dynamic=True))
+    assert counts in ([1, 1], [2, 2])
 
 
 def test_the_graph_is_the_operator_alone():

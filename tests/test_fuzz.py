@@ -1,12 +1,16 @@
-"""Ten thousand calls that nobody chose: each gives what the reference gives, or the documented error."""
+"""Eleven thousand calls that nobody chose: each gives what the reference gives, or the documented error."""
 
 import pytest
 import torch
 from fuzz import CASES, WRONG, wrong
+from fuzz_modules import MODULE_CASES
 from gates import FUNCTIONS
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from truth import NAMES, compare
+
+import cbam_fused
+from cbam_fused import reference
 
 
 def cases(number: int):
@@ -86,3 +90,13 @@ def test_wrong_arguments_are_named(case, chosen):
     blamed = "|".join(other for n in changed for other in follow.get(n, (n,)))
     with pytest.raises((TypeError, ValueError), match=rf"^({blamed}) must be "):
         fused(**problem.inputs, relu=problem.relu)
+
+
+@cases(1000)
+@given(case=MODULE_CASES)
+def test_modules_are_those_of_the_reference(case):
+    """Every variant, with switches that it has not by itself, in training and inference."""
+    problem, (fused, plain) = case.problem(), (case.function(package) for package in (cbam_fused, reference))
+    for name, (error, eager, bound) in compare(problem, fused, plain).items():
+        if name == "y" or not case.by_the_batch():
+            assert error <= bound, f"{name}: error {error:.3g} of fused against {eager:.3g} of eager, bound {bound:.3g}"

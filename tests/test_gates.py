@@ -36,7 +36,7 @@ def test_float32_parameters_with_half_input(layout, name):
 @every_tie
 @layouts
 @pytest.mark.parametrize(
-    "shape", [(2, 5, 1, 2), (1, 1, 9, 6), (9, 128, 2, 3), (1, 3, 70, 67), (1, 2100, 2, 3)], ids=str
+    "shape", [(2, 5, 1, 2), (3, 1, 9, 6), (9, 128, 2, 3), (1, 3, 70, 67), (1, 2100, 2, 3)], ids=str
 )
 def test_one_and_many(shape, layout, ties, name):
     draw, calls = FUNCTIONS[name]

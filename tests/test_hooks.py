@@ -95,6 +95,18 @@ def test_hooks_of_every_layer_run(variant, cls):
     torch.testing.assert_close(y, plain(X))
 
 
+def test_hooks_of_all_modules_see_the_module_alone():
+    """register_module_forward_hook: layers that are not called are not seen, and the kernels stay."""
+    module, calls = CBAM(32), []
+    handle = nn.modules.module.register_module_forward_hook(lambda m, args, output: calls.append(m))
+    try:
+        y = module(X)
+        assert calls == [module] and module.backend_for(X) == ("cpu", "")
+    finally:
+        handle.remove()
+    assert torch.equal(module(X), y)
+
+
 @pytest.mark.parametrize("name", LAYERS)
 def test_a_hook_can_change_what_a_layer_gives(name):
     module = CBAM(32, 4)

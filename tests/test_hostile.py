@@ -31,6 +31,13 @@ def test_images_that_int32_cannot_index_are_refused():
             functional.cbam(torch.zeros(()).expand(shape), None, None, OK["ws"])
 
 
+@pytest.mark.parametrize("strides,offset", [((200, 25, 5, -1), 4), ((200, 25, 5, 1), -1), ((2**63 - 1, 25, 5, 1), 0)])
+def test_pytorch_makes_no_tensor_beyond_its_memory(strides, offset):
+    """With negative strides, a negative offset, or elements that are not there: so they cannot reach us."""
+    with pytest.raises(RuntimeError, match=r"(?i)negative|out of bounds|overflow|invalid storage offset"):
+        torch.zeros(400).as_strided((2, 8, 5, 5), strides, offset)
+
+
 def test_a_batch_that_no_memory_can_hold():
     with pytest.raises(RuntimeError, match="can't allocate memory"):
         functional.cbam(torch.zeros(()).expand(2**40, 8, 5, 5), OK["w1"], OK["w2"], OK["ws"])

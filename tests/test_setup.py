@@ -1,6 +1,7 @@
 """What the build is made of: what it imports, and which Pythons a wheel is for."""
 
 import ast
+import os
 import sys
 from pathlib import Path
 
@@ -30,3 +31,11 @@ def test_a_wheel_is_for_every_python_with_a_lock(free_threaded, monkeypatch):
     tag = {} if free_threaded else {"bdist_wheel": {"py_limited_api": "cp310"}}
     assert names["arguments"]["options"] == tag
     assert names["CPU_EXTENSION"].py_limited_api is not free_threaded
+
+
+def test_max_jobs(monkeypatch):
+    """As for every other extension of PyTorch: where memory is short, or others need the cores."""
+    monkeypatch.setenv("MAX_JOBS", "3")
+    assert setup_script.run(monkeypatch)["JOBS"] == 3
+    monkeypatch.delenv("MAX_JOBS")
+    assert setup_script.run(monkeypatch)["JOBS"] == os.cpu_count()

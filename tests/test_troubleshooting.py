@@ -6,9 +6,12 @@ import subprocess
 import sys
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import setup_script
 import torch
+from setuptools.errors import CompileError
 from test_package import environment
 
 from cbam_fused import CBAM, checkpoints, export_state_dict, kernels
@@ -65,6 +68,18 @@ def test_reasons_against_cuda_kernels(monkeypatch):
     arguments = [([], "13.0", "nvcc"), (["a.cu"], None, "nvcc"), (["a.cu"], "13.0", None), (["a.cu"], "13.0", "nvcc")]
     for reason in (environment.cuda_obstacle(*a) for a in arguments):
         assert reason in QUOTED
+
+
+def test_an_architecture_that_nvcc_does_not_know(monkeypatch):
+    monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "Ampere")
+    with pytest.raises(ValueError, match=re.escape(quoted("TORCH_CUDA_ARCH_LIST"))):
+        environment.architectures(["8.0", "9.0", "12.0"])
+
+
+def test_an_nvcc_that_fails(monkeypatch):
+    build = SimpleNamespace(nvcc="false", compiler=SimpleNamespace(compiler_cxx=["g++"]))
+    with pytest.raises(CompileError, match=re.escape(quoted("nvcc failed")).replace(r"'\.\.\.'", ".*")):
+        setup_script.run(monkeypatch)["BuildKernels"]._nvcc(build, "a.cu", host=[])
 
 
 def test_a_package_without_binary(monkeypatch):

@@ -57,7 +57,7 @@ def random_problem(
     scale: float = 1.0,
     seed: int = 0,
 ) -> Problem:
-    """A problem on ReLU'd data: half of x is zero, so maxima are tied, and one channel is zero everywhere."""
+    """A problem on ReLU'd data: half of x is zero, so maxima are tied, and one of several channels is zero."""
     rng = torch.Generator().manual_seed(seed)
     N, C, H, W = shape
 
@@ -65,7 +65,8 @@ def random_problem(
         return torch.randn(*size, generator=rng) / fan_in**0.5
 
     x = (draw(*shape).relu() * scale).clamp(max=min(torch.finfo(dtype).max, torch.finfo(torch.float32).max))
-    x[:, C // 2] = 0
+    if C > 1:
+        x[:, C // 2] = 0
     tensors = {
         "x": x.to(dtype).to(memory_format=layout),
         "w1": draw(hidden, C, 1, 1, fan_in=C),

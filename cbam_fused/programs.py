@@ -1,0 +1,64 @@
+"""What torch.export keeps of a call: operators that find their kernels, and their derivatives, where the program runs.
+
+The raw operators have no derivative of their own, so that a program made of them would train without gradients. These
+here are composite: torch.export leaves them whole, and what goes on from there takes them apart, AOTInductor into the
+raw operators and torch.onnx.export into plain ones.
+"""
+
+import torch
+from torch import Tensor, library
+
+from . import autograd, kernels, reference
+from .functional import backend_for, unserved
+
+
+def cbam(x, w1, w2, ws, b1, b2, bs, residual, relu, ties):
+    backend = _backend(x, ties)
+    if backend == "reference":
+        switches = reference.TIES[ties]
+        return reference.cbam(x, w1, w2, ws, b1, b2, bs, residual=residual, relu=relu, switches=switches)
+    return autograd.Cbam.apply(x, w1, w2, ws, b1, b2, bs, residual, relu, ties, backend)
+
+
+def cbam_batch_norm(x, w1, w2, ws, b1, b2, bs, weight, bias, residual, relu, ties, eps):
+    """y, and the statistics of the batch: mean and 1 / deviation."""
+    backend = _backend(x, ties)
+    if backend != "reference":
+        args = (x, w1, w2, ws, b1, b2, bs, weight, bias, residual, relu, ties, eps, backend)
+        return autograd.CbamBatchNorm.apply(*args)
+    statistics = []
+
+    def norm(logits):
+        normalised, *found = torch.native_batch_norm(logits, weight, bias, None, None, True, 0.0, eps)
+        statistics.extend(t.detach() for t in found)
+        return normalised
+
+    switches = reference.TIES[ties]
+    y = reference.cbam(x, w1, w2, ws, b1, b2, bs, norm=norm, residual=residual, relu=relu, switches=switches)
+    return y, statistics[0], statistics[1]
+
+
+def gate(x, w1, w2, ws, b1, b2, bs, ties):
+    backend = _backend(x, ties)
+    if backend == "reference":
+        return autograd.gate_reference(ties, x, w1, w2, ws, b1, b2, bs)
+    return autograd.Gate.apply(x, w1, w2, ws, b1, b2, bs, ties, backend)
+
+
+def _backend(x: Tensor, ties: str) -> str:
+    backend = backend_for(x)
+    plain = torch.onnx.is_in_onnx_export() or unserved(backend, x, None, ties)
+    return "reference" if plain else backend
+
+
+_PARAMS = "Tensor? w1, Tensor? w2, Tensor? ws, Tensor? b1, Tensor? b2, Tensor? bs"
+_SCHEMAS = {
+    cbam: f"cbam(Tensor x, {_PARAMS}, Tensor? residual, bool relu, str ties) -> Tensor",
+    cbam_batch_norm: f"cbam_batch_norm(Tensor x, {_PARAMS}, Tensor? weight, Tensor? bias, Tensor? residual, "
+    "bool relu, str ties, float eps) -> (Tensor, Tensor, Tensor)",
+    gate: f"gate(Tensor x, {_PARAMS}, str ties) -> Tensor",
+}
+_library = library.Library(kernels.NAMESPACE, "FRAGMENT")
+for _function, _schema in _SCHEMAS.items():
+    _library.define(_schema)
+    _library.impl(_function.__name__, _function, "CompositeImplicitAutograd")
