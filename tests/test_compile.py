@@ -169,7 +169,10 @@ def test_max_autotune():
     module = CBAM(16)
     network = torch.nn.Sequential(torch.nn.Conv2d(3, 16, 3), torch.nn.ReLU(), module)
     x = torch.randn(2, 3, 12, 12)
-    got = torch.compile(network, mode="max-autotune", fullgraph=True)(x)
+    compiled = torch.compile(network, mode="max-autotune", fullgraph=True)
+    got = compiled(x)
     torch.testing.assert_close(got, network(x))
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(x), got)
     grads = [torch.autograd.grad(y.square().sum(), list(network.parameters())) for y in (got, network(x))]
     torch.testing.assert_close(*grads, rtol=1e-4, atol=1e-4)
