@@ -166,7 +166,7 @@ def _with_batch_norm(x, w1, w2, ws, b1, b2, bs, norm, residual, relu, ties, back
     y, mean, inverse_deviation = results
     if norm.training and norm.track_running_stats:
         with torch.no_grad():
-            norm.num_batches_tracked += 1
+            norm.num_batches_tracked.add_(1)  # += would set an attribute, which compiled checkpointing does not do
             share = 1 / norm.num_batches_tracked if norm.momentum is None else norm.momentum
             variance = (inverse_deviation**-2 - norm.eps) * (count / (count - 1))
             for running, value in ((norm.running_mean, mean), (norm.running_var, variance)):

@@ -10,6 +10,7 @@ from torch import Tensor, library
 
 from . import autograd, kernels, reference
 from .functional import backend_for, unserved
+from .layout import accumulation_dtype
 
 
 def cbam(x, w1, w2, ws, b1, b2, bs, residual, relu, ties):
@@ -41,7 +42,8 @@ def cbam_batch_norm(x, w1, w2, ws, b1, b2, bs, weight, bias, residual, relu, tie
 def gate(x, w1, w2, ws, b1, b2, bs, ties):
     backend = _backend(x, ties)
     if backend == "reference":
-        return autograd.gate_reference(ties, x, w1, w2, ws, b1, b2, bs)
+        # Not x's type: a program has what the kernels gave.
+        return autograd.gate_reference(ties, x, w1, w2, ws, b1, b2, bs).to(accumulation_dtype(x.dtype))
     return autograd.Gate.apply(x, w1, w2, ws, b1, b2, bs, ties, backend)
 
 

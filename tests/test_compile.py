@@ -1,6 +1,7 @@
 """The operators as PyTorch's compiler sees them: schemas, fake kernels, full graphs."""
 
 import copy
+from functools import partial
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from functorch.compile import make_boxed_func
 from torch import library
 from torch._dynamo.backends.common import aot_autograd
 from torch._dynamo.testing import CompileCounter
+from torch.utils.checkpoint import checkpoint
 from truth import LAYOUTS, random_problem
 
 from cbam_fused import CBAM, functional, kernels, reference
@@ -114,6 +116,21 @@ def test_fullgraph_module_in_a_network(options):
             torch.testing.assert_close(compiled(x), expected.detach())
 
 
+@pytest.mark.parametrize("variant", ["tutorial", "official"])
+def test_checkpointed_in_compiled_code(variant):
+    """Running statistics move once, as those of a plain module do."""
+    module = CBAM(16, variant=variant)
+    plain = copy.deepcopy(module)
+    compiled = torch.compile(partial(checkpoint, module, use_reentrant=False), backend="aot_eager", fullgraph=True)
+    x = torch.randn(3, 16, 7, 6, requires_grad=True)
+    for f, m in ((compiled, module), (plain, plain)):
+        f(x).square().sum().backward()
+        if variant == "official":
+            assert m.sa.bn.num_batches_tracked == 1
+    for (name, p), q in zip(module.named_parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(p.grad, q.grad, msg=name)
+
+
 def count_graphs(modules, inputs, **options):
     """How many graphs torch.compile makes of the modules, each called with its inputs in turn."""
     counter = CompileCounter()
@@ -169,7 +186,10 @@ def test_max_autotune():
     module = CBAM(16)
     network = torch.nn.Sequential(torch.nn.Conv2d(3, 16, 3), torch.nn.ReLU(), module)
     x = torch.randn(2, 3, 12, 12)
-    got = torch.compile(network, mode="max-autotune", fullgraph=True)(x)
+    compiled = torch.compile(network, mode="max-autotune", fullgraph=True)
+    got = compiled(x)
     torch.testing.assert_close(got, network(x))
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(x), got)
     grads = [torch.autograd.grad(y.square().sum(), list(network.parameters())) for y in (got, network(x))]
     torch.testing.assert_close(*grads, rtol=1e-4, atol=1e-4)

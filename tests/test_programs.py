@@ -126,6 +126,19 @@ def test_a_program_finds_its_backend_where_it_runs(name, x, monkeypatch):
 
 
 @modules
+def test_half_x_and_float32_parameters_in_a_program(name, x):
+    """The bits of the module, and the types, of plain operators too."""
+    module, x = build(name).float(), x.bfloat16()
+    _, program = exported(module, x)
+    got, expected = gradients(program, x), gradients(module, x)
+    assert all(torch.equal(a, b) and a.dtype == b.dtype for a, b in zip(got, expected, strict=True))
+    with use_backend("reference"):
+        for plain, t in zip(gradients(program, x), got, strict=True):
+            assert plain.dtype == t.dtype
+            assert (plain - t).norm() <= 0.05 * t.norm() + 1e-3
+
+
+@modules
 def test_a_decomposed_program_has_the_raw_operators(name, x):
     """They are what AOTInductor calls, where there may be no Python."""
     program, loaded = exported(build(name), x)
