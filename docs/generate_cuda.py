@@ -53,9 +53,10 @@ atomically, and sums have an order that depends on the shape alone, so results a
 - **On an H100** (PyTorch 2.11, CUDA 13.0, a library built against 2.14.1): the 255 tests of `tests/test_cuda_gpu.py`
   and `tests/test_amp.py` that one GPU can run passed: values and gradients at real sizes, every schedule from 1 to 16
   blocks, CUDA graphs, streams, no synchronisation, the same bits again. Not run to an end: the two of more than 2^31
-  elements, whose own text had a mistake, which is repaired, and `selftest`. After that run two things changed: which
-  schedule is chosen for few images and for rows that are not aligned, and which of the blocks joins which part of
-  the gradient of ws; both have the other checks.
+  elements, whose own text had a mistake, which is repaired, and `selftest`. After that run some things changed: which
+  schedule is chosen for few images and for rows that are not aligned; on chip, which of the blocks joins which part
+  of the gradient of ws, and that dx is stored 16 bytes at a time; how the gradient of bs is summed. They have the
+  other checks, and were not timed.
 - **Run on the CPU** by an emulation (`tests/emulation/`): g++ compiles the unchanged sources, every CUDA thread is a
   fiber, a cluster's blocks live together. Each access to global, shared and distributed shared memory is checked for
   bounds, alignment, races and memory that nobody wrote, and counted. Values and gradients are compared with float64,
@@ -106,7 +107,8 @@ MEASURED = """## Measured on an H100
 Microseconds, batch 64, forward / forward and backward together, from `docs/h100.json`, which says how: GPU time in a
 CUDA graph, so no Python and no launches from the CPU. *copy*: `y.copy_(x)`, which forward could at best equal, and
 both two and a half of. Ours takes float32 weights, and plain PyTorch those of x's type, so that it has the less to do.
-Triton was measured with its groups of images, which it since does without on such a GPU.
+Triton was measured with its groups of images, which it since does without on such a GPU. `PYTHONPATH=tests python -m bench.gpu FILE`
+measures all of it again; the file was made by the program that this one was made from.
 
 | map | type, layout | copy | CUDA | torch.compile | plain PyTorch | Triton |
 |---|---|---|---|---|---|---|
@@ -177,7 +179,7 @@ def measured() -> str:
         forward, backward = times["cuda"]
         ours = forward, forward + backward
         plain = {name: times[f"{name}, forward and both"] for name in ("compile", "eager")}
-        triton = times["triton, in groups"]
+        triton = times["triton"]
         cells = " | ".join(f"{a:.0f} / {b:.0f}" for a, b in [ours, *plain.values(), (triton[0], sum(triton))])
         shape = "x".join(map(str, row["shape"]))
         rows.append(f"| {shape} | {row['dtype']}, {row['layout'].upper()} | {times['copy']:.0f} | {cells} |")

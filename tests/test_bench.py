@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import cbam_fused
-from bench import cases, memory, networks, report, test_layers, timing
+from bench import cases, gate, gpu, memory, networks, report, test_layers, timing
 from cbam_fused.surgery.selection import find_cbams
 
 CASE = cases.Case("cpu", (3, 16, 9, 9), "float32", "nchw")
@@ -211,3 +211,30 @@ def test_the_report_is_the_same_for_the_same_results(tmp_path):
         written.append({path.name: path.read_bytes() for path in folder.iterdir()})
     assert set(written[0]) == {"benchmarks.md", "headline.png", "benchmarks.png"}
     assert written[0] == written[1]
+
+
+def counted(calls: gpu.Calls) -> float:
+    """Stands for the time of a call in a CUDA graph."""
+    for call in calls:
+        call()
+    return float(len(calls))
+
+
+def test_a_row_of_the_gpu_benchmark(monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda function, dynamic: function)
+    row = gpu.operators((2, 16, 8, 8), "bfloat16", "nhwc", "cpu", counted)
+    times = row["microseconds"]
+    assert times.pop("copy") == gpu.MOST and row["x_MB"] == 0.0
+    assert times == {name: [gpu.MOST] * 2 for name in ("cpu", "eager, forward and both", "compile, forward and both")}
+
+
+def test_the_gpu_benchmark_times_nothing_that_is_wrong(monkeypatch):
+    monkeypatch.setattr(gate, "disagreement", lambda *_: "dx is off")
+    with pytest.raises(RuntimeError, match=r"not timed, the results of .* are wrong: dx is off"):
+        gpu.operators((2, 16, 8, 8), "float32", "nchw", "cpu", counted)
+
+
+def test_a_training_step_of_the_gpu_benchmark(monkeypatch):
+    monkeypatch.setattr(gpu, "ROUNDS", 2)
+    step = gpu.training_step("resnet18", 2, 32, "cpu", ("none", "fused"))
+    assert set(step["ms"]) == {"none", "fused"} and list(step["tax %"]) == ["fused"]

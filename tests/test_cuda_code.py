@@ -16,7 +16,7 @@ WIDE = {
     "products": (3, 1),
     "input_gradient": (1, 1),
     "on_chip_forward_kernel": (2, 1),
-    "on_chip_backward_kernel": (3, 2),
+    "on_chip_backward_kernel": (3, 4),  # half types have 3 where dx is stored by 8 bytes
 }
 # Blocks that shall be on a multiprocessor at a time. A block of 256 threads in the large passes asks for 4 rows of 16
 # bytes a thread, 16 KB: two of them cover the 15 KB or so that are in flight at the bandwidth of an H100 (3.35 TB/s,

@@ -143,19 +143,20 @@ template <int K, class F> __global__ void __launch_bounds__(kThreads, 3)
     const int top = H * part / parts, bottom = H * (part + 1) / parts;
     for (int a0 = 0; a0 < (bias ? 1 : k); a0 += kRows) {
         F sums[kRows] = {};
-        for (int w = first_w; w < W; w += width) {
+        for (int i = threadIdx.x; bias && i < H * W; i += kThreads) sums[0] += dz[i];
+        for (int w = bias ? W : first_w; w < W; w += width) {
             // Row y of the map meets row y + k / 2 - a of dz.
             const auto of_dz = [&](int y) { return y >= 0 && y < H ? dz[y * W + w] : F(0); };
             const bool inside = w + right >= 0 && w + right < W;
             F d[kRows];
 #pragma unroll
-            for (int j = 1; j < kRows; ++j) d[j - 1] = bias ? F(0) : of_dz(top + k / 2 - a0 - j);
+            for (int j = 1; j < kRows; ++j) d[j - 1] = of_dz(top + k / 2 - a0 - j);
 #pragma unroll 4
             for (int y = top; y < bottom; ++y) {
 #pragma unroll
                 for (int j = kRows - 1; j > 0; --j) d[j] = d[j - 1];
-                d[0] = of_dz(bias ? y : y + k / 2 - a0);
-                const F v = bias ? F(1) : inside ? map[y * W + w + right] : F(0);
+                d[0] = of_dz(y + k / 2 - a0);
+                const F v = inside ? map[y * W + w + right] : F(0);
 #pragma unroll
                 for (int j = 0; j < kRows; ++j) sums[j] += d[j] * v;
             }

@@ -7,6 +7,8 @@
 #include <cuda_runtime.h>
 #include <stdint.h>
 
+#include "sizes.h"
+
 #ifdef CBAM_EMULATION
 #define CBAM_SHARED(name) unsigned char* name = emulation::dynamic_shared()
 #else
@@ -14,9 +16,6 @@
 #endif
 
 namespace cbam::cuda {
-
-constexpr int kWarp = 32;
-constexpr int kBatch = 4;  // rows that a thread takes at a time, so that as many of its accesses are under way
 
 template <class T> struct AccOf {
     using type = float;

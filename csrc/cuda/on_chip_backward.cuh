@@ -260,7 +260,7 @@ __device__ __forceinline__ void backward_image(const Problem& p, const OnChip& o
     // dx: a thread keeps what belongs to its columns while it goes down the rows.
     T* dx = static_cast<T*>(p.dx) + start;
     with_word<T>(o.cols, [&](auto word) {
-        constexpr int W = kNarrower<T, decltype(word)::size>;
+        constexpr int W = decltype(word)::size;
         const int words = o.cols / W;
         for (int i = int(threadIdx.x); i < o.groups * words; i += kOnChipThreads) {
             const int col = i % words * W;

@@ -3,12 +3,11 @@
 #include <numeric>
 
 #include "on_chip.h"
+#include "sizes.h"
 
 namespace cbam::cuda {
 
 namespace {
-
-constexpr int kWarp = 32;  // of device.cuh, which is for kernels alone
 
 int bytes_of(Dtype dtype) { return dtype == Dtype::f64 ? 8 : dtype == Dtype::f32 ? 4 : 2; }
 
@@ -31,7 +30,6 @@ struct Carver {
 };
 
 OnChip split(const Problem& p, int cluster) {
-    constexpr int kBatch = 4;  // of device.cuh
     OnChip o = {};
     o.cluster = cluster;
     o.rows = int(p.channels_last ? p.HW() : p.C);

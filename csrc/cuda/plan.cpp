@@ -53,7 +53,8 @@ int64_t largest_cluster(const Device& device) {
 
 // Images that go through all passes together so that the later passes find them in L2, of which half is counted on,
 // since lines are not replaced in order. All N where fewer would not save what their own launches take: so it is where
-// memory is as fast as on an H100. tensors: of x's size, that the passes touch; half of them are read again, twice.
+// memory is as fast as on an H100. tensors: of x's size, that the passes touch; what
+// they read again is about as many bytes.
 Plan staged(const Problem& p, const Device& device, int tensors) {
     const int64_t all = std::max<int64_t>(p.N, 1);
     const int64_t image = std::max<int64_t>(tensors * p.C * p.HW() * element_size(p.dtype), 1);
