@@ -107,8 +107,9 @@ MEASURED = """## Measured on an H100
 Microseconds, batch 64, forward / forward and backward together, from `docs/h100.json`, which says how: GPU time in a
 CUDA graph, so no Python and no launches from the CPU. *copy*: `y.copy_(x)`, which forward could at best equal, and
 both two and a half of. Ours takes float32 weights, and plain PyTorch those of x's type, so that it has the less to do.
-Triton was measured with its groups of images, which it since does without on such a GPU. `PYTHONPATH=tests python -m bench.gpu FILE`
-measures all of it again; the file was made by the program that this one was made from.
+Triton was measured with its groups of images, which it since does without on such a GPU.
+`PYTHONPATH=tests python -m bench.gpu FILE` measures all of it again; the file was made by the program that this one
+was made from.
 
 | map | type, layout | copy | CUDA | torch.compile | plain PyTorch | Triton |
 |---|---|---|---|---|---|---|
