@@ -33,7 +33,11 @@ def check(x, w1, w2, ws, b1, b2, bs, residual, ties="first", norm=None) -> None:
         or ws.shape[3] % 2 == 0
     ):
         raise _wrong("ws", ws, "(1, 2, k, k) with k odd")
-    for name, bias, size in (("b1", b1, R), ("b2", b2, C), ("bs", bs, 1)):
+    for name, bias, size, weight in (("b1", b1, R, w1), ("b2", b2, C, w1), ("bs", bs, 1, ws)):
+        if bias is not None and weight is None:
+            raise ValueError(
+                f"{name} must be None without {'ws' if name == 'bs' else 'w1 and w2'}: it is added to nothing"
+            )
         if bias is not None and (not isinstance(bias, Tensor) or bias.shape != (size,)):
             raise _wrong(name, bias, f"({size},) or None")
     if residual is not None and (not isinstance(residual, Tensor) or residual.shape != x.shape):

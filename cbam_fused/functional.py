@@ -12,7 +12,7 @@ from torch.autograd import forward_ad
 from . import autograd, kernels, reference
 from ._ops import ops
 from .checks import check
-from .layout import accumulation_dtype
+from .layout import TRITON_ELEMENTS, accumulation_dtype
 
 # In the order in which they are asked.
 BACKENDS = ("cpu", "cuda", "triton")
@@ -61,7 +61,7 @@ def cbam(
 
     Raises:
         TypeError: an argument that is not a tensor or has a wrong dtype.
-        ValueError: a wrong shape or device, unknown ties, norm without ws.
+        ValueError: a wrong shape or device, unknown ties; norm or bs without ws, b1 or b2 without w1 and w2.
 
     Source: Woo et al., "CBAM: Convolutional Block Attention Module", ECCV 2018.
     """
@@ -141,8 +141,8 @@ def unserved(backend: str, x: Tensor, norm: nn.Module | None, ties: str) -> str:
         return "SyncBatchNorm, whose statistics are those of all processes"
     if backend in ("cuda", "triton") and ties == "even":
         return "ties='even'"
-    if backend == "triton" and x.shape[1:].numel() >= 2**31:
-        return "images of 2^31 elements or more"
+    if backend == "triton" and x.shape[1:].numel() > TRITON_ELEMENTS:
+        return "images of more than 2^29 elements"
     return ""
 
 

@@ -21,9 +21,9 @@ s, ds and dlogits, the gradient of the convolution's result, are (N, 1, H, W), d
 takes dy behind the ReLU; without dy and s it gives the gradients of the gates alone. dg or dlogits None: zeros.
 even_ties: the gradient of a maximum goes evenly to all elements that reach it, not to the first one.
 
-_C implements them for tensors on the CPU and _C_cuda for those on NVIDIA GPUs, the latter only ties to the first
-element. The Triton kernels, which serve these ties too, are operators of their own, triton_forward and so on, with the
-same arguments and results on any device: they exist without a binary, and beside one that serves the same device.
+_C implements them for tensors on the CPU and _C_cuda for those on NVIDIA GPUs. The Triton kernels are operators of
+their own, triton_forward and so on, with the same arguments and results on any device: they exist without a binary, and
+beside one that serves the same device. On GPUs neither serves even ties.
 """
 
 import importlib
@@ -186,5 +186,3 @@ if not (cpu_missing and cuda_missing):
     for _name, _fake in _FAKES.items():
         library.register_fake(f"{NAMESPACE}::{_name}", _fake)
     operators |= {name: _named("") for name, missing in (("cpu", cpu_missing), ("cuda", cuda_missing)) if not missing}
-if not cpu_missing:
-    forward, backward, attend, apply, products, backward_gates = operators["cpu"]

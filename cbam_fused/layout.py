@@ -3,6 +3,9 @@
 import torch
 from torch import Tensor
 
+# Of an image, for the Triton kernels: the places in it, and in its row of saved, are then 32-bit numbers.
+TRITON_ELEMENTS = 2**29
+
 
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32

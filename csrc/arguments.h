@@ -66,6 +66,8 @@ struct Call {
         p.k = given.ws && given.ws->dim() == 4 ? given.ws->size(3) : 1;
         STD_TORCH_CHECK(!given.w1 || p.R > 0, "w1 must be (R, C) with R of at least 1");
         STD_TORCH_CHECK(p.k % 2 == 1, "ws must be (1, 2, k, k) with k odd");
+        STD_TORCH_CHECK((given.w1 || (!given.b1 && !given.b2)) && (given.ws || !given.bs),
+                        "b1 and b2 must be None without w1 and w2, and bs without ws");
         check_parameter(x, given.w1, {p.R, p.C}, "w1"), check_parameter(x, given.b1, {p.R}, "b1");
         check_parameter(x, given.w2, {p.C, p.R}, "w2"), check_parameter(x, given.b2, {p.C}, "b2");
         check_parameter(x, given.ws, {1, 2, p.k, p.k}, "ws"), check_parameter(x, given.bs, {1}, "bs");
@@ -81,7 +83,7 @@ struct Call {
 
     // A contiguous tensor of this many sums.
     Tensor sums(const Tensor& t, int64_t numel) const {
-        STD_TORCH_CHECK(t.numel() == numel && t.scalar_type() == accumulation_type(x),
+        STD_TORCH_CHECK(t.numel() == numel && t.scalar_type() == accumulation_type(x) && same_device(x, t),
                         "s, dg or dlogits does not fit x");
         return torch::stable::contiguous(t);
     }
@@ -125,7 +127,7 @@ struct Gradients {
     }
 
     // The results in the type of the parameters and with their strides, which may be those of channels_last.
-    Gradients& finish() {
+    void finish() {
         auto like = [](Tensor& sum, const OptionalTensor& parameter) {
             if (!parameter || (parameter->is_contiguous() && parameter->scalar_type() == sum.scalar_type())) return;
             Tensor result = torch::stable::empty_like(*parameter);
@@ -134,13 +136,13 @@ struct Gradients {
         };
         like(w1, given.w1), like(b1, given.b1), like(w2, given.w2);
         like(b2, given.b2), like(ws, given.ws), like(bs, given.bs);
-        return *this;
     }
 };
 
 // What the forward left. R is read from it, since not every operator is given w1.
-inline void set_saved(cbam::Problem& p, const Tensor& saved) {
-    check_type(saved, p.dtype == cbam::Dtype::f64 ? ScalarType::Double : ScalarType::Float, "saved");
+inline void set_saved(Call& call, const Tensor& saved) {
+    cbam::Problem& p = call.p;
+    check_left(call.x, saved, accumulation_type(call.x), "saved");
     STD_TORCH_CHECK(saved.dim() == 2, "saved is not what the forward left");
     const int64_t R = (saved.size(1) - 3 * p.C - 3 * p.HW()) / 2;
     STD_TORCH_CHECK(R >= 0 && (p.R == 0 || p.R == R), "saved is not what the forward left");
@@ -149,10 +151,10 @@ inline void set_saved(cbam::Problem& p, const Tensor& saved) {
     p.saved = const_cast<void*>(saved.const_data_ptr());
 }
 
-inline void set_saved(cbam::Problem& p, const Tensor& saved, const Tensor& index) {
-    set_saved(p, saved);
-    check_index(p, index);
-    p.index = (int32_t*)const_cast<void*>(index.const_data_ptr());
+inline void set_saved(Call& call, const Tensor& saved, const Tensor& index) {
+    set_saved(call, saved);
+    check_index(call.p, call.x, index);
+    call.p.index = (int32_t*)const_cast<void*>(index.const_data_ptr());
 }
 
 inline std::tuple<Tensor, Tensor> new_saved(Call& call) {

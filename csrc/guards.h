@@ -1,7 +1,7 @@
 // What keeps the kernels within their tensors, whoever calls an operator. All that cbam_fused/checks.py refuses of x,
-// parameters and residual is refused here, since that check is made to say more only after an operator has failed. An
-// exported program calls the operators without it, and hooks on saved tensors may give back something else than was
-// saved.
+// parameters and residual, but not that there is no gate at all, is refused here, since that check is made to say more
+// only after an operator has failed. An exported program calls the operators without it, and hooks on saved tensors may
+// give back something else than was saved.
 #pragma once
 
 #include <stdint.h>
@@ -19,14 +19,14 @@ namespace {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-// x itself. Where a maximum is, is kept in int32.
+// x itself. Where a maximum is, is kept in int32, and blocks of threads count some way beyond the last one.
 inline const Tensor& checked_image(const Tensor& x) {
-    constexpr int64_t limit = int64_t(1) << 31;
+    constexpr int64_t limit = (int64_t(1) << 31) - (1 << 12);
     STD_TORCH_CHECK(x.dim() == 4, "x must be (N, C, H, W), got ", x.dim(), " dimensions");
     const int64_t C = x.size(1), H = x.size(2), W = x.size(3);
     STD_TORCH_CHECK(std::min({C, H, W}) > 0, "x must be (N, C, H, W) with C, H, W of at least 1");
     STD_TORCH_CHECK(C < limit && H < limit && W < limit && H * W < limit,
-                    "x must have fewer than 2^31 channels and fewer than 2^31 pixels an image; "
+                    "x must have fewer than 2^31 - 2^12 channels and fewer than 2^31 - 2^12 pixels an image; "
                     "CBAM_FUSED_BACKEND=reference serves more");
     return x;
 }
@@ -59,13 +59,14 @@ inline void check_numel(const Tensor& t, int64_t numel, const char* name) {
     STD_TORCH_CHECK(t.numel() == numel, name, " must have ", numel, " elements, got ", t.numel());
 }
 
-inline void check_type(const Tensor& t, ScalarType type, const char* name) {
-    STD_TORCH_CHECK(t.scalar_type() == type && t.is_contiguous(), name, " is not what the forward left");
+inline void check_left(const Tensor& x, const Tensor& t, ScalarType type, const char* name) {
+    STD_TORCH_CHECK(t.scalar_type() == type && t.is_contiguous() && same_device(x, t), name,
+                    " is not what the forward left");
 }
 
 // Where the maxima were: indices of pixels, (C), and of channels, (HW), for each image.
-inline void check_index(const cbam::Problem& p, const Tensor& index) {
-    check_type(index, ScalarType::Int, "index");
+inline void check_index(const cbam::Problem& p, const Tensor& x, const Tensor& index) {
+    check_left(x, index, ScalarType::Int, "index");
     check_numel(index, p.N * (p.C + p.HW()), "index");
     if (!index.is_cpu()) return;
     auto largest = [](const int32_t* i, int64_t n) {

@@ -1,6 +1,6 @@
 // The six operators, on LibTorch's stable ABI, for a device whose kernels are Device::forward, apply, products and
-// backward, functions of a Call. Arguments are checked in cbam_fused/functional.py; cbam_fused/kernels.py says what
-// each tensor holds and how results are laid out.
+// backward, functions of a Call. guards.h checks the arguments; cbam_fused/kernels.py says what each tensor holds and
+// how results are laid out.
 #pragma once
 
 #include "arguments.h"
@@ -51,7 +51,7 @@ template <class Device> struct Operators {
         const Tensor dense_s = call.sums(s, p.N * p.HW());
         const OptionalTensor dense_residual = call.like_x(residual);
         Tensor y = torch::stable::empty_like(call.x);
-        set_saved(p, saved);
+        set_saved(call, saved);
         p.residual = pointer(dense_residual), p.relu = relu;
         p.s = dense_s.const_data_ptr(), p.y = y.mutable_data_ptr();
         device.apply(call);
@@ -67,7 +67,7 @@ template <class Device> struct Operators {
         const OptionalTensor dense_y = call.like_x(y);
         Tensor dg = call.new_sums({p.N, p.C}), ds = call.new_sums({p.N, 1, p.H, p.W});
         Tensor dresidual = y ? torch::stable::empty_like(call.x) : torch::stable::new_empty(x, {0});
-        set_saved(p, saved);
+        set_saved(call, saved);
         p.dy = dense_dy.const_data_ptr(), p.s = dense_s.const_data_ptr();
         p.relu = y.has_value(), p.y = const_cast<void*>(pointer(dense_y));
         p.dg = dg.mutable_data_ptr(), p.ds = ds.mutable_data_ptr();
@@ -88,7 +88,7 @@ template <class Device> struct Operators {
         const OptionalTensor dense_y = call.like_x(y);
         Tensor dx = torch::stable::empty_like(call.x);
         Tensor dresidual = y ? torch::stable::empty_like(call.x) : torch::stable::new_empty(x, {0});
-        set_saved(p, saved, index);
+        set_saved(call, saved, index);
         p.dy = dense_dy.const_data_ptr(), p.dx = dx.mutable_data_ptr();
         p.relu = y.has_value(), p.y = const_cast<void*>(pointer(dense_y));
         p.dresidual = y ? dresidual.mutable_data_ptr() : nullptr;
@@ -111,7 +111,7 @@ template <class Device> struct Operators {
         const OptionalTensor dense_s = call.sums(s, p.N * p.HW()), dense_dg = call.sums(dg, p.N * p.C),
                              dense_dlogits = call.sums(dlogits, p.N * p.HW());
         Tensor dx = torch::stable::empty_like(call.x);
-        set_saved(p, saved, index);
+        set_saved(call, saved, index);
         p.dy = pointer(dense_dy), p.s = pointer(dense_s), p.dx = dx.mutable_data_ptr();
         p.dg = const_cast<void*>(pointer(dense_dg)), p.ds = const_cast<void*>(pointer(dense_dlogits));
         p.given = true;

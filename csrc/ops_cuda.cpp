@@ -30,7 +30,6 @@ int attribute(int device, cudaDeviceAttr name) {
 cbam::cuda::Device facts(int device) {
     cbam::cuda::Device d{};
     d.major = attribute(device, cudaDevAttrComputeCapabilityMajor);
-    d.minor = attribute(device, cudaDevAttrComputeCapabilityMinor);
     d.multiprocessors = attribute(device, cudaDevAttrMultiProcessorCount);
     d.l2_bytes = attribute(device, cudaDevAttrL2CacheSize);
     const int64_t kilohertz = attribute(device, cudaDevAttrMemoryClockRate);
@@ -59,7 +58,7 @@ cudaStream_t current_stream(int device) {
 class Cuda {
 public:
     explicit Cuda(const Tensor& x)
-        : index_(x.get_device_index()), guard_(index_), device_(enter(index_)), stream_(current_stream(index_)) {}
+        : index_(gpu_of(x)), guard_(index_), device_(enter(index_)), stream_(current_stream(index_)) {}
 
     void forward(const Call& call) const {
         const Plan plan = planned(cbam::cuda::plan_forward, call.p);
@@ -86,6 +85,12 @@ public:
     }
 
 private:
+    // Some tensor is on a GPU, or this operator had not been chosen.
+    static int gpu_of(const Tensor& x) {
+        STD_TORCH_CHECK(!x.is_cpu(), "x must be on the GPU that other tensors are on");
+        return x.get_device_index();
+    }
+
     template <class Choose> Plan planned(Choose choose, const Problem& p) const {
         return choose(p, device_, getenv("CBAM_FUSED_CUDA_SCHEDULE"));
     }

@@ -13,6 +13,9 @@ namespace cbam {
 
 enum class Dtype { f32, f64, f16, bf16 };
 
+// Bytes of an element.
+inline int size_of(Dtype dtype) { return dtype == Dtype::f64 ? 8 : dtype == Dtype::f32 ? 4 : 2; }
+
 // One call. Tensors of x's shape are dense, all in the same layout: (N, C, H, W) or, channels_last,
 // (N, H, W, C). Everything else is contiguous and in the accumulation type (double for f64, else float).
 struct Problem {

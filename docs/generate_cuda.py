@@ -33,10 +33,11 @@ used; the sources keep to what CUDA 12 has, which was not tried.
 `csrc/cuda/plan.cpp` chooses, a pure function of shape, dtype and device (`tests/test_cuda_plan.py`), by what the H100
 measured; `CBAM_FUSED_CUDA_SCHEDULE` overrides it with `staged` or a number of blocks. What it is told of the device
 the driver says once, the largest cluster among it; where that cannot be asked, it is 8, which every device with
-clusters has. *On chip* it takes where one or two blocks have room for an image, or, of few images, up to eight; else
-*staged*. The staged schedule goes through its passes in groups of images that fit into half of L2 only where memory
-is so slow that this saves more than the launches of a group take (an L4, an RTX 4090); where it is not, passes go
-over the images forwards and backwards in turn, so that a pass begins with what the one before it has left in L2.
+clusters has; where the kernels are PTX for a GPU older than 9.0, there are none. *On chip* it takes where one or two
+blocks have room for an image; of few images, or of such whose rows are no multiple of four, up to eight; else
+*staged*. The staged schedule goes through its passes in groups of images that fit into half of L2 only where memory is
+so slow that this saves more than the launches of a group take (an L4, an RTX 4090); where it is not, passes go over the
+images forwards and backwards in turn, so that a pass begins with what the one before it has left in L2.
 
 | | on chip (`on_chip_*.cuh`) | staged (`staged_*.cuh`) |
 |---|---|---|
@@ -46,7 +47,8 @@ over the images forwards and backwards in turn, so that a pass begins with what 
 | serves | float32, float16, bfloat16; images of a multiple of 16 bytes that fit | everything, float64 too |
 
 BatchNorm by the batch, and a gate alone, take the same kernels. Even ties run plain PyTorch. Nothing is added
-atomically, and sums have an order that depends on the shape alone, so results are bitwise reproducible.
+atomically, and sums have an order that depends on shape and device alone, so results are bitwise reproducible. The
+number of images decides between the schedules, so an image may have other last bits in another batch.
 
 ## What was checked
 

@@ -3,22 +3,22 @@
 import pytest
 from emulation import driver
 
-# compute capability, multiprocessors, L2 in MB, memory in GB/s, shared memory of a block in KB, largest cluster
+# Major compute capability, multiprocessors, L2 in MB, memory in GB/s, shared memory of a block in KB, largest cluster
 DEVICES = {
-    "A100": (8, 0, 108, 40, 2039, 163, 1),
-    "L4": (8, 9, 58, 48, 300, 99, 1),
-    "RTX 4090": (8, 9, 128, 72, 1008, 99, 1),
-    "H100": (9, 0, 132, 50, 3352, 227, 16),
-    "H200": (9, 0, 132, 50, 4800, 227, 16),
-    "B200": (10, 0, 148, 126, 8000, 227, 16),
-    "RTX 5090": (12, 0, 170, 96, 1792, 99, 8),
+    "A100": (8, 108, 40, 2039, 163, 1),
+    "L4": (8, 58, 48, 300, 99, 1),
+    "RTX 4090": (8, 128, 72, 1008, 99, 1),
+    "H100": (9, 132, 50, 3352, 227, 16),
+    "H200": (9, 132, 50, 4800, 227, 16),
+    "B200": (10, 148, 126, 8000, 227, 16),
+    "RTX 5090": (12, 170, 96, 1792, 99, 8),
 }
 
 
 def device(name: str):
-    major, minor, multiprocessors, l2, bandwidth, shared, cluster = DEVICES[name]
+    major, multiprocessors, l2, bandwidth, shared, cluster = DEVICES[name]
     kind = driver.module("plain").Device
-    return kind(major, minor, multiprocessors, l2 << 20, bandwidth * 1000, shared << 10, cluster)
+    return kind(major, multiprocessors, l2 << 20, bandwidth * 1000, shared << 10, cluster)
 
 
 def problem(N: int, C: int, side: int, dtype: str = "f16", channels_last: bool = False):
@@ -82,7 +82,7 @@ def test_what_is_chosen_fits(name):
                     chosen = plan(p, device(name))
                     if chosen.schedule == module.Schedule.staged:
                         continue
-                    assert chosen.cluster <= DEVICES[name][6]
+                    assert chosen.cluster <= DEVICES[name][-1]
                     forced = plan(p, device(name), str(chosen.cluster))  # which is refused if it does not fit
                     assert (forced.schedule, forced.cluster) == (chosen.schedule, chosen.cluster)
 
@@ -112,6 +112,16 @@ def test_the_runtime_is_asked_for_the_largest_cluster():
     """What it refuses has what every device with clusters has."""
     assert driver.module("plain").largest_cluster(227 << 10) == 16
     assert driver.module("plain").largest_cluster(1 << 30) == 8
+
+
+def test_ptx_of_older_gpus_has_no_clusters_on_new_ones():
+    """A build for 8.0+PTX, on an H100: what the driver makes of that PTX has no code for clusters."""
+    module = driver.module("plain")
+    module.set_ptx_version(80)
+    try:
+        assert module.largest_cluster(227 << 10) == 1
+    finally:
+        module.set_ptx_version(90)
 
 
 def test_groups_fill_half_of_l2_where_that_saves_more_than_launches_take():

@@ -54,6 +54,22 @@ WRONG = [
 ]
 
 
+@pytest.mark.parametrize(
+    "names,bias,message",
+    [
+        (("w1", "w2"), "b1", "b1 must be None without w1 and w2"),
+        (("w1", "w2"), "b2", "b2 must be None without w1 and w2"),
+        (("ws",), "bs", "bs must be None without ws"),
+    ],
+)
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+def test_a_bias_without_its_gate(backend, names, bias, message, monkeypatch):
+    monkeypatch.setattr("cbam_fused.functional.wanted", backend)
+    absent = dict.fromkeys((*names, "b1", "b2", "bs"))
+    with pytest.raises(ValueError, match=message):
+        functional.cbam(**OK | absent | {bias: OK[bias]})
+
+
 @pytest.mark.parametrize("name,value,kind,message", WRONG)
 @pytest.mark.parametrize("backend", ["auto", "reference"])
 def test_wrong_argument(backend, name, value, kind, message, monkeypatch):

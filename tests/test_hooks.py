@@ -201,7 +201,11 @@ def test_another_normalisation_in_the_place_of_batch_norm():
 
 
 def keep_ours(ctx, operator, *args, **kwargs):
-    return CheckpointPolicy.MUST_SAVE if operator is kernels.forward else CheckpointPolicy.PREFER_RECOMPUTE
+    return (
+        CheckpointPolicy.MUST_SAVE
+        if operator is kernels.operators["cpu"].forward
+        else CheckpointPolicy.PREFER_RECOMPUTE
+    )
 
 
 @pytest.mark.parametrize(

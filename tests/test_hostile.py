@@ -144,7 +144,7 @@ def operator_arguments():
     """For each raw operator, arguments that are right."""
     x, residual = OK["x"], OK["residual"]
     params = {n: OK[n] for n in PARAMETERS}
-    y, saved, index = kernels.forward(x, *params.values(), residual, True)
+    y, saved, index = kernels.operators["cpu"].forward(x, *params.values(), residual, True)
     s, dg = torch.zeros(2, 1, 5, 5), torch.zeros(2, 8)
     return {
         "forward": {"x": x, **params, "residual": residual, "relu": True},
@@ -163,7 +163,7 @@ def operator_arguments():
 @pytest.mark.parametrize("name", operator_arguments())
 def test_operators_refuse_tensors_that_do_not_fit(name):
     """As an exported program could be given them, which calls the operators without functional.cbam."""
-    operator, right = getattr(kernels, name), operator_arguments()[name]
+    operator, right = getattr(kernels.operators["cpu"], name), operator_arguments()[name]
     operator(**right)
     for argument, t in right.items():
         if not isinstance(t, torch.Tensor):
@@ -178,6 +178,15 @@ def test_operators_refuse_tensors_that_do_not_fit(name):
                 operator(**right | {argument: w})
 
 
+@pytest.mark.parametrize("absent,given", [(("w1", "w2"), "b1"), (("w1", "w2"), "b2"), (("ws",), "bs")])
+def test_operators_refuse_a_bias_without_its_gate(absent, given):
+    """Nothing would write its gradient."""
+    right = operator_arguments()["forward"]
+    biases = {name: right[name] if name == given else None for name in ("b1", "b2", "bs")}
+    with pytest.raises(RuntimeError, match="b1 and b2 must be None without w1 and w2, and bs without ws"):
+        kernels.operators["cpu"].forward(**right | biases | dict.fromkeys(absent))
+
+
 def test_operators_refuse_indices_that_point_elsewhere():
     right = operator_arguments()["backward"]
     for wrong in (-1, 25, 2**31 - 1, -(2**31)):
@@ -185,7 +194,7 @@ def test_operators_refuse_indices_that_point_elsewhere():
             index = right["index"].clone()
             index[place] = wrong
             with pytest.raises(RuntimeError, match="index is not what the forward left"):
-                kernels.backward(**right | {"index": index})
+                kernels.operators["cpu"].backward(**right | {"index": index})
 
 
 @pytest.mark.parametrize("wrong", [None, 3, "text", [1.0], torch.zeros(()), torch.zeros(7), torch.zeros(2, 2, 2)])

@@ -61,13 +61,30 @@ def test_nan_and_inf_spread_as_in_the_reference(value, place, dtype, layout):
 
 
 @layouts
+@pytest.mark.parametrize(
+    "dtype,bits,integer",
+    [(torch.float32, b, torch.int32) for b in (0x7FC00001, 0x7F800001, 0x7FFFFFFF, -1)]
+    + [(torch.bfloat16, b, torch.int16) for b in (0x7F81, 0x7FFF, -1)]
+    + [(torch.float16, b, torch.int16) for b in (0x7C01, 0x7FFF, -1)],
+)
+def test_every_nan_spreads_as_in_the_reference(dtype, bits, integer, layout):
+    """Whatever else is in its bits: they must not be taken for a number on the way."""
+    problem = random_problem((2, 20, 6, 19), dtype, layout, biases=True)
+    problem.inputs["x"].detach().view(integer)[0, 3, 2, 5] = bits
+    assert problem.inputs["x"][0, 3, 2, 5].isnan()
+    fused, eager = run_fused(problem), problem.to(dtype).run(reference.cbam)
+    for name in eager:
+        assert torch.equal(fused[name].isnan(), eager[name].isnan()), name
+
+
+@layouts
 def test_nan_wins_the_maxima(layout):
     """A NaN beside a larger number: the first NaN is the maximum, and gets its gradient."""
     x = torch.rand(1, 20, 3, 21).to(memory_format=layout)
     x[0, 7, 1, 5] = x[0, 9, 1, 5] = x[0, 7, 2, 20] = float("nan")
     problem = random_problem((1, 20, 3, 21), torch.float32, layout)
     args = [problem.inputs[n] for n in ("w1", "b1", "w2", "b2", "ws", "bs")]
-    _, _, index = kernels.forward(x, *args, None, False)
+    _, _, index = kernels.operators["cpu"].forward(x, *args, None, False)
     argmax_hw, argmax_c = index[0, :20], index[0, 20:].view(3, 21)
     assert argmax_hw[7] == 1 * 21 + 5 and argmax_hw[9] == 1 * 21 + 5
     assert not argmax_c.any(), "g is NaN everywhere, so the first product of every pixel is the first NaN"

@@ -10,9 +10,7 @@ products is the first pass, backward_gates the rest; with one gate alone there i
 import triton
 import triton.language as tl
 
-from .common import aligned, image_of, index_of, neighbours, places, saved_of, spatial_gate_of
-
-TAPS = tl.constexpr(16)  # of the window, that are gathered together
+from .common import TAPS, aligned, image_of, index_of, neighbours, places, saved_of, spatial_gate_of
 
 
 @triton.jit(do_not_specialize=["first"])

@@ -7,6 +7,8 @@ are contiguous, in NHWC (channels_last) channels are; the constexpr CHANNELS_LAS
 import triton
 import triton.language as tl
 
+TAPS = tl.constexpr(16)  # of the window, that are gathered together
+
 
 @triton.jit
 def aligned(size, ALIGN: tl.constexpr):
@@ -16,7 +18,7 @@ def aligned(size, ALIGN: tl.constexpr):
 
 @triton.jit
 def places(c, p, C, P, CHANNELS_LAST: tl.constexpr):
-    """Offsets of the tile (c, p) in its image; below 2^31, which launch.py checks."""
+    """Offsets of the tile (c, p) in its image; of 32 bits, since operators.py takes no larger images."""
     if CHANNELS_LAST:
         return p[None, :] * C + c[:, None]
     else:

@@ -11,6 +11,7 @@ import triton
 import triton.language as tl
 
 from .common import (
+    TAPS,
     aligned,
     image_of,
     index_of,
@@ -21,8 +22,6 @@ from .common import (
     saved_of,
     spatial_gate_of,
 )
-
-TAPS = tl.constexpr(16)  # of the window, that are gathered together
 
 
 @triton.jit(do_not_specialize=["first", "splits"])

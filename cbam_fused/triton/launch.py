@@ -11,13 +11,13 @@ import torch
 import triton
 from torch import Tensor
 
-from . import backward, forward, gate, gradients
+from . import backward, common, forward, gate, gradients
 from .tiles import LOOP, THREADS, Tile, alignment, groups_pay, images_per_launch, mlp_tile, power_of_two, tile, warps
 
 
 @dataclass(frozen=True)
 class Call:
-    """The sizes of a call in the letters of the README, and the images [first, first + images) of a launch.
+    """The sizes of a call, and the images [first, first + images) of a launch. P is H W, K the k of functional.cbam.
 
     R is 0 without a channel gate, K without a spatial gate, or where the operator is not told of its weights.
     """
@@ -154,7 +154,7 @@ def join(call: Call, parts: Tensor, sums: Tensor) -> None:
 
 def spatial_gate_backward(call: Call, dlogits: Tensor, saved: Tensor, ws: Tensor) -> tuple[Tensor, Tensor]:
     """Gradients of the two maps, (images, 2, P), and of ws and bs, (images, tiles, 2 K K + 1)."""
-    taps, values = backward.TAPS.value, 4 if call.wide else 8
+    taps, values = common.TAPS.value, 4 if call.wide else 8
     pixels = min(values * THREADS // taps, power_of_two(call.P))
     tiles = triton.cdiv(call.P, pixels)
     dmaps = saved.new_empty((call.images, 2, call.P))

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..layout import accumulation_dtype, dense_like, is_channels_last, saved_gate, saved_logits
+from ..layout import TRITON_ELEMENTS, accumulation_dtype, dense_like, is_channels_last, saved_gate, saved_logits
 from . import launch
 from .autotune import tuned
 
@@ -151,8 +151,8 @@ def _refuse(even_ties: bool) -> None:
 
 def _call(x: Tensor, w1: Tensor | None = None, ws: Tensor | None = None, saved: Tensor | None = None) -> launch.Call:
     N, C, H, W = x.shape
-    if C * H * W >= 2**31:
-        raise NotImplementedError(f"the Triton kernels take images of less than 2^31 elements, got {C} x {H} x {W}")
+    if C * H * W > TRITON_ELEMENTS:
+        raise NotImplementedError(f"the Triton kernels take images of at most 2^29 elements, got {C} x {H} x {W}")
     R = 0 if w1 is None else w1.shape[0]
     if saved is not None:
         R = (saved.shape[1] - 3 * C - 3 * H * W) // 2

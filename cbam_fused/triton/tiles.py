@@ -20,8 +20,8 @@ LONGEST = {
     ("none", "nhwc"): 128,
 }
 
-# Below this a launch takes longer than the memory traffic that a group of images can save.
 L2_BANDWIDTH, LAUNCHES = 5_500_000, 20  # of L2, bytes a microsecond; of the launches of a group, microseconds
+# Below this a launch takes longer than the memory traffic that a group of images can save.
 SMALLEST_GROUP = 8 << 20
 
 

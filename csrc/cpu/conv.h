@@ -26,6 +26,7 @@ template <class F> struct MapShape {
 
 // Puts these rows of a map into the frame, with the zeros beside them; the first and the last also those beyond.
 template <class F> void frame(const MapShape<F>& m, const F* map, Range rows, F* framed) {
+    if (!rows.size()) return;
     const int64_t top = rows.first ? rows.first + m.p : 0, bottom = rows.last < m.H ? rows.last + m.p : m.height;
     __builtin_memset(framed + top * m.width, 0, (bottom - top) * m.width * sizeof(F));
     for (int64_t h = rows.first; h < rows.last; ++h)

@@ -9,7 +9,8 @@
 
 namespace {
 
-// e^x for |x| < 88 to about one unit in the last place: x = n ln 2 + r, e^x = 2^n e^r, e^r by its series to r^7.
+// e^x for |x| <= 87 to about one unit in the last place: x = n ln 2 + r, e^x = 2^n e^r, e^r by its series to r^7. NaN
+// stays NaN: of one, 2^n is a number like any other, by which e^r = NaN is multiplied.
 inline Vec<float> exp_bounded(Vec<float> x) {
     const Vec<float> magic = broadcast<Vec<float>>(0x1.8p23f);  // adding it rounds to an integer in the low bits
     const Vec<float> shifted = x * 1.44269504f + magic;
@@ -17,14 +18,14 @@ inline Vec<float> exp_bounded(Vec<float> x) {
     const Vec<float> r = (x - n * 0x1.63p-1f) + n * 2.12194440e-4f;  // ln 2 = 0x1.63p-1 - 2.1219444e-4
     Vec<float> e = broadcast<Vec<float>>(1.f / 5040);
     for (float c : {1.f / 720, 1.f / 120, 1.f / 24, 1.f / 6, 1.f / 2, 1.f, 1.f}) e = e * r + c;
-    const IndexVec<float> exponent = bit_cast<IndexVec<float>>(shifted) << 23;
-    return bit_cast<Vec<float>>(bit_cast<IndexVec<float>>(e) + exponent);
+    const IndexVec<float> exponent = (bit_cast<IndexVec<float>>(shifted) << 23) + (127 << 23);
+    return e * bit_cast<Vec<float>>(exponent);
 }
 
 inline void sigmoid(float* v, int64_t n) {
     each_vector<float>(n, [&](int64_t i, auto lanes) {
         const Vec<float> x = load(v + i, lanes);
-        // Comparisons are false for NaN, which therefore goes through to the result.
+        // Comparisons are false for NaN, which therefore goes on as it is.
         const Vec<float> bounded = x > 87.f    ? broadcast<Vec<float>>(87.f)
                                    : x < -87.f ? broadcast<Vec<float>>(-87.f)
                                                : x;

@@ -140,7 +140,7 @@ template <int K, class F> __global__ void __launch_bounds__(kThreads, 3)
     const int b = block % k, right = b - k / 2;  // from the column of dz to that of the map
     const int width = min(W, kThreads), parts = min(kThreads / width, (H + 3) / 4);
     const int part = threadIdx.x / width, first_w = part < parts ? threadIdx.x % width : W;
-    const int top = H * part / parts, bottom = H * (part + 1) / parts;
+    const int top = int64_t(H) * part / parts, bottom = int64_t(H) * (part + 1) / parts;
     for (int a0 = 0; a0 < (bias ? 1 : k); a0 += kRows) {
         F sums[kRows] = {};
         for (int i = threadIdx.x; bias && i < H * W; i += kThreads) sums[0] += dz[i];

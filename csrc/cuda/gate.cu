@@ -2,17 +2,6 @@
 
 namespace cbam::cuda {
 
-namespace {
-
-// Enough of a warp for a row of so many, and for merge_lanes.
-int lanes_for(int64_t n) {
-    int lanes = kBatch;
-    while (lanes < kWarp && lanes < n) lanes *= 2;
-    return lanes;
-}
-
-}  // namespace
-
 template <class F> void channel_gate_forward(Launcher& launch, const Group<F>& group, const PoolParts<F>& parts) {
     const Problem& p = group.p;
     const int64_t N = group.images, blocks = ceil_div(N, kImages);

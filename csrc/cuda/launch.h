@@ -9,7 +9,7 @@ namespace cbam::cuda {
 
 // What the choice of a schedule depends on; the binding asks the driver, tests make devices up.
 struct Device {
-    int major, minor;  // compute capability
+    int major;  // of the compute capability
     int multiprocessors;
     int64_t l2_bytes;
     int64_t bandwidth;         // of memory, bytes a microsecond; 0 if unknown

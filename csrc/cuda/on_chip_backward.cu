@@ -19,9 +19,14 @@ constexpr int kPortableCluster = 8;  // which every device with clusters has
 }  // namespace
 
 // Of all on-chip kernels, which have the same threads and registers, the answer is that of one. It is for blocks that
-// have a multiprocessor each.
+// have a multiprocessor each. What a driver makes of PTX for an older GPU has no clusters, on whichever GPU.
 int largest_cluster(int64_t shared_per_block) {
     const auto kernel = on_chip_backward_kernel<float, false, true>;
+    cudaFuncAttributes code = {};
+    if (cudaFuncGetAttributes(&code, kernel) || code.ptxVersion < 90) {
+        cudaGetLastError();
+        return 1;
+    }
     cudaLaunchConfig_t config = {};
     config.gridDim = config.blockDim = dim3(kOnChipThreads);
     config.dynamicSmemBytes = size_t(shared_per_block);

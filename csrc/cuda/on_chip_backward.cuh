@@ -17,11 +17,11 @@ namespace cbam::cuda {
 
 // Of channels or pixels: the gate, the gradients of the mean and of the maximum, and where that maximum is. A pixel's
 // mean and maximum themselves are here until their gradients take their place.
-struct Side {
+struct SharedSide {
     float *gate, *mean, *most;
     int32_t* place;
 
-    __device__ Side(unsigned char* shared, int n)
+    __device__ SharedSide(unsigned char* shared, int n)
         : gate(reinterpret_cast<float*>(shared)),
           mean(gate + n),
           most(mean + n),
@@ -33,7 +33,7 @@ template <int W> struct Columns {
     float gate[W], mean[W], most[W];
     int32_t place[W];
 
-    __device__ __forceinline__ Columns(const Side& side, int col) {
+    __device__ __forceinline__ Columns(const SharedSide& side, int col) {
         load_numbers(side.gate + col, gate);
         load_numbers(side.mean + col, mean);
         load_numbers(side.most + col, most);
@@ -71,8 +71,8 @@ __device__ __forceinline__ void backward_image(const Problem& p, const OnChip& o
     const int64_t start = n * C * HW + int64_t(row_part.first) * o.cols;
 
     T *x = reinterpret_cast<T*>(shared + o.x), *dy = reinterpret_cast<T*>(shared + o.dy);
-    const Side channel(shared + o.channels, C), pixel(shared + o.pixels, HW);
-    const Side &of_rows = channels_last ? pixel : channel, &of_columns = channels_last ? channel : pixel;
+    const SharedSide channel(shared + o.channels, C), pixel(shared + o.pixels, HW);
+    const SharedSide &of_rows = channels_last ? pixel : channel, &of_columns = channels_last ? channel : pixel;
     float* row_parts = reinterpret_cast<float*>(shared + o.row_parts);
     float *scratch = reinterpret_cast<float*>(shared + o.scratch),
           *hidden = reinterpret_cast<float*>(shared + o.hidden);

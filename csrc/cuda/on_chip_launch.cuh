@@ -8,7 +8,12 @@ namespace cbam::cuda {
 template <class Kernel>
 cudaError_t launch_on_chip(Kernel* kernel, const Problem& p, const OnChip& o, cudaStream_t stream) {
     if (p.N == 0) return cudaSuccess;
-    if (const auto error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(o.bytes)))
+    if (p.N * o.cluster > INT32_MAX) return cudaErrorInvalidConfiguration;
+    // The most that the device has, and not o.bytes: another thread may be about to launch the same kernel with more.
+    int device = 0, most = 0;
+    if (const auto error = cudaGetDevice(&device)) return error;
+    if (const auto error = cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device)) return error;
+    if (const auto error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most))
         return error;
     if (o.cluster > 8)
         if (const auto error = cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1))

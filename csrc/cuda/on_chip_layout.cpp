@@ -9,10 +9,8 @@ namespace cbam::cuda {
 
 namespace {
 
-int bytes_of(Dtype dtype) { return dtype == Dtype::f64 ? 8 : dtype == Dtype::f32 ? 4 : 2; }
-
-// The largest that is not beyond either.
-int power_of_two(int n, int most) {
+// The largest power of two that is not beyond either.
+int power_of_two_within(int n, int most) {
     int power = 1;
     while (power * 2 <= std::min(n, most)) power *= 2;
     return power;
@@ -34,7 +32,7 @@ OnChip split(const Problem& p, int cluster) {
     o.cluster = cluster;
     o.rows = int(p.channels_last ? p.HW() : p.C);
     o.cols = int(p.channels_last ? p.C : p.HW());
-    const int size = bytes_of(p.dtype), vector = 16 / size;
+    const int size = size_of(p.dtype), vector = 16 / size;
     o.unit = vector / std::gcd(vector, o.cols);
     const int units = (o.rows + o.unit - 1) / o.unit;
     o.most_rows = (units + cluster - 1) / cluster * o.unit;
@@ -45,12 +43,12 @@ OnChip split(const Problem& p, int cluster) {
     // What a thread reads at a time of a row.
     const int words = o.cols / (o.cols % vector == 0 ? vector : o.cols % 4 == 0 ? 4 : 1);
     // Several words a lane, since the lanes' results are joined in as many steps as their number has bits.
-    o.lanes = std::max(power_of_two(words / 4, kWarp), kBatch);
+    o.lanes = std::max(power_of_two_within(words / 4, kWarp), kBatch);
     const int batches = (o.most_rows + kBatch - 1) / kBatch;
     o.slices = std::clamp(kOnChipThreads / o.lanes / batches, 1, std::max(words / (2 * o.lanes), 1));
     o.groups = std::clamp(kOnChipThreads / words, 1, std::max(o.most_rows, 1));
     const int R = int(std::max<int64_t>(p.R, 1));
-    o.mlp_lanes = std::max(power_of_two(R, kWarp), kBatch);
+    o.mlp_lanes = std::max(power_of_two_within(R, kWarp), kBatch);
     o.mlp_groups = std::clamp(kOnChipThreads / R, 1, std::max(int(p.C) / cluster, 1));
     o.map_slices = std::max(kOnChipThreads / kWarp / (2 * int(p.k)), 1);
     return o;
@@ -64,7 +62,7 @@ int64_t row_parts(const OnChip& o) { return int64_t(o.slices) * o.most_rows; }
 OnChip on_chip_forward_layout(const Problem& p, int cluster) {
     OnChip o = split(p, cluster);
     Carver shared;
-    o.x = shared.take(int64_t(o.most_rows) * o.cols * bytes_of(p.dtype));
+    o.x = shared.take(int64_t(o.most_rows) * o.cols * size_of(p.dtype));
     o.row_parts = shared.take(3 * row_parts(o) * sizeof(float));
     o.row_side = shared.take(int64_t(3) * o.rows * sizeof(float));
     o.column_side = shared.take(3 * column_parts(o) * sizeof(float));
@@ -76,7 +74,7 @@ OnChip on_chip_forward_layout(const Problem& p, int cluster) {
 
 OnChip on_chip_backward_layout(const Problem& p, int cluster) {
     OnChip o = split(p, cluster);
-    const int64_t chunk = int64_t(o.most_rows) * o.cols * bytes_of(p.dtype), kk = p.ws ? p.k * p.k : 0;
+    const int64_t chunk = int64_t(o.most_rows) * o.cols * size_of(p.dtype), kk = p.ws ? p.k * p.k : 0;
     Carver shared;
     o.x = shared.take(chunk);
     o.dy = shared.take(p.dy ? chunk : 0);

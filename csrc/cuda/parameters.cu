@@ -1,5 +1,5 @@
 // Gradients of the parameters: sums over the images of what each left in partial and saved. Warps take every kWarps-th
-// image, lanes neighbouring columns; a block then adds up its warps. It reads N (3 C + 4 R) numbers a few times over,
+// image, lanes neighbouring columns; a block then adds up its warps. It reads N (3 C + 3 R) numbers a few times over,
 // and writes the gradients once.
 #include "parameters.h"
 

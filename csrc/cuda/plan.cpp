@@ -23,8 +23,6 @@ constexpr int64_t kSmallShare = 32 << 10, kLargeShare = 128 << 10;
 constexpr int64_t kReserved = 1 << 10;
 constexpr int64_t kFewBlocks = 2, kMostBlocks = 8;  // of an image, unless more are asked for
 
-int64_t element_size(Dtype dtype) { return dtype == Dtype::f64 ? 8 : dtype == Dtype::f32 ? 4 : 2; }
-
 bool aligned(std::initializer_list<const void*> tensors) {
     return std::all_of(tensors.begin(), tensors.end(), [](const void* t) { return uintptr_t(t) % 16 == 0; });
 }
@@ -32,8 +30,7 @@ bool aligned(std::initializer_list<const void*> tensors) {
 // Why no number of blocks would do; null if one might.
 const char* obstacle(const Problem& p) {
     if (p.dtype == Dtype::f64) return "float64 has only the staged schedule";
-    if (p.C * p.HW() * element_size(p.dtype) % 16)
-        return "an image must be a multiple of 16 bytes for the on-chip schedule";
+    if (p.C * p.HW() * size_of(p.dtype) % 16) return "an image must be a multiple of 16 bytes for the on-chip schedule";
     if (p.C * p.HW() >= int64_t(1) << 24) return "the image is too large for the on-chip schedule";
     if (!aligned({p.x, p.residual, p.y, p.dy, p.dx, p.dresidual}))
         return "tensors must begin at a multiple of 16 bytes for the on-chip schedule";
@@ -42,22 +39,22 @@ const char* obstacle(const Problem& p) {
 
 // How many blocks an image can be shared by: as many as it has rows that begin at 16 bytes.
 int64_t most_blocks(const Problem& p) {
-    const int64_t vector = 16 / element_size(p.dtype);
+    const int64_t vector = 16 / size_of(p.dtype);
     const int64_t rows = p.channels_last ? p.HW() : p.C, cols = p.channels_last ? p.C : p.HW();
     return rows * std::gcd(vector, cols) / vector;
 }
 
-int64_t largest_cluster(const Device& device) {
+int64_t cluster_limit(const Device& device) {
     return device.major >= 9 ? std::clamp(device.max_cluster, 1, kLargestCluster) : 1;
 }
 
 // Images that go through all passes together so that the later passes find them in L2, of which half is counted on,
 // since lines are not replaced in order. All N where fewer would not save what their own launches take: so it is where
-// memory is as fast as on an H100. tensors: of x's size, that the passes touch; what
-// they read again is about as many bytes.
+// memory is as fast as on an H100. tensors: of x's size, that the passes touch; what they read again is about as many
+// bytes.
 Plan staged(const Problem& p, const Device& device, int tensors) {
     const int64_t all = std::max<int64_t>(p.N, 1);
-    const int64_t image = std::max<int64_t>(tensors * p.C * p.HW() * element_size(p.dtype), 1);
+    const int64_t image = std::max<int64_t>(tensors * p.C * p.HW() * size_of(p.dtype), 1);
     const int64_t images = std::min(device.l2_bytes / 2 / image, all), bytes = images * image;
     if (images == all || device.bandwidth == 0) return {Schedule::staged, 1, all};
     const int64_t saved = bytes / device.bandwidth - bytes / kBandwidthL2;
@@ -75,8 +72,8 @@ Plan as_wanted(const Problem& p, const Device& device, LayoutOf layout, const st
         if (wanted == std::to_string(blocks)) cluster = blocks;
     if (!cluster) refuse("must be auto, staged or a number of blocks: 1, 2, 4, 8 or 16");
     if (const char* why = obstacle(p)) refuse(why);
-    if (cluster > largest_cluster(device))
-        refuse("this device has clusters of at most " + std::to_string(largest_cluster(device)) + " blocks");
+    if (cluster > cluster_limit(device))
+        refuse("this device has clusters of at most " + std::to_string(cluster_limit(device)) + " blocks");
     if (cluster > most_blocks(p))
         refuse("an image can be shared by at most " + std::to_string(most_blocks(p)) + " blocks");
     const int64_t bytes = layout(p, cluster).bytes;
@@ -93,7 +90,7 @@ Plan as_wanted(const Problem& p, const Device& device, LayoutOf layout, const st
 Plan choose(const Problem& p, const Device& device, LayoutOf layout, int tensors) {
     const Plan otherwise = staged(p, device, tensors);
     if (obstacle(p) || p.N == 0) return otherwise;
-    const int64_t limit = std::min({largest_cluster(device), most_blocks(p), kMostBlocks});
+    const int64_t limit = std::min({cluster_limit(device), most_blocks(p), kMostBlocks});
     const bool wide_rows = (p.channels_last ? p.C : p.HW()) % 4 == 0;
     const auto fits = [&](int64_t blocks, int64_t bytes) { return layout(p, int(blocks)).bytes <= bytes; };
     const auto at_once = [&](int64_t blocks) { return p.N * blocks <= device.multiprocessors; };
@@ -105,7 +102,7 @@ Plan choose(const Problem& p, const Device& device, LayoutOf layout, int tensors
         while (cluster * 2 <= limit && !fits(cluster, (device.shared_per_block + kReserved) / 2 - kReserved))
             cluster *= 2;
     }
-    const auto share = [&] { return p.C * p.HW() * element_size(p.dtype) / cluster; };
+    const auto share = [&] { return p.C * p.HW() * size_of(p.dtype) / cluster; };
     while (cluster * 2 <= limit && at_once(cluster * 2) && share() > kSmallShare) cluster *= 2;
     if (p.N * cluster * 2 < device.multiprocessors && share() > kLargeShare) return otherwise;
     return {Schedule::on_chip, int(cluster), p.N};

@@ -4,13 +4,13 @@
 #include <type_traits>
 
 #include "gates.h"
+#include "staged.h"
 #include "staged_apply.cuh"
 #include "staged_gradient.cuh"
 #include "staged_join.cuh"
 #include "staged_pool.cuh"
 #include "staged_products.cuh"
 #include "staged_reduce.cuh"
-#include "staged_run.h"
 #include "staged_workspace.h"
 
 namespace cbam::cuda {
@@ -110,7 +110,7 @@ template <class T, int V> struct Passes {
             products(workspace, dg, dz, true);
         } else {
             // What was not given is a sum of nothing.
-            join({}, {}, false, p.dg ? nullptr : dg, p.ds ? nullptr : dz);
+            if (!p.dg || !p.ds) join({}, {}, false, p.dg ? nullptr : dg, p.ds ? nullptr : dz);
             if (p.dg) dg = (F*)p.dg + group.first * C;
             if (p.ds) dz = (F*)p.ds + group.first * HW;
         }
@@ -160,7 +160,7 @@ template <class T> int widest_access(const Problem& p) {
 }
 
 template <Dtype dtype>
-cudaError_t run_staged(StagedOperator op, const Problem& p, int64_t images, void* workspace, cudaStream_t stream) {
+cudaError_t run_staged_of(StagedOperator op, const Problem& p, int64_t images, void* workspace, cudaStream_t stream) {
     using T = Element<dtype>;
     Launcher launch{stream};
     for (int64_t first = 0; first < p.N; first += images) {
@@ -174,7 +174,7 @@ cudaError_t run_staged(StagedOperator op, const Problem& p, int64_t images, void
     return launch.status;
 }
 
-template <Dtype dtype> int64_t staged_workspace(StagedOperator op, const Problem& p, int64_t images) {
+template <Dtype dtype> int64_t staged_workspace_of(StagedOperator op, const Problem& p, int64_t images) {
     using T = Element<dtype>;
     using F = Acc<T>;
     int64_t bytes = 0;

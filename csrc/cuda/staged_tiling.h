@@ -23,12 +23,8 @@ struct Matrix {
         return {rows, cols, lanes, int(tile_rows), int(tile_cols), row_tiles, col_tiles};
     }
 
-    // The fewest lanes, up to a warp, that take a row at once.
-    int lanes() const {
-        int lanes = kBatch;
-        while (lanes < kWarp && lanes * vector < cols) lanes *= 2;
-        return lanes;
-    }
+    // That take a row at once, or as much of it as a warp can.
+    int lanes() const { return lanes_for(ceil_div(cols, vector)); }
 
     // Parts of about the same size, at most this, each a multiple of ``unit``.
     static int64_t even_parts(int64_t size, int64_t most, int64_t unit) {

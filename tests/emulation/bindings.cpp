@@ -46,6 +46,7 @@ void define_emulation(py::module_& m) {
         return result;
     });
     m.def("set_seed", [](uint64_t value) { seed = value; });
+    m.def("set_ptx_version", [](int value) { ptx_version = value; });
 
     // Its arguments: what kind, what happened, and where: the offset in this file of the instruction, or 0.
     static py::handle type = py::exception<Error>(m, "LaunchError").release();

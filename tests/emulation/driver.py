@@ -75,7 +75,6 @@ class Launch(NamedTuple):
 
 H100 = {
     "major": 9,
-    "minor": 0,
     "multiprocessors": 132,
     "l2_bytes": 50 << 20,
     "bandwidth": 3_352_000,

@@ -9,6 +9,8 @@ namespace emulation {
 
 void run_clusters(uint64_t count);
 
+int ptx_version = 90;
+
 namespace {
 
 cudaError_t last_error = cudaSuccess;
@@ -61,10 +63,29 @@ cudaError_t launch(const cudaLaunchConfig_t& config, const Kernel& kernel) {
 
 cudaError_t cudaGetLastError() { return std::exchange(emulation::last_error, cudaSuccess); }
 
+cudaError_t cudaGetDevice(int* device) {
+    *device = 0;
+    return cudaSuccess;
+}
+
+cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr, int) {
+    *value = int(emulation::kShared);
+    return cudaSuccess;
+}
+
+cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, const void*) {
+    attributes->ptxVersion = emulation::ptx_version;
+    return cudaSuccess;
+}
+
+// Less shared memory than before is an error here, though not in CUDA: with more than one thread, another may have
+// asked for more of the same kernel, and not have launched it yet.
 cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute attribute, int value) {
-    if (attribute == cudaFuncAttributeMaxDynamicSharedMemorySize && (value < 0 || size_t(value) > emulation::kShared))
+    int& known = emulation::attributes[kernel][attribute];
+    if (attribute == cudaFuncAttributeMaxDynamicSharedMemorySize &&
+        (value < known || size_t(value) > emulation::kShared))
         return emulation::last_error = cudaErrorInvalidValue;
-    emulation::attributes[kernel][attribute] = value;
+    known = value;
     return cudaSuccess;
 }
 

@@ -36,9 +36,8 @@ void define_plans(py::module_& m) {
         .value("staged", cuda::Schedule::staged)
         .value("on_chip", cuda::Schedule::on_chip);
     py::class_<cuda::Device>(m, "Device", py::module_local())
-        .def(py::init<int, int, int, int64_t, int64_t, int64_t, int>(), py::arg("major"), py::arg("minor"),
-             py::arg("multiprocessors"), py::arg("l2_bytes"), py::arg("bandwidth"), py::arg("shared_per_block"),
-             py::arg("max_cluster"));
+        .def(py::init<int, int, int64_t, int64_t, int64_t, int>(), py::arg("major"), py::arg("multiprocessors"),
+             py::arg("l2_bytes"), py::arg("bandwidth"), py::arg("shared_per_block"), py::arg("max_cluster"));
     py::class_<cuda::Plan>(m, "Plan", py::module_local())
         .def(py::init<cuda::Schedule, int, int64_t>(), py::arg("schedule"), py::arg("cluster"), py::arg("images"))
         .def_readonly("schedule", &cuda::Plan::schedule)

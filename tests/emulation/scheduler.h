@@ -80,6 +80,7 @@ struct Error {
 extern Launch running;
 extern Thread* current;  // null outside kernels
 extern uint64_t seed;
+extern int ptx_version;  // that the kernels were made of, as cudaFuncGetAttributes has it
 
 constexpr size_t kStack = 64 << 10;
 constexpr size_t kShared = 227 << 10;  // what a block may have

@@ -201,8 +201,8 @@ cudaError_t strided(const float* x, float* y, int n, bool wrong) {
 
 cudaError_t large_shared(const float* x, float* y, int n, bool wrong) {
     constexpr int kBytes = 64 << 10;
-    cudaFuncSetAttribute(copy_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, wrong ? 0 : kBytes);
-    return launch(copy_kernel, n / kThreads, 1, kBytes, x, y, n, false);
+    cudaFuncSetAttribute(copy_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes);
+    return launch(copy_kernel, n / kThreads, 1, wrong ? kBytes + 1 : kBytes, x, y, n, false);
 }
 
 cudaError_t large_cluster(const float* x, float* y, int n, bool wrong) {

@@ -25,7 +25,7 @@ Toy overwritten;       // wrong: x is written
 Toy strided;           // not wrong but slow: a warp accesses every 16th element, and one bank of shared memory
 
 // Launches that the runtime refuses if ``wrong``; else they copy.
-Toy large_shared;   // more than 48 KB, without asking
+Toy large_shared;   // more than was asked for
 Toy large_cluster;  // of 16 blocks, without asking
 Toy odd_grid;       // not a multiple of the cluster
 
