@@ -71,6 +71,20 @@ def test_more_images_than_a_grid_has_rows():
     assert torch.equal(y.flatten(), x.flatten() * saved[:, 2] * saved[:, 5])
 
 
+def test_more_rows_than_a_thread_of_each_can_count_in_32_bits(monkeypatch):
+    """The gradient of ws, whose blocks divide the rows among 256 threads: a 1 x 1 window over two maps of ones."""
+    monkeypatch.setenv("CBAM_EMULATION_MODE", "plain")
+    H, last = 2**23 + 9, 1000
+    x, dlogits = torch.ones(1, 1, H, 1), torch.zeros(1, 1, H, 1)
+    dlogits[:, :, -last:] = 1
+    saved, index = torch.ones(1, 3 + 3 * H), torch.zeros(1, 1 + H, dtype=torch.int32)
+    params = (None, None, None, None, torch.rand(1, 2, 1, 1), None)
+    results = driver.backward_gates(
+        None, None, None, dlogits, x, saved, index, *params, False, plan=driver.Plan("staged", images=1), check=False
+    )
+    assert results[5].flatten().tolist() == [last, last]
+
+
 def shifted(t: torch.Tensor, offset: int) -> torch.Tensor:
     """The same in memory that begins so many bytes behind a 16-byte boundary."""
     if not offset:
