@@ -178,6 +178,20 @@ def test_operators_refuse_tensors_that_do_not_fit(name):
                 operator(**right | {argument: w})
 
 
+@pytest.mark.cuda
+@pytest.mark.skipif(bool(kernels.cuda_missing), reason=f"CUDA kernels: {kernels.cuda_missing}")
+@pytest.mark.parametrize("name", operator_arguments())
+def test_operators_refuse_tensors_on_another_device(name):
+    """A kernel would follow a pointer that its GPU does not know."""
+    operator = getattr(kernels.operators["cuda"], name)
+    right = {n: t.cuda() if isinstance(t, torch.Tensor) else t for n, t in operator_arguments()[name].items()}
+    operator(**right)
+    for argument, t in right.items():
+        if isinstance(t, torch.Tensor):
+            with pytest.raises(RuntimeError):
+                operator(**right | {argument: t.cpu()})
+
+
 @pytest.mark.parametrize("absent,given", [(("w1", "w2"), "b1"), (("w1", "w2"), "b2"), (("ws",), "bs")])
 def test_operators_refuse_a_bias_without_its_gate(absent, given):
     """Nothing would write its gradient."""

@@ -14,12 +14,22 @@ from torch._subclasses import FakeTensorMode
 from truth import LAYOUTS, random_problem
 
 from cbam_fused import CBAM, functional, kernels
+from cbam_fused.triton import tiles
 
 layouts = pytest.mark.parametrize("layout", LAYOUTS, ids=["nchw", "nhwc"])
 
 
 def on(device):
     return SimpleNamespace(device=torch.device(device))
+
+
+def test_both_gpu_backends_say_the_same_twice():
+    """Where Python and C++ each have a text of their own: the operators' schemas, and when groups of images pay."""
+    for name in kernels.Operators._fields:
+        schemas = [str(getattr(kernels.operators[backend], name)._schema) for backend in ("cpu", "triton")]
+        assert schemas[0] == schemas[1].replace("::triton_", "::")
+    plan = (Path(__file__).parents[1] / "csrc/cuda/plan.cpp").read_text().replace("'", "")
+    assert f"kBandwidthL2 = {tiles.L2_BANDWIDTH};" in plan and f"kLaunches = {tiles.LAUNCHES};" in plan
 
 
 @pytest.fixture
