@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import cast
 
 import torch
@@ -217,6 +217,11 @@ def use_backend(name: str) -> Iterator[None]:
         yield
     finally:
         wanted = before
+
+
+def without_demand() -> AbstractContextManager[None]:
+    """Within it only a demand for the reference counts: what is proved or measured may be on its way to a GPU."""
+    return use_backend("reference" if wanted == "reference" else "auto")
 
 
 def _find_backend(device: torch.device) -> str:

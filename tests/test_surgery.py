@@ -12,7 +12,7 @@ import torchvision
 from backbones import BiasedCBAM, image, small_resnet
 from torch import nn
 
-from cbam_fused import CBAM, insert_cbam, reference
+from cbam_fused import CBAM, functional, insert_cbam, reference, remove_cbam
 
 PLACES = {
     "resnet18": (["layer1", "layer4.0", "conv1"], [64, 512, 64]),
@@ -219,6 +219,33 @@ def test_no_identity_without_biases(factory):
     with pytest.raises(ValueError, match="init must be one of default, identity, got 'ones'"):
         insert_cbam(model, ["layer1"], init="ones")
     assert list(model.state_dict()) == keys
+
+
+def on_the_cpu(*sizes):
+    with torch.device("cpu"):
+        return CBAM(*sizes, variant="official")
+
+
+def test_noise_does_not_follow_the_default_device():
+    """A generator of the CPU makes no numbers on a GPU, and what is on "meta" has none."""
+    model = small_resnet()
+    with torch.device("meta"):
+        inserted = insert_cbam(model, where="in_block", factory=on_the_cpu, init="identity")
+    assert len(inserted) == 4 and {p.device.type for p in model.parameters()} == {"cpu"}
+
+
+@pytest.mark.parametrize("backend", ["cuda", "triton"])
+def test_identity_is_measured_where_a_demanded_backend_does_not_serve(backend, monkeypatch):
+    """The network is built on the CPU, and moved to the GPU afterwards."""
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    model, modules = small_resnet(), []
+    for wanted in ("auto", backend):
+        monkeypatch.setattr("cbam_fused.functional.wanted", wanted)
+        torch.manual_seed(0)
+        modules += insert_cbam(model, ["layer4"], factory=on_the_cpu, init="identity").values()
+        remove_cbam(model)
+    assert functional.wanted == backend
+    torch.testing.assert_close(modules[1].state_dict(), modules[0].state_dict())
 
 
 def test_the_examples_in_the_documentation():
