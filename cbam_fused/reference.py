@@ -302,9 +302,13 @@ class CBAM(PublicNames):
         """relu(CBAM(x) + residual), each part only where asked for."""
         if masks_are_called(self.ca, self.sa):
             return gated(x, self.ca, self.sa, residual=residual, relu=relu, switches=self.switches)
+        return cbam(x, **self._arguments(), residual=residual, relu=relu, switches=self.switches)
+
+    def _arguments(self) -> dict[str, Any]:
+        """What :func:`cbam` takes of the module."""
         w1, w2, b1, b2 = (None,) * 4 if self.ca is None else self.ca.weights()
         ws, bs, norm = (None,) * 3 if self.sa is None else (self.sa.conv1.weight, self.sa.conv1.bias, self.sa.bn)
-        return cbam(x, w1, w2, ws, b1, b2, bs, norm=norm, residual=residual, relu=relu, switches=self.switches)
+        return {"w1": w1, "w2": w2, "ws": ws, "b1": b1, "b2": b2, "bs": bs, "norm": norm}
 
     def weights(self) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         """w1, w2 and ws of :func:`cbam`."""
