@@ -79,7 +79,8 @@ class SpatialAttention(reference.SpatialAttention):
 
     def backend_for(self, x: Tensor) -> Backend:
         """Which implementation serves x, and why."""
-        return _backend(x, self, None, self.calls_layers())
+        norm = self.norm()  # the mask calls it itself, so that SyncBatchNorm is served here
+        return _backend(x, self, None if isinstance(norm, nn.SyncBatchNorm) else norm, self.calls_layers())
 
 
 class CBAM(reference.CBAM):
@@ -193,7 +194,7 @@ def _backend(
         return Backend("reference", "layers with hooks are called one by one")
     name = functional.backend_for(x)
     if name == "reference":
-        return Backend(name, f"no kernels for {x.device.type} tensors, or switched off, or under a transform")
+        return Backend(name, functional.why_reference(x.device))
     if reason := functional.unserved(name, x, norm, module.switches.ties):
         return Backend("reference", f"no {name} kernels for {reason}")
     return Backend(name, "")
