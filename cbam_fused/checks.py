@@ -71,6 +71,8 @@ def _check_like(name: str, t: Tensor, x: Tensor, or_float32: bool = False) -> No
 def _check_norm(norm: nn.Module, ws: Tensor | None, x: Tensor) -> None:
     if ws is None:
         raise ValueError("norm must be None without ws: it stands behind the spatial convolution")
+    if not isinstance(norm, nn.Module):
+        raise TypeError(f"norm must be a module such as nn.BatchNorm2d(1), or None, got {type(norm).__name__}")
     if getattr(norm, "num_features", 1) != 1:
         raise ValueError(f"norm must have 1 feature, that of the spatial gate, got {norm.num_features}")
     for t in (getattr(norm, "weight", None), getattr(norm, "running_mean", None)):

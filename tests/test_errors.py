@@ -51,6 +51,7 @@ WRONG = [
     ("residual", torch.zeros(2, 8, 5, 1), ValueError, r"residual must be \(2, 8, 5, 5\), .* got \(2, 8, 5, 1\)"),
     ("residual", torch.zeros(2, 8, 5, 5).half(), TypeError, r"residual must be torch.float32, .* got torch.float16"),
     ("w2", torch.zeros(8, 4, device="meta"), ValueError, r"w2 must be on cpu, where x is, got meta"),
+    ("norm", True, TypeError, r"norm must be a module such as nn.BatchNorm2d\(1\), or None, got bool"),
 ]
 
 

@@ -103,6 +103,7 @@ class Unused(nn.Module):
     "model,after,message",
     [
         (torchvision.models.resnet18, ["layr1"], r"no sub-module 'layr1'; the nearest names are layer1"),
+        (torchvision.models.resnet18, "each_layer", r"no sub-module 'each_layer'; presets go to where="),
         (torchvision.models.resnet18, ["layer1", "layer1"], r"after must name sub-modules, each only once"),
         (torchvision.models.resnet18, [], r"at least one"),
         (torchvision.models.resnet18, ["fc"], r"'fc' must return a tensor \(N, C, H, W\), got \(1, 1000\)"),
@@ -142,6 +143,11 @@ def test_twice_at_one_place(build_one, choice, name):
 def test_either_after_or_where(arguments):
     with pytest.raises(TypeError, match=r"either after= .* or where="):
         insert_cbam(small_resnet(), **arguments)
+
+
+def test_names_are_texts():
+    with pytest.raises(TypeError, match=r"after must be names of sub-modules, got 1 in \['layer1', 1\]"):
+        insert_cbam(small_resnet(), ["layer1", 1])
 
 
 def test_in_block_needs_a_module_with_the_epilogue():
