@@ -22,7 +22,7 @@ SERVED = {
 
 
 class Backend(NamedTuple):
-    """Which implementation serves a tensor, "cpu", "triton" or "reference", and for the reference why."""
+    """Which implementation serves a tensor, "cpu", "cuda", "triton" or "reference", and for the reference why."""
 
     name: str
     reason: str
