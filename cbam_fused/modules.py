@@ -163,17 +163,9 @@ def attend(
 
 def check_unserved(x, w1, w2, ws, b1=None, b2=None, bs=None, residual=None, norm=None) -> None:
     """check() of what only the reference computes: one layer C -> C for two, a convolution over the maps' mean."""
-    check(
-        x,
-        w1,
-        w1 if w2 is None else w2,
-        None if ws is None else ws.expand(1, 2, -1, -1),
-        b1,
-        b2,
-        bs,
-        residual,
-        norm=norm,
-    )
+    w2 = w1 if w2 is None else w2
+    ws = None if ws is None else ws.expand(1, 2, -1, -1)
+    check(x, w1, w2, ws, b1, b2, bs, residual, norm=norm)
 
 
 def _unserved(switches: Switches, *gates: str) -> str:
