@@ -13,7 +13,7 @@ def check(x, w1, w2, ws, b1, b2, bs, residual, ties="first", norm=None) -> None:
         TypeError: an argument that is not a tensor or has a wrong dtype.
         ValueError: a wrong shape or device, unknown ties.
     """
-    check_input(x)
+    check_input(x, residual)
     if w1 is None and w2 is None and ws is None:
         raise ValueError("w1 and w2, or ws, or all three must be given: there is no gate without them")
     if ties not in ("first", "even"):
@@ -40,26 +40,15 @@ def check(x, w1, w2, ws, b1, b2, bs, residual, ties="first", norm=None) -> None:
             )
         if bias is not None and (not isinstance(bias, Tensor) or bias.shape != (size,)):
             raise _wrong(name, bias, f"({size},) or None")
-    if residual is not None and (not isinstance(residual, Tensor) or residual.shape != x.shape):
-        raise _wrong("residual", residual, f"{tuple(x.shape)}, the shape of x, or None")
-    half = x.dtype in (torch.float16, torch.bfloat16)
-    named = {"w1": w1, "w2": w2, "ws": ws, "b1": b1, "b2": b2, "bs": bs, "residual": residual}
-    for name, t in named.items():
-        if t is None:
-            continue
-        if t.layout != torch.strided or t.is_nested:
-            raise _not_dense(name, t)
-        if t.dtype != x.dtype and not (half and t.dtype == torch.float32 and name != "residual"):
-            allowed = f"{x.dtype} or torch.float32" if half and name != "residual" else f"{x.dtype}"
-            raise TypeError(f"{name} must be {allowed}, for x of {x.dtype}, got {t.dtype}")
-        if t.device != x.device:
-            raise ValueError(f"{name} must be on {x.device}, where x is, got {t.device}")
+    for name, parameter in {"w1": w1, "w2": w2, "ws": ws, "b1": b1, "b2": b2, "bs": bs}.items():
+        if parameter is not None:
+            _check_like(name, parameter, x, or_float32=x.dtype in (torch.float16, torch.bfloat16))
     if norm is not None:
         _check_norm(norm, ws, x)
 
 
-def check_input(x) -> None:
-    """Of :func:`check`, what is about x alone."""
+def check_input(x, residual=None) -> None:
+    """Of :func:`check`, what is about the feature maps alone."""
     if not isinstance(x, Tensor) or x.dtype not in FLOATS:
         got = x.dtype if isinstance(x, Tensor) else type(x).__name__
         raise TypeError(f"x must be a tensor of float32, float64, float16 or bfloat16, got {got}")
@@ -67,11 +56,27 @@ def check_input(x) -> None:
         raise _not_dense("x", x)
     if x.dim() != 4 or 0 in x.shape[1:]:
         raise ValueError(f"x must be (N, C, H, W) with C, H, W of at least 1, got {tuple(x.shape)}")
+    if residual is not None:
+        if not isinstance(residual, Tensor) or residual.shape != x.shape:
+            raise _wrong("residual", residual, f"{tuple(x.shape)}, the shape of x, or None")
+        _check_like("residual", residual, x)
+
+
+def _check_like(name: str, t: Tensor, x: Tensor, or_float32: bool = False) -> None:
+    if t.layout != torch.strided or t.is_nested:
+        raise _not_dense(name, t)
+    if t.dtype != x.dtype and not (or_float32 and t.dtype == torch.float32):
+        allowed = f"{x.dtype} or torch.float32" if or_float32 else f"{x.dtype}"
+        raise TypeError(f"{name} must be {allowed}, for x of {x.dtype}, got {t.dtype}")
+    if t.device != x.device:
+        raise ValueError(f"{name} must be on {x.device}, where x is, got {t.device}")
 
 
 def _check_norm(norm: nn.Module, ws: Tensor | None, x: Tensor) -> None:
     if ws is None:
         raise ValueError("norm must be None without ws: it stands behind the spatial convolution")
+    if not isinstance(norm, nn.Module):
+        raise TypeError(f"norm must be a module such as nn.BatchNorm2d(1), or None, got {type(norm).__name__}")
     if getattr(norm, "num_features", 1) != 1:
         raise ValueError(f"norm must have 1 feature, that of the spatial gate, got {norm.num_features}")
     for t in (getattr(norm, "weight", None), getattr(norm, "running_mean", None)):

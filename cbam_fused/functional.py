@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import cast
 
 import torch
@@ -17,7 +17,7 @@ from .layout import TRITON_ELEMENTS, accumulation_dtype
 # In the order in which they are asked.
 BACKENDS = ("cpu", "cuda", "triton")
 NAMES = ("auto", *BACKENDS, "reference")
-TRITON_DEVICES = ("cuda", "xpu")
+DEVICES = {"cpu": ("cpu", "meta"), "cuda": ("cuda",), "triton": ("cuda", "xpu")}
 CPU = torch.device("cpu")
 # Which backend is demanded, or "auto"; see use_backend. Looking into the environment takes longer than a small map.
 wanted = os.environ.get("CBAM_FUSED_BACKEND", "auto")
@@ -219,6 +219,11 @@ def use_backend(name: str) -> Iterator[None]:
         wanted = before
 
 
+def without_demand() -> AbstractContextManager[None]:
+    """Within it only a demand for the reference counts: what is proved or measured may be on its way to a GPU."""
+    return use_backend("reference" if wanted == "reference" else "auto")
+
+
 def _find_backend(device: torch.device) -> str:
     if wanted not in NAMES:
         raise RuntimeError(f"CBAM_FUSED_BACKEND must be {', '.join(NAMES[:-1])} or {NAMES[-1]}, got {wanted!r}")
@@ -234,18 +239,30 @@ def _find_backend(device: torch.device) -> str:
     return "reference"
 
 
+def why_reference(device: torch.device) -> str:
+    """Why the reference serves tensors on the device."""
+    if _needs_plain_operators():
+        return "torch.func, forward mode, torch.jit.trace and torch.onnx.export take plain operators"
+    if wanted == "reference":
+        return "kernels are switched off by CBAM_FUSED_BACKEND or use_backend"
+    reasons = [_missing(backend, device) for backend in BACKENDS if device.type in DEVICES[backend]]
+    return "; ".join((f"no kernels for {device.type} tensors", *reasons))
+
+
 def _missing(backend: str, device: torch.device) -> str:
     """Why this backend has no kernels for tensors on the device; empty if it has."""
-    kind = device.type
+    served = device.type in DEVICES[backend]
     if backend == "cpu":
-        served = kind in ("cpu", "meta") and not kernels.cpu_missing
-        return "" if served else f"CPU kernels: {kernels.cpu_missing or 'built'}"
+        reason = kernels.cpu_missing or ("" if served else "they serve tensors on a CPU")
+        return reason and f"CPU kernels: {reason}"
     if backend == "cuda":
-        return kernels.cuda_unserved(device) if kind == "cuda" else f"CUDA kernels: {kernels.cuda_missing or 'built'}"
-    if kernels.triton_missing or kind in TRITON_DEVICES:
+        if served:
+            return kernels.cuda_unserved(device)
+        return f"CUDA kernels: {kernels.cuda_missing or 'they serve tensors on NVIDIA GPUs'}"
+    if kernels.triton_missing or served:
         return kernels.triton_missing
     # What the interpreter serves is served only on demand.
-    interpreted = kind == "cpu" and wanted == "triton" and os.environ.get("TRITON_INTERPRET") == "1"
+    interpreted = device.type == "cpu" and wanted == "triton" and os.environ.get("TRITON_INTERPRET") == "1"
     return "" if interpreted else "Triton serves tensors on a CPU only with TRITON_INTERPRET=1"
 
 

@@ -29,6 +29,8 @@ beside one that serves the same device. On GPUs neither serves even ties.
 import importlib
 import importlib.metadata
 import importlib.util
+import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -68,8 +70,20 @@ if NAMESPACE == DISTRIBUTION:
     cpu_missing, cuda_missing = _load("_C"), _load("_C_cuda")
 else:  # of kernel-builder's _ops.py, which has loaded the one binary
     cpu_missing, cuda_missing = "", "kernel-builder does not build cbam_fused/_C_cuda"
-# Only looked for: Triton is imported when a tensor first needs it.
-triton_missing = "" if importlib.util.find_spec("triton") else "triton is not installed"
+
+
+def _find_triton() -> str:
+    """Why Triton cannot be used; it is only looked for, and imported when a tensor first needs it."""
+    if not importlib.util.find_spec("triton"):
+        return "triton is not installed"
+    # On a GPU it compiles a part of itself, by what its runtime/build.py finds in this way; its interpreter does not.
+    compiler = os.environ.get("CC", shutil.which("gcc") or shutil.which("clang"))
+    if compiler or os.environ.get("TRITON_INTERPRET") == "1":
+        return ""
+    return "Triton needs a C compiler: gcc or clang on PATH, or one named in CC"
+
+
+triton_missing = _find_triton()
 
 if not cpu_missing:
     cpu_capability = ops.cpu_capability.default

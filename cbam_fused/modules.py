@@ -5,13 +5,14 @@ from typing import Any, NamedTuple
 from torch import Tensor, fx, nn
 
 from . import functional, reference
-from .checks import check_input
+from .checks import check, check_input
 from .hooks import has_hooks, masks_are_called
 from .switches import Switches
 
 __all__ = ["CBAM", "Backend", "ChannelAttention", "SpatialAttention"]
 
-fx.wrap("check_input")  # a leaf: tracing has no tensor to check
+fx.wrap("check_input")  # leaves: tracing has no tensor to check
+fx.wrap("check_unserved")
 
 # The kernels know only the tutorial's values of these switches, by gate.
 SERVED = {
@@ -21,7 +22,7 @@ SERVED = {
 
 
 class Backend(NamedTuple):
-    """Which implementation serves a tensor, "cpu", "triton" or "reference", and for the reference why."""
+    """Which implementation serves a tensor, "cpu", "cuda", "triton" or "reference", and for the reference why."""
 
     name: str
     reason: str
@@ -35,10 +36,13 @@ class ChannelAttention(reference.ChannelAttention):
         self._unserved = _unserved(self.switches, "channel")
 
     def forward(self, x: Tensor) -> Tensor:
-        if self._unserved or self.calls_layers():
+        if self.calls_layers():
             check_input(x)
             return super().forward(x)
         w1, w2, b1, b2 = self.weights()
+        if self._unserved:
+            check_unserved(x, w1, w2, None, b1, b2)
+            return reference.channel_gate(x, w1, w2, b1, b2, self.switches)
         assert w2 is not None  # the width "single" is not served
         return functional.channel_gate(x, w1, w2, b1, b2, ties=self.switches.ties)
 
@@ -55,9 +59,13 @@ class SpatialAttention(reference.SpatialAttention):
         self._unserved = _unserved(self.switches, "spatial")
 
     def forward(self, x: Tensor) -> Tensor:
-        if self._unserved or self.calls_layers():
+        if self.calls_layers():
             check_input(x)
             return super().forward(x)
+        if self._unserved:
+            ws, bs, norm = self.conv1.weight, self.conv1.bias, self.bn
+            check_unserved(x, None, None, ws, bs=bs, norm=norm)
+            return reference.spatial_gate(x, ws, bs, norm=norm, switches=self.switches)
         return functional.spatial_gate(x, self.weight(), self.conv1.bias, norm=self.norm(), ties=self.switches.ties)
 
     def norm(self) -> nn.BatchNorm2d | None:
@@ -71,7 +79,8 @@ class SpatialAttention(reference.SpatialAttention):
 
     def backend_for(self, x: Tensor) -> Backend:
         """Which implementation serves x, and why."""
-        return _backend(x, self, None, self.calls_layers())
+        norm = self.norm()  # the mask calls it itself, so that SyncBatchNorm is served here
+        return _backend(x, self, None if isinstance(norm, nn.SyncBatchNorm) else norm, self.calls_layers())
 
 
 class CBAM(reference.CBAM):
@@ -82,7 +91,8 @@ class CBAM(reference.CBAM):
     layers, only where they have hooks. What the kernels do not serve runs the reference; :meth:`backend_for` says why.
 
     Shape: (N, C, H, W) -> (N, C, H, W), in x's dtype and memory layout.
-    Raises: what :func:`cbam_fused.functional.cbam` raises.
+    Raises: what :func:`cbam_fused.functional.cbam` raises; where layers with hooks are called, PyTorch's own errors for
+        channels and dtypes that do not fit them.
     Source: Woo et al., ECCV 2018.
     """
 
@@ -115,9 +125,13 @@ class CBAM(reference.CBAM):
             parametrized = w1 is None or w2 is None or ws is None
             if not parametrized and not has_hooks(ca, sa, fc1, fc2, conv1):
                 return functional.cbam(x, w1, w2, ws, residual=residual, relu=relu)
-        if self._unserved or masks_are_called(self.ca, self.sa):
-            check_input(x)
+        if masks_are_called(self.ca, self.sa):
+            check_input(x, residual)
             return super().forward(x, residual=residual, relu=relu)
+        if self._unserved:
+            arguments = self._arguments()
+            check_unserved(x, **arguments, residual=residual)
+            return reference.cbam(x, **arguments, residual=residual, relu=relu, switches=self.switches)
         if self.switches.residual:
             residual = x if residual is None else x + residual
         return attend(self.ca, self.sa, x, residual=residual, relu=relu)
@@ -147,6 +161,13 @@ def attend(
     return functional.cbam(x, w1, w2, ws, b1, b2, bs, norm=norm, residual=residual, relu=relu, ties=ties)
 
 
+def check_unserved(x, w1, w2, ws, b1=None, b2=None, bs=None, residual=None, norm=None) -> None:
+    """check() of what only the reference computes: one layer C -> C for two, a convolution over the maps' mean."""
+    w2 = w1 if w2 is None else w2
+    ws = None if ws is None else ws.expand(1, 2, -1, -1)
+    check(x, w1, w2, ws, b1, b2, bs, residual, norm=norm)
+
+
 def _unserved(switches: Switches, *gates: str) -> str:
     """Why the kernels do not serve these gates; empty if they do."""
     used = [gate for gate in gates if getattr(switches, gate)]
@@ -165,7 +186,7 @@ def _backend(
         return Backend("reference", "layers with hooks are called one by one")
     name = functional.backend_for(x)
     if name == "reference":
-        return Backend(name, f"no kernels for {x.device.type} tensors, or switched off, or under a transform")
+        return Backend(name, functional.why_reference(x.device))
     if reason := functional.unserved(name, x, norm, module.switches.ties):
         return Backend("reference", f"no {name} kernels for {reason}")
     return Backend(name, "")

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.graph import inplace_methods
 
+from .functional import without_demand
 from .hooks import has_hooks
 from .modules import ChannelAttention, SpatialAttention, attend
 from .recognise import random_copy
@@ -132,7 +133,7 @@ def _product(module: nn.Module, mask: fx.Node, kind: type[nn.Module]) -> fx.Node
 
 def _same(module: nn.Module, fused: type) -> bool:
     """Whether a copy of the module runs on a random map, and gives the same as one of the fused class."""
-    with torch.random.fork_rng(devices=[]), torch.device("cpu"), torch.enable_grad():
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"), torch.enable_grad(), without_demand():
         try:
             before = random_copy(module, torch.Generator().manual_seed(0))
             after = copy.deepcopy(before)
@@ -161,7 +162,7 @@ def _run(module: nn.Module, x: Tensor) -> list[Tensor]:
     """Output and input gradient, in eval and in training mode."""
     found = []
     for training in (False, True):
-        torch.manual_seed(0)
+        torch.default_generator.manual_seed(0)  # torch.manual_seed would seed the GPUs', too
         x = x.detach().requires_grad_()
         y = module.train(training)(x)
         found += [y, *torch.autograd.grad(y.square().sum(), x)]

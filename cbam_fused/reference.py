@@ -5,6 +5,7 @@ code bases use: two bias-free 1x1 convolutions shared by both pools, and a k x k
 BatchNorm. :class:`cbam_fused.switches.Switches` names everything in which other implementations differ.
 """
 
+import operator
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -171,6 +172,17 @@ def gated(
     return F.relu(y) if relu else y
 
 
+def _size(name: str, value: Any, odd: bool = False) -> int:
+    """An integer of any type, such as NumPy's."""
+    try:
+        size = 0 if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        size = 0
+    if size < 1 or (odd and size % 2 == 0):
+        raise ValueError(f"{name} must be an {'odd ' * odd}integer of at least 1, got {value!r}")
+    return size
+
+
 class ChannelAttention(PublicNames):
     """The channel mask of CBAM, multiplied in by the caller: ``x = ca(x) * x``.
 
@@ -193,10 +205,8 @@ class ChannelAttention(PublicNames):
         super().__init__()
         row, self.switches = resolve(variant, switches)
         self.variant = variant
-        reduction = row.reduction if reduction is None else reduction
-        for name, value in (("channels", channels), ("reduction", reduction)):
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
+        channels = _size("channels", channels)
+        reduction = _size("reduction", row.reduction if reduction is None else reduction)
         hidden, bias = self.switches.hidden(channels, reduction), self.switches.bias
         self.fc1 = nn.Conv2d(channels, hidden, 1, bias=bias)
         self.fc2 = None if self.switches.width == "single" else nn.Conv2d(hidden, channels, 1, bias=bias)
@@ -239,9 +249,7 @@ class SpatialAttention(PublicNames):
         super().__init__()
         row, self.switches = resolve(variant, switches)
         self.variant = variant
-        kernel_size = row.kernel_size if kernel_size is None else kernel_size
-        if not isinstance(kernel_size, int) or kernel_size < 1 or kernel_size % 2 == 0:
-            raise ValueError(f"kernel_size must be an odd integer of at least 1, got {kernel_size!r}")
+        kernel_size = _size("kernel_size", row.kernel_size if kernel_size is None else kernel_size, odd=True)
         maps, bias = 2 if self.switches.maps == "both" else 1, self.switches.spatial_bias
         self.conv1 = nn.Conv2d(maps, 1, kernel_size, padding=kernel_size // 2, bias=bias)
         if self.switches.spatial_order == "max_mean":
@@ -302,9 +310,13 @@ class CBAM(PublicNames):
         """relu(CBAM(x) + residual), each part only where asked for."""
         if masks_are_called(self.ca, self.sa):
             return gated(x, self.ca, self.sa, residual=residual, relu=relu, switches=self.switches)
+        return cbam(x, **self._arguments(), residual=residual, relu=relu, switches=self.switches)
+
+    def _arguments(self) -> dict[str, Any]:
+        """What :func:`cbam` takes of the module."""
         w1, w2, b1, b2 = (None,) * 4 if self.ca is None else self.ca.weights()
         ws, bs, norm = (None,) * 3 if self.sa is None else (self.sa.conv1.weight, self.sa.conv1.bias, self.sa.bn)
-        return cbam(x, w1, w2, ws, b1, b2, bs, norm=norm, residual=residual, relu=relu, switches=self.switches)
+        return {"w1": w1, "w2": w2, "ws": ws, "b1": b1, "b2": b2, "bs": bs, "norm": norm}
 
     def weights(self) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         """w1, w2 and ws of :func:`cbam`."""

@@ -153,7 +153,7 @@ def resolve(variant: str, switches: dict[str, Any]) -> tuple[Variant, Switches]:
         ValueError: an unknown variant (the nearest names are given) or a value that a switch cannot have.
         TypeError: an unknown switch.
     """
-    if variant not in VARIANTS:
+    if not isinstance(variant, str) or variant not in VARIANTS:
         raise ValueError(f"variant: there is no {variant!r}; {_nearest(str(variant), VARIANTS)}")
     row = VARIANTS[variant]
     known = [f.name for f in fields(Switches)]

@@ -18,7 +18,8 @@ reduction, R the hidden units of the MLP, k the size of the spatial window. Ever
 ## Environment
 
 - `CBAM_FUSED_BACKEND`, at import: `reference` is plain PyTorch instead of kernels; with `cpu`, `cuda` and `triton` it
-  is an error if this backend cannot serve a tensor; `auto` is the default. `use_backend` changes it later.
+  is an error if this backend has no kernels for a tensor's device; `auto` is the default. `use_backend` changes it
+  later.
 - `CBAM_FUSED_CUDA_SCHEDULE`, at every call of the CUDA kernels: `staged`, or the blocks of a cluster, instead of their
   own choice, `auto` ([cuda.md](cuda.md)).
 - `CBAM_FUSED_AUTOTUNE`, at every call: with `1` the Triton kernels choose their tiles by measuring ([gpu.md](gpu.md)).
@@ -27,8 +28,9 @@ reduction, R the hidden units of the MLP, k the size of the spatial window. Ever
 - `TRITON_INTERPRET`: with `1`, and `CBAM_FUSED_BACKEND=triton`, the Triton kernels run on the CPU, slowly.
 - `CBAM_FUSED_BUILD_SITE`, by the build: the site-packages with the torch to build against
   ([troubleshooting.md](troubleshooting.md)).
-- `CXX`, `CUDA_HOME`, `TORCH_CUDA_ARCH_LIST`, by the build: the C++ compiler; the CUDA toolkit; what GPUs to
-  compile for, such as `8.0;9.0+PTX`.
+- `CXX`, `CUDA_HOME`, `TORCH_CUDA_ARCH_LIST`, `MAX_JOBS`, by the build: the C++ compiler; the CUDA toolkit; what GPUs to
+  compile for, such as `8.0;9.0+PTX`; compilers at a time.
+- `CC`, at import and by Triton: the C compiler that Triton needs on a GPU, instead of gcc or clang.
 
 `python -m cbam_fused info` prints what was built, which backend serves which device, and why.
 """

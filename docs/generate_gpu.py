@@ -35,7 +35,7 @@ there. [cuda.md](cuda.md) has these kernels' times beside those of the CUDA kern
 tensors where they were built.
 
 Tensors on a GPU (NVIDIA, AMD, Intel; `cuda` and `xpu` for PyTorch) go to these kernels, which Triton compiles when a
-shape is first met; installation needs no compiler. `CBAM_FUSED_BACKEND=triton` insists on them, `=reference` switches
+shape is first met; for that it needs gcc or clang. `CBAM_FUSED_BACKEND=triton` insists on them, `=reference` switches
 them off. They serve both gates together or either alone, the masks, and BatchNorm behind the convolution, forward and
 backward, in float32, float64, float16 and bfloat16, NCHW and channels_last, for images of at most 2^29 elements and
 batches of any size; even ties run plain PyTorch. `import cbam_fused` imports no Triton and touches no driver.

@@ -59,6 +59,20 @@ def test_cbams_that_the_model_was_built_with():
     assert maps["1"].spatial.shape == (1, 1, 8, 8)
 
 
+def test_a_cbam_that_is_called_by_keyword():
+    class Keyword(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.cbam = CBAM(3)
+
+        def forward(self, x):
+            return self.cbam(residual=x, x=x * 2)
+
+    model = Keyword()
+    channel, _ = attention_maps(model, image())["cbam"]
+    torch.testing.assert_close(channel, model.cbam.ca(image() * 2))
+
+
 def test_of_a_compiled_model():
     """Its code does not see hooks that are registered after the compilation."""
     model = small_resnet().eval()

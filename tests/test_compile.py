@@ -86,6 +86,22 @@ def test_fullgraph(layout):
         assert torch.equal(got[name], expected[name]) and got[name].stride() == expected[name].stride(), name
 
 
+def test_another_backend_is_compiled_anew():
+    torch.compiler.reset()
+    graphs, x = [], torch.randn(2, 16, 5, 6)
+
+    def keep(graph, inputs):
+        graphs.append(graph.code)
+        return graph
+
+    module = CBAM(16)
+    compiled = torch.compile(module, fullgraph=True, backend=keep)
+    for backend in ("auto", "reference", "auto"):
+        with functional.use_backend(backend):
+            torch.testing.assert_close(compiled(x), module(x))
+    assert ["conv2d" in code for code in graphs] == [False, True]
+
+
 def test_fullgraph_with_batch_norm():
     plain = CBAM(16, variant="official", bias=True)
     compiled = copy.deepcopy(plain)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from cbam_fused import functional
+from cbam_fused import CBAM, functional
 
 OK = {
     "x": torch.zeros(2, 8, 5, 5),
@@ -51,6 +51,7 @@ WRONG = [
     ("residual", torch.zeros(2, 8, 5, 1), ValueError, r"residual must be \(2, 8, 5, 5\), .* got \(2, 8, 5, 1\)"),
     ("residual", torch.zeros(2, 8, 5, 5).half(), TypeError, r"residual must be torch.float32, .* got torch.float16"),
     ("w2", torch.zeros(8, 4, device="meta"), ValueError, r"w2 must be on cpu, where x is, got meta"),
+    ("norm", True, TypeError, r"norm must be a module such as nn.BatchNorm2d\(1\), or None, got bool"),
 ]
 
 
@@ -76,6 +77,44 @@ def test_wrong_argument(backend, name, value, kind, message, monkeypatch):
     monkeypatch.setattr("cbam_fused.functional.wanted", backend)
     with pytest.raises(kind, match=message):
         functional.cbam(**OK | {name: value})
+
+
+def hooked():
+    module = CBAM(8)
+    for name in ("ca.fc1", "sa.conv1"):
+        module.get_submodule(name).register_forward_hook(lambda *_: None)
+    return module
+
+
+CASES = {case[0] + str(i): case for i, case in enumerate(WRONG) if case[0] in ("x", "residual")}
+MODULES = {
+    "hyso": lambda: CBAM(8, 2, variant="hyso"),
+    "ultralytics": lambda: CBAM(8, variant="ultralytics"),  # one layer in the MLP
+    "timm_light": lambda: CBAM(8, 2, variant="timm_light"),  # one map into the convolution
+    "hooks": hooked,
+}
+
+
+@pytest.mark.parametrize("build", MODULES.values(), ids=MODULES)
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_wrong_argument_of_a_module_that_the_reference_serves(case, build):
+    name, value, kind, message = case
+    module = build()
+    assert module.backend_for(OK["x"]).name == "reference"
+    module(OK["x"], residual=OK["residual"])
+    with pytest.raises(kind, match=message):
+        module(**{"x": OK["x"], "residual": OK["residual"], name: value})
+
+
+@pytest.mark.parametrize("build", [MODULES["hyso"], MODULES["ultralytics"], MODULES["timm_light"]])
+@pytest.mark.parametrize("part", ["", "ca", "sa"])
+def test_x_and_the_parameters_of_a_module_that_the_reference_serves(part, build):
+    module = build().get_submodule(part)
+    with pytest.raises(TypeError, match=r"w[1s] must be torch.float64, for x of torch.float64, got torch.float32"):
+        module(OK["x"].double())
+    if part != "sa":
+        with pytest.raises(ValueError, match=r"w1 must be .* for the 6 channels of x, got \(\d, 8, 1, 1\)"):
+            module(OK["x"][:, :6])
 
 
 def test_half_input_takes_its_own_dtype_or_float32():

@@ -100,6 +100,18 @@ def test_unfreeze_restores_what_was():
         unfreeze(model)
 
 
+@pytest.mark.parametrize("first,second", [("layer1", ""), ("", "layer1")], ids=["a part", "the whole"])
+def test_a_part_and_the_whole_are_not_frozen_by_a_call_each(first, second):
+    model = small_resnet()
+    freeze_except(model.get_submodule(first), re.compile(".*conv1"))
+    before, classes = trained(model), [type(m) for m in model.modules()]
+    with pytest.raises(ValueError, match=r"freeze_except: (layer1\.)?0\.bn1 is already frozen, .*; unfreeze that"):
+        freeze_except(model.get_submodule(second), re.compile(".*conv2"))
+    assert trained(model) == before and [type(m) for m in model.modules()] == classes
+    unfreeze(model.get_submodule(first))
+    freeze_except(model.get_submodule(second), re.compile(".*conv2"))
+
+
 def test_a_parameter_shared_with_a_trained_part_is_trained():
     model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
     model[1].weight = model[0].weight

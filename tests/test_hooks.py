@@ -194,8 +194,9 @@ def test_another_normalisation_in_the_place_of_batch_norm():
     plain = reference.CBAM(32, variant="official").eval()
     plain.load_state_dict(module.state_dict())
     module.sa.bn = plain.sa.bn = nn.GroupNorm(1, 1)
-    name, reason = module.backend_for(X)
-    assert name == "reference" and "GroupNorm" in reason
+    for part in (module, module.sa):
+        name, reason = part.backend_for(X)
+        assert name == "reference" and "GroupNorm" in reason
     torch.testing.assert_close(module(X), plain(X))
     torch.testing.assert_close(module.sa(X), plain.sa(X))
 

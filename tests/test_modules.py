@@ -4,6 +4,7 @@ import copy
 import io
 import pickle
 
+import numpy as np
 import pytest
 import torch
 import torchvision
@@ -100,12 +101,16 @@ def test_autocast_keeps_the_dtype_of_x():
     assert module.ca.fc1.weight.grad.dtype == torch.float32
 
 
-@pytest.mark.parametrize("arguments", [(0,), (8, 0), (8, 2.5), (8, 16, 4), (8, 16, 0), ("8",)])
+@pytest.mark.parametrize("arguments", [(0,), (8, 0), (8, 2.5), (8, 16, 4), (8, 16, 0), ("8",), (True,)])
 def test_wrong_arguments(arguments):
     with pytest.raises(
         ValueError, match=r"(channels|reduction|kernel_size) must be an (odd )?integer of at least 1, got"
     ):
         CBAM(*arguments)
+
+
+def test_sizes_may_be_integers_of_numpy():
+    assert str(CBAM(*(np.int64(size) for size in (8, 2, 3)))) == str(CBAM(8, 2, 3))
 
 
 @pytest.mark.parametrize("arch", ["resnet18", "resnet50"])

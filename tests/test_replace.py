@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from public import PUBLIC, ChannelMask, SpatialMask, X, filled, max_first, mean_first, results
 from torch import nn
 
-from cbam_fused import CBAM, export_state_dict, reference, replace_cbam
+from cbam_fused import CBAM, export_state_dict, functional, reference, replace_cbam
 
 
 def own_names(grads, model, variant):
@@ -106,6 +106,14 @@ class Thing(nn.Module):
     def forward(self, x):
         x = x * self.a(x)
         return x * self.b(x)
+
+
+class Masks(Thing):
+    """No CBAM by itself: it adds its input."""
+
+    def forward(self, x):
+        y = x * self.a(x)
+        return y * self.b(y) + x.relu()
 
 
 @pytest.mark.parametrize("order", [mean_first, max_first])
@@ -259,6 +267,24 @@ def test_random_numbers_of_the_caller_do_not_move():
     state = torch.get_rng_state()
     assert replace_cbam(model).replaced
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_generators_of_the_gpus_do_not_move(monkeypatch):
+    """torch.manual_seed seeds them, too."""
+    seeds = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeds.append)
+    model = nn.Sequential(Masks())
+    assert replace_cbam(model).fused == {"0": [("a", "b")]} and seeds == []
+
+
+@pytest.mark.parametrize("backend", ["cpu", "cuda", "triton", "reference"])
+def test_where_a_backend_is_demanded(backend, monkeypatch):
+    """The proof is on the CPU, also for a network that goes to a GPU afterwards."""
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    monkeypatch.setattr("cbam_fused.functional.wanted", backend)
+    report = replace_cbam(nn.Sequential(Thing(), Masks()))
+    assert report.replaced == {"0": "tutorial", "1.a": "tutorial channel mask", "1.b": "tutorial spatial mask"}
+    assert report.fused == {"1": [("a", "b")]} and functional.wanted == backend
 
 
 def test_under_no_grad():

@@ -12,7 +12,7 @@ import torchvision
 from backbones import BiasedCBAM, image, small_resnet
 from torch import nn
 
-from cbam_fused import CBAM, insert_cbam, reference
+from cbam_fused import CBAM, functional, insert_cbam, reference, remove_cbam
 
 PLACES = {
     "resnet18": (["layer1", "layer4.0", "conv1"], [64, 512, 64]),
@@ -103,6 +103,7 @@ class Unused(nn.Module):
     "model,after,message",
     [
         (torchvision.models.resnet18, ["layr1"], r"no sub-module 'layr1'; the nearest names are layer1"),
+        (torchvision.models.resnet18, "each_layer", r"no sub-module 'each_layer'; presets go to where="),
         (torchvision.models.resnet18, ["layer1", "layer1"], r"after must name sub-modules, each only once"),
         (torchvision.models.resnet18, [], r"at least one"),
         (torchvision.models.resnet18, ["fc"], r"'fc' must return a tensor \(N, C, H, W\), got \(1, 1000\)"),
@@ -142,6 +143,11 @@ def test_twice_at_one_place(build_one, choice, name):
 def test_either_after_or_where(arguments):
     with pytest.raises(TypeError, match=r"either after= .* or where="):
         insert_cbam(small_resnet(), **arguments)
+
+
+def test_names_are_texts():
+    with pytest.raises(TypeError, match=r"after must be names of sub-modules, got 1 in \['layer1', 1\]"):
+        insert_cbam(small_resnet(), ["layer1", 1])
 
 
 def test_in_block_needs_a_module_with_the_epilogue():
@@ -219,6 +225,33 @@ def test_no_identity_without_biases(factory):
     with pytest.raises(ValueError, match="init must be one of default, identity, got 'ones'"):
         insert_cbam(model, ["layer1"], init="ones")
     assert list(model.state_dict()) == keys
+
+
+def on_the_cpu(*sizes):
+    with torch.device("cpu"):
+        return CBAM(*sizes, variant="official")
+
+
+def test_noise_does_not_follow_the_default_device():
+    """A generator of the CPU makes no numbers on a GPU, and what is on "meta" has none."""
+    model = small_resnet()
+    with torch.device("meta"):
+        inserted = insert_cbam(model, where="in_block", factory=on_the_cpu, init="identity")
+    assert len(inserted) == 4 and {p.device.type for p in model.parameters()} == {"cpu"}
+
+
+@pytest.mark.parametrize("backend", ["cuda", "triton"])
+def test_identity_is_measured_where_a_demanded_backend_does_not_serve(backend, monkeypatch):
+    """The network is built on the CPU, and moved to the GPU afterwards."""
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    model, modules = small_resnet(), []
+    for wanted in ("auto", backend):
+        monkeypatch.setattr("cbam_fused.functional.wanted", wanted)
+        torch.manual_seed(0)
+        modules += insert_cbam(model, ["layer4"], factory=on_the_cpu, init="identity").values()
+        remove_cbam(model)
+    assert functional.wanted == backend
+    torch.testing.assert_close(modules[1].state_dict(), modules[0].state_dict())
 
 
 def test_the_examples_in_the_documentation():

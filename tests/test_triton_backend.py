@@ -80,6 +80,45 @@ def test_transforms_go_to_the_reference(checker):
     assert checker.launches
 
 
+ON_A_GPU = """
+import torch
+from types import SimpleNamespace
+from cbam_fused import functional, kernels
+kernels.cuda_missing = "cbam_fused/_C_cuda was not built"
+cuda = torch.device("cuda")
+print(functional.backend_for(SimpleNamespace(device=cuda)), functional.why_reference(cuda), sep="; ")
+"""
+ON_A_CPU = """
+import torch
+from cbam_fused import CBAM
+print(CBAM(4)(torch.ones(1, 4, 2, 2)).shape)
+"""
+
+
+@pytest.mark.parametrize(
+    "variables,code,expected",
+    [
+        (
+            {},
+            ON_A_GPU,
+            "reference; no kernels for cuda tensors; cbam_fused/_C_cuda was not built; "
+            "Triton needs a C compiler: gcc or clang on PATH, or one named in CC",
+        ),
+        ({"CC": "cc"}, ON_A_GPU, "triton; "),
+        ({"TRITON_INTERPRET": "1", "CBAM_FUSED_BACKEND": "triton"}, ON_A_CPU, "torch.Size([1, 4, 2, 2])"),
+    ],
+    ids=["none", "CC", "interpreter"],
+)
+def test_without_a_c_compiler(variables, code, expected, tmp_path):
+    """On a GPU Triton compiles a part of itself, in the interpreter it does not."""
+    ours = ("CBAM_FUSED_BACKEND", "TRITON_INTERPRET", "CC")
+    env = {name: value for name, value in os.environ.items() if name not in ours} | variables
+    env |= {"PATH": str(tmp_path), "PYTHONPATH": str(Path(functional.__file__).parent.parent)}
+    result = subprocess.run([sys.executable, "-c", code], env=env, cwd=tmp_path, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip().startswith(expected)
+
+
 IMPORT = """
 import sys, torch, cbam_fused
 from cbam_fused import functional

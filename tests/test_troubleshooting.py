@@ -87,8 +87,23 @@ def test_a_package_without_binary(monkeypatch):
     assert kernels._load("_C") in QUOTED
 
 
-@pytest.mark.parametrize("backend,start", [("triton", "CBAM_FUSED_BACKEND=triton"), ("gpu", "CBAM_FUSED_BACKEND must")])
+def test_triton_without_a_c_compiler(monkeypatch):
+    monkeypatch.setenv("PATH", "/nowhere")
+    for name in ("CC", "TRITON_INTERPRET"):
+        monkeypatch.delenv(name, raising=False)
+    assert kernels._find_triton() == quoted("Triton needs a C compiler")
+
+
+@pytest.mark.parametrize(
+    "backend,start",
+    [
+        ("cuda", "CBAM_FUSED_BACKEND=cuda"),
+        ("triton", "CBAM_FUSED_BACKEND=triton"),
+        ("gpu", "CBAM_FUSED_BACKEND must"),
+    ],
+)
 def test_a_backend_that_cannot_be(backend, start, monkeypatch):
+    monkeypatch.setattr(kernels, "cuda_missing", "")
     monkeypatch.setattr("cbam_fused.functional.wanted", backend)
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     with pytest.raises(RuntimeError, match=re.escape(quoted(start))):

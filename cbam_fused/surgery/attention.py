@@ -10,7 +10,10 @@ from .selection import find_cbams
 
 
 class AttentionMaps(NamedTuple):
-    """Gates of one CBAM, every value in [0, 1]; None for a gate that the module does not have."""
+    """Gates of one CBAM, None for one that the module does not have.
+
+    Every value is in [0, 1], but with gate_place="before_sum" those of the channel gate go up to the number of pools.
+    """
 
     channel: Tensor | None  # (N, C, 1, 1)
     spatial: Tensor | None  # (N, 1, H, W)
@@ -37,13 +40,13 @@ def attention_maps(model: nn.Module, x: Tensor) -> dict[str, AttentionMaps]:
     maps: dict[str, AttentionMaps] = {}
 
     def record(name: str):
-        def hook(module: nn.Module, args: tuple) -> None:
+        def hook(module: nn.Module, args: tuple, kwargs: dict) -> None:
             maps.pop(name, None)
-            maps[name] = AttentionMaps(*gates_of(module, args[0]))
+            maps[name] = AttentionMaps(*gates_of(module, args[0] if args else kwargs["x"]))
 
         return hook
 
-    hooks = [module.register_forward_pre_hook(record(name)) for name, module in cbams.items()]
+    hooks = [module.register_forward_pre_hook(record(name), with_kwargs=True) for name, module in cbams.items()]
     try:
         with evaluating(model):
             model(x)

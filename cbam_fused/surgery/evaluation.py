@@ -60,7 +60,8 @@ def default_input(model: nn.Module) -> Tensor:
     """Noise of shape (1, c, 224, 224), c from the first Conv2d; the global random state stays as it is."""
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
-            noise = torch.randn(1, module.in_channels, 224, 224, generator=torch.Generator().manual_seed(0))
+            rng = torch.Generator().manual_seed(0)
+            noise = torch.randn(1, module.in_channels, 224, 224, generator=rng, device="cpu")
             return noise.to(module.weight.device, module.weight.dtype)
     raise ValueError("example_input is needed: the model has no Conv2d from which to guess its input")
 

@@ -38,9 +38,16 @@ def freeze_except(model: nn.Module, *parts: Part, bn_eval: bool = True) -> None:
             replaces the modules, so convert first.
 
     Raises:
-        ValueError: a part that the model does not have; the model is then unchanged.
+        ValueError: a part that the model does not have, or BatchNorm that is frozen by a call for another module than
+            this; the model is then unchanged.
     """
     kept = {m for part in parts or ("cbam", "head") for top in _part(model, part) for m in top.modules()}
+    frozen = [] if hasattr(model, BEFORE) else [n for n, m in model.named_modules() if isinstance(m, FrozenStatistics)]
+    if frozen:
+        raise ValueError(
+            f"freeze_except: {frozen[0]} is already frozen, by a call for a part of this {type(model).__name__} "
+            "or for what it is a part of; unfreeze that first"
+        )
     trained = {id(p) for m in kept for p in m.parameters(recurse=False)}
     if hasattr(model, BEFORE):
         unfreeze(model)

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..functional import without_demand
 from .attention import gates_of
 from .evaluation import evaluating
 
@@ -32,9 +33,9 @@ def identity_(module: nn.Module, channels: int) -> None:
     last_of_spatial = conv if norm is None else norm
     last: list[Any] = [m for m in (layers[-1] if layers else None, last_of_spatial) if m is not None]
     weight = next(module.parameters())
-    noise = torch.randn(2, channels, 7, 7, generator=torch.Generator().manual_seed(0))
+    noise = torch.randn(2, channels, 7, 7, generator=torch.Generator().manual_seed(0), device="cpu")
     x = noise.to(weight.device, weight.dtype)
-    with evaluating(module):
+    with evaluating(module), without_demand():
         for logit in (LOGIT, -LOGIT):
             for layer in last:
                 layer.weight.zero_()

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ..modules import CBAM
 from .evaluation import Output, channel_axis, default_input, observe
 from .identity import identity_
-from .presets import preset_places
+from .presets import PRESETS, preset_places
 from .residual import ResidualBlock, is_residual_block
 from .selection import CHILD, HANDLES, select
 from .substitution import restore, substitute
@@ -64,6 +64,8 @@ def insert_cbam(
     if init not in INITS:
         raise ValueError(f"init must be one of {', '.join(INITS)}, got {init!r}")
     argument = "after" if where is None else "where"
+    if isinstance(after, str) and after in PRESETS and after not in dict(model.named_modules()):
+        raise ValueError(f"after: the model has no sub-module {after!r}; presets go to where=")
     # Names are checked before the forward pass, which may be long.
     preset = where if isinstance(where, str) else None
     targets = select(model, choice, argument) if preset is None else {}

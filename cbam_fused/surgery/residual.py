@@ -48,7 +48,7 @@ def is_residual_block(module: nn.Module) -> bool:
 def computes_residual(block: Any) -> bool:
     """Whether the block returns relu(branch + shortcut), on noise: pre-activation blocks have the same children."""
     weight = block.conv1.weight
-    noise = torch.randn(1, block.conv1.in_channels, 8, 8, generator=torch.Generator().manual_seed(0))
+    noise = torch.randn(1, block.conv1.in_channels, 8, 8, generator=torch.Generator().manual_seed(0), device="cpu")
     x = noise.to(weight.device, weight.dtype)
     with evaluating(block):
         z, identity = _branch_and_shortcut(block, x)

@@ -24,7 +24,7 @@ def select(model: nn.Module, choice: Choice, argument: str) -> dict[str, nn.Modu
 
     Raises:
         ValueError: a name that does not exist (the nearest ones are given); a choice that nothing fits.
-        TypeError: a choice of another type.
+        TypeError: a choice of another type, or a name that is no text.
     """
     known = {n: m for n, m in model.named_modules() if n}
     if isinstance(choice, re.Pattern):
@@ -34,6 +34,8 @@ def select(model: nn.Module, choice: Choice, argument: str) -> dict[str, nn.Modu
     elif isinstance(choice, Iterable):
         names = [choice] if isinstance(choice, str) else list(choice)
         for name in names:
+            if not isinstance(name, str):
+                raise TypeError(f"{argument} must be names of sub-modules, got {name!r} in {names}")
             if name not in known:
                 raise ValueError(f"{argument}: the model has no sub-module {name!r}{nearest(name, known)}")
         found = {n: known[n] for n in names}
