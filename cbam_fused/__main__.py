@@ -14,12 +14,21 @@ def main() -> int:
     commands.add_parser("info", help=text).set_defaults(run=info)
     text = "every backend against the float64 reference, then times; writes a JSON file to attach to an issue"
     command = commands.add_parser("selftest", help=text, description=text)
-    command.add_argument("--out", type=Path, default=Path("cbam_fused_selftest.json"), help="default: %(default)s")
+    command.add_argument("--out", type=writable, default="cbam_fused_selftest.json", help="default: %(default)s")
     command.add_argument("--quick", action="store_true", help="one small map instead of those of ResNet-18 and -50")
     command.set_defaults(run=selftest.run)
     options = vars(parser.parse_args())
     del options["command"]
     return options.pop("run")(**options)
+
+
+def writable(name: str) -> Path:
+    """Refused before the checks, which take minutes, not after them."""
+    try:
+        Path(name).open("a").close()
+    except OSError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return Path(name)
 
 
 def info() -> int:

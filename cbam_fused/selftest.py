@@ -1,10 +1,12 @@
 """python -m cbam_fused selftest: does this build compute on this machine what it should, and how fast?
 
 Each backend is compared with the float64 reference, with itself (run to run, bit by bit), and on a GPU with its replay
-from a CUDA graph; then timed beside plain PyTorch, torch.compile and a copy. All of it goes into a JSON file.
+from a CUDA graph; then timed beside plain PyTorch, torch.compile and a copy. All of it goes into a JSON file: what does
+not run too, and what there is when the run is stopped.
 """
 
 import json
+import traceback
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import product
@@ -45,19 +47,24 @@ MOVED = {"forward": 2, "forward and backward": 5}
 
 
 def run(out: Path, quick: bool = False) -> int:
-    """Prints and writes what was found; 1 if a comparison failed, else 0."""
+    """Prints and writes what was found; 1 if a check failed, else 0."""
     maps = QUICK if quick else MAPS
-    report: dict[str, Any] = {"about": about.facts(), "checks": [], "times": []}
+    report: dict[str, Any] = {"about": about.facts(), "checks": [], "times": [], "finished": False}
     devices = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
     print("\n".join(f"{name + ':':<20} {value}" for name, value in report["about"].items()))
-    for device in devices:
-        for backend in backends(device):
-            report["checks"] += printed(check(device, backend, maps), describe_check)
-    for device in devices:
-        report["times"] += printed(times(device, maps), describe_times)
-    failed = sum(not c["passed"] for c in report["checks"])
-    out.write_text(json.dumps(report, indent=1) + "\n")
-    print(f"{len(report['checks'])} checks, {failed} failed; written to {out}")
+    try:
+        for c in check([(device, backend) for device in devices for backend in backends(device)], maps):
+            report["checks"].append(c)
+            print(describe_check(c), flush=True)
+        for device in devices:
+            for t in times(device, maps):
+                report["times"].append(t)
+                print(describe_times(t), flush=True)
+        report["finished"] = True
+    finally:
+        failed = sum(not c["passed"] for c in report["checks"])
+        out.write_text(json.dumps(report, indent=1) + "\n")
+        print(f"{len(report['checks'])} checks, {failed} failed; written to {out}")
     return int(failed > 0)
 
 
@@ -111,30 +118,47 @@ def results(cbam: Callable, inputs: dict[str, Tensor], dy: Tensor, norm: nn.Modu
     return {"y": y.detach()} | {f"d{name}": g for name, g in zip(leaves, gradients, strict=True)}
 
 
-def check(device: str, backend: str, maps: list[tuple[int, int, int]]) -> Iterator[dict]:
+def check(served: list[tuple[str, str]], maps: list[tuple[int, int, int]]) -> Iterator[dict]:
+    """Every case on each device by each backend; what raises has failed, and the error is kept."""
     for size, dtype, layout, kind in product(maps, DTYPES, LAYOUTS, KINDS):
         inputs, dy = draw((CHECKED_IMAGES, *size), dtype, layout, kind)
         doubles = {n: t.double() for n, t in inputs.items()}
         truth = results(reference.cbam, doubles, dy.double(), norm_of(kind, dy.double()))
         # On the CPU too: a GPU's convolutions round float32 to TF32, and the bound would be as loose.
         eager = results(reference.cbam, inputs, dy, norm_of(kind, dy))
-        here, dy_here = {n: t.to(device) for n, t in inputs.items()}, dy.to(device)
-        norm = norm_of(kind, dy_here)  # not one for each call: a copy to the GPU cannot be captured
-        with functional.use_backend(backend):
-            first, second = (results(functional.cbam, here, dy_here, norm) for _ in range(2))
-            found: dict[str, Any] = compare(first, eager, truth)
-            found["same bits again"] = equal(first, second)
-            if device == "cuda":
-                found["same bits from a CUDA graph"] = replayed(here, dy_here, norm)
-        yield {
-            "backend": backend,
-            "shape": [CHECKED_IMAGES, *size],
-            "dtype": name_of(dtype),
-            "layout": layout,
-            "kind": kind,
-            "passed": all(f if isinstance(f, bool) else f["error"] <= f["bound"] for f in found.values()),
-            "found": found,
-        }
+        case = {"shape": [CHECKED_IMAGES, *size], "dtype": name_of(dtype), "layout": layout, "kind": kind}
+        for device, backend in served:
+            try:
+                first, found = repeated(device, backend, inputs, dy, kind)
+                found |= compare(first, eager, truth)
+                outcome = {"passed": not wrong(found), "found": found}
+            except Exception as error:
+                text = traceback.format_exc()
+                outcome = {"passed": False, "found": {}, "error": message(error), "traceback": text}
+            yield {"backend": backend, **case, **outcome}
+
+
+def repeated(
+    device: str, backend: str, inputs: dict[str, Tensor], dy: Tensor, kind: str
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The backend's results, and whether it has their bits again."""
+    inputs, dy = {n: t.to(device) for n, t in inputs.items()}, dy.to(device)
+    norm = norm_of(kind, dy)  # not one for each call: a copy to the GPU cannot be captured
+    with functional.use_backend(backend):
+        first, second = (results(functional.cbam, inputs, dy, norm) for _ in range(2))
+        found = {"same bits again": equal(first, second)}
+        if device == "cuda":
+            found["same bits from a CUDA graph"] = replayed(inputs, dy, norm)
+    return first, found
+
+
+def wrong(found: dict[str, Any]) -> list[str]:
+    """The names of what is not as it should be, NaN among it."""
+    return [n for n, f in found.items() if not (f if isinstance(f, bool) else f["error"] <= f["bound"])]
+
+
+def message(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
 
 
 def compare(got: dict[str, Tensor], eager: dict[str, Tensor], truth: dict[str, Tensor]) -> dict[str, dict]:
@@ -198,8 +222,8 @@ def time_call(cbam: Callable, leaves: dict[str, Tensor], dy: Tensor) -> dict[str
 
     try:
         return {"forward": measure(forward), "forward and backward": measure(both)}
-    except RuntimeError as error:
-        return {"error": str(error).strip().splitlines()[0]}
+    except Exception as error:
+        return {"error": message(error).splitlines()[0]}
 
 
 def measure(call: Callable[[], object]) -> float:
@@ -209,18 +233,10 @@ def measure(call: Callable[[], object]) -> float:
     return timer.blocked_autorange(min_run_time=0.1).median
 
 
-def printed(found: Iterator[dict], describe: Callable[[dict], str]) -> list[dict]:
-    kept = []
-    for one in found:
-        print(describe(one), flush=True)
-        kept.append(one)
-    return kept
-
-
 def describe_check(c: dict) -> str:
     what = f"{c['backend']:<6} {'x'.join(map(str, c['shape']))} {c['dtype']} {c['layout']} {c['kind']}"
-    bad = [n for n, f in c["found"].items() if not (f if isinstance(f, bool) else f["error"] <= f["bound"])]
-    return f"{what}: {'passed' if c['passed'] else 'FAILED: ' + ', '.join(bad)}"
+    failure = c["error"].splitlines()[0] if "error" in c else ", ".join(wrong(c["found"]))
+    return f"{what}: {'passed' if c['passed'] else f'FAILED: {failure}'}"
 
 
 def describe_times(t: dict) -> str:

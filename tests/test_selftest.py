@@ -1,11 +1,12 @@
 """python -m cbam_fused selftest, on the CPU: what it checks and times, and that it notices what is wrong."""
 
 import json
+import sys
 
 import pytest
 import torch
 
-from cbam_fused import functional, selftest
+from cbam_fused import __main__, functional, selftest
 
 
 @pytest.fixture(autouse=True)
@@ -18,7 +19,7 @@ def small(monkeypatch):
 def test_everything_passes_and_is_written(tmp_path, capsys):
     assert selftest.run(tmp_path / "report.json", quick=True) == 0
     report = json.loads((tmp_path / "report.json").read_text())
-    assert report["about"]["torch"] == torch.__version__
+    assert report["about"]["torch"] == torch.__version__ and report["finished"]
     names = ("float32", "float64", "float16", "bfloat16")
     checks = {(c["dtype"], c["layout"], c["kind"]): c for c in report["checks"]}
     assert checks.keys() == {(d, la, k) for d in names for la in ("NCHW", "NHWC") for k in selftest.KINDS}
@@ -58,7 +59,7 @@ def test_results_that_change_from_run_to_run_fail(tmp_path, monkeypatch):
         return right(x, **rest) * (1 + len(calls) * torch.finfo(x.dtype).eps)
 
     monkeypatch.setattr(functional, "cbam", drifts)
-    checks = list(selftest.check("cpu", "cpu", [(8, 5, 4)]))
+    checks = list(selftest.check([("cpu", "cpu")], [(8, 5, 4)]))
     assert not any(c["found"]["same bits again"] or c["passed"] for c in checks)
 
 
@@ -66,4 +67,44 @@ def test_what_does_not_run_is_said(monkeypatch):
     def no_compiler(**inputs):
         raise RuntimeError("no compiler\nlong explanation")
 
-    assert selftest.time_call(no_compiler, {}, torch.zeros(1)) == {"error": "no compiler"}
+    assert selftest.time_call(no_compiler, {}, torch.zeros(1)) == {"error": "RuntimeError: no compiler"}
+
+
+def fails_on_float16(error):
+    right = functional.cbam
+
+    def cbam(x, **rest):
+        if x.dtype == torch.float16:
+            raise error
+        return right(x, **rest)
+
+    return cbam
+
+
+def test_a_backend_that_raises_fails_its_checks_alone(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(functional, "cbam", fails_on_float16(ValueError("out of registers\nlong explanation")))
+    monkeypatch.setattr(selftest, "times", lambda device, maps: iter(()))
+    assert selftest.run(tmp_path / "report.json", quick=True) == 1
+    report = json.loads((tmp_path / "report.json").read_text())
+    failed = [c for c in report["checks"] if not c["passed"]]
+    assert [c["dtype"] for c in failed] == ["float16"] * 6 and len(report["checks"]) == 24
+    assert all(c["error"] == "ValueError: out of registers\nlong explanation" for c in failed)
+    assert all("test_selftest.py" in c["traceback"] for c in failed)
+    assert report["finished"]
+    assert "float16 NHWC plain: FAILED: ValueError: out of registers\n" in capsys.readouterr().out
+
+
+def test_what_there_is_when_it_is_stopped_is_written(tmp_path, monkeypatch):
+    monkeypatch.setattr(functional, "cbam", fails_on_float16(KeyboardInterrupt()))
+    with pytest.raises(KeyboardInterrupt):
+        selftest.run(tmp_path / "report.json", quick=True)
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert [c["passed"] for c in report["checks"]] == [True] * 12 and not report["finished"]
+
+
+def test_a_file_that_cannot_be_written_is_refused_before_the_checks(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["cbam_fused", "selftest", "--out", str(tmp_path / "missing" / "report.json")])
+    with pytest.raises(SystemExit):
+        __main__.main()
+    told = capsys.readouterr()
+    assert "argument --out: [Errno 2] No such file or directory" in told.err and told.out == ""
