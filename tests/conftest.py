@@ -43,10 +43,22 @@ def small_groups(monkeypatch):
 
 
 def pytest_collection_modifyitems(items) -> None:
+    """The tests marked ``cuda`` come first: what PyTorch remembers of the GPU it then learns while it sees one."""
+    items.sort(key=lambda item: item.get_closest_marker("cuda") is None)
     if not torch.cuda.is_available():
         for item in items:
             if item.get_closest_marker("cuda"):
                 item.add_marker(pytest.mark.skip(reason="needs a CUDA GPU, and PyTorch sees none"))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item):
+    """A test that is not marked ``cuda`` finds no GPU, nor do its fixtures of any scope and the processes it starts."""
+    with pytest.MonkeyPatch.context() as patch:
+        if not item.get_closest_marker("cuda"):
+            patch.setattr(torch.cuda, "is_available", lambda: False)
+            patch.setenv("CUDA_VISIBLE_DEVICES", "")
+        return (yield)
 
 
 def pytest_report_header() -> str:
