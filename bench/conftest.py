@@ -19,9 +19,11 @@ from cbam_fused import kernels
 from . import tables, timing
 
 ROOT = Path(__file__).parents[1]
+SAMPLE_SET = "the drawn sample set"
 
 RESULTS = pytest.StashKey[dict]()
 STARTED = pytest.StashKey[float]()
+LEFT = pytest.StashKey[set[str]]()  # the cases that have not run yet
 
 
 def pytest_addoption(parser):
@@ -38,7 +40,7 @@ def pytest_configure(config):
     config.stash[RESULTS] = {
         **environment(),
         "quick": config.getoption("--quick"),
-        "photos": "the drawn sample set" if data is None else f"photos of the folder {data.name}",
+        "photos": SAMPLE_SET if data is None else f"photos of the folder {data.name} (resnet18 compiled: {SAMPLE_SET})",
         "layers": [],
         "networks": [],
         "refused": [],
@@ -76,10 +78,16 @@ def quick(request) -> bool:
     return request.config.getoption("--quick")
 
 
+def pytest_collection_finish(session):
+    session.config.stash[LEFT] = {item.nodeid for item in session.items}
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item):
     """A case that failed has no figures; the results say so."""
     report = yield
+    if report.when == "call":
+        item.config.stash[LEFT].discard(item.nodeid)
     if report.when == "call" and report.failed:
         item.config.stash[RESULTS]["refused"].append(f"{item.name}: {report.longrepr.reprcrash.message}")
     return report
@@ -93,7 +101,9 @@ def pytest_terminal_summary(terminalreporter, config):
     results["minutes"] = round((time.monotonic() - config.stash[STARTED]) / 60, 1)
     results["graphs"] = {"compiled": graphs["fxgraph_cache_miss"], "from torch's cache": graphs["fxgraph_cache_hit"]}
     name = "bench_quick" if results["quick"] else "bench"
-    if terminalreporter.stats.get("deselected"):
+    # A full run is of this folder, not of files in it; a run that was stopped has left some cases.
+    given = {(config.invocation_params.dir / argument).resolve() for argument in config.args}
+    if Path(__file__).parent not in given or terminalreporter.stats.get("deselected") or config.stash[LEFT]:
         name += "_part"
     path = ROOT / "runs" / f"{name}.json"
     path.parent.mkdir(exist_ok=True)

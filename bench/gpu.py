@@ -17,13 +17,12 @@ import torch
 from torch import Tensor
 
 from cbam_fused import kernels, reference
+from cbam_fused.selftest import MAPS
 
 from . import cases, gate, networks
 from .timing import CLOCKS
 
 BATCH = 64
-# C, H = W of the stages of ResNet-18 and ResNet-50 at 224 pixels.
-MAPS = [(64, 56), (128, 28), (256, 14), (512, 7), (256, 56), (512, 28), (1024, 14), (2048, 7)]
 KINDS = [("bfloat16", "nchw"), ("bfloat16", "nhwc"), ("float32", "nchw")]
 # Tensors that calls take in turn, so that L2 does not keep them from one call to the next: bytes of all, most of them.
 SPREAD, MOST = 120_000_000, 8
@@ -33,7 +32,6 @@ HOW = (
     f"{SPREAD // 10**6} MB of them where they are large enough; weights in float32 for the operators, in x's type for "
     "plain PyTorch"
 )
-VARIANTS = ("none", "eager", "compile", "fused")
 Calls = list[Callable[[], object]]
 
 
@@ -102,7 +100,7 @@ def plain_calls(cbam: Callable, pairs: list[tuple[Tensor, Tensor]], weights: lis
     return [lambda x=x: forward(x) for x, _ in inputs], [lambda x=x, dy=dy: both(x, dy) for x, dy in inputs]
 
 
-def training_step(name: str, batch: int, side: int, device: str, variants=VARIANTS) -> dict:
+def training_step(name: str, batch: int, side: int, device: str, variants=networks.VARIANTS) -> dict:
     """Milliseconds of a step in bfloat16 autocast, channels_last, in turn without CBAM and with each of them."""
     rng = torch.Generator().manual_seed(0)
     images = torch.randn(batch, 3, side, side, generator=rng).to(device, memory_format=torch.channels_last)
@@ -127,8 +125,8 @@ def training_step(name: str, batch: int, side: int, device: str, variants=VARIAN
 
 
 def rows() -> Iterator[dict]:
-    for (C, side), kind in product(MAPS, KINDS):
-        row = operators((BATCH, C, side, side), *kind, "cuda", graph_microseconds)
+    for size, kind in product(MAPS, KINDS):
+        row = operators((BATCH, *size), *kind, "cuda", graph_microseconds)
         print(json.dumps(row), flush=True)
         yield row
 
@@ -137,8 +135,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path)
     out = parser.parse_args().out
-    if not torch.cuda.is_available():
-        parser.error("PyTorch sees no GPU")
+    if not out.parent.is_dir():
+        parser.error(f"{out.parent} must be a folder that exists")
+    if missing := kernels.cuda_unserved(torch.device("cuda")):
+        parser.error(f"CUDA kernels: {missing}")
+    if kernels.triton_missing:
+        parser.error(kernels.triton_missing)
     facts = {
         "gpu": torch.cuda.get_device_name(),
         "versions": {"python": platform.python_version(), "torch": torch.__version__},

@@ -21,6 +21,7 @@ CLASSES = 12
 # By torchvision's name, the preset of insert_cbam. In a block CBAM is before the addition and takes it, with the ReLU
 # behind it, into its own pass; eager and compile are given the same to do.
 NETWORKS = {"resnet18": "each_layer", "resnet50": "in_block"}
+VARIANTS = ("none", "eager", "compile", "fused")
 
 
 def build(name: str, variant: str, example: Tensor) -> nn.Module:

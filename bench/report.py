@@ -14,7 +14,8 @@ METHOD = """\
 
 `pytest bench/` measures and writes `runs/bench.json`; `python -m bench.report runs/bench.json` writes this file and
 its plots. `pytest bench/ --quick` measures a subset in less than two minutes, `--data DIR` takes the networks' images
-from your folder of class folders.
+from your folder of class folders, but for *resnet18 compiled*. A part of it, chosen or cut short, goes to
+`runs/bench_part.json`.
 
 - **Compared with** *eager*: `cbam_fused.reference.CBAM`, plain PyTorch. *compile*: `torch.compile(dynamic=False)` of
   it, one graph for each feature map, dtype, layout and mode, compiled before anything is timed. *clone*: `x.clone()`,
@@ -47,7 +48,8 @@ from your folder of class folders.
 - **resnet18 compiled**: torch.compile has the whole network. *bare* has the operators in CBAM's place, without the
   module's checks and choices; its logits must be those of *fused* bit for bit. What *fused* takes longer than *bare* is
   what the module costs in compiled code.
-- GPU rows appear where CUDA is present, timed with events. They have not been tried on a GPU yet.
+- GPU rows appear where CUDA is present, timed with events. `pytest bench/` has not run on a GPU yet; what the operators
+  take on an H100 ([cuda.md](cuda.md)) was measured by the predecessor of `bench/gpu.py`.
 """
 
 

@@ -5,8 +5,6 @@ import torch
 
 from . import cases, networks, timing
 
-VARIANTS = ("none", "eager", "compile", "fused")
-
 
 def pytest_generate_tests(metafunc):
     names, modes = list(networks.NETWORKS), ["training", "inference"]
@@ -26,7 +24,7 @@ def photos(request, quick, tmp_path_factory):
 def test_network(device, name, mode, photos, benchmark, results, quick):
     torch._dynamo.reset()
     images, labels = (t.to(device) for t in photos)
-    built = {variant: networks.build(name, variant, images) for variant in VARIANTS}
+    built = {variant: networks.build(name, variant, images) for variant in networks.VARIANTS}
     steps = networks.Steps(built, images, labels, mode == "training")
     wrong = networks.disagreements(name, steps)
     if wrong:

@@ -1,12 +1,18 @@
 """The benchmark suite: it reports nothing that is wrong or impossible, and one file of results makes one document."""
 
 import copy
+import json
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 import cbam_fused
-from bench import cases, gate, gpu, memory, networks, report, test_layers, timing
+from bench import cases, conftest, gate, gpu, memory, networks, report, test_layers, timing
+from cbam_fused import kernels
 from cbam_fused.surgery.selection import find_cbams
 
 CASE = cases.Case("cpu", (3, 16, 9, 9), "float32", "nchw")
@@ -211,6 +217,59 @@ def test_the_report_is_the_same_for_the_same_results(tmp_path):
         written.append({path.name: path.read_bytes() for path in folder.iterdir()})
     assert set(written[0]) == {"benchmarks.md", "headline.png", "benchmarks.png"}
     assert written[0] == written[1]
+
+
+def test_the_document_tells_how_it_is_measured_now():
+    assert (report.DOCS / "benchmarks.md").read_text().endswith("\n" + report.METHOD)
+
+
+BENCH = Path(conftest.__file__).parent
+
+
+@pytest.mark.parametrize(
+    ("arguments", "deselected", "ran", "written"),
+    [
+        (["bench/"], [], 2, "bench.json"),
+        ([str(BENCH)], [], 2, "bench.json"),
+        (["bench/"], ["one"], 2, "bench_part.json"),
+        (["bench/test_layers.py"], [], 2, "bench_part.json"),
+        (["bench/"], [], 1, "bench_part.json"),
+    ],
+    ids=["full", "full, absolute", "-k", "a file", "stopped"],
+)
+def test_a_part_of_a_run_leaves_the_full_one_alone(arguments, deselected, ran, written, tmp_path, monkeypatch):
+    monkeypatch.setattr(conftest, "ROOT", tmp_path)
+    stash = {conftest.RESULTS: copy.deepcopy(RESULTS), conftest.STARTED: time.monotonic()}
+    config = SimpleNamespace(stash=stash, args=arguments, invocation_params=SimpleNamespace(dir=BENCH.parent))
+    items = [SimpleNamespace(nodeid=str(i), config=config) for i in range(2)]
+    conftest.pytest_collection_finish(SimpleNamespace(config=config, items=items))
+    for item in items[:ran]:
+        report_made = conftest.pytest_runtest_makereport(item)
+        next(report_made)
+        with pytest.raises(StopIteration):
+            report_made.send(SimpleNamespace(when="call", failed=False))
+    terminal = SimpleNamespace(stats={"deselected": deselected}, section=print, write_line=print)
+    conftest.pytest_terminal_summary(terminal, config)
+    (path,) = (tmp_path / "runs").iterdir()
+    assert path.name == written
+    assert json.loads(path.read_text())["layers"] == RESULTS["layers"]
+
+
+@pytest.mark.parametrize(
+    ("folder", "cuda", "triton", "message"),
+    [
+        ("missing", "", "", "missing must be a folder that exists"),
+        ("", "cbam_fused/_C_cuda was not built", "", "CUDA kernels: cbam_fused/_C_cuda was not built"),
+        ("", "", "triton is not installed", "triton is not installed"),
+    ],
+)
+def test_what_the_gpu_benchmark_lacks_it_says_at_once(folder, cuda, triton, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["bench.gpu", str(tmp_path / folder / "h100.json")])
+    monkeypatch.setattr(kernels, "cuda_unserved", lambda device: cuda)
+    monkeypatch.setattr(kernels, "triton_missing", triton)
+    with pytest.raises(SystemExit):
+        gpu.main()
+    assert message in capsys.readouterr().err
 
 
 def counted(calls: gpu.Calls) -> float:
