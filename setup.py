@@ -74,6 +74,9 @@ class BuildKernels(build_ext):
             "cuda": self.cuda,
         }
         folder = Path("" if self.inplace else self.build_lib, "cbam_fused")
+        if CUDA not in [extension.name for extension in self.extensions]:
+            for stale in folder.glob("_C_cuda.*so"):  # of an earlier build in this folder: it would be loaded
+                stale.unlink()
         (folder / "_build_info.json").write_text(json.dumps(info, indent=2) + "\n")
         print(f"cbam_fused: CUDA kernels {self.cuda}")
 
@@ -119,8 +122,7 @@ class BuildKernels(build_ext):
 
     def _plan_cuda(self) -> str:
         """Has _C_cuda built beside _C, if it can be; says for which GPUs, or why not."""
-        sources = sorted(map(str, [*Path("csrc/cuda").glob("*.cu"), *Path("csrc/cuda").glob("*.cpp")]))
-        obstacle = environment.cuda_obstacle(sources, self.torch and self.torch.cuda, self.nvcc)
+        obstacle = environment.cuda_obstacle(self.torch and self.torch.cuda, self.nvcc)
         self.distribution.ext_modules = [CPU_EXTENSION]
         if obstacle:
             return f"not built: {obstacle}"
@@ -128,6 +130,7 @@ class BuildKernels(build_ext):
             self.architectures = environment.architectures(environment.known_architectures(self.nvcc))
         except ValueError as error:
             raise CompileError(str(error)) from error
+        sources = sorted(map(str, [*Path("csrc/cuda").glob("*.cu"), *Path("csrc/cuda").glob("*.cpp")]))
         self.distribution.ext_modules.append(Extension(CUDA, sources, py_limited_api=LIMITED_API))
         return f"built for {', '.join(self.architectures)}"
 

@@ -70,10 +70,8 @@ def nvcc_version(nvcc: str) -> str:
     return re.search(r"release (\d+\.\d+)", text)[1]
 
 
-def cuda_obstacle(sources: list[Path], torch_cuda: str | None, nvcc: str | None) -> str:
-    """Why the CUDA kernels cannot be built from these sources for this torch; empty if they can."""
-    if not sources:
-        return "there are no CUDA sources yet"
+def cuda_obstacle(torch_cuda: str | None, nvcc: str | None) -> str:
+    """Why the CUDA kernels cannot be built for this torch; empty if they can."""
     if torch_cuda is None:
         return "this torch is built without CUDA"
     if nvcc is None:

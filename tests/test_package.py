@@ -189,22 +189,21 @@ print([r for r in backend.get_requires_for_build_wheel() if r.startswith("torch"
 
 
 @pytest.mark.parametrize(
-    ("sources", "torch_cuda", "nvcc", "expected"),
+    ("torch_cuda", "nvcc", "expected"),
     [
-        ([], "13.0", "13.0", "no CUDA sources"),
-        (["a.cu"], None, "13.0", "torch is built without CUDA"),
-        (["a.cu"], "13.0", None, "nvcc was not found"),
-        (["a.cu"], "13.0", "12.8", "nvcc is of CUDA 12.8, but torch of CUDA 13.0"),
-        (["a.cu"], "13.0", "13.2", ""),
+        (None, "13.0", "torch is built without CUDA"),
+        ("13.0", None, "nvcc was not found"),
+        ("13.0", "12.8", "nvcc is of CUDA 12.8, but torch of CUDA 13.0"),
+        ("13.0", "13.2", ""),
     ],
 )
-def test_cuda_kernels_are_left_out_for_a_reason(tmp_path, monkeypatch, sources, torch_cuda, nvcc, expected):
+def test_cuda_kernels_are_left_out_for_a_reason(tmp_path, monkeypatch, torch_cuda, nvcc, expected):
     if nvcc:
         (tmp_path / "bin").mkdir()
         (tmp_path / "bin" / "nvcc").write_text(f"#!/bin/sh\necho Cuda compilation tools, release {nvcc}, V{nvcc}.88\n")
         (tmp_path / "bin" / "nvcc").chmod(0o755)
     monkeypatch.setenv("CUDA_HOME", str(tmp_path))
-    reason = environment.cuda_obstacle([Path(s) for s in sources], torch_cuda, environment.find_nvcc())
+    reason = environment.cuda_obstacle(torch_cuda, environment.find_nvcc())
     assert reason.startswith(expected) or expected in reason
     assert bool(reason) == bool(expected)
 

@@ -4,9 +4,12 @@ import ast
 import os
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import setup_script
+from setuptools import Distribution, Extension
+from setuptools.command.build_ext import build_ext
 
 SCRIPTS = [setup_script.ROOT / "setup.py", *(setup_script.ROOT / "_build").glob("*.py")]
 NETWORK = {"asyncio", "ftplib", "http", "socket", "ssl", "urllib", "xmlrpc"}
@@ -39,3 +42,22 @@ def test_max_jobs(monkeypatch):
     assert setup_script.run(monkeypatch)["JOBS"] == 3
     monkeypatch.delenv("MAX_JOBS")
     assert setup_script.run(monkeypatch)["JOBS"] == os.cpu_count()
+
+
+@pytest.mark.parametrize("with_cuda", [False, True])
+def test_a_build_leaves_no_older_cuda_kernels_behind(with_cuda, tmp_path, monkeypatch):
+    """An editable one, which writes beside the sources: once with nvcc, then without."""
+    names = setup_script.run(monkeypatch)
+    monkeypatch.setattr(build_ext, "run", lambda self: None)
+    monkeypatch.chdir(tmp_path)
+    package = tmp_path / "cbam_fused"
+    package.mkdir()
+    for name in ("_C.abi3.so", "_C_cuda.abi3.so"):
+        (package / name).touch()
+    build = names["BuildKernels"](Distribution({"name": "cbam_fused", "version": "0.1.0"}))
+    build.torch, build.compiler_version, build.cuda = SimpleNamespace(version="2.14.1"), "g++", "not built"
+    build.inplace = True
+    build.extensions = [Extension(name, []) for name in ["cbam_fused._C", "cbam_fused._C_cuda"][: 1 + with_cuda]]
+    build.run()
+    left = {path.name for path in package.iterdir()}
+    assert left == {"_C.abi3.so", "_build_info.json", *["_C_cuda.abi3.so"][:with_cuda]}
