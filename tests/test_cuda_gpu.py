@@ -87,7 +87,8 @@ def test_options(biases, residual, relu, dtype, layout):
 def test_schedules(schedule, dtype, layout, monkeypatch):
     """Each that the device allows; a number of blocks that it need not have it may refuse by name."""
     monkeypatch.setenv("CBAM_FUSED_CUDA_SCHEDULE", schedule)
-    problem = random_problem((3, 64, 16, 16), dtype, layout, biases=True, residual=True, relu=True)
+    # Small enough for one block of 99 KB of shared memory, as 8.6, 8.9 and 12.0 have it, in float32 too.
+    problem = random_problem((3, 64, 12, 12), dtype, layout, biases=True, residual=True, relu=True)
     # CUDA C++ Programming Guide, "Thread Block Clusters": up to 8 are portable, and there are none before 9.0.
     everywhere = 8 if torch.cuda.get_device_capability()[0] >= 9 else 1
     try:
