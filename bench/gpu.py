@@ -107,13 +107,12 @@ def training_step(name: str, batch: int, side: int, device: str, variants=networ
     labels = torch.randint(networks.CLASSES, (batch,), generator=rng).to(device)
     built = {variant: networks.build(name, variant, images) for variant in variants}
     steps = networks.Steps(built, images, labels, training=True)
-    with torch.autocast(device, torch.bfloat16):
-        for _ in range(4):
-            steps()
+    for count in (4, ROUNDS):  # the first to warm up
         for times in steps.times.values():
             times.clear()
-        for _ in range(ROUNDS):
-            steps()
+        for _ in range(count):
+            with torch.autocast(device, torch.bfloat16):  # once a step, since it keeps the cast weights up to its end
+                steps()
     seconds = steps.seconds()
     return {
         "network": name,

@@ -2,7 +2,6 @@
 
 import copy
 import json
-import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,8 +10,7 @@ import pytest
 import torch
 
 import cbam_fused
-from bench import cases, conftest, gate, gpu, memory, networks, report, test_layers, timing
-from cbam_fused import kernels
+from bench import cases, conftest, memory, networks, report, test_layers, timing
 from cbam_fused.surgery.selection import find_cbams
 
 CASE = cases.Case("cpu", (3, 16, 9, 9), "float32", "nchw")
@@ -253,47 +251,3 @@ def test_a_part_of_a_run_leaves_the_full_one_alone(arguments, deselected, ran, w
     (path,) = (tmp_path / "runs").iterdir()
     assert path.name == written
     assert json.loads(path.read_text())["layers"] == RESULTS["layers"]
-
-
-@pytest.mark.parametrize(
-    ("folder", "cuda", "triton", "message"),
-    [
-        ("missing", "", "", "missing must be a folder that exists"),
-        ("", "cbam_fused/_C_cuda was not built", "", "CUDA kernels: cbam_fused/_C_cuda was not built"),
-        ("", "", "triton is not installed", "triton is not installed"),
-    ],
-)
-def test_what_the_gpu_benchmark_lacks_it_says_at_once(folder, cuda, triton, message, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["bench.gpu", str(tmp_path / folder / "h100.json")])
-    monkeypatch.setattr(kernels, "cuda_unserved", lambda device: cuda)
-    monkeypatch.setattr(kernels, "triton_missing", triton)
-    with pytest.raises(SystemExit):
-        gpu.main()
-    assert message in capsys.readouterr().err
-
-
-def counted(calls: gpu.Calls) -> float:
-    """Stands for the time of a call in a CUDA graph."""
-    for call in calls:
-        call()
-    return float(len(calls))
-
-
-def test_a_row_of_the_gpu_benchmark(monkeypatch):
-    monkeypatch.setattr(torch, "compile", lambda function, dynamic: function)
-    row = gpu.operators((2, 16, 8, 8), "bfloat16", "nhwc", "cpu", counted)
-    times = row["microseconds"]
-    assert times.pop("copy") == gpu.MOST and row["x_MB"] == 0.0
-    assert times == {name: [gpu.MOST] * 2 for name in ("cpu", "eager, forward and both", "compile, forward and both")}
-
-
-def test_the_gpu_benchmark_times_nothing_that_is_wrong(monkeypatch):
-    monkeypatch.setattr(gate, "disagreement", lambda *_: "dx is off")
-    with pytest.raises(RuntimeError, match=r"not timed, the results of .* are wrong: dx is off"):
-        gpu.operators((2, 16, 8, 8), "float32", "nchw", "cpu", counted)
-
-
-def test_a_training_step_of_the_gpu_benchmark(monkeypatch):
-    monkeypatch.setattr(gpu, "ROUNDS", 2)
-    step = gpu.training_step("resnet18", 2, 32, "cpu", ("none", "fused"))
-    assert set(step["ms"]) == {"none", "fused"} and list(step["tax %"]) == ["fused"]
