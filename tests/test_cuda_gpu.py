@@ -12,10 +12,8 @@ from truth import DTYPES, LAYOUTS, assert_close_to_truth, random_problem
 
 from cbam_fused import CBAM, functional, kernels
 
-pytestmark = [
-    pytest.mark.cuda,
-    pytest.mark.skipif(bool(kernels.cuda_missing), reason=f"CUDA kernels: {kernels.cuda_missing}"),
-]
+unserved = kernels.cuda_unserved(torch.device("cuda"))
+pytestmark = [pytest.mark.cuda, pytest.mark.skipif(bool(unserved), reason=f"CUDA kernels: {unserved}")]
 layouts = pytest.mark.parametrize("layout", LAYOUTS, ids=["nchw", "nhwc"])
 dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 SCHEDULES = ("auto", "staged", "1", "2", "4", "8", "16")
