@@ -87,8 +87,9 @@ def test_schedules(schedule, dtype, layout, monkeypatch):
     monkeypatch.setenv("CBAM_FUSED_CUDA_SCHEDULE", schedule)
     # Small enough for one block of 99 KB of shared memory, as 8.6, 8.9 and 12.0 have it, in float32 too.
     problem = random_problem((3, 64, 12, 12), dtype, layout, biases=True, residual=True, relu=True)
-    # CUDA C++ Programming Guide, "Thread Block Clusters": up to 8 are portable, and there are none before 9.0.
-    everywhere = 8 if torch.cuda.get_device_capability()[0] >= 9 else 1
+    # CUDA C++ Programming Guide, "Thread Block Clusters": up to 8 are portable, from 9.0 on, for GPU and code.
+    with_clusters = tuple(a for a in kernels.cuda_architectures if float(a.removesuffix("+PTX")) >= 9)
+    everywhere = 8 if kernels.runs(with_clusters, *torch.cuda.get_device_capability()) else 1
     try:
         assert_close_to_truth(problem, on_gpu())
     except ValueError as refusal:
