@@ -12,7 +12,10 @@ from truth import DTYPES, LAYOUTS, assert_close_to_truth, random_problem
 
 from cbam_fused import CBAM, functional, kernels
 
-pytestmark = pytest.mark.cuda
+pytestmark = [
+    pytest.mark.cuda,
+    pytest.mark.skipif(bool(kernels.triton_missing), reason=f"Triton kernels: {kernels.triton_missing}"),
+]
 layouts = pytest.mark.parametrize("layout", LAYOUTS, ids=["nchw", "nhwc"])
 dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 gates = pytest.mark.parametrize("name", [name for name in FUNCTIONS if name != "both"])
