@@ -1,7 +1,6 @@
 """What a run folder holds, and files that are either complete or absent."""
 
 import fcntl
-import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from torch import nn
 
 from . import InputError
 from .model import build_model
+from .settings import ENVIRONMENT, Settings, read_file
 
 CONFIG, CLASSES, LOG = "config.json", "class_indices.json", "log.jsonl"
 BEST, LAST = "best.pt", "last.pt"
@@ -92,7 +92,7 @@ def data_folder(run: Path) -> Path | None:
 
 
 def read_config(run: Path) -> dict:
-    """The settings and the environment of a run; nothing where there is no config.json.
+    """The settings of a run, and its environment by that name; nothing where there is no config.json.
 
     Raises:
         InputError: the file is damaged.
@@ -100,13 +100,16 @@ def read_config(run: Path) -> dict:
     path = run / CONFIG
     if not path.exists():
         return {}
+    config = read_file(path)
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
         missing = {"data", "arch", "cbam"} - config.keys()
-    except (ValueError, AttributeError) as error:
-        raise InputError(f"{path} is not the config of a run: {type(error).__name__}: {error}") from error
-    if missing:
-        raise InputError(f"{path} is not the config of a run: it lacks {', '.join(sorted(missing))}")
+        if missing:
+            raise InputError(f"it lacks {', '.join(sorted(missing))}")
+        Settings(data=config["data"])
+        if not isinstance(config.setdefault(ENVIRONMENT, {}), dict):
+            raise InputError(f"{ENVIRONMENT} must be a table, got {config[ENVIRONMENT]!r}")
+    except InputError as error:
+        raise InputError(f"{path} is not the config of a run: {error}") from error
     return config
 
 

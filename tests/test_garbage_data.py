@@ -81,7 +81,8 @@ def test_unreadable_images_are_named_and_left_out(two_classes, tmp_path, capsys)
     assert main(["train", "--data", str(two_classes), "--out", str(tmp_path / "run"), *SMALL]) == 0
     output = capsys.readouterr().out
     assert all(f"left out {path}: " in output for path in broken) and "12 images for training, 3 for val" in output
-    assert set(json.loads((tmp_path / "run" / "config.json").read_text())["unreadable"]) == set(map(str, broken))
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert set(config["environment"]["unreadable"]) == set(map(str, broken))
 
 
 def test_a_set_too_large_for_memory_gives_the_same_batches(drawn, monkeypatch):

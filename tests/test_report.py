@@ -12,9 +12,12 @@ from PIL import Image
 
 from garbage import model
 from garbage.report import write_report
+from garbage.tables import LOG_NAMES
 from train_example import main
 
 PLOTS = ("curves", "confusion_matrix", "confusion_matrix_normalised", "roc", "precision_recall", "calibration")
+
+RECORD = json.dumps({"epoch": 1} | dict.fromkeys(list(LOG_NAMES)[1:], 0.5))
 
 
 @pytest.fixture
@@ -72,12 +75,24 @@ def test_many_classes(tmp_path):
     [
         ("log.jsonl", None, "is not a run: it has no log.jsonl"),
         ("log.jsonl", "", "log.jsonl is empty: no epoch of the run has finished"),
-        ("log.jsonl", '{"epoch": 1}\n{"epo', "line 2 of"),
-        ("log.jsonl", '{"epoch": 1}\n', "has no epoch 4, which val_predictions.json is of"),
+        ("log.jsonl", f'{RECORD}\n{{"epo', "line 2 of"),
+        ("log.jsonl", "{}\n", "is not the record of an epoch: KeyError: 'epoch'"),
+        ("log.jsonl", RECORD.replace("0.5", "null", 1), "record of an epoch: TypeError: val_accuracy is None"),
+        ("log.jsonl", "[3]\n", "is not the record of an epoch: TypeError"),
+        ("log.jsonl", RECORD, "has no epoch 4, which val_predictions.json is of"),
         ("val_predictions.json", None, "has no val_predictions.json"),
+        (
+            *("val_predictions.json", '{"epoch": 1, "classes": 3, "files": [], "labels": [], "probabilities": []}'),
+            "does not hold predictions: TypeError: classes must be a list of texts",
+        ),
         ("best.pt", "junk", "best.pt is not a checkpoint of this program"),
-        ("config.json", "{", "config.json is not the config of a run: JSONDecodeError"),
+        ("config.json", "{", "config.json cannot be read: JSONDecodeError"),
         ("config.json", "{}", "config.json is not the config of a run: it lacks arch, cbam, data"),
+        ("config.json", '{"arch": "", "cbam": "", "data": 5}', "a run: data must be a text or nothing, got 5"),
+        (
+            *("config.json", '{"arch": "", "cbam": "", "data": null, "environment": 5}'),
+            "the config of a run: environment must be a table, got 5",
+        ),
     ],
 )
 def test_with_files_missing_or_damaged_nothing_is_written(bare, capsys, name, content, message):

@@ -46,6 +46,13 @@ def test_every_setting_survives_json_and_has_an_option(tmp_path):
     assert settings_of(*options) == dataclasses.replace(settings, **recipe)
 
 
+def test_the_config_of_a_run_gives_its_settings(run):
+    config = json.loads((run / "config.json").read_text())
+    assert config.pop("environment")["processes"] == 1
+    settings = settings_of("--config", run / "config.json")
+    assert json.loads(json.dumps(dataclasses.asdict(settings))) == config
+
+
 def test_rate_and_decay_follow_the_optimiser_and_the_start():
     rates = {
         (optimizer, pretrained): Settings(data=None, optimizer=optimizer, pretrained=pretrained).lr
@@ -60,12 +67,16 @@ def test_rate_and_decay_follow_the_optimiser_and_the_start():
     ("name", "text", "message"),
     [
         ("a.toml", "epoch = 3", "there is no setting 'epoch'; the nearest is epochs"),
-        ("a.toml", "epochs = ", "cannot be read as settings"),
+        ("a.toml", "epochs = ", "cannot be read: TOMLDecodeError"),
         ("a.json", '{"epochs": "many"}', "epochs must be int, got 'many'"),
         ("a.json", '{"lr": true}', "lr must be float or nothing, got True"),
         ("a.toml", 'train_sizes = "1:96"', "train_sizes must be a list of texts"),
         ("a.toml", 'schedule = "linear"', "schedule must be one of cosine, step, got 'linear'"),
         ("a.toml", "min_lr = 1.5", "min_lr must be at most 1"),
+        ("a.toml", "data = 5", "data must be a text or nothing, got 5"),
+        ("a.toml", "weights = 5", "weights must be a text or nothing, got 5"),
+        ("a.json", "[]", r"a\.json cannot be read: it must hold names with values, got \[\]"),
+        ("a.json", "null", r"a\.json cannot be read: it must hold names with values, got null"),
     ],
 )
 def test_a_wrong_file_is_refused(tmp_path, name, text, message):

@@ -2,17 +2,15 @@
 
 import argparse
 import dataclasses
-import json
 from pathlib import Path
-from typing import Any
 
 import rich
 
 from .. import InputError, distributed
-from ..checkpoint import CONFIG, SAMPLE_SET, check_writable
+from ..checkpoint import CONFIG, SAMPLE_SET, check_writable, read_config
 from ..data import ImageFolder, load_folder
 from ..samples import draw_sample_set
-from ..settings import Settings
+from ..settings import Settings, read_settings
 from ..training import train
 from .arguments import add_data, add_settings, given_settings, settings_from
 
@@ -88,11 +86,9 @@ def settings_of(run: Path) -> Settings:
     """The settings that a run was started with."""
     if not (run / CONFIG).exists():
         raise InputError(f"{run} cannot be resumed: it has no {CONFIG}; start the run again")
-    names = [f.name for f in dataclasses.fields(Settings)]
     try:
-        config: dict[str, Any] = json.loads((run / CONFIG).read_text())
-        return Settings(**{k: tuple(v) if isinstance(v, list) else v for k, v in config.items() if k in names})
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+        return Settings(**read_settings(run / CONFIG))
+    except (InputError, TypeError) as error:  # TypeError: without data
         raise InputError(f"{run / CONFIG} does not hold the settings of a run: {error}") from error
 
 
@@ -121,7 +117,6 @@ def check_run(run: Path, sample: bool) -> None:
         return
     if all(p.name == SAMPLE_SET or p.name.startswith(".") for p in run.iterdir()):
         return  # also where a run was killed before it began
-    config = run / CONFIG
-    if sample and run == SAMPLE_RUN and not (config.exists() and json.loads(config.read_text())["data"]):
+    if sample and run == SAMPLE_RUN and not read_config(run).get("data"):
         return
     raise InputError(f"{run} is not empty; name another folder for --out, or remove it first")
