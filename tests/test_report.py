@@ -11,6 +11,9 @@ from garbage_runs import files_below, read_log, synthetic_run
 from PIL import Image
 
 from garbage import model
+from garbage.metrics import compute_metrics
+from garbage.plots import roc_figure
+from garbage.predictions import read_predictions
 from garbage.report import write_report
 from garbage.tables import LOG_NAMES
 from train_example import main
@@ -63,6 +66,17 @@ def test_a_class_without_images_a_name_like_markup_and_no_mistakes(tmp_path):
     page = (tmp_path / "report.html").read_text()
     assert "<td>n/a</td>" in page and "every image was classified correctly" in page
     assert "&lt;b&gt;&amp;amp;" in page and "<b>&amp;" not in page
+
+
+def test_names_that_matplotlib_would_interpret(tmp_path):
+    synthetic_run(tmp_path, classes=2, images=20)
+    content = json.loads((tmp_path / "val_predictions.json").read_text())
+    content["classes"] = ["a$_$", "_b"]
+    (tmp_path / "val_predictions.json").write_text(json.dumps(content))
+    write_report(tmp_path)
+    figure = roc_figure(compute_metrics(read_predictions(tmp_path / "val_predictions.json")))
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert [label.split()[1] for label in labels] == ["a$_$", "_b", "micro", "macro"]
 
 
 def test_many_classes(tmp_path):
