@@ -19,7 +19,7 @@ def settings_of(*options) -> Settings:
     parser = argparse.ArgumentParser()
     arguments.add_data(parser, "none")
     arguments.add_settings(parser, "settings")
-    return arguments.settings_from(parser.parse_args([str(option) for option in options]))
+    return arguments.settings_from(parser.parse_args([str(option) for option in options]), Path("out"))
 
 
 def test_options_win_over_the_file_and_the_file_over_the_defaults(tmp_path):

@@ -58,6 +58,17 @@ def test_a_finished_run_is_not_overwritten(run, drawn, capsys):
     assert files_below(run) == before
 
 
+@pytest.mark.parametrize("command", ["train", "inspect", "compare"])
+def test_results_never_go_among_the_images(two_classes, monkeypatch, capsys, command):
+    """Their folder would be a class the next time; inspect has a default, which lies in the working directory."""
+    before = files_below(two_classes)
+    monkeypatch.chdir(two_classes)
+    for out in (["--out", str(two_classes / "run")], *([[]] if command == "inspect" else [])):
+        assert main([command, "--data", ".", *out, *SMALL]) == 2
+        assert f"lies in {two_classes}, where the images are; name another folder" in capsys.readouterr().err
+    assert files_below(two_classes) == before
+
+
 def test_an_unwritable_run_folder_is_refused(drawn, tmp_path, capsys):
     (tmp_path / "file").write_text("")
     assert main(["train", "--data", str(drawn), "--out", str(tmp_path / "file" / "run")]) == 2

@@ -32,7 +32,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 
 def _inspect(args: argparse.Namespace) -> int:
     check_writable(args.out)
-    settings = settings_from(args)
+    settings = settings_from(args, args.out)
     if settings.data is None:
         data = args.out / SAMPLE_SET
         args.out.mkdir(parents=True, exist_ok=True)

@@ -55,7 +55,7 @@ def _new(args: argparse.Namespace) -> Settings:
     needs_out = InputError("--out is needed with --data or --download: the folder for the results")
     if (args.data or args.download) and not args.out:
         raise needs_out
-    settings = settings_from(args)
+    settings = settings_from(args, args.out or SAMPLE_RUN)
     if settings.data is not None and not args.out:
         raise needs_out
     return settings
