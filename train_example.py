@@ -31,6 +31,8 @@ def main(argv: list[str] | None = None) -> int:
     commands = parser.add_subparsers(title="commands", required=True)
     for command in COMMANDS:
         command.add_parser(commands)
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # the names of files are any bytes
     args = parser.parse_args((sys.argv[1:] if argv is None else argv) or ["train"])
     try:
         return args.run_command(args)

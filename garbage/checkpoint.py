@@ -1,6 +1,7 @@
 """What a run folder holds, and files that are either complete or absent."""
 
 import fcntl
+import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from torch import nn
 
 from . import InputError
 from .model import build_model
+from .pixels import is_utf8
 from .settings import ENVIRONMENT, Settings, read_file
 
 CONFIG, CLASSES, LOG = "config.json", "class_indices.json", "log.jsonl"
@@ -32,7 +34,9 @@ RUN_FILES = (
 
 
 def check_writable(folder: Path) -> None:
-    """Raise InputError unless the folder can be made, or exists and can be written to."""
+    """Raise InputError unless the folder can be made, or exists and can be written to, and a page can name it."""
+    if not is_utf8(folder.absolute()):
+        raise InputError(f"{folder} cannot be written: its path is not UTF-8")
     existing = _existing(folder)
     if not existing.is_dir():
         raise InputError(f"{folder} cannot be written: {existing} is not a folder")
@@ -111,6 +115,12 @@ def read_config(run: Path) -> dict:
     except InputError as error:
         raise InputError(f"{path} is not the config of a run: {error}") from error
     return config
+
+
+def write_config(run: Path, config: dict) -> None:
+    """Write what read_config reads."""
+    with replacing(run / CONFIG) as path:
+        path.write_text(json.dumps(config, indent=2) + "\n")
 
 
 def run_files(run: Path) -> list[Path]:

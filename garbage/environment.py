@@ -14,7 +14,7 @@ import torch
 from cbam_fused import functional
 
 from . import distributed
-from .checkpoint import CLASSES, CONFIG, LAST, TENSORBOARD, remove_leftovers, replacing, run_files
+from .checkpoint import CLASSES, LAST, TENSORBOARD, remove_leftovers, replacing, run_files, write_config
 from .data import ImageFolder
 from .settings import ENVIRONMENT, Settings
 
@@ -32,8 +32,7 @@ def start_run(run: Path, settings: Settings, images: ImageFolder) -> None:
     with replacing(run / CLASSES) as path:
         text = json.dumps(dict(enumerate(images.classes)), indent=2, ensure_ascii=False)
         path.write_text(text + "\n", encoding="utf-8")
-    with replacing(run / CONFIG) as path:
-        path.write_text(json.dumps(asdict(settings) | {ENVIRONMENT: _describe(settings, images)}, indent=2) + "\n")
+    write_config(run, asdict(settings) | {ENVIRONMENT: _describe(settings, images)})
 
 
 def _describe(settings: Settings, images: ImageFolder) -> dict[str, Any]:

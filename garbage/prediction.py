@@ -116,4 +116,5 @@ def _write_json(predictions: dict[Path, Best], skipped: dict[Path, str], path: P
         ],
         "skipped": [{"path": str(image), "reason": reason} for image, reason in skipped.items()],
     }
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    path.write_text(text, encoding="utf-8", errors="backslashreplace")  # JSON's own form for names that are not UTF-8

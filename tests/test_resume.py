@@ -176,6 +176,16 @@ def test_what_cannot_be_resumed_is_refused_with_the_differences(images, drawn, t
         train(images, damaged, go_on=True)
 
 
+def test_a_run_goes_on_where_its_images_are_now(run, drawn, tmp_path):
+    out, moved = tmp_path / "run", tmp_path / "moved"
+    shutil.copytree(run, out)
+    moved.symlink_to(drawn)
+    before = json.loads((out / "config.json").read_text())
+    assert main(["train", "--resume", str(out), "--data", str(moved), "--workers", "1"]) == 0
+    after = json.loads((out / "config.json").read_text())
+    assert after == before | {"data": str(moved), "workers": 1}
+
+
 def test_options_that_contradict_the_run_are_refused(run, drawn, tmp_path, capsys):
     before = files_below(run)
     resume = ["train", "--resume", str(run)]
