@@ -11,6 +11,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from cbam_fused import functional
+
 from . import InputError
 from .model import build_model
 from .pixels import is_utf8
@@ -161,12 +163,14 @@ def load_run(run: Path, backend: str = "fused") -> tuple[nn.Module, dict]:
 
     Args:
         run: the folder of a run, or a checkpoint file.
-        backend: one of BACKENDS.
+        backend: one of BACKENDS; "reference" where CBAM_FUSED_BACKEND demands kernels of a GPU, as for training.
 
     Raises:
         InputError: the run holds no checkpoint of this program.
     """
     path = run if run.is_file() else run / BEST
+    if functional.wanted in ("cuda", "triton"):
+        backend = "reference"  # the network is on the CPU
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         check_entries(checkpoint)

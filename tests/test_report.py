@@ -10,6 +10,7 @@ import torch
 from garbage_runs import files_below, read_log, synthetic_run
 from PIL import Image
 
+from cbam_fused import functional
 from garbage import model
 from garbage.metrics import compute_metrics
 from garbage.plots import roc_figure
@@ -150,6 +151,18 @@ def test_attention_of_a_network_without_cbam_is_left_out(copy):
     torch.save(checkpoint | {"cbam": "none", "state_dict": network.state_dict()}, copy / "best.pt")
     write_report(copy)
     assert "Left out: the network has no CBAM" in (copy / "report.html").read_text()
+
+
+@pytest.mark.parametrize("backend", ["cuda", "triton"])
+def test_kernels_of_a_gpu_that_training_demands_hinder_no_command_after_it(run, copy, drawn, monkeypatch, backend):
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    image = str(drawn / "val" / "metal" / "0000.png")
+    with functional.use_backend(backend):
+        assert main(["report", "--run", str(copy)]) == 0
+        for command in ("predict", "explain"):
+            assert main([command, "--run", str(copy), image]) == 0
+        assert main(["evaluate", "--run", str(copy), str(drawn)]) == 0
+    assert (copy / "report.html").read_text().count('<svg class="gates"') == 4 * 6
 
 
 def test_photos_that_have_moved_are_left_out(copy):
