@@ -1,5 +1,6 @@
 """What changes in training: the network with its optimiser, schedule, scaler and averaged weights."""
 
+import copy
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,6 +61,8 @@ def make_learner(settings: Settings, num_classes: int, steps_per_epoch: int, res
     ).to(device)
     for side in {settings.image_size, *(int(side) for _, side in stages("train_sizes", settings.train_sizes))}:
         check_size(model, side)
+    if settings.deterministic:
+        _check_deterministic(model, settings.image_size)
     if settings.sync_bn:
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     if settings.channels_last:
@@ -71,6 +74,18 @@ def make_learner(settings: Settings, num_classes: int, steps_per_epoch: int, res
     if settings.ema:
         ema = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(settings.ema), use_buffers=True)
     return Learner(model, optimizer, schedule, scaler, ema)
+
+
+def _check_deterministic(model: nn.Module, side: int) -> None:
+    """Raise InputError if PyTorch has no deterministic form of an operation of a step; the model stays as it is."""
+    trial, device = copy.deepcopy(model).train(), next(model.parameters()).device
+    try:
+        trial(torch.zeros(2, 3, side, side, device=device)).sum().backward()
+    except RuntimeError as error:
+        if "deterministic" not in str(error):
+            raise
+        reason = str(error).partition(", but ")[0]
+        raise InputError(f"deterministic: not with this {type(model).__name__} on {device}: {reason}") from error
 
 
 def to_run(model: nn.Module, settings: Settings) -> nn.Module:
