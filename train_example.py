@@ -16,8 +16,11 @@ import argparse
 import os
 import sys
 
-from garbage import InputError, Interrupted
-from garbage.commands import compare, evaluate, explain, export, inspect, predict, report, train
+try:
+    from garbage import InputError, Interrupted
+    from garbage.commands import compare, evaluate, explain, export, inspect, predict, report, train
+except ModuleNotFoundError as error:
+    sys.exit(f"error: {error}; pip install '.[train]'")
 
 COMMANDS = (inspect, train, report, evaluate, predict, explain, export, compare)
 

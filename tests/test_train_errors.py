@@ -1,10 +1,13 @@
 """The garbage classifier: wrong input is refused, with a clear message, before anything is written."""
 
 import os
+import re
 import shutil
+import subprocess
+import sys
 
 import pytest
-from garbage_runs import SMALL, files_below
+from garbage_runs import REPO, SMALL, files_below
 
 from train_example import main
 
@@ -117,6 +120,13 @@ def test_options_that_do_not_exist_are_refused(option, capsys):
     with pytest.raises(SystemExit, match="2"):
         main(["train", *option])
     assert option[0] in capsys.readouterr().err
+
+
+def test_without_the_packages_of_the_extra_it_names_the_extra():
+    script = "import runpy, sys; sys.modules['torchvision'] = None; runpy.run_path('train_example.py')"
+    result = subprocess.run([sys.executable, "-c", script], cwd=REPO, capture_output=True, text=True)
+    assert result.returncode == 1 and "Traceback" not in result.stderr
+    assert re.fullmatch(r"error: .*torchvision.*; pip install '\.\[train\]'\n", result.stderr)
 
 
 def test_a_diverging_run_says_so(drawn, tmp_path, capsys):
