@@ -108,6 +108,9 @@ class Settings:
             raise InputError("cbam_init is identity, but cbam is none")
         if self.unfreeze and self.freeze == "none":
             raise InputError("unfreeze needs freeze: nothing is frozen")
+        for name, schedule in {"min_lr": "cosine", "step_epochs": "step", "step_factor": "step"}.items():
+            if self.schedule != schedule and getattr(self, name) != getattr(Settings, name):
+                raise InputError(f"{name} is of the schedule {schedule}, but schedule is {self.schedule}")
         for name in ("unfreeze", "train_sizes"):
             stages(name, getattr(self, name))
         for _, side in stages("train_sizes", self.train_sizes):

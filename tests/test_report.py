@@ -69,6 +69,17 @@ def test_a_class_without_images_a_name_like_markup_and_no_mistakes(tmp_path):
     assert "&lt;b&gt;&amp;amp;" in page and "<b>&amp;" not in page
 
 
+def test_a_name_like_a_table_cell(tmp_path):
+    synthetic_run(tmp_path, classes=2, images=20)
+    content = json.loads((tmp_path / "val_predictions.json").read_text())
+    content["classes"] = ["a", "<td><b>"]
+    content["probabilities"][0] = [0.0, 1.0]
+    (tmp_path / "val_predictions.json").write_text(json.dumps(content))
+    write_report(tmp_path)
+    page = (tmp_path / "report.html").read_text()
+    assert '<tr><th scope="row">a</th><td>&lt;td&gt;&lt;b&gt;</td>' in page and "<td><b>" not in page
+
+
 def test_names_that_matplotlib_would_interpret(tmp_path):
     synthetic_run(tmp_path, classes=2, images=20)
     content = json.loads((tmp_path / "val_predictions.json").read_text())

@@ -73,6 +73,8 @@ def test_rate_and_decay_follow_the_optimiser_and_the_start():
         ("a.toml", 'train_sizes = "1:96"', "train_sizes must be a list of texts"),
         ("a.toml", 'schedule = "linear"', "schedule must be one of cosine, step, got 'linear'"),
         ("a.toml", "min_lr = 1.5", "min_lr must be at most 1"),
+        ("a.toml", 'schedule = "step"\nmin_lr = 0.1', "min_lr is of the schedule cosine, but schedule is step"),
+        ("a.toml", "step_factor = 0.5", "step_factor is of the schedule step, but schedule is cosine"),
         ("a.toml", "data = 5", "data must be a text or nothing, got 5"),
         ("a.toml", "weights = 5", "weights must be a text or nothing, got 5"),
         ("a.json", "[]", r"a\.json cannot be read: it must hold names with values, got \[\]"),

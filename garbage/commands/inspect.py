@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import rich
+from rich.markup import escape
 from rich.table import Table
 
 from ..augmentation import train_transform
@@ -58,7 +59,7 @@ def _print(inspection: Inspection) -> None:
     table = Table("class", *inspection.parts)
     columns = [inspection.counts(part) for part in inspection.parts]
     for name, *counts in zip(inspection.classes, *columns, strict=True):
-        table.add_row(name, *map(str, counts))
+        table.add_row(escape(name), *map(str, counts))
     table.add_section()
     table.add_row("all", *(str(sum(counts)) for counts in columns))
     console.print(table)

@@ -19,7 +19,7 @@ MAY_CHANGE = ("data", "workers")  # in a run that goes on: neither changes what 
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
-    parser = commands.add_parser("train", help="train a network (the default command)")
+    parser = commands.add_parser("train", help="train a network (what runs without arguments)")
     parser.set_defaults(run_command=_train)
     add_data(parser, default="the sample set")
     parser.add_argument(
@@ -85,7 +85,7 @@ def _resumed(args: argparse.Namespace) -> Settings:
 def settings_of(run: Path) -> Settings:
     """The settings that a run was started with."""
     if not (run / CONFIG).exists():
-        raise InputError(f"{run} cannot be resumed: it has no {CONFIG}; start the run again")
+        raise InputError(f"{run} is not the folder of a run that has begun: it has no {CONFIG}")
     try:
         return Settings(**read_settings(run / CONFIG))
     except (InputError, TypeError) as error:  # TypeError: without data
