@@ -89,6 +89,11 @@ def locked(run: Path) -> Iterator[None]:
         os.close(folder)
 
 
+def home_of(run: Path) -> Path:
+    """The folder of a run, or of a checkpoint file."""
+    return run.parent if run.is_file() else run
+
+
 def data_folder(run: Path) -> Path | None:
     """Where the images of a run are, as its config.json says; None where there is no such file."""
     config = read_config(run)

@@ -20,7 +20,7 @@ from .checkpoint import (
     read_config,
     replacing,
 )
-from .metrics import Metrics, compute_metrics
+from .metrics import MICRO, Metrics, compute_metrics
 from .page import Section, bar_cell, document, figure, svg_uri, table, tiles
 from .plots import PANELS, calibration_figure, confusion_figure, curves_figure, pr_figure, roc_figure, save_png, svg
 from .predictions import Predictions, read_predictions
@@ -239,7 +239,7 @@ def _as_json(classes: list[str], metrics: Metrics) -> dict:
         | {"images": int(metrics.support[i])}
         for i, name in enumerate(classes)
     }
-    micro = {"micro_auc": metrics.auc["micro average"], "micro_ap": metrics.ap["micro average"]}
+    micro = {"micro_auc": metrics.auc[MICRO], "micro_ap": metrics.ap[MICRO]}
     return {
         "overall": metrics.overall | micro,
         "per_class": per_class,

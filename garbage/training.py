@@ -149,7 +149,7 @@ class _Training:
                 x, targets = self.mixing(x, labels)
                 labels = targets.argmax(1)
             loss, logits = self._step(network, x, targets)
-            # Summed on the device: reading a value at every step would make a GPU wait.
+            # Summed on the device: reading a value makes a GPU wait (with several of them, any_process below does so).
             sums += torch.stack(
                 [loss.double() * len(x), (logits.argmax(1) == labels).sum().double(), torch.full_like(sums[0], len(x))]
             )
