@@ -14,7 +14,7 @@ from torch import nn
 from cbam_fused import functional
 
 from . import InputError
-from .model import build_model
+from .model import build_model, check_backend
 from .pixels import is_utf8
 from .settings import ENVIRONMENT, Settings, read_file
 
@@ -171,11 +171,13 @@ def load_run(run: Path, backend: str = "fused") -> tuple[nn.Module, dict]:
         backend: one of BACKENDS; "reference" where CBAM_FUSED_BACKEND demands kernels of a GPU, as for training.
 
     Raises:
-        InputError: the run holds no checkpoint of this program.
+        InputError: the run holds no checkpoint of this program, or CBAM_FUSED_BACKEND demands what there is not.
     """
     path = run if run.is_file() else run / BEST
     if functional.wanted in ("cuda", "triton"):
         backend = "reference"  # the network is on the CPU
+    if backend == "fused":
+        check_backend(torch.device("cpu"))
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         check_entries(checkpoint)

@@ -10,7 +10,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from . import InputError, distributed
-from .model import build_model, check_size
+from .model import build_model, check_backend, check_size
 from .optimisation import make_optimizer, make_schedule
 from .seeds import seed_all
 from .settings import Settings, stages
@@ -44,6 +44,8 @@ def make_learner(settings: Settings, num_classes: int, steps_per_epoch: int, res
     device = distributed.device()
     if settings.sync_bn and device.type == "cpu":
         raise InputError("sync_bn needs GPUs: PyTorch has no SyncBatchNorm for CPUs")
+    if settings.backend == "fused" and settings.cbam != "none":
+        check_backend(device)
     weights = None
     if settings.pretrained and not resumed:
         weights = pretrained_weights(settings.arch)

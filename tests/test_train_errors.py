@@ -9,6 +9,7 @@ import sys
 import pytest
 from garbage_runs import REPO, SMALL, files_below
 
+from cbam_fused import functional
 from train_example import main
 
 
@@ -120,6 +121,15 @@ def test_options_that_do_not_exist_are_refused(option, capsys):
     with pytest.raises(SystemExit, match="2"):
         main(["train", *option])
     assert option[0] in capsys.readouterr().err
+
+
+def test_a_backend_that_does_not_exist_is_refused(run, drawn, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(functional, "wanted", "gpu")
+    train = ["train", "--data", str(drawn), "--out", str(tmp_path / "run")]
+    for command in (train, ["predict", "--run", str(run), str(drawn)]):
+        assert main(command) == 2
+        assert capsys.readouterr().err.startswith("error: CBAM_FUSED_BACKEND must be auto, cpu, cuda, triton or ref")
+    assert not (tmp_path / "run").exists()
 
 
 def test_without_the_packages_of_the_extra_it_names_the_extra():
