@@ -253,4 +253,5 @@ def _or_none(value: float) -> float | None:
 
 def _write_page(path: Path, title: str, subtitle: str, sections: list[Section]) -> None:
     with replacing(path) as temporary:
-        temporary.write_text(document(title, subtitle, sections), encoding="utf-8")
+        text = document(title, subtitle, sections)
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")  # paths in it may be any bytes

@@ -69,6 +69,13 @@ def test_a_class_without_images_a_name_like_markup_and_no_mistakes(tmp_path):
     assert "&lt;b&gt;&amp;amp;" in page and "<b>&amp;" not in page
 
 
+def test_a_path_among_the_settings_may_be_any_bytes(bare):
+    config = {"arch": "resnet18", "cbam": "none", "data": None, "weights": "caf\udce9.pt"}
+    (bare / "config.json").write_text(json.dumps(config))
+    write_report(bare)
+    assert r"<td>caf\udce9.pt</td>" in (bare / "report.html").read_text()
+
+
 def test_a_name_like_a_table_cell(tmp_path):
     synthetic_run(tmp_path, classes=2, images=20)
     content = json.loads((tmp_path / "val_predictions.json").read_text())
