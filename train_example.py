@@ -16,8 +16,11 @@ import argparse
 import os
 import sys
 
-from garbage import InputError, Interrupted
-from garbage.commands import compare, evaluate, explain, export, inspect, predict, report, train
+try:
+    from garbage import InputError, Interrupted
+    from garbage.commands import compare, evaluate, explain, export, inspect, predict, report, train
+except ModuleNotFoundError as error:
+    sys.exit(f"error: {error}; pip install '.[train]'")
 
 COMMANDS = (inspect, train, report, evaluate, predict, explain, export, compare)
 
@@ -31,6 +34,8 @@ def main(argv: list[str] | None = None) -> int:
     commands = parser.add_subparsers(title="commands", required=True)
     for command in COMMANDS:
         command.add_parser(commands)
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # the names of files are any bytes
     args = parser.parse_args((sys.argv[1:] if argv is None else argv) or ["train"])
     try:
         return args.run_command(args)

@@ -11,8 +11,12 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from cbam_fused import functional
+
 from . import InputError
-from .model import build_model
+from .model import build_model, check_backend
+from .pixels import is_utf8
+from .settings import ENVIRONMENT, Settings, read_file
 
 CONFIG, CLASSES, LOG = "config.json", "class_indices.json", "log.jsonl"
 BEST, LAST = "best.pt", "last.pt"
@@ -32,7 +36,9 @@ RUN_FILES = (
 
 
 def check_writable(folder: Path) -> None:
-    """Raise InputError unless the folder can be made, or exists and can be written to."""
+    """Raise InputError unless the folder can be made, or exists and can be written to, and a page can name it."""
+    if not is_utf8(folder.absolute()):
+        raise InputError(f"{folder} cannot be written: its path is not UTF-8")
     existing = _existing(folder)
     if not existing.is_dir():
         raise InputError(f"{folder} cannot be written: {existing} is not a folder")
@@ -83,6 +89,11 @@ def locked(run: Path) -> Iterator[None]:
         os.close(folder)
 
 
+def home_of(run: Path) -> Path:
+    """The folder of a run, or of a checkpoint file."""
+    return run.parent if run.is_file() else run
+
+
 def data_folder(run: Path) -> Path | None:
     """Where the images of a run are, as its config.json says; None where there is no such file."""
     config = read_config(run)
@@ -92,7 +103,7 @@ def data_folder(run: Path) -> Path | None:
 
 
 def read_config(run: Path) -> dict:
-    """The settings and the environment of a run; nothing where there is no config.json.
+    """The settings of a run, and its environment by that name; nothing where there is no config.json.
 
     Raises:
         InputError: the file is damaged.
@@ -100,14 +111,23 @@ def read_config(run: Path) -> dict:
     path = run / CONFIG
     if not path.exists():
         return {}
+    config = read_file(path)
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
         missing = {"data", "arch", "cbam"} - config.keys()
-    except (ValueError, AttributeError) as error:
-        raise InputError(f"{path} is not the config of a run: {type(error).__name__}: {error}") from error
-    if missing:
-        raise InputError(f"{path} is not the config of a run: it lacks {', '.join(sorted(missing))}")
+        if missing:
+            raise InputError(f"it lacks {', '.join(sorted(missing))}")
+        Settings(data=config["data"])
+        if not isinstance(config.setdefault(ENVIRONMENT, {}), dict):
+            raise InputError(f"{ENVIRONMENT} must be a table, got {config[ENVIRONMENT]!r}")
+    except InputError as error:
+        raise InputError(f"{path} is not the config of a run: {error}") from error
     return config
+
+
+def write_config(run: Path, config: dict) -> None:
+    """Write what read_config reads."""
+    with replacing(run / CONFIG) as path:
+        path.write_text(json.dumps(config, indent=2) + "\n")
 
 
 def run_files(run: Path) -> list[Path]:
@@ -148,12 +168,16 @@ def load_run(run: Path, backend: str = "fused") -> tuple[nn.Module, dict]:
 
     Args:
         run: the folder of a run, or a checkpoint file.
-        backend: one of BACKENDS.
+        backend: one of BACKENDS; "reference" where CBAM_FUSED_BACKEND demands kernels of a GPU, as for training.
 
     Raises:
-        InputError: the run holds no checkpoint of this program.
+        InputError: the run holds no checkpoint of this program, or CBAM_FUSED_BACKEND demands what there is not.
     """
     path = run if run.is_file() else run / BEST
+    if functional.wanted in ("cuda", "triton"):
+        backend = "reference"  # the network is on the CPU
+    if backend == "fused":
+        check_backend(torch.device("cpu"))
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         check_entries(checkpoint)

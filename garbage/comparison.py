@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from . import Interrupted
 from .checkpoint import LOG, replacing
 from .data import ImageFolder
 from .plots import save_png
@@ -38,13 +39,16 @@ def compare(settings: Settings, images: ImageFolder, out: Path) -> dict:
         What comparison.json holds.
 
     Raises:
-        as train.
+        as train; after Interrupted a comparison cannot go on.
     """
     console = rich.get_console()
     records = {}
     for name, changes in RUNS.items():
         console.rule(TITLES[name])
-        train(dataclasses.replace(settings, **changes), images, out / name)
+        try:
+            train(dataclasses.replace(settings, **changes), images, out / name)
+        except Interrupted:  # which says how to go on with this one alone
+            raise Interrupted(f"stopped in {out / name}; a comparison cannot go on: start it again") from None
         records[name] = read_log(out / name / LOG)
     result = summarise(records)
     with replacing(out / COMPARISON) as path:

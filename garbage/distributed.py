@@ -9,14 +9,28 @@ import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 
+from . import InputError
+
+TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
 
 @contextmanager
 def joined() -> Iterator[None]:
-    """Be one of the processes that torchrun started, if it did: gloo on CPUs, nccl on GPUs."""
+    """Be one of the processes that torchrun started, if it did: gloo on CPUs, nccl on GPUs.
+
+    Raises:
+        InputError: more processes than GPUs, or an environment that is not torchrun's.
+    """
     if "WORLD_SIZE" not in os.environ:
         yield
         return
+    missing = ", ".join(name for name in TORCHRUN if name not in os.environ)
+    if missing:
+        raise InputError(f"WORLD_SIZE is set as by torchrun, but not {missing}: unset it, or start with torchrun")
     if torch.cuda.is_available():
+        processes, gpus = int(os.environ["LOCAL_WORLD_SIZE"]), torch.cuda.device_count()
+        if processes > gpus:  # said by all: the first one, which prints, has a GPU
+            raise InputError(f"each process needs a GPU: --nproc-per-node is {processes}, this machine has {gpus}")
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
     try:

@@ -14,9 +14,9 @@ import torch
 from cbam_fused import functional
 
 from . import distributed
-from .checkpoint import CLASSES, CONFIG, LAST, TENSORBOARD, remove_leftovers, replacing, run_files
+from .checkpoint import CLASSES, LAST, TENSORBOARD, remove_leftovers, replacing, run_files, write_config
 from .data import ImageFolder
-from .settings import Settings
+from .settings import ENVIRONMENT, Settings
 
 PACKAGES = ("torchvision", "torchmetrics", "numpy", "pillow", "cbam_fused")
 
@@ -30,13 +30,13 @@ def start_run(run: Path, settings: Settings, images: ImageFolder) -> None:
         path.unlink()
     shutil.rmtree(run / TENSORBOARD, ignore_errors=True)
     with replacing(run / CLASSES) as path:
-        path.write_text(json.dumps(dict(enumerate(images.classes)), indent=2, ensure_ascii=False) + "\n")
-    with replacing(run / CONFIG) as path:
-        path.write_text(json.dumps(asdict(settings) | _describe(settings, images), indent=2) + "\n")
+        text = json.dumps(dict(enumerate(images.classes)), indent=2, ensure_ascii=False)
+        path.write_text(text + "\n", encoding="utf-8")
+    write_config(run, asdict(settings) | {ENVIRONMENT: _describe(settings, images)})
 
 
 def _describe(settings: Settings, images: ImageFolder) -> dict[str, Any]:
-    """Entries of config.json, JSON types only."""
+    """On what and with what the run is made, JSON types only."""
     device = distributed.device()
     fused = settings.backend == "fused" and settings.cbam != "none"
     return {

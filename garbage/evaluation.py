@@ -13,6 +13,7 @@ from .inference import classify
 from .metrics import Metrics
 from .predictions import Predictions, write_predictions
 from .report import write_evaluation
+from .sources import keep_apart
 from .tables import overall_table, per_class_table
 
 
@@ -23,7 +24,8 @@ def evaluate_folder(run: Path, folder: Path, out: Path) -> Metrics:
         run: a finished run, or a checkpoint file.
         folder: class folders, or train/ and val/ with such folders, of which val/ is taken. Images may lie at any
             depth below their class; files that cannot be read are named and left out.
-        out: the folder for the results; results of an earlier evaluation in it are replaced.
+        out: the folder for the results, outside of the class folders; results of an earlier evaluation in it are
+            replaced.
 
     Raises:
         InputError: the checkpoint or a folder is of no use, or the class folders are not the checkpoint's classes.
@@ -34,6 +36,7 @@ def evaluate_folder(run: Path, folder: Path, out: Path) -> Metrics:
     model, checkpoint = load_run(run)
     classes, size = checkpoint["classes"], checkpoint["image_size"]
     folder, samples = _labelled_images(folder, classes)
+    keep_apart(out, [folder], "--out")
     console = rich.get_console()
     files, labels, rows = [], [], []
     for (path, label), (_, result) in zip(samples, classify(model, size, [p for p, _ in samples]), strict=True):

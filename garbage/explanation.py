@@ -15,12 +15,10 @@ from . import InputError
 from .checkpoint import check_writable, load_run, replacing
 from .data import normalise
 from .grad_cam import grad_cam
-from .heat import as_picture, has_cbam, overlay, spread
+from .heat import MAPS, as_picture, has_cbam, overlay, spread
 from .inference import views
 from .plots import save_png
 from .sources import find_images, keep_apart, output_paths
-
-MAPS = 8  # CBAMs shown of a network with more
 
 
 def explain(run: Path, sources: list[Path], out: Path, target: str | None = None) -> int:

@@ -14,9 +14,8 @@ import torch
 from torch import Tensor
 
 from . import InputError
-from .checkpoint import VAL_PREDICTIONS, check_writable, data_folder, load_run, replacing
-from .data import MEAN, STD, normalise
-from .inference import network_view
+from .checkpoint import VAL_PREDICTIONS, check_writable, data_folder, home_of, load_run, replacing
+from .data import MEAN, STD, normalise, try_decode
 from .predictions import read_predictions
 
 OPSET = 23  # tried with onnxruntime 1.32
@@ -52,7 +51,7 @@ def export(run: Path, out: Path, photo: Path | None = None) -> None:
     photo = photo or _validation_image(run)
     inputs = {"random input": torch.randn(3, 3, size, size), "a single random image": torch.randn(1, 3, size, size)}
     if photo:
-        view = network_view(photo, size)
+        view = try_decode(photo, size)
         if isinstance(view, str):
             raise InputError(f"{photo} cannot be read: {view}")
         inputs[str(photo)] = normalise(view[None]).contiguous()
@@ -120,7 +119,7 @@ def _difference(got: Tensor, expected: Tensor) -> float:
 
 
 def _validation_image(run: Path) -> Path | None:
-    home = run.parent if run.is_file() else run
+    home = home_of(run)
     folder = data_folder(home)
     if folder is None or not (home / VAL_PREDICTIONS).exists():
         return None

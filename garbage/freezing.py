@@ -24,7 +24,7 @@ class Freezing:
             first = (head_name(model), *([] if settings.cbam == "none" else ["cbam"]))
             self.stages = [(1, first)]
             for epoch, names in stages("unfreeze", settings.unfreeze):
-                self.stages.append((epoch, (*self.stages[-1][1], *names.split(","))))
+                self.stages.append((epoch, (*self.stages[-1][1], *(name.strip() for name in names.split(",")))))
         for epoch, _ in self.stages:
             self.start(epoch)
 

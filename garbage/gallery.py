@@ -9,14 +9,13 @@ from torch import Tensor, nn
 
 import cbam_fused
 
-from .data import normalise
-from .heat import as_picture, has_cbam, overlay, spread
-from .inference import network_view
+from .data import normalise, try_decode
+from .heat import MAPS, as_picture, has_cbam, overlay, spread
 from .page import figure, jpeg_uri
 from .pixels import read_rgb
 from .predictions import Predictions
 
-MISTAKES, SAMPLES, MAPS = 24, 6, 8
+MISTAKES, SAMPLES = 24, 6
 THUMBNAIL = 240  # pixels of the longer side
 
 
@@ -57,7 +56,7 @@ def attention(model: nn.Module, image_size: int, predictions: Predictions, locat
     first = {label: i for i, label in reversed(list(enumerate(predictions.labels.tolist())))}
     names = {predictions.classes[label]: predictions.files[i] for label, i in sorted(first.items())}
     chosen = spread(list(names), SAMPLES)
-    seen = {name: network_view(locate(names[name]), image_size) for name in chosen}
+    seen = {name: try_decode(locate(names[name]), image_size) for name in chosen}
     images = {name: view for name, view in seen.items() if isinstance(view, Tensor)}
     if not images:
         return f"<p>Left out: none of the photos can be read, {escape(str(locate(names[chosen[0]])))} for one.</p>\n"

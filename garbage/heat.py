@@ -9,6 +9,8 @@ from torch.nn import functional as F
 
 from cbam_fused import reference
 
+MAPS = 8  # CBAMs shown of a network with more
+
 
 def has_cbam(model: nn.Module) -> bool:
     return any(isinstance(module, reference.CBAM) for module in model.modules())

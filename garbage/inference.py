@@ -14,17 +14,15 @@ from .data import normalise, try_decode
 BATCH = 64
 
 
-def network_view(path: Path, image_size: int) -> Tensor | str:
-    """What the network sees of an image file, uint8 (3, S, S), or the reason in words why it cannot be read."""
-    return try_decode(path, image_size)
-
-
 def views(paths: list[Path], image_size: int) -> Iterator[list[tuple[Path, Tensor | str]]]:
-    """Each path with its network_view, BATCH of them at a time (the last time fewer), read by threads."""
+    """Each path with what the network sees, uint8 (3, S, S), or the reason in words why it cannot be read.
+
+    They come BATCH at a time (the last time fewer), read by threads.
+    """
     with ThreadPoolExecutor() as pool:
         for start in range(0, len(paths), BATCH):
             batch = paths[start : start + BATCH]
-            yield list(zip(batch, pool.map(lambda path: network_view(path, image_size), batch), strict=True))
+            yield list(zip(batch, pool.map(lambda path: try_decode(path, image_size), batch), strict=True))
 
 
 def classify(model: nn.Module, image_size: int, paths: list[Path]) -> Iterator[tuple[Path, Tensor | str]]:

@@ -1,5 +1,6 @@
 """What changes in training: the network with its optimiser, schedule, scaler and averaged weights."""
 
+import copy
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from . import InputError, distributed
-from .model import build_model, check_size
+from .model import build_model, check_backend, check_size
 from .optimisation import make_optimizer, make_schedule
 from .seeds import seed_all
 from .settings import Settings, stages
@@ -43,6 +44,8 @@ def make_learner(settings: Settings, num_classes: int, steps_per_epoch: int, res
     device = distributed.device()
     if settings.sync_bn and device.type == "cpu":
         raise InputError("sync_bn needs GPUs: PyTorch has no SyncBatchNorm for CPUs")
+    if settings.backend == "fused" and settings.cbam != "none":
+        check_backend(device)
     weights = None
     if settings.pretrained and not resumed:
         weights = pretrained_weights(settings.arch)
@@ -60,6 +63,8 @@ def make_learner(settings: Settings, num_classes: int, steps_per_epoch: int, res
     ).to(device)
     for side in {settings.image_size, *(int(side) for _, side in stages("train_sizes", settings.train_sizes))}:
         check_size(model, side)
+    if settings.deterministic:
+        _check_deterministic(model, settings.image_size)
     if settings.sync_bn:
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     if settings.channels_last:
@@ -71,6 +76,18 @@ def make_learner(settings: Settings, num_classes: int, steps_per_epoch: int, res
     if settings.ema:
         ema = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(settings.ema), use_buffers=True)
     return Learner(model, optimizer, schedule, scaler, ema)
+
+
+def _check_deterministic(model: nn.Module, side: int) -> None:
+    """Raise InputError if PyTorch has no deterministic form of an operation of a step; the model stays as it is."""
+    trial, device = copy.deepcopy(model).train(), next(model.parameters()).device
+    try:
+        trial(torch.zeros(2, 3, side, side, device=device)).sum().backward()
+    except RuntimeError as error:
+        if "deterministic" not in str(error):
+            raise
+        reason = str(error).partition(", but ")[0]
+        raise InputError(f"deterministic: not with this {type(model).__name__} on {device}: {reason}") from error
 
 
 def to_run(model: nn.Module, settings: Settings) -> nn.Module:

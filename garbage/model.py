@@ -8,6 +8,7 @@ import torchvision
 from torch import nn
 
 import cbam_fused
+from cbam_fused import functional
 from cbam_fused.surgery.presets import PRESETS
 
 from . import InputError
@@ -80,6 +81,14 @@ def architectures() -> tuple[str, ...]:
 def head_name(model: nn.Module) -> str:
     """The last layer of one of these networks: a Linear, or a convolution in SqueezeNet."""
     return [name for name, module in model.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)][-1]
+
+
+def check_backend(device: torch.device) -> None:
+    """Raise InputError if CBAM_FUSED_BACKEND demands what fused CBAM does not have on the device."""
+    try:
+        functional.backend_for(torch.empty(0, device=device))
+    except RuntimeError as error:
+        raise InputError(str(error)) from None
 
 
 def check_size(model: nn.Module, side: int) -> None:

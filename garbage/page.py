@@ -12,6 +12,10 @@ from PIL import Image
 STYLE = Path(__file__).with_name("page.css")
 
 
+class Cell(str):
+    """A table cell as HTML, its ``<td>`` included."""
+
+
 class Section(NamedTuple):
     """A part of a page; body is HTML."""
 
@@ -58,11 +62,11 @@ def tiles(values: dict[str, str]) -> str:
 
 
 def table(head: Iterable[str], rows: Iterable[Iterable[str]], caption: str, kind: str = "") -> str:
-    """A table whose first column names the rows; cells are text, or whole ``<td>`` elements as bar_cell makes them."""
+    """A table whose first column names the rows; cells are text, or HTML as bar_cell makes it."""
     header = "".join(f'<th scope="col">{escape(name)}</th>' for name in head)
     body = ""
     for name, *cells in rows:
-        columns = "".join(cell if cell.startswith("<td") else f"<td>{escape(cell)}</td>" for cell in cells)
+        columns = "".join(cell if isinstance(cell, Cell) else f"<td>{escape(cell)}</td>" for cell in cells)
         body += f'<tr><th scope="row">{escape(name)}</th>{columns}</tr>\n'
     title = f"<caption>{escape(caption)}</caption>" if caption else ""
     return (
@@ -73,11 +77,7 @@ def table(head: Iterable[str], rows: Iterable[Iterable[str]], caption: str, kind
 
 def bar_cell(value: float, text: str) -> str:
     """A table cell with a bar of the length value, which is in [0, 1], or NaN for no bar."""
-    return (
-        f'<td class="bar" style="--value:{value:.4f}">{escape(text)}</td>'
-        if value == value
-        else f"<td>{escape(text)}</td>"
-    )
+    return Cell(f'<td class="bar" style="--value:{value:.4f}">{escape(text)}</td>') if value == value else text
 
 
 def figure(source: str, alt: str, caption: str = "", kind: str = "") -> str:

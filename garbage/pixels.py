@@ -16,11 +16,19 @@ def read_rgb(path: Path, side: int) -> Image.Image:
     What is transparent becomes white. A large JPEG may come out smaller, with at least ``side`` pixels each way.
 
     Raises:
-        OSError, ValueError, SyntaxError, ...: whatever Pillow raises for a file that it cannot read.
+        ValueError: the path is not UTF-8, so that no table or page could name the file.
+        OSError, SyntaxError, ...: whatever Pillow raises for a file that it cannot read.
     """
+    if not is_utf8(path):
+        raise ValueError("its path is not UTF-8; rename it")
     with Image.open(path) as image:
         image.draft("RGB", (side, side))  # JPEG only: decode at a fraction of the size where that is enough
         return _to_rgb(ImageOps.exif_transpose(image))
+
+
+def is_utf8(path: Path) -> bool:
+    """Whether a path is text: of any other bytes, as old archives have them, Python makes lone surrogates."""
+    return not any("\ud800" <= character <= "\udfff" for character in str(path))
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -12,6 +12,9 @@ from torch import Tensor
 from .metrics import MACRO, MICRO, Curve, Metrics, calibration_bins
 from .predictions import Predictions
 
+# Names of classes and files are in the figures, with "$" in some; matplotlib would read formulas between two.
+matplotlib.rcParams["text.parse_math"] = False
+
 PANELS = {"loss": "loss", "accuracy": "accuracy (%)", "lr": "learning rate"}
 LEGIBLE = 40  # classes; beyond, numbers in cells and a legend would be too small to read, and an SVG of all too large
 LABELLED = 100  # classes; beyond, their names at a matrix would be too small
@@ -121,7 +124,7 @@ def _class_curves(curves: dict[str, Curve], areas: dict[str, float], area_name: 
     averages = {MICRO: "--", MACRO: "-"}
     colours = matplotlib.colormaps["tab20"].colors
     for i, (name, (x, y)) in enumerate(curves.items()):
-        label = f"{name} {areas[name]:.3f}"
+        label = f"{areas[name]:.3f} {name}"  # a label that begins with "_" is left out
         if name in averages:
             axes.plot(x, y, color="#000000", linewidth=1.8, linestyle=averages[name], label=label, **style)
         else:

@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 from torch import Tensor
 
+from . import InputError
 from .annotation import annotate_image
 from .checkpoint import check_writable, load_run, replacing
 from .inference import classify
@@ -39,6 +40,8 @@ def predict(
     Raises:
         InputError: the run or a place to write to is of no use.
     """
+    if csv_path.resolve() == json_path.resolve():
+        raise InputError(f"--csv and --json are one file, {csv_path}: the one would replace the other")
     images, passed_over = find_images(sources)
     for folder in filter(None, (csv_path.parent, json_path.parent, annotate)):
         check_writable(folder)
@@ -116,4 +119,5 @@ def _write_json(predictions: dict[Path, Best], skipped: dict[Path, str], path: P
         ],
         "skipped": [{"path": str(image), "reason": reason} for image, reason in skipped.items()],
     }
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    path.write_text(text, encoding="utf-8", errors="backslashreplace")  # JSON's own form for names that are not UTF-8

@@ -65,6 +65,9 @@ def read_predictions(path: Path) -> Predictions:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         classes, files = content["classes"], content["files"]
+        for name in ("classes", "files"):
+            if not (isinstance(content[name], list) and all(isinstance(text, str) for text in content[name])):
+                raise TypeError(f"{name} must be a list of texts")
         labels = torch.tensor(content["labels"], dtype=torch.int64)
         probabilities = torch.tensor(content["probabilities"], dtype=torch.float32)
         predictions = Predictions(content["epoch"], classes, files, labels, probabilities)

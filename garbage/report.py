@@ -20,11 +20,12 @@ from .checkpoint import (
     read_config,
     replacing,
 )
-from .metrics import Metrics, compute_metrics
+from .metrics import MICRO, Metrics, compute_metrics
 from .page import Section, bar_cell, document, figure, svg_uri, table, tiles
 from .plots import PANELS, calibration_figure, confusion_figure, curves_figure, pr_figure, roc_figure, save_png, svg
 from .predictions import Predictions, read_predictions
-from .tables import OVERALL_NAMES, PER_CLASS_NAMES, best_epoch_rows, number, write_per_class_csv
+from .settings import ENVIRONMENT
+from .tables import LOG_NAMES, OVERALL_NAMES, PER_CLASS_NAMES, best_epoch_rows, number, write_per_class_csv
 
 CONFUSED_PAIRS = 8
 
@@ -93,18 +94,23 @@ def read_log(path: Path) -> list[dict]:
     """The records of log.jsonl, one an epoch.
 
     Raises:
-        InputError: there is no such file, it is empty, or a line is not JSON.
+        InputError: there is no such file, it is empty, or a line is not the record of an epoch.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_bytes().splitlines()
     except FileNotFoundError:
         raise InputError(f"{path.parent} is not a run: it has no {path.name}") from None
     records = []
     for i, line in enumerate(lines, 1):
         try:
-            records.append(json.loads(line))
-        except ValueError as error:
-            raise InputError(f"line {i} of {path} is not JSON: {error}") from error
+            record = json.loads(line)
+            for name in LOG_NAMES:
+                if not isinstance(record[name], int | float):
+                    raise TypeError(f"{name} is {record[name]!r}")
+        except (ValueError, TypeError, KeyError) as error:
+            reason = f"{type(error).__name__}: {error}"
+            raise InputError(f"line {i} of {path} is not the record of an epoch: {reason}") from error
+        records.append(record)
     if not records:
         raise InputError(f"{path} is empty: no epoch of the run has finished")
     return records
@@ -219,9 +225,11 @@ def _confused_pairs(classes: list[str], metrics: Metrics) -> str:
 
 
 def _settings(config: dict) -> str:
-    rows = [(key, value if isinstance(value, str) else json.dumps(value)) for key, value in config.items()]
-    settings = table(("setting", "value"), rows, "", kind="pairs")
-    return f"<details><summary>All {len(rows)} settings, and the environment of the run</summary>{settings}</details>\n"
+    settings = {key: value for key, value in config.items() if key != ENVIRONMENT}
+    entries = (settings | config[ENVIRONMENT]).items()
+    rows = [(key, value if isinstance(value, str) else json.dumps(value)) for key, value in entries]
+    body = table(("setting", "value"), rows, "", kind="pairs")
+    return f"<details><summary>All {len(settings)} settings, and the environment of the run</summary>{body}</details>\n"
 
 
 def _as_json(classes: list[str], metrics: Metrics) -> dict:
@@ -231,7 +239,7 @@ def _as_json(classes: list[str], metrics: Metrics) -> dict:
         | {"images": int(metrics.support[i])}
         for i, name in enumerate(classes)
     }
-    micro = {"micro_auc": metrics.auc["micro average"], "micro_ap": metrics.ap["micro average"]}
+    micro = {"micro_auc": metrics.auc[MICRO], "micro_ap": metrics.ap[MICRO]}
     return {
         "overall": metrics.overall | micro,
         "per_class": per_class,
@@ -245,4 +253,5 @@ def _or_none(value: float) -> float | None:
 
 def _write_page(path: Path, title: str, subtitle: str, sections: list[Section]) -> None:
     with replacing(path) as temporary:
-        temporary.write_text(document(title, subtitle, sections), encoding="utf-8")
+        text = document(title, subtitle, sections)
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")  # paths in it may be any bytes

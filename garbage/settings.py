@@ -18,6 +18,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
+ENVIRONMENT = "environment"  # the entry of a run's config.json that is no setting
 SAMPLE_RECIPE = Path(__file__).parent / "recipes" / "sample_set.toml"
 LR = {("sgd", False): 0.05, ("sgd", True): 0.01, ("adamw", False): 1e-3, ("adamw", True): 2e-4}
 WEIGHT_DECAY = {"sgd": 5e-4, "adamw": 0.05}
@@ -107,6 +108,9 @@ class Settings:
             raise InputError("cbam_init is identity, but cbam is none")
         if self.unfreeze and self.freeze == "none":
             raise InputError("unfreeze needs freeze: nothing is frozen")
+        for name, schedule in {"min_lr": "cosine", "step_epochs": "step", "step_factor": "step"}.items():
+            if self.schedule != schedule and getattr(self, name) != getattr(Settings, name):
+                raise InputError(f"{name} is of the schedule {schedule}, but schedule is {self.schedule}")
         for name in ("unfreeze", "train_sizes"):
             stages(name, getattr(self, name))
         for _, side in stages("train_sizes", self.train_sizes):
@@ -140,22 +144,37 @@ def stages(name: str, entries: tuple[str, ...]) -> list[tuple[int, str]]:
 
 
 def read_settings(path: Path) -> dict[str, Any]:
-    """The settings in a TOML or JSON file, by name.
+    """The settings in a TOML or JSON file, by name; those of a run in its config.json.
 
     Raises:
-        InputError: no such file, not TOML or JSON, or a name that is no setting.
+        InputError: as read_file, a name that is no setting, or a value that it cannot have.
+    """
+    found = read_file(path)
+    found.pop(ENVIRONMENT, None)
+    fields, hints = {f.name: f for f in dataclasses.fields(Settings)}, get_type_hints(Settings)
+    for name, value in found.items():
+        if name not in fields:
+            near = difflib.get_close_matches(name, fields, n=1)
+            raise InputError(f"{path}: there is no setting {name!r}" + (f"; the nearest is {near[0]}" if near else ""))
+        found[name] = tuple(value) if isinstance(value, list) else value
+        _check(name, found[name], hints[name], fields[name].metadata)
+    return found
+
+
+def read_file(path: Path) -> dict[str, Any]:
+    """What a TOML or JSON file says, by name.
+
+    Raises:
+        InputError: no such file, not TOML or JSON, or JSON without names.
     """
     try:
         text = path.read_text(encoding="utf-8")
         found = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
     except (OSError, ValueError) as error:  # both parsers' errors are ValueErrors
-        raise InputError(f"{path} cannot be read as settings: {error}") from error
-    names = [f.name for f in dataclasses.fields(Settings)]
-    for name in found:
-        if name not in names:
-            near = difflib.get_close_matches(name, names, n=1)
-            raise InputError(f"{path}: there is no setting {name!r}" + (f"; the nearest is {near[0]}" if near else ""))
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in found.items()}
+        raise InputError(f"{path} cannot be read: {type(error).__name__}: {error}") from error
+    if not isinstance(found, dict):
+        raise InputError(f"{path} cannot be read: it must hold names with values, got {text.strip():.40}")
+    return found
 
 
 def _check(name: str, value: Any, hint: Any, limits: Any) -> None:

@@ -108,11 +108,14 @@ def _differences(last: dict[str, Any], settings: Settings, images: ImageFolder) 
         f"{name} is {mine}, the checkpoint has {theirs}"
         for name, mine, theirs in (
             *((name, getattr(settings, name), last[name]) for name in ("arch", "cbam", "cbam_init", "image_size")),
-            *_class_differences(images.classes, last["classes"]),
             ("the number of processes", distributed.world_size(), state["processes"]),
         )
         if mine != theirs
     ]
+    for which, one, other in (("new", images.classes, last["classes"]), ("missing", last["classes"], images.classes)):
+        names = sorted(set(one) - set(other))
+        if names:
+            differences.append(f"classes that are {which}: {', '.join(names)}")
     if not differences and state["images"] != fingerprint(images):
         differences = ["the training or validation images are not those that the run began with"]
     return differences
@@ -134,13 +137,6 @@ def fingerprint(images: ImageFolder) -> str:
     """Tells whether two runs see the same files in the same order, wherever the folder is."""
     names = [["/".join(path.parts[-2:]) for path in part.paths] for part in (images.train, images.val)]
     return hashlib.sha256(json.dumps(names).encode()).hexdigest()
-
-
-def _class_differences(mine: list[str], theirs: list[str]) -> list[tuple[str, str, str]]:
-    if mine == theirs:
-        return []
-    only = sorted(set(mine) - set(theirs)), sorted(set(theirs) - set(mine))
-    return [("the list of classes", *(", ".join(names) or "in another order" for names in only))]
 
 
 def _checkpoint(settings: Settings, classes: list[str], learner: Learner, record: dict | None) -> dict[str, Any]:

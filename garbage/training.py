@@ -5,6 +5,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from . import InputError, Interrupted, distributed
 from .augmentation import class_weights, make_mixing, train_transform
-from .checkpoint import LAST, check_space, check_writable, locked
+from .checkpoint import LAST, check_space, check_writable, locked, read_config, write_config
 from .data import ImageFolder, normalise
 from .environment import start_run
 from .freezing import Freezing
@@ -74,6 +75,8 @@ class _Training:
     def run_epochs(self) -> dict:
         if self.resumed:
             self.progress = resume(self.run, self.settings, self.images, self.learner)
+            if self.rank == 0:
+                write_config(self.run, read_config(self.run) | asdict(self.settings))  # the images may have moved
         else:
             self.progress = Progress()
             if self.rank == 0:
@@ -146,7 +149,7 @@ class _Training:
                 x, targets = self.mixing(x, labels)
                 labels = targets.argmax(1)
             loss, logits = self._step(network, x, targets)
-            # Summed on the device: reading a value at every step would make a GPU wait.
+            # Summed on the device: reading a value makes a GPU wait (with several of them, any_process below does so).
             sums += torch.stack(
                 [loss.double() * len(x), (logits.argmax(1) == labels).sum().double(), torch.full_like(sums[0], len(x))]
             )

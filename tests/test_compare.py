@@ -9,6 +9,7 @@ from garbage_runs import SMALL, files_below, read_log
 from PIL import Image
 
 from cbam_fused import kernels
+from garbage import Interrupted, comparison
 from garbage.checkpoint import load_run
 from garbage.comparison import summarise
 from train_example import main
@@ -106,6 +107,16 @@ def test_bad_input_is_refused(drawn, tmp_path, capsys, options, message):
     assert main(["compare", *data, "--out", str(tmp_path / "out"), *options]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_stopped_comparison_does_not_advise_to_go_on(drawn, tmp_path, monkeypatch, capsys):
+    def stop(settings, images, run):
+        raise Interrupted("go on")
+
+    monkeypatch.setattr(comparison, "train", stop)
+    assert main(["compare", "--data", str(drawn), "--out", str(tmp_path / "out"), *SMALL]) == 130
+    wanted = f"stopped in {tmp_path / 'out' / 'none'}; a comparison cannot go on: start it again\n"
+    assert capsys.readouterr().err == wanted
 
 
 def test_a_finished_comparison_is_not_overwritten(compared, drawn, capsys):

@@ -17,6 +17,7 @@ from garbage.learner import make_learner
 from garbage.loading import epoch_batches, make_loader, share_of
 from garbage.seeds import seed_all
 from garbage.settings import Settings
+from train_example import main
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -119,6 +120,24 @@ def test_torchrun_gives_the_weights_of_averaged_half_batches(two_classes, tmp_pa
 def test_a_batch_that_processes_cannot_share_is_refused(batch_size, processes, message):
     with pytest.raises(InputError, match=message):
         training._check_batches(Settings(data=None, batch_size=batch_size), 15, processes)
+
+
+def test_an_environment_that_is_not_that_of_torchrun_is_refused(monkeypatch, capsys):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for name in ("RANK", "MASTER_ADDR"):
+        monkeypatch.delenv(name, raising=False)
+    assert main(["train"]) == 2
+    assert "WORLD_SIZE is set as by torchrun, but not RANK, LOCAL_RANK, " in capsys.readouterr().err
+
+
+def test_more_processes_than_gpus_are_refused(monkeypatch, capsys):
+    for name in distributed.TORCHRUN:
+        monkeypatch.setenv(name, "0")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert main(["train"]) == 2
+    assert "each process needs a GPU: --nproc-per-node is 2, this machine has 1" in capsys.readouterr().err
 
 
 def test_synchronised_batchnorm_needs_gpus():

@@ -84,6 +84,15 @@ def test_the_report_of_a_run_is_not_overwritten(run, folder, capsys):
     assert files_below(run) == before
 
 
+def test_results_never_go_among_the_images(run, folder, capsys):
+    before = files_below(folder)
+    for source in (folder, folder.parent):
+        assert evaluate(run, source, folder / "results") == 2
+        assert f"lies in {folder}, where the images are; name another folder" in capsys.readouterr().err
+        folder = folder.rename(folder.with_name("val"))
+    assert files_below(folder) == before
+
+
 def test_any_checkpoint_of_the_program_may_be_moved(run, folder, tmp_path):
     """Without the rest of its run, and on photos of another size."""
     moved = tmp_path / "model.pt"

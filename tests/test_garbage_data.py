@@ -1,6 +1,7 @@
 """The garbage classifier: its drawn sample set, and folders of images."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -81,7 +82,24 @@ def test_unreadable_images_are_named_and_left_out(two_classes, tmp_path, capsys)
     assert main(["train", "--data", str(two_classes), "--out", str(tmp_path / "run"), *SMALL]) == 0
     output = capsys.readouterr().out
     assert all(f"left out {path}: " in output for path in broken) and "12 images for training, 3 for val" in output
-    assert set(json.loads((tmp_path / "run" / "config.json").read_text())["unreadable"]) == set(map(str, broken))
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert set(config["environment"]["unreadable"]) == set(map(str, broken))
+
+
+def test_a_name_that_is_not_utf8_is_named_and_left_out(two_classes, run, tmp_path, capsys):
+    """As old archives have them. Python shows such bytes as lone surrogates, which no UTF-8 file can hold."""
+    odd = two_classes / "shoes" / os.fsdecode(b"caf\xe9.png")
+    (two_classes / "shoes" / "0.png").rename(odd)
+    shown = str(odd).replace("\udce9", r"\udce9") + ": ValueError: its path is not UTF-8; rename it"
+    assert main(["train", "--data", str(two_classes), "--out", str(tmp_path / "run"), *SMALL]) == 0
+    assert main(["inspect", "--data", str(two_classes), "--out", str(tmp_path / "inspect")]) == 0
+    options = ["--csv", str(tmp_path / "p.csv"), "--json", str(tmp_path / "p.json")]
+    assert main(["predict", "--run", str(run), *options, str(two_classes)]) == 0
+    output = capsys.readouterr().out
+    assert output.count(shown) == 3 and "11 images for training, 3 for val" in output
+    assert [image["path"] for image in json.loads((tmp_path / "p.json").read_text())["skipped"]] == [str(odd)]
+    assert main(["train", "--data", str(two_classes), "--out", str(tmp_path / odd.name)]) == 2
+    assert "cannot be written: its path is not UTF-8" in capsys.readouterr().err
 
 
 def test_a_set_too_large_for_memory_gives_the_same_batches(drawn, monkeypatch):

@@ -34,6 +34,13 @@ def test_inspect_finds_what_is_wrong_with_a_folder(drawn, tmp_path, capsys):
             assert image.width > 500 and len(image.convert("RGB").getcolors(1 << 24)) > 20
 
 
+def test_names_of_classes_are_no_markup(two_classes, tmp_path, capsys):
+    """Neither rich's nor matplotlib's."""
+    (two_classes / "paper").rename(two_classes / "[b]x$_$")
+    assert main(["inspect", "--data", str(two_classes), "--out", str(tmp_path / "out")]) == 0
+    assert " [b]x$_$ " in capsys.readouterr().out
+
+
 def test_mean_and_deviation_are_those_of_the_pixels(tmp_path):
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (4, 32, 32, 3), dtype=np.uint8) // np.array([1, 2, 4], dtype=np.uint8)

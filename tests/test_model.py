@@ -122,7 +122,7 @@ def test_weights_of_another_network_are_refused(tmp_path, content, message):
 
 
 def test_frozen_parts_thaw_in_stages():
-    settings = Settings(data=None, freeze="backbone", unfreeze=("3:layer4", "5:all"), epochs=6)
+    settings = Settings(data=None, freeze="backbone", unfreeze=("3:layer4, layer3", "5:all"), epochs=6)
     network = RESNET18("each_layer")
     freezing = Freezing(network, settings)
 
@@ -134,7 +134,8 @@ def test_frozen_parts_thaw_in_stages():
     assert learning() == {"cbam", "fc"} and not network.layer4[0].bn1.training
     assert [freezing.start(e) for e in (3, 4)] == [True, False]
     network.train()
-    assert learning() == {"cbam", "fc", "layer4"} and network.layer4[0].bn1.training and not network.bn1.training
+    assert learning() == {"cbam", "fc", "layer3", "layer4"}
+    assert network.layer4[0].bn1.training and not network.bn1.training
     assert freezing.start(5)
     network.train()
     assert all(p.requires_grad for p in network.parameters()) and network.bn1.training

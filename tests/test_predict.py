@@ -109,6 +109,12 @@ def test_annotated_copies_beside_nothing(run, drawn, tmp_path):
         assert band.getextrema()[0] < 40 and band.getextrema()[1] > 200, "no light text on the dark band"
 
 
+def test_both_tables_in_one_file_are_refused(run, drawn, tmp_path, capsys):
+    options = ["--csv", str(tmp_path / "p"), "--json", str(tmp_path / "new" / ".." / "p")]
+    assert main(["predict", "--run", str(run), *options, str(drawn / "val")]) == 2
+    assert "--csv and --json are one file" in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("inside", ["set", "set/deep"])
 def test_annotated_copies_never_go_among_the_originals(run, drawn, tmp_path, capsys, inside):
     folder = tmp_path / "set"

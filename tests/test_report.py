@@ -10,11 +10,18 @@ import torch
 from garbage_runs import files_below, read_log, synthetic_run
 from PIL import Image
 
+from cbam_fused import functional
 from garbage import model
+from garbage.metrics import compute_metrics
+from garbage.plots import roc_figure
+from garbage.predictions import read_predictions
 from garbage.report import write_report
+from garbage.tables import LOG_NAMES
 from train_example import main
 
 PLOTS = ("curves", "confusion_matrix", "confusion_matrix_normalised", "roc", "precision_recall", "calibration")
+
+RECORD = json.dumps({"epoch": 1} | dict.fromkeys(list(LOG_NAMES)[1:], 0.5))
 
 
 @pytest.fixture
@@ -62,6 +69,35 @@ def test_a_class_without_images_a_name_like_markup_and_no_mistakes(tmp_path):
     assert "&lt;b&gt;&amp;amp;" in page and "<b>&amp;" not in page
 
 
+def test_a_path_among_the_settings_may_be_any_bytes(bare):
+    config = {"arch": "resnet18", "cbam": "none", "data": None, "weights": "caf\udce9.pt"}
+    (bare / "config.json").write_text(json.dumps(config))
+    write_report(bare)
+    assert r"<td>caf\udce9.pt</td>" in (bare / "report.html").read_text()
+
+
+def test_a_name_like_a_table_cell(tmp_path):
+    synthetic_run(tmp_path, classes=2, images=20)
+    content = json.loads((tmp_path / "val_predictions.json").read_text())
+    content["classes"] = ["a", "<td><b>"]
+    content["probabilities"][0] = [0.0, 1.0]
+    (tmp_path / "val_predictions.json").write_text(json.dumps(content))
+    write_report(tmp_path)
+    page = (tmp_path / "report.html").read_text()
+    assert '<tr><th scope="row">a</th><td>&lt;td&gt;&lt;b&gt;</td>' in page and "<td><b>" not in page
+
+
+def test_names_that_matplotlib_would_interpret(tmp_path):
+    synthetic_run(tmp_path, classes=2, images=20)
+    content = json.loads((tmp_path / "val_predictions.json").read_text())
+    content["classes"] = ["a$_$", "_b"]
+    (tmp_path / "val_predictions.json").write_text(json.dumps(content))
+    write_report(tmp_path)
+    figure = roc_figure(compute_metrics(read_predictions(tmp_path / "val_predictions.json")))
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert [label.split()[1] for label in labels] == ["a$_$", "_b", "micro", "macro"]
+
+
 def test_many_classes(tmp_path):
     write_report(synthetic_run(tmp_path, classes=45, images=90))
     assert (tmp_path / "report.html").read_text().count('<th scope="row">class_') >= 45
@@ -72,12 +108,24 @@ def test_many_classes(tmp_path):
     [
         ("log.jsonl", None, "is not a run: it has no log.jsonl"),
         ("log.jsonl", "", "log.jsonl is empty: no epoch of the run has finished"),
-        ("log.jsonl", '{"epoch": 1}\n{"epo', "line 2 of"),
-        ("log.jsonl", '{"epoch": 1}\n', "has no epoch 4, which val_predictions.json is of"),
+        ("log.jsonl", f'{RECORD}\n{{"epo', "line 2 of"),
+        ("log.jsonl", "{}\n", "is not the record of an epoch: KeyError: 'epoch'"),
+        ("log.jsonl", RECORD.replace("0.5", "null", 1), "record of an epoch: TypeError: val_accuracy is None"),
+        ("log.jsonl", "[3]\n", "is not the record of an epoch: TypeError"),
+        ("log.jsonl", RECORD, "has no epoch 4, which val_predictions.json is of"),
         ("val_predictions.json", None, "has no val_predictions.json"),
+        (
+            *("val_predictions.json", '{"epoch": 1, "classes": 3, "files": [], "labels": [], "probabilities": []}'),
+            "does not hold predictions: TypeError: classes must be a list of texts",
+        ),
         ("best.pt", "junk", "best.pt is not a checkpoint of this program"),
-        ("config.json", "{", "config.json is not the config of a run: JSONDecodeError"),
+        ("config.json", "{", "config.json cannot be read: JSONDecodeError"),
         ("config.json", "{}", "config.json is not the config of a run: it lacks arch, cbam, data"),
+        ("config.json", '{"arch": "", "cbam": "", "data": 5}', "a run: data must be a text or nothing, got 5"),
+        (
+            *("config.json", '{"arch": "", "cbam": "", "data": null, "environment": 5}'),
+            "the config of a run: environment must be a table, got 5",
+        ),
     ],
 )
 def test_with_files_missing_or_damaged_nothing_is_written(bare, capsys, name, content, message):
@@ -121,6 +169,18 @@ def test_attention_of_a_network_without_cbam_is_left_out(copy):
     torch.save(checkpoint | {"cbam": "none", "state_dict": network.state_dict()}, copy / "best.pt")
     write_report(copy)
     assert "Left out: the network has no CBAM" in (copy / "report.html").read_text()
+
+
+@pytest.mark.parametrize("backend", ["cuda", "triton"])
+def test_kernels_of_a_gpu_that_training_demands_hinder_no_command_after_it(run, copy, drawn, monkeypatch, backend):
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    image = str(drawn / "val" / "metal" / "0000.png")
+    with functional.use_backend(backend):
+        assert main(["report", "--run", str(copy)]) == 0
+        for command in ("predict", "explain"):
+            assert main([command, "--run", str(copy), image]) == 0
+        assert main(["evaluate", "--run", str(copy), str(drawn)]) == 0
+    assert (copy / "report.html").read_text().count('<svg class="gates"') == 4 * 6
 
 
 def test_photos_that_have_moved_are_left_out(copy):

@@ -160,9 +160,11 @@ def test_what_cannot_be_resumed_is_refused_with_the_differences(images, drawn, t
     before = files_below(undisturbed)
     with pytest.raises(InputError, match="arch is squeezenet1_1, the checkpoint has mobilenet_v2; cbam is none, the"):
         train(images, undisturbed, go_on=True, arch="squeezenet1_1", cbam="none")
-    with pytest.raises(
-        InputError, match=r"list of classes is in another order, the checkpoint has battery, biological"
-    ):
+    (two_classes / "shoes").rename(two_classes / "boots")
+    with pytest.raises(InputError, match=r": classes that are new: boots; classes that are missing: battery, biol"):
+        train(load(two_classes), undisturbed, go_on=True)
+    (two_classes / "boots").rename(two_classes / "shoes")
+    with pytest.raises(InputError, match=r": classes that are missing: battery, biol"):
         train(load(two_classes), undisturbed, go_on=True)
     fewer = load(drawn)
     fewer.val.paths.reverse()
@@ -176,6 +178,16 @@ def test_what_cannot_be_resumed_is_refused_with_the_differences(images, drawn, t
         train(images, damaged, go_on=True)
 
 
+def test_a_run_goes_on_where_its_images_are_now(run, drawn, tmp_path):
+    out, moved = tmp_path / "run", tmp_path / "moved"
+    shutil.copytree(run, out)
+    moved.symlink_to(drawn)
+    before = json.loads((out / "config.json").read_text())
+    assert main(["train", "--resume", str(out), "--data", str(moved), "--workers", "1"]) == 0
+    after = json.loads((out / "config.json").read_text())
+    assert after == before | {"data": str(moved), "workers": 1}
+
+
 def test_options_that_contradict_the_run_are_refused(run, drawn, tmp_path, capsys):
     before = files_below(run)
     resume = ["train", "--resume", str(run)]
@@ -184,8 +196,9 @@ def test_options_that_contradict_the_run_are_refused(run, drawn, tmp_path, capsy
     assert "lr is 0.3, in the run 0.05; amp is bf16, in the run none" in error and "batch_size" not in error
     assert main([*resume, "--out", str(tmp_path / "other")]) == 2
     assert "exclude each other" in capsys.readouterr().err
-    assert main(["train", "--resume", str(tmp_path)]) == 2
-    assert "has no config.json; start the run again" in capsys.readouterr().err
+    for folder in (tmp_path, tmp_path / "mistyped", run / "last.pt"):
+        assert main(["train", "--resume", str(folder)]) == 2
+        assert f"{folder} is not the folder of a run that has begun: it has no config" in capsys.readouterr().err
     (tmp_path / "config.json").write_text('{"data": null, "epochs": "many"}')
     assert main(["train", "--resume", str(tmp_path)]) == 2
     assert "does not hold the settings of a run: epochs must be int, got 'many'" in capsys.readouterr().err

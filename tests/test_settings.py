@@ -19,7 +19,7 @@ def settings_of(*options) -> Settings:
     parser = argparse.ArgumentParser()
     arguments.add_data(parser, "none")
     arguments.add_settings(parser, "settings")
-    return arguments.settings_from(parser.parse_args([str(option) for option in options]))
+    return arguments.settings_from(parser.parse_args([str(option) for option in options]), Path("out"))
 
 
 def test_options_win_over_the_file_and_the_file_over_the_defaults(tmp_path):
@@ -46,6 +46,13 @@ def test_every_setting_survives_json_and_has_an_option(tmp_path):
     assert settings_of(*options) == dataclasses.replace(settings, **recipe)
 
 
+def test_the_config_of_a_run_gives_its_settings(run):
+    config = json.loads((run / "config.json").read_text())
+    assert config.pop("environment")["processes"] == 1
+    settings = settings_of("--config", run / "config.json")
+    assert json.loads(json.dumps(dataclasses.asdict(settings))) == config
+
+
 def test_rate_and_decay_follow_the_optimiser_and_the_start():
     rates = {
         (optimizer, pretrained): Settings(data=None, optimizer=optimizer, pretrained=pretrained).lr
@@ -60,12 +67,18 @@ def test_rate_and_decay_follow_the_optimiser_and_the_start():
     ("name", "text", "message"),
     [
         ("a.toml", "epoch = 3", "there is no setting 'epoch'; the nearest is epochs"),
-        ("a.toml", "epochs = ", "cannot be read as settings"),
+        ("a.toml", "epochs = ", "cannot be read: TOMLDecodeError"),
         ("a.json", '{"epochs": "many"}', "epochs must be int, got 'many'"),
         ("a.json", '{"lr": true}', "lr must be float or nothing, got True"),
         ("a.toml", 'train_sizes = "1:96"', "train_sizes must be a list of texts"),
         ("a.toml", 'schedule = "linear"', "schedule must be one of cosine, step, got 'linear'"),
         ("a.toml", "min_lr = 1.5", "min_lr must be at most 1"),
+        ("a.toml", 'schedule = "step"\nmin_lr = 0.1', "min_lr is of the schedule cosine, but schedule is step"),
+        ("a.toml", "step_factor = 0.5", "step_factor is of the schedule step, but schedule is cosine"),
+        ("a.toml", "data = 5", "data must be a text or nothing, got 5"),
+        ("a.toml", "weights = 5", "weights must be a text or nothing, got 5"),
+        ("a.json", "[]", r"a\.json cannot be read: it must hold names with values, got \[\]"),
+        ("a.json", "null", r"a\.json cannot be read: it must hold names with values, got null"),
     ],
 )
 def test_a_wrong_file_is_refused(tmp_path, name, text, message):

@@ -39,9 +39,10 @@ def test_run_holds_every_artefact(run):
     classes = sorted(samples.PAINTERS)
     assert json.loads((run / "class_indices.json").read_text()) == {str(i): c for i, c in enumerate(classes)}
     config = json.loads((run / "config.json").read_text())
-    assert Path(config["data"]).is_absolute() and config["processes"] == 1 and config["threads"] >= 1
+    made = config["environment"]
+    assert Path(config["data"]).is_absolute() and made["processes"] == 1 and made["threads"] >= 1
     assert (config["arch"], config["epochs"], config["image_size"], config["batch_size"]) == ("resnet18", 2, 32, 8)
-    assert config["torch"] == torch.__version__ and config["train_images"] == 24 and config["val_images"] == 12
+    assert made["torch"] == torch.__version__ and made["train_images"] == 24 and made["val_images"] == 12
     log = read_log(run)
     assert [r["epoch"] for r in log] == [1, 2]
     names = ["epoch", "lr", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "seconds", "images_per_second"]
@@ -92,8 +93,8 @@ def test_fused_and_reference_curves_agree(run, drawn, tmp_path, no_report):
     main(["train", "--data", str(drawn), "--out", str(tmp_path / "run"), *SMALL, "--backend", "reference"])
     fused, reference = (read_log(out)[0]["train_loss"] for out in (run, tmp_path / "run"))
     assert fused == pytest.approx(reference, rel=1e-3)
-    configs = [json.loads((out / "config.json").read_text())["cbam_kernels"] for out in (run, tmp_path / "run")]
-    assert configs == ["cpu", "reference"]
+    configs = [json.loads((out / "config.json").read_text()) for out in (run, tmp_path / "run")]
+    assert [config["environment"]["cbam_kernels"] for config in configs] == ["cpu", "reference"]
 
 
 @pytest.mark.skipif(bool(kernels.cpu_missing), reason=f"nothing to compare: {kernels.cpu_missing}")
@@ -152,6 +153,9 @@ def test_the_default_run_may_be_repeated_but_not_over_another(small_default, dra
     assert main([]) == 2
     assert "runs/sample is not empty" in capsys.readouterr().err
     assert files_below(tmp_path) == before
+    (small_default / "config.json").write_text("{")
+    assert main([]) == 2
+    assert "runs/sample/config.json cannot be read: JSONDecodeError" in capsys.readouterr().err
 
 
 def test_photos_are_learned(tmp_path, no_report):

@@ -1,11 +1,15 @@
 """The garbage classifier: wrong input is refused, with a clear message, before anything is written."""
 
 import os
+import re
 import shutil
+import subprocess
+import sys
 
 import pytest
-from garbage_runs import SMALL, files_below
+from garbage_runs import REPO, SMALL, files_below
 
+from cbam_fused import functional
 from train_example import main
 
 
@@ -58,6 +62,17 @@ def test_a_finished_run_is_not_overwritten(run, drawn, capsys):
     assert files_below(run) == before
 
 
+@pytest.mark.parametrize("command", ["train", "inspect", "compare"])
+def test_results_never_go_among_the_images(two_classes, monkeypatch, capsys, command):
+    """Their folder would be a class the next time; inspect has a default, which lies in the working directory."""
+    before = files_below(two_classes)
+    monkeypatch.chdir(two_classes)
+    for out in (["--out", str(two_classes / "run")], *([[]] if command == "inspect" else [])):
+        assert main([command, "--data", ".", *out, *SMALL]) == 2
+        assert f"lies in {two_classes}, where the images are; name another folder" in capsys.readouterr().err
+    assert files_below(two_classes) == before
+
+
 def test_an_unwritable_run_folder_is_refused(drawn, tmp_path, capsys):
     (tmp_path / "file").write_text("")
     assert main(["train", "--data", str(drawn), "--out", str(tmp_path / "file" / "run")]) == 2
@@ -106,6 +121,22 @@ def test_options_that_do_not_exist_are_refused(option, capsys):
     with pytest.raises(SystemExit, match="2"):
         main(["train", *option])
     assert option[0] in capsys.readouterr().err
+
+
+def test_a_backend_that_does_not_exist_is_refused(run, drawn, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(functional, "wanted", "gpu")
+    train = ["train", "--data", str(drawn), "--out", str(tmp_path / "run")]
+    for command in (train, ["predict", "--run", str(run), str(drawn)]):
+        assert main(command) == 2
+        assert capsys.readouterr().err.startswith("error: CBAM_FUSED_BACKEND must be auto, cpu, cuda, triton or ref")
+    assert not (tmp_path / "run").exists()
+
+
+def test_without_the_packages_of_the_extra_it_names_the_extra():
+    script = "import runpy, sys; sys.modules['torchvision'] = None; runpy.run_path('train_example.py')"
+    result = subprocess.run([sys.executable, "-c", script], cwd=REPO, capture_output=True, text=True)
+    assert result.returncode == 1 and "Traceback" not in result.stderr
+    assert re.fullmatch(r"error: .*torchvision.*; pip install '\.\[train\]'\n", result.stderr)
 
 
 def test_a_diverging_run_says_so(drawn, tmp_path, capsys):

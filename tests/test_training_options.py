@@ -8,7 +8,7 @@ import torch
 from garbage_runs import read_log
 from tiny_training import load, same, train
 
-from garbage import augmentation, training
+from garbage import InputError, augmentation, learner, training
 from garbage.settings import Settings
 
 PLAIN = {"epochs": 1, "mixup": 0.0, "cutmix": 0.0, "train_sizes": (), "lr": 0.001, "ema": 0.0}
@@ -48,6 +48,28 @@ def test_what_changes_no_result(images, plain, tmp_path, changes):
     _, last = outcome(images, tmp_path / "run", **changes)
     assert same(last["state_dict"], plain[1]["state_dict"])
     assert not torch.are_deterministic_algorithms_enabled()
+
+
+class Scatter(torch.nn.Module):
+    """What PyTorch has no deterministic form of, on a CPU too."""
+
+    def forward(self, x):
+        return x.put_(torch.tensor([0, 1]), x.flatten()[:2]) if self.training else x
+
+
+def test_what_cannot_be_deterministic_is_refused_before_anything_is_written(images, tmp_path, monkeypatch):
+    built = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), Scatter(), torch.nn.Flatten(), torch.nn.Linear(3, 12))
+    monkeypatch.setattr(learner, "build_model", lambda *arguments: built)
+    with pytest.raises(InputError, match=r"deterministic: not with this Sequential on cpu: put_ does not have"):
+        train(images, tmp_path / "run", deterministic=True)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("changes", [{"backend": "reference"}, {"arch": "vgg11", "cbam": "none"}])
+def test_pools_that_are_not_deterministic_on_a_gpu_are_refused(changes):
+    with pytest.raises(InputError, match=r"deterministic: not with .* on cuda.*: adaptive_.*_pool2d_backward_cuda"):
+        learner.make_learner(Settings(data=None, deterministic=True, **changes), 12, 3)
 
 
 @pytest.mark.parametrize("channels_last", [True, False])

@@ -9,6 +9,7 @@ from typing import Any, get_args, get_type_hints
 from .. import distributed
 from ..download import download
 from ..settings import SAMPLE_RECIPE, Settings, read_settings
+from ..sources import keep_apart
 
 
 def add_data(parser: argparse.ArgumentParser, default: str) -> None:
@@ -58,9 +59,16 @@ def given_settings(args: argparse.Namespace) -> dict[str, Any]:
     return given if data is None else given | {"data": os.path.abspath(data)}
 
 
-def settings_from(args: argparse.Namespace) -> Settings:
-    """What was given, over the defaults; those of the sample set if that is the data."""
+def settings_from(args: argparse.Namespace, out: Path) -> Settings:
+    """What was given, over the defaults; those of the sample set if that is the data.
+
+    Raises:
+        InputError: settings that do not work, or results in out would be taken for a class of the data.
+    """
     given = given_settings(args)
     if "data" not in given:
         given = {"data": None} | read_settings(SAMPLE_RECIPE) | given
-    return Settings(**given)
+    settings = Settings(**given)
+    if settings.data is not None:
+        keep_apart(out, [Path(settings.data)], "--out")
+    return settings

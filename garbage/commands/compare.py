@@ -26,7 +26,7 @@ def _compare(args: argparse.Namespace) -> int:
     if hasattr(args, "backend"):
         raise InputError("compare trains with both backends: leave out --backend")
     check_run(args.out, sample=False)
-    settings = settings_from(args)
+    settings = settings_from(args, args.out)
     if settings.cbam == "none":
         raise InputError("compare needs a place for CBAM: --cbam must not be none")
     images = load_images(settings, args.out)

@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from ..checkpoint import home_of
 from ..evaluation import evaluate_folder
 
 
@@ -16,6 +17,5 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 
 
 def _evaluate(args: argparse.Namespace) -> int:
-    home = args.run.parent if args.run.is_file() else args.run
-    evaluate_folder(args.run, args.folder, args.out or home / f"evaluation-{args.folder.absolute().name}")
+    evaluate_folder(args.run, args.folder, args.out or home_of(args.run) / f"evaluation-{args.folder.absolute().name}")
     return 0

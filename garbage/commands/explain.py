@@ -4,6 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from ..checkpoint import home_of
 from ..explanation import explain
 
 
@@ -18,8 +19,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 
 
 def _explain(args: argparse.Namespace) -> int:
-    home = args.run.parent if args.run.is_file() else args.run
-    if explain(args.run, args.sources, args.out or home / "explanations", args.target):
+    if explain(args.run, args.sources, args.out or home_of(args.run) / "explanations", args.target):
         return 0
     print("error: no image could be explained", file=sys.stderr)
     return 1

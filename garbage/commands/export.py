@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from ..checkpoint import home_of
 from ..export import export
 
 
@@ -16,6 +17,5 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 
 
 def _export(args: argparse.Namespace) -> int:
-    home = args.run.parent if args.run.is_file() else args.run
-    export(args.run, args.out or home, args.photo)
+    export(args.run, args.out or home_of(args.run), args.photo)
     return 0

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import rich
+from rich.markup import escape
 from rich.table import Table
 
 from ..augmentation import train_transform
@@ -32,7 +33,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 
 def _inspect(args: argparse.Namespace) -> int:
     check_writable(args.out)
-    settings = settings_from(args)
+    settings = settings_from(args, args.out)
     if settings.data is None:
         data = args.out / SAMPLE_SET
         args.out.mkdir(parents=True, exist_ok=True)
@@ -58,7 +59,7 @@ def _print(inspection: Inspection) -> None:
     table = Table("class", *inspection.parts)
     columns = [inspection.counts(part) for part in inspection.parts]
     for name, *counts in zip(inspection.classes, *columns, strict=True):
-        table.add_row(name, *map(str, counts))
+        table.add_row(escape(name), *map(str, counts))
     table.add_section()
     table.add_row("all", *(str(sum(counts)) for counts in columns))
     console.print(table)

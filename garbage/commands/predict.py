@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from .. import InputError
-from ..checkpoint import PREDICTIONS_CSV, PREDICTIONS_JSON
+from ..checkpoint import PREDICTIONS_CSV, PREDICTIONS_JSON, home_of
 from ..prediction import predict
 
 
@@ -24,7 +24,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 def _predict(args: argparse.Namespace) -> int:
     if args.top < 1:
         raise InputError(f"--top must be at least 1, got {args.top}")
-    home = args.run.parent if args.run.is_file() else args.run
+    home = home_of(args.run)
     csv_path, json_path = args.csv or home / PREDICTIONS_CSV, args.json or home / PREDICTIONS_JSON
     if predict(args.run, args.sources, csv_path, json_path, args.top, args.annotate):
         return 0

@@ -2,17 +2,15 @@
 
 import argparse
 import dataclasses
-import json
 from pathlib import Path
-from typing import Any
 
 import rich
 
 from .. import InputError, distributed
-from ..checkpoint import CONFIG, SAMPLE_SET, check_writable
+from ..checkpoint import CONFIG, SAMPLE_SET, check_writable, read_config
 from ..data import ImageFolder, load_folder
 from ..samples import draw_sample_set
-from ..settings import Settings
+from ..settings import Settings, read_settings
 from ..training import train
 from .arguments import add_data, add_settings, given_settings, settings_from
 
@@ -21,7 +19,7 @@ MAY_CHANGE = ("data", "workers")  # in a run that goes on: neither changes what 
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
-    parser = commands.add_parser("train", help="train a network (the default command)")
+    parser = commands.add_parser("train", help="train a network (what runs without arguments)")
     parser.set_defaults(run_command=_train)
     add_data(parser, default="the sample set")
     parser.add_argument(
@@ -57,7 +55,7 @@ def _new(args: argparse.Namespace) -> Settings:
     needs_out = InputError("--out is needed with --data or --download: the folder for the results")
     if (args.data or args.download) and not args.out:
         raise needs_out
-    settings = settings_from(args)
+    settings = settings_from(args, args.out or SAMPLE_RUN)
     if settings.data is not None and not args.out:
         raise needs_out
     return settings
@@ -87,12 +85,10 @@ def _resumed(args: argparse.Namespace) -> Settings:
 def settings_of(run: Path) -> Settings:
     """The settings that a run was started with."""
     if not (run / CONFIG).exists():
-        raise InputError(f"{run} cannot be resumed: it has no {CONFIG}; start the run again")
-    names = [f.name for f in dataclasses.fields(Settings)]
+        raise InputError(f"{run} is not the folder of a run that has begun: it has no {CONFIG}")
     try:
-        config: dict[str, Any] = json.loads((run / CONFIG).read_text())
-        return Settings(**{k: tuple(v) if isinstance(v, list) else v for k, v in config.items() if k in names})
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+        return Settings(**read_settings(run / CONFIG))
+    except (InputError, TypeError) as error:  # TypeError: without data
         raise InputError(f"{run / CONFIG} does not hold the settings of a run: {error}") from error
 
 
@@ -121,7 +117,6 @@ def check_run(run: Path, sample: bool) -> None:
         return
     if all(p.name == SAMPLE_SET or p.name.startswith(".") for p in run.iterdir()):
         return  # also where a run was killed before it began
-    config = run / CONFIG
-    if sample and run == SAMPLE_RUN and not (config.exists() and json.loads(config.read_text())["data"]):
+    if sample and run == SAMPLE_RUN and not read_config(run).get("data"):
         return
     raise InputError(f"{run} is not empty; name another folder for --out, or remove it first")
