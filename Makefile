@@ -43,10 +43,13 @@ sanitize: .venv/test,dev.installed
 # The wheel is built from the sdist, with the torch of .venv, from which the build's own environment is kept.
 dist: .venv/dev.installed
 	rm -rf dist
-	CBAM_FUSED_BUILD_SITE="$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" $(BIN)/python -m build
+	CBAM_FUSED_BUILD_SITE="$$($(BIN)/python -c 'import torch; print(torch.__path__[0].removesuffix("/torch"))')" $(BIN)/python -m build
 
-wheels: .venv/dev.installed
-	$(BIN)/python -m cibuildwheel
+# In a small environment of its own: the containers get a copy of this folder, and a .venv has gigabytes.
+wheels:
+	$(PYTHON) -m venv build/cibuildwheel
+	build/cibuildwheel/bin/python -m pip install cibuildwheel
+	build/cibuildwheel/bin/python -m cibuildwheel
 
 TORCH ?= torch
 smoke:
@@ -58,11 +61,11 @@ smoke:
 # kernel-builder wants the package in torch-ext, and writes its own setup.py, pyproject.toml and _ops.py.
 HUB ?= $(CURDIR)/build/hub
 hub:
-	rm -rf $(HUB)
-	mkdir -p $(HUB)/torch-ext
-	cp -r build.toml LICENSE csrc $(HUB)
-	cp torch-ext/module.cpp $(HUB)/torch-ext
-	find cbam_fused -name '*.py' ! -path cbam_fused/_ops.py -exec cp --parents -t $(HUB)/torch-ext {} +
+	rm -rf "$(HUB)"
+	mkdir -p "$(HUB)/torch-ext"
+	cp -r build.toml LICENSE csrc "$(HUB)"
+	cp torch-ext/module.cpp "$(HUB)/torch-ext"
+	find cbam_fused -name '*.py' ! -path cbam_fused/_ops.py -exec cp --parents -t "$(HUB)/torch-ext" {} +
 
 # The version is written in pyproject.toml alone.
 check-tag:

@@ -35,8 +35,10 @@ SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-o
 if os.environ.get("CBAM_FUSED_SANITIZE") != "1":
     SANITIZE = []
 
-# Compilations at a time.
-JOBS = int(os.environ.get("MAX_JOBS") or os.cpu_count())
+# Compilations at a time; what is no number is passed over, as torch does.
+asked = os.environ.get("MAX_JOBS", "")
+JOBS = int(asked) if asked.isdigit() and int(asked) else os.cpu_count() or 1
+LAUNCHERS = ("ccache", "sccache", "distcc", "icecc")  # that may stand before the compiler in CXX
 
 LIMITED_API = not sysconfig.get_config_var("Py_GIL_DISABLED")
 SOURCES = {isa: f"csrc/cpu/{isa}.cpp" for isa in ISAS}
@@ -152,8 +154,10 @@ class BuildKernels(build_ext):
 
     def _nvcc(self, *options, host):
         """Runs nvcc, with these options for the C++ compiler that it calls."""
-        passed = [f"-Xcompiler={option}" for option in host]
-        command = [self.nvcc, f"-ccbin={self.compiler.compiler_cxx[0]}", "-O3", *passed, *map(str, options)]
+        # Quoted for nvcc, which divides what it passes on at spaces and commas.
+        passed = [f'-Xcompiler="{option}"' for option in host]
+        compiler = next(word for word in self.compiler.compiler_cxx if Path(word).name not in LAUNCHERS)
+        command = [self.nvcc, f"-ccbin={compiler}", "-O3", *passed, *map(str, options)]
         print(" ".join(command))
         try:
             subprocess.run(command, check=True)

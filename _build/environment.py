@@ -65,18 +65,21 @@ def find_nvcc() -> str | None:
 
 
 def nvcc_version(nvcc: str) -> str:
-    """For example "13.0"."""
-    text = subprocess.run([nvcc, "--version"], capture_output=True, text=True, check=True).stdout
-    return re.search(r"release (\d+\.\d+)", text)[1]
+    """For example "13.0"; empty if it does not say."""
+    text = subprocess.run([nvcc, "--version"], capture_output=True, text=True, check=False).stdout
+    found = re.search(r"release (\d+\.\d+)", text)
+    return found[1] if found else ""
 
 
 def cuda_obstacle(torch_cuda: str | None, nvcc: str | None) -> str:
     """Why the CUDA kernels cannot be built for this torch; empty if they can."""
     if torch_cuda is None:
-        return "this torch is built without CUDA"
+        return "the torch of the build is one without CUDA"
     if nvcc is None:
         return "nvcc was not found in CUDA_HOME or on PATH"
     version = nvcc_version(nvcc)
+    if not version:
+        return f"`{nvcc} --version` failed"
     if version.split(".")[0] != torch_cuda.split(".")[0]:
         return f"nvcc is of CUDA {version}, but torch of CUDA {torch_cuda}; the major versions must agree"
     return ""

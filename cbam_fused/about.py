@@ -26,7 +26,7 @@ def facts() -> dict[str, str]:
         "compiler": built.get("compiler", "unknown"),
         "built with torch": built.get("torch", "unknown"),
         "CPU kernels": cpu,
-        "Triton kernels": kernels.triton_missing or f"triton {_version('triton')}",
+        "Triton kernels": kernels.triton_missing or f"triton {_triton_version()}",
         "CUDA kernels": _cuda_kernels(built),
         "instruction set": "none" if kernels.cpu_missing else kernels.cpu_capability(),
         "threads": str(torch.get_num_threads()),
@@ -56,6 +56,12 @@ def _version(distribution: str) -> str:
         return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:
         return "not installed"
+
+
+def _triton_version() -> str:
+    """Of whichever distribution it comes in: that of AMD's and Intel's GPUs has another name."""
+    names = importlib.metadata.packages_distributions().get("triton", ["triton"])
+    return _version(names[0])
 
 
 def _backend(device: str) -> str:

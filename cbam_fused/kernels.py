@@ -46,6 +46,9 @@ from .layout import accumulation_dtype, dense_like
 NAMESPACE = ops.name
 DISTRIBUTION = "cbam_fused"
 
+if hasattr(ops, "triton_forward"):  # a second registration would end the process
+    raise ImportError(f"another copy of cbam_fused has registered the operators of {NAMESPACE} in this process")
+
 
 def _find(stem: str) -> Path | None:
     """The binary beside this file, or, when a source tree hides an installed package, the installed one."""

@@ -27,8 +27,8 @@ def setup(monkeypatch):
 
 @pytest.fixture
 def hub(tmp_path):
-    subprocess.run(["make", "-C", ROOT, "hub", f"HUB={tmp_path / 'hub'}"], check=True, capture_output=True)
-    return tmp_path / "hub"
+    subprocess.run(["make", "-C", ROOT, "hub", f"HUB={tmp_path / 'a hub'}"], check=True, capture_output=True)
+    return tmp_path / "a hub"
 
 
 def test_every_source_is_named_and_exists(setup, hub):

@@ -191,7 +191,7 @@ print([r for r in backend.get_requires_for_build_wheel() if r.startswith("torch"
 @pytest.mark.parametrize(
     ("torch_cuda", "nvcc", "expected"),
     [
-        (None, "13.0", "torch is built without CUDA"),
+        (None, "13.0", "is one without CUDA"),
         ("13.0", None, "nvcc was not found"),
         ("13.0", "12.8", "nvcc is of CUDA 12.8, but torch of CUDA 13.0"),
         ("13.0", "13.2", ""),
@@ -256,6 +256,23 @@ def test_options_of_nvcc():
 )
 def test_which_gpus_a_build_serves(architectures, capability, expected):
     assert kernels.runs(tuple(architectures.split()), *capability) == expected
+
+
+def test_a_second_copy_is_refused(tmp_path):
+    """In one process: the operators have one name, and a second registration would end it."""
+    shutil.copytree(ROOT / "cbam_fused", tmp_path / "vendor" / "cbam_fused")
+    code = "import cbam_fused, vendor.cbam_fused"
+    again = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": f"{ROOT}"},
+        capture_output=True,
+        text=True,
+    )
+    assert again.returncode == 1
+    assert again.stderr.splitlines()[-1] == (
+        "ImportError: another copy of cbam_fused has registered the operators of cbam_fused in this process"
+    )
 
 
 @pytest.mark.skipif(

@@ -2,6 +2,7 @@
 
 import ast
 import os
+import shutil
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -40,8 +41,26 @@ def test_max_jobs(monkeypatch):
     """As for every other extension of PyTorch: where memory is short, or others need the cores."""
     monkeypatch.setenv("MAX_JOBS", "3")
     assert setup_script.run(monkeypatch)["JOBS"] == 3
+    for no_number in ("auto", "0", "-1", ""):
+        monkeypatch.setenv("MAX_JOBS", no_number)
+        assert setup_script.run(monkeypatch)["JOBS"] == os.cpu_count()
     monkeypatch.delenv("MAX_JOBS")
     assert setup_script.run(monkeypatch)["JOBS"] == os.cpu_count()
+
+
+@pytest.mark.skipif(shutil.which("nvcc") is None, reason="needs nvcc")
+@pytest.mark.parametrize("folder", ["with space", "with,comma"])
+@pytest.mark.parametrize("compiler", ["g++", "ccache g++ -m64"])
+def test_nvcc_passes_on_what_the_host_compiler_needs(compiler, folder, tmp_path, monkeypatch):
+    """Of torch in a folder of any name, and of a compiler behind a launcher, which need not be there."""
+    include = tmp_path / folder
+    include.mkdir()
+    (include / "of_torch.h").touch()
+    (tmp_path / "binding.cpp").write_text('#include "of_torch.h"\n')
+    build = SimpleNamespace(nvcc=shutil.which("nvcc"), compiler=SimpleNamespace(compiler_cxx=compiler.split()))
+    nvcc = setup_script.run(monkeypatch)["BuildKernels"]._nvcc
+    nvcc(build, "-c", tmp_path / "binding.cpp", "-o", tmp_path / "binding.o", host=["-fPIC", f"-I{include}"])
+    assert (tmp_path / "binding.o").is_file()
 
 
 @pytest.mark.parametrize("with_cuda", [False, True])

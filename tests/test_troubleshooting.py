@@ -68,6 +68,8 @@ def test_reasons_against_cuda_kernels(monkeypatch):
     arguments = [(None, "nvcc"), ("13.0", None), ("13.0", "nvcc")]
     for reason in (environment.cuda_obstacle(*a) for a in arguments):
         assert reason in QUOTED
+    monkeypatch.setattr(environment, "nvcc_version", lambda nvcc: "")
+    assert environment.cuda_obstacle("13.0", "/usr/local/cuda/bin/nvcc") in QUOTED
 
 
 def test_an_architecture_that_nvcc_does_not_know(monkeypatch):
