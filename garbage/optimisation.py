@@ -31,7 +31,11 @@ def make_optimizer(model: nn.Module, settings: Settings) -> torch.optim.Optimize
     fused = settings.freeze == "none"  # torch 2.14's fused SGD fails where a parameter gets its first gradient later
     if settings.optimizer == "adamw":
         return torch.optim.AdamW(groups.values(), fused=fused)
-    return torch.optim.SGD(groups.values(), momentum=0.9, nesterov=True, fused=fused)
+    optimizer = torch.optim.SGD(groups.values(), momentum=0.9, nesterov=True, fused=fused)
+    if fused:  # PyTorch only allocates the momentum at the first step, which writes nothing where fp16 overflows
+        for group in groups.values():
+            optimizer.state.update({p: {"momentum_buffer": torch.zeros_like(p)} for p in group["params"]})
+    return optimizer
 
 
 def make_schedule(optimizer: torch.optim.Optimizer, settings: Settings, steps_per_epoch: int) -> LambdaLR:

@@ -42,6 +42,25 @@ def test_mixed_precision_computes_nearly_the_same(images, tmp_path, amp):
     assert bool(last["resume"]["scaler"]) == (amp == "fp16")
 
 
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_a_first_step_that_overflows_leaves_no_trace(optimizer):
+    """As is usual at a scale of 65536. What the optimiser then only allocates, memory that is poisoned, must not count."""
+    settings = Settings(data=None, arch="mobilenet_v2", cbam="none", amp="fp16", optimizer=optimizer, lr=0.001)
+    learned = learner.make_learner(settings, 3, 10)
+    before = {k: v.clone() for k, v in learned.model.named_parameters()}
+    x, labels = torch.randn(4, 3, 32, 32), torch.tensor([0, 1, 2, 1])
+    for step, factor in enumerate((1e38, 1.0, 1.0)):
+        loss = torch.nn.functional.cross_entropy(learned.model(x), labels)
+        assert loss.isfinite(), f"step {step}"
+        learned.optimizer.zero_grad()
+        learned.scaler.scale(loss * factor).backward()
+        learned.scaler.step(learned.optimizer)
+        learned.scaler.update()
+        learned.schedule.step()
+        assert same(before, dict(learned.model.named_parameters())) == (step == 0), "only what overflows is skipped"
+    assert all(p.isfinite().all() for p in learned.model.parameters()) and learned.scaler.get_scale() == 32768
+
+
 @pytest.mark.parametrize("changes", [{"deterministic": True}, {"workers": 0}], ids=lambda changes: next(iter(changes)))
 def test_what_changes_no_result(images, plain, tmp_path, changes):
     torch.use_deterministic_algorithms(False)
