@@ -105,7 +105,12 @@ def calibration_bins(predictions: Predictions) -> tuple[Tensor, Tensor, Tensor]:
 def _macro_roc(curves: list[Curve]) -> Curve:
     """The mean true positive rate of the classes at every false positive rate (torchmetrics' mean loses the steps)."""
     grid = torch.linspace(0, 1, 1001)
-    rates = [tpr[torch.searchsorted(fpr.contiguous(), grid, right=True) - 1] for fpr, tpr in curves]
+    rates = []
+    for fpr, tpr in curves:  # straight between its points, which are far apart where many images have one probability
+        i = torch.searchsorted(fpr.contiguous(), grid, right=True) - 1
+        j = (i + 1).clamp(max=len(fpr) - 1)
+        part = ((grid - fpr[i]) / (fpr[j] - fpr[i]).clamp(min=1e-9)).clamp(0, 1)
+        rates.append(tpr[i] + part * (tpr[j] - tpr[i]))
     return torch.cat([torch.zeros(1), grid]), torch.cat([torch.zeros(1), torch.stack(rates).mean(0)])
 
 

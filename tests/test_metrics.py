@@ -4,11 +4,14 @@ import itertools
 import json
 import math
 
+import numpy as np
 import pytest
 import torch
+from matplotlib.cbook import STEP_LOOKUP_MAP
 
 from garbage import InputError
 from garbage.metrics import BINS, MACRO, MICRO, calibration_bins, compute_metrics
+from garbage.plots import pr_figure, roc_figure
 from garbage.predictions import Predictions, read_predictions, write_predictions
 
 
@@ -52,13 +55,21 @@ def test_areas_below_the_curves():
         assert metrics.ap[name] == pytest.approx(sum(precisions) / len(precisions))
 
 
-@pytest.mark.parametrize("average", [MACRO, MICRO])
-def test_drawn_averages_have_the_areas_of_the_legend(average):
-    metrics = compute_metrics(random_predictions())
-    x, y = metrics.roc[average]
-    assert torch.trapezoid(y, x).item() == pytest.approx(metrics.auc[average], abs=2e-3)
-    recall, precision = (v.flip(0) for v in metrics.pr[average])
-    assert (recall.diff() * precision[1:]).sum().item() == pytest.approx(metrics.ap[average], abs=2e-3)
+@pytest.mark.parametrize("ties", ["none", "some", "all"])
+def test_drawn_curves_have_the_areas_of_the_legend(ties):
+    predictions = random_predictions()
+    p = predictions.probabilities
+    if ties == "some":
+        p[:, :3] = (p[:, :3] * 5).floor() / 5
+        p[:, 3] = 1 - p[:, :3].sum(1)
+    elif ties == "all":
+        p.fill_(0.25)
+    metrics = compute_metrics(predictions)
+    for figure, areas in ((roc_figure(metrics), metrics.auc), (pr_figure(metrics), metrics.ap)):
+        lines = figure.axes[0].lines[: len(areas)]
+        for line, name in zip(lines, areas, strict=True):
+            x, y = map(torch.as_tensor, STEP_LOOKUP_MAP[line.get_drawstyle()](*map(np.asarray, line.get_data())))
+            assert abs(torch.trapezoid(y, x)) == pytest.approx(areas[name], abs=2e-3), line.get_label()
 
 
 def test_a_class_without_images_is_left_out_of_the_means():
