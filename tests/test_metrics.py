@@ -74,18 +74,39 @@ def test_drawn_curves_have_the_areas_of_the_legend(ties):
 
 def test_a_class_without_images_is_left_out_of_the_means():
     metrics = compute_metrics(random_predictions(present=3))
-    assert all(metrics.per_class[name][3].isnan() for name in ("recall", "f1", "auc", "ap"))
+    assert all(metrics.per_class[name][3].isnan() for name in ("precision", "recall", "f1", "auc", "ap"))
+    assert metrics.per_class["specificity"][3] < 1, "it is taken for others' class"
     assert metrics.overall["macro_auc"] == pytest.approx(metrics.per_class["auc"][:3].mean().item())
     assert set(metrics.roc) == {"a", "b", "c", MICRO, MACRO} == set(metrics.ap)
     assert all(math.isfinite(v) for v in metrics.overall.values())
 
 
+def test_a_class_of_all_images_has_no_negatives():
+    metrics = compute_metrics(random_predictions(present=1))
+    assert all(metrics.per_class[name][0].isnan() for name in ("specificity", "auc"))
+    assert metrics.per_class["precision"][0] == metrics.per_class["ap"][0] == 1
+    assert math.isnan(metrics.overall["macro_auc"]) and set(metrics.roc) == {MICRO}
+    assert set(metrics.pr) == {"a", MICRO, MACRO}
+
+
 def test_calibration_bins_give_the_calibration_error():
+    """Also where confidences of 1, which a softmax in float32 gives, share an interval with those just below."""
     predictions = random_predictions(images=200)
+    predictions.probabilities[:20] = torch.eye(4)[0]
+    predictions.probabilities[20:40] = torch.eye(4)[predictions.labels[20:40]] * 0.92 + 0.02
+    confidences, right = predictions.confidences, predictions.predicted == predictions.labels
+    edges = torch.linspace(0, 1, BINS + 1)
     count, confidence, accuracy = calibration_bins(predictions)
-    assert len(count) == BINS and count.sum() == 200
-    error = (count * (confidence - accuracy).abs()).nansum() / 200
-    assert error.item() == pytest.approx(compute_metrics(predictions).overall["calibration_error"], abs=1e-6)
+    error = 0.0
+    for i in range(BINS):
+        inside = (confidences > edges[i]) & (confidences <= edges[i + 1])
+        assert count[i] == inside.sum()
+        if count[i]:
+            gap = confidences[inside].mean() - right[inside].float().mean()
+            assert (confidence - accuracy)[i].item() == pytest.approx(gap.item(), abs=1e-6)
+            error += (count[i] / 200 * gap.abs()).item()
+    assert count.sum() == 200
+    assert error == pytest.approx(compute_metrics(predictions).overall["calibration_error"], abs=1e-6)
 
 
 def test_mistakes_come_with_the_most_confident_first():
