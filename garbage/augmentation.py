@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor
 from torchvision.transforms import v2
 
@@ -32,9 +31,3 @@ def make_mixing(settings: Settings, num_classes: int) -> Callable[[Tensor, Tenso
     if len(mixes) == 2:
         return v2.RandomChoice(mixes)
     return mixes[0] if mixes else None
-
-
-def class_weights(labels: Tensor, num_classes: int) -> Tensor:
-    """Inverse to the number of images of a class, with mean 1 over the images."""
-    counts = labels.bincount(minlength=num_classes)
-    return len(labels) / (num_classes * counts.to(torch.float32))

@@ -12,11 +12,12 @@ import torch
 from PIL import Image, ImageOps
 from rich.progress import track
 from torch import Tensor
-from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
+from torchvision.datasets.folder import make_dataset
 from torchvision.transforms import v2
 
 from . import InputError
 from .pixels import read_rgb
+from .sources import SUFFIXES
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, which pretrained weights expect
 VAL_FRACTION = 0.2
@@ -176,9 +177,9 @@ def find_images(data: Path) -> tuple[list[str], dict[str, Labelled]]:
         raise InputError(f"{next(iter(folders.values()))} holds {found}; at least two classes are needed")
     parts = {}
     for part, folder in folders.items():
-        found = make_dataset(str(folder), {c: i for i, c in enumerate(classes)}, IMG_EXTENSIONS, allow_empty=True)
+        found = make_dataset(str(folder), {c: i for i, c in enumerate(classes)}, SUFFIXES, allow_empty=True)
         parts[part] = [(Path(path), label) for path, label in found]
-        _need_every_class(parts[part], classes, folder, f"images ({', '.join(IMG_EXTENSIONS)})")
+        _need_every_class(parts[part], classes, folder, f"images ({', '.join(SUFFIXES)})")
     return classes, parts
 
 

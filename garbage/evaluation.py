@@ -5,7 +5,7 @@ from pathlib import Path
 import rich
 import torch
 from torch import Tensor
-from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
+from torchvision.datasets.folder import make_dataset
 
 from . import InputError
 from .checkpoint import CLASSES, CONFIG, EVALUATION, LOG, check_writable, load_run, replacing
@@ -13,7 +13,7 @@ from .inference import classify
 from .metrics import Metrics
 from .predictions import Predictions, write_predictions
 from .report import write_evaluation
-from .sources import keep_apart
+from .sources import SUFFIXES, keep_apart
 from .tables import overall_table, per_class_table
 
 
@@ -80,5 +80,5 @@ def _labelled_images(folder: Path, classes: list[str]) -> tuple[Path, list[tuple
         if unknown:
             differences.append(f"has {', '.join(unknown)}, which the network does not know")
         raise InputError(f"{folder} does not have the classes of the checkpoint: it {' and '.join(differences)}")
-    paths = make_dataset(str(folder), {c: i for i, c in enumerate(classes)}, IMG_EXTENSIONS, allow_empty=True)
+    paths = make_dataset(str(folder), {c: i for i, c in enumerate(classes)}, SUFFIXES, allow_empty=True)
     return folder, [(Path(path), label) for path, label in paths]

@@ -1,6 +1,7 @@
 """Figures of merit of predictions, computed by torchmetrics.
 
-A class without images has no recall, AUC or average precision: these are NaN, and macro averages leave it out.
+A class without images has no precision, recall, F1, AUC or average precision, and one that all images are of no
+specificity or AUC: these are NaN, and macro averages leave it out. Without any class to average they are NaN too.
 """
 
 import warnings
@@ -27,9 +28,10 @@ class Metrics:
         per_class: name (PER_CLASS) to float32 (K,).
         support: int64 (K,), images of each class.
         confusion: int64 (K, K), true class by row, predicted class by column.
-        roc: class name, MICRO or MACRO to (false positive rates, true positive rates).
-        pr: the same to (recalls, precisions), recall falling.
-        auc, ap: the same to the areas below the curves.
+        roc: name of a class that has an AUC, MICRO or MACRO to (false positive rates, true positive rates); without
+            such a class there is no MACRO.
+        pr: the same of average precision to (recalls, precisions), recall falling.
+        auc, ap: the same names to the areas below the curves, MACRO always.
     """
 
     overall: dict[str, float]
@@ -47,9 +49,9 @@ def compute_metrics(predictions: Predictions) -> Metrics:
     p, labels, classes = predictions.probabilities, predictions.labels, predictions.classes
     num_classes = len(classes)
     support = torch.bincount(labels, minlength=num_classes)
-    present = support > 0
+    present, opposed = support > 0, support < len(labels)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*samples in target.*|.*NaN.*")  # classes without images
+        warnings.filterwarnings("ignore", message=".*samples (found )?in target.*|.*NaN.*")  # classes with none or all
         of_class = {"num_classes": num_classes, "average": "none"}
         per_class = {
             "precision": tm.multiclass_precision(p, labels, **of_class),
@@ -61,23 +63,26 @@ def compute_metrics(predictions: Predictions) -> Metrics:
         }
         fpr, tpr, _ = tm.multiclass_roc(p, labels, num_classes)
         precision, recall, _ = tm.multiclass_precision_recall_curve(p, labels, num_classes)
-    for name in ("recall", "f1", "auc", "ap"):
+    for name in ("precision", "recall", "f1", "auc", "ap"):
         per_class[name] = per_class[name].where(present, torch.nan)
+    for name in ("specificity", "auc"):
+        per_class[name] = per_class[name].where(opposed, torch.nan)
 
-    shown = [i for i in range(num_classes) if present[i]]
-    roc = {classes[i]: (fpr[i], tpr[i]) for i in shown}
-    pr = {classes[i]: (recall[i], precision[i]) for i in shown}
-    auc = {classes[i]: per_class["auc"][i].item() for i in shown}
-    ap = {classes[i]: per_class["ap"][i].item() for i in shown}
+    of_roc, of_pr = ((~per_class[name].isnan()).nonzero().flatten().tolist() for name in ("auc", "ap"))
+    roc = {classes[i]: (fpr[i], tpr[i]) for i in of_roc}
+    pr = {classes[i]: (recall[i], precision[i]) for i in of_pr}
+    auc = {classes[i]: per_class["auc"][i].item() for i in of_roc}
+    ap = {classes[i]: per_class["ap"][i].item() for i in of_pr}
     # Micro: every pair of an image and a class is one yes-or-no question.
     pairs, answers = p.flatten(), torch.nn.functional.one_hot(labels, num_classes).flatten()
     micro_fpr, micro_tpr, _ = tm.binary_roc(pairs, answers)
     micro_precision, micro_recall, _ = tm.binary_precision_recall_curve(pairs, answers)
-    roc |= {MICRO: (micro_fpr, micro_tpr), MACRO: _macro_roc(list(roc.values()))}
+    roc |= {MICRO: (micro_fpr, micro_tpr)} | ({MACRO: _macro_roc(list(roc.values()))} if roc else {})
     pr |= {MICRO: (micro_recall, micro_precision), MACRO: _macro_pr(list(pr.values()))}
     auc |= {MICRO: tm.binary_auroc(pairs, answers).item(), MACRO: per_class["auc"].nanmean().item()}
     ap |= {MICRO: tm.binary_average_precision(pairs, answers).item(), MACRO: per_class["ap"].nanmean().item()}
 
+    count, confidence, accuracy = calibration_bins(predictions)
     top = {"average": "micro", "top_k": min(3, num_classes)}
     overall = {
         "accuracy": tm.multiclass_accuracy(p, labels, num_classes, average="micro").item(),
@@ -87,7 +92,7 @@ def compute_metrics(predictions: Predictions) -> Metrics:
         "macro_auc": auc[MACRO],
         "macro_ap": ap[MACRO],
         "negative_log_likelihood": -p.gather(1, labels[:, None]).clamp(min=1e-12).log().mean().item(),
-        "calibration_error": tm.multiclass_calibration_error(p, labels, num_classes, n_bins=BINS).item(),
+        "calibration_error": ((count * (confidence - accuracy).abs()).nansum() / count.sum()).item(),
     }
     confusion = tm.multiclass_confusion_matrix(p, labels, num_classes)
     return Metrics(overall, per_class, support, confusion, roc, pr, auc, ap)
@@ -95,7 +100,8 @@ def compute_metrics(predictions: Predictions) -> Metrics:
 
 def calibration_bins(predictions: Predictions) -> tuple[Tensor, Tensor, Tensor]:
     """Images, mean confidence and accuracy of each of BINS equal intervals of confidence; NaN where there are none."""
-    bins = (predictions.confidences * BINS).ceil().long().clamp(1, BINS) - 1  # intervals (a, b], as torchmetrics has
+    # Intervals (a, b], as Guo et al. have them; torchmetrics' are [a, b), with one more for a confidence of exactly 1.
+    bins = (predictions.confidences * BINS).ceil().long().clamp(1, BINS) - 1
     count = torch.bincount(bins, minlength=BINS)
     confidence = torch.bincount(bins, predictions.confidences.double(), BINS) / count
     right = (predictions.predicted == predictions.labels).double()
@@ -105,7 +111,12 @@ def calibration_bins(predictions: Predictions) -> tuple[Tensor, Tensor, Tensor]:
 def _macro_roc(curves: list[Curve]) -> Curve:
     """The mean true positive rate of the classes at every false positive rate (torchmetrics' mean loses the steps)."""
     grid = torch.linspace(0, 1, 1001)
-    rates = [tpr[torch.searchsorted(fpr.contiguous(), grid, right=True) - 1] for fpr, tpr in curves]
+    rates = []
+    for fpr, tpr in curves:  # straight between its points, which are far apart where many images have one probability
+        i = torch.searchsorted(fpr.contiguous(), grid, right=True) - 1
+        j = (i + 1).clamp(max=len(fpr) - 1)
+        part = ((grid - fpr[i]) / (fpr[j] - fpr[i]).clamp(min=1e-9)).clamp(0, 1)
+        rates.append(tpr[i] + part * (tpr[j] - tpr[i]))
     return torch.cat([torch.zeros(1), grid]), torch.cat([torch.zeros(1), torch.stack(rates).mean(0)])
 
 

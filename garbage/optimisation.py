@@ -31,18 +31,23 @@ def make_optimizer(model: nn.Module, settings: Settings) -> torch.optim.Optimize
     fused = settings.freeze == "none"  # torch 2.14's fused SGD fails where a parameter gets its first gradient later
     if settings.optimizer == "adamw":
         return torch.optim.AdamW(groups.values(), fused=fused)
-    return torch.optim.SGD(groups.values(), momentum=0.9, nesterov=True, fused=fused)
+    optimizer = torch.optim.SGD(groups.values(), momentum=0.9, nesterov=True, fused=fused)
+    if fused:  # PyTorch only allocates the momentum at the first step, which writes nothing where fp16 overflows
+        for group in groups.values():
+            optimizer.state.update({p: {"momentum_buffer": torch.zeros_like(p)} for p in group["params"]})
+    return optimizer
 
 
 def make_schedule(optimizer: torch.optim.Optimizer, settings: Settings, steps_per_epoch: int) -> LambdaLR:
     """Step by step: a linear warm-up, then half a cosine, or a fall every step_epochs."""
-    total, warm = settings.epochs * steps_per_epoch, round(settings.warmup_epochs * steps_per_epoch)
+    total = settings.epochs * steps_per_epoch
+    warm = min(round(settings.warmup_epochs * steps_per_epoch), total // 2)
 
     def factor(step: int) -> float:
         if step < warm:
             return (step + 1) / warm
         if settings.schedule == "step":
-            return settings.step_factor ** (step // (settings.step_epochs * steps_per_epoch))
+            return settings.step_factor ** ((step - warm) // (settings.step_epochs * steps_per_epoch))
         done = (step - warm) / max(1, total - warm)
         return settings.min_lr + (1 - settings.min_lr) * (1 + math.cos(math.pi * done)) / 2
 

@@ -111,7 +111,7 @@ def roc_figure(metrics: Metrics) -> Figure:
 
 def pr_figure(metrics: Metrics) -> Figure:
     """Precision over recall of each class against the rest, micro and macro average, with average precisions."""
-    figure, axes = _class_curves(metrics.pr, metrics.ap, "AP", drawstyle="steps-pre")
+    figure, axes = _class_curves(metrics.pr, metrics.ap, "AP", drawstyle="steps-post")
     axes.set(title="precision and recall", xlabel="recall", ylabel="precision")
     return figure
 

@@ -66,7 +66,7 @@ def write_report(run: Path) -> dict:
         {
             "accuracy": f"{metrics.overall['accuracy']:.1%}",
             "macro F1": f"{metrics.overall['macro_f1']:.3f}",
-            "macro AUC": f"{metrics.overall['macro_auc']:.3f}",
+            "macro AUC": number(metrics.overall["macro_auc"], ""),
             "calibration error": f"{metrics.overall['calibration_error']:.3f}",
             "best epoch": f"{best['epoch']} of {len(records)}",
             "training time": f"{seconds / 60:.1f} min",
@@ -174,7 +174,7 @@ def _figures(predictions: Predictions, metrics: Metrics, out: Path) -> list[Sect
     )
     curves = (
         '<div class="grid wide">\n'
-        + figure(images["roc"], f"ROC curves, macro AUC {metrics.overall['macro_auc']:.3f}")
+        + figure(images["roc"], f"ROC curves, macro AUC {number(metrics.overall['macro_auc'], '')}")
         + figure(images["precision_recall"], f"precision over recall, macro AP {metrics.overall['macro_ap']:.3f}")
         + "</div>\n<p>Each class against all others. Micro: every pair of an image and a class counts as one decision. "
         "Macro: the mean of the classes.</p>\n"
@@ -233,7 +233,7 @@ def _settings(config: dict) -> str:
 
 
 def _as_json(classes: list[str], metrics: Metrics) -> dict:
-    """Every figure by name; null for one that a class without images does not have."""
+    """Every figure by name; null for one that there is not, as recall of a class without images."""
     per_class = {
         name: {key: _or_none(values[i].item()) for key, values in metrics.per_class.items()}
         | {"images": int(metrics.support[i])}
@@ -241,7 +241,7 @@ def _as_json(classes: list[str], metrics: Metrics) -> dict:
     }
     micro = {"micro_auc": metrics.auc[MICRO], "micro_ap": metrics.ap[MICRO]}
     return {
-        "overall": metrics.overall | micro,
+        "overall": {name: _or_none(value) for name, value in (metrics.overall | micro).items()},
         "per_class": per_class,
         "confusion_matrix": metrics.confusion.tolist(),
     }

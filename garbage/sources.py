@@ -1,4 +1,4 @@
-"""Image files that a user names: single files, and folders at any depth."""
+"""Image files, by their names: single ones that a user names, and those in folders at any depth."""
 
 from collections import Counter
 from pathlib import Path
@@ -8,7 +8,7 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 from . import InputError
 
 # What cameras and browsers write besides; a kind that this Pillow cannot read is then named with the reason.
-SUFFIXES = {*IMG_EXTENSIONS, ".apng", ".avif", ".gif", ".heic", ".heif", ".jfif", ".jp2", ".jpe", ".jxl", ".tga"}
+SUFFIXES = (*IMG_EXTENSIONS, ".apng", ".avif", ".gif", ".heic", ".heif", ".jfif", ".jp2", ".jpe", ".jxl", ".tga")
 
 
 def find_images(sources: list[Path]) -> tuple[dict[Path, Path], Counter[str]]:

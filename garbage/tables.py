@@ -84,7 +84,7 @@ def per_class_table(classes: list[str], metrics: Metrics) -> Table:
 
 
 def write_per_class_csv(classes: list[str], metrics: Metrics, path: Path) -> None:
-    """The figures of each class as CSV, empty where a class without images has none."""
+    """The figures of each class as CSV, empty where a class has none."""
     with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["class", *PER_CLASS_NAMES, "images"])

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from . import InputError, Interrupted, distributed
-from .augmentation import class_weights, make_mixing, train_transform
+from .augmentation import make_mixing, train_transform
 from .checkpoint import LAST, check_space, check_writable, locked, read_config, write_config
 from .data import ImageFolder, normalise
 from .environment import start_run
@@ -21,6 +21,7 @@ from .interruption import interruptible
 from .learner import bytes_to_write, make_learner, to_run
 from .loading import Batch, epoch_batches, make_loader, share_of
 from .logbook import Logbook
+from .loss import class_weights, cross_entropy
 from .report import write_report
 from .seeds import seed_all
 from .settings import Settings
@@ -69,8 +70,9 @@ class _Training:
         check_writable(run)
         check_space(run, bytes_to_write(self.learner, settings))
         self.mixing = make_mixing(settings, len(images.classes))
-        weight = class_weights(images.train.labels, len(images.classes)) if settings.balance == "weights" else None
-        self.criterion = nn.CrossEntropyLoss(weight, label_smoothing=settings.label_smoothing).to(self.device)
+        self.weight = None
+        if settings.balance == "weights":
+            self.weight = class_weights(images.train.labels, len(images.classes)).to(self.device)
 
     def run_epochs(self) -> dict:
         if self.resumed:
@@ -167,7 +169,7 @@ class _Training:
         x = x.contiguous(memory_format=torch.channels_last if settings.channels_last else torch.contiguous_format)
         with torch.autocast(self.device.type, self.amp, enabled=self.amp is not None):
             logits = network(x)
-        loss = self.criterion(logits.float(), targets)
+        loss = cross_entropy(logits.float(), targets, settings.label_smoothing, self.weight)
         learner.optimizer.zero_grad()
         learner.scaler.scale(loss).backward()
         if settings.clip_grad is not None:

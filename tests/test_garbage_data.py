@@ -11,7 +11,7 @@ from garbage_runs import SMALL, files_below
 from PIL import Image
 from torch.nn import functional as F
 
-from garbage import data, samples
+from garbage import data, samples, sources
 from garbage.augmentation import train_transform
 from garbage.loading import epoch_batches, make_loader, share_of
 from garbage.settings import Settings
@@ -84,6 +84,20 @@ def test_unreadable_images_are_named_and_left_out(two_classes, tmp_path, capsys)
     assert all(f"left out {path}: " in output for path in broken) and "12 images for training, 3 for val" in output
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert set(config["environment"]["unreadable"]) == set(map(str, broken))
+
+
+def test_training_takes_the_kinds_of_images_that_predict_takes(two_classes):
+    """What this Pillow cannot read of them is named, not silently passed over."""
+    with Image.open(two_classes / "shoes" / "0.png") as image:
+        image.save(two_classes / "shoes" / "0.gif")
+        image.convert("RGB").save(two_classes / "shoes" / "0.JFIF", "JPEG")
+    (two_classes / "shoes" / "0.heic").write_bytes(b"of a telephone")
+    (two_classes / "shoes" / "notes.txt").write_text("no image")
+    images = data.load_folder(two_classes, 32, workers=1)
+    names = {path.name for path in images.train.paths + images.val.paths if path.parent.name == "shoes"}
+    assert names == {f"{i}.png" for i in range(10)} | {"0.gif", "0.JFIF"}
+    assert [path.name for path in images.unreadable] == ["0.heic"]
+    assert names | {"0.heic"} == {path.name for path in sources.find_images([two_classes / "shoes"])[0]}
 
 
 def test_a_name_that_is_not_utf8_is_named_and_left_out(two_classes, run, tmp_path, capsys):

@@ -4,11 +4,14 @@ import itertools
 import json
 import math
 
+import numpy as np
 import pytest
 import torch
+from matplotlib.cbook import STEP_LOOKUP_MAP
 
 from garbage import InputError
 from garbage.metrics import BINS, MACRO, MICRO, calibration_bins, compute_metrics
+from garbage.plots import pr_figure, roc_figure
 from garbage.predictions import Predictions, read_predictions, write_predictions
 
 
@@ -52,29 +55,58 @@ def test_areas_below_the_curves():
         assert metrics.ap[name] == pytest.approx(sum(precisions) / len(precisions))
 
 
-@pytest.mark.parametrize("average", [MACRO, MICRO])
-def test_drawn_averages_have_the_areas_of_the_legend(average):
-    metrics = compute_metrics(random_predictions())
-    x, y = metrics.roc[average]
-    assert torch.trapezoid(y, x).item() == pytest.approx(metrics.auc[average], abs=2e-3)
-    recall, precision = (v.flip(0) for v in metrics.pr[average])
-    assert (recall.diff() * precision[1:]).sum().item() == pytest.approx(metrics.ap[average], abs=2e-3)
+@pytest.mark.parametrize("ties", ["none", "some", "all"])
+def test_drawn_curves_have_the_areas_of_the_legend(ties):
+    predictions = random_predictions()
+    p = predictions.probabilities
+    if ties == "some":
+        p[:, :3] = (p[:, :3] * 5).floor() / 5
+        p[:, 3] = 1 - p[:, :3].sum(1)
+    elif ties == "all":
+        p.fill_(0.25)
+    metrics = compute_metrics(predictions)
+    for figure, areas in ((roc_figure(metrics), metrics.auc), (pr_figure(metrics), metrics.ap)):
+        lines = figure.axes[0].lines[: len(areas)]
+        for line, name in zip(lines, areas, strict=True):
+            x, y = map(torch.as_tensor, STEP_LOOKUP_MAP[line.get_drawstyle()](*map(np.asarray, line.get_data())))
+            assert abs(torch.trapezoid(y, x)) == pytest.approx(areas[name], abs=2e-3), line.get_label()
 
 
 def test_a_class_without_images_is_left_out_of_the_means():
     metrics = compute_metrics(random_predictions(present=3))
-    assert all(metrics.per_class[name][3].isnan() for name in ("recall", "f1", "auc", "ap"))
+    assert all(metrics.per_class[name][3].isnan() for name in ("precision", "recall", "f1", "auc", "ap"))
+    assert metrics.per_class["specificity"][3] < 1, "it is taken for others' class"
     assert metrics.overall["macro_auc"] == pytest.approx(metrics.per_class["auc"][:3].mean().item())
     assert set(metrics.roc) == {"a", "b", "c", MICRO, MACRO} == set(metrics.ap)
     assert all(math.isfinite(v) for v in metrics.overall.values())
 
 
+def test_a_class_of_all_images_has_no_negatives():
+    metrics = compute_metrics(random_predictions(present=1))
+    assert all(metrics.per_class[name][0].isnan() for name in ("specificity", "auc"))
+    assert metrics.per_class["precision"][0] == metrics.per_class["ap"][0] == 1
+    assert math.isnan(metrics.overall["macro_auc"]) and set(metrics.roc) == {MICRO}
+    assert set(metrics.pr) == {"a", MICRO, MACRO}
+
+
 def test_calibration_bins_give_the_calibration_error():
+    """Also where confidences of 1, which a softmax in float32 gives, share an interval with those just below."""
     predictions = random_predictions(images=200)
+    predictions.probabilities[:20] = torch.eye(4)[0]
+    predictions.probabilities[20:40] = torch.eye(4)[predictions.labels[20:40]] * 0.92 + 0.02
+    confidences, right = predictions.confidences, predictions.predicted == predictions.labels
+    edges = torch.linspace(0, 1, BINS + 1)
     count, confidence, accuracy = calibration_bins(predictions)
-    assert len(count) == BINS and count.sum() == 200
-    error = (count * (confidence - accuracy).abs()).nansum() / 200
-    assert error.item() == pytest.approx(compute_metrics(predictions).overall["calibration_error"], abs=1e-6)
+    error = 0.0
+    for i in range(BINS):
+        inside = (confidences > edges[i]) & (confidences <= edges[i + 1])
+        assert count[i] == inside.sum()
+        if count[i]:
+            gap = confidences[inside].mean() - right[inside].float().mean()
+            assert (confidence - accuracy)[i].item() == pytest.approx(gap.item(), abs=1e-6)
+            error += (count[i] / 200 * gap.abs()).item()
+    assert count.sum() == 200
+    assert error == pytest.approx(compute_metrics(predictions).overall["calibration_error"], abs=1e-6)
 
 
 def test_mistakes_come_with_the_most_confident_first():

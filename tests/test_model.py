@@ -184,12 +184,13 @@ def test_optimiser_groups_have_their_rates_and_decays():
     [
         ({}, {0: 0.1, 4: 0.5, 9: 1.0, 10: 1.0, 20: 0.5, 30: 0.0}),
         ({"min_lr": 0.1}, {9: 1.0, 10: 1.0, 20: 0.55, 30: 0.1}),
-        ({"schedule": "step", "step_epochs": 2, "step_factor": 0.5}, {4: 0.5, 19: 1.0, 20: 0.5, 29: 0.5}),
+        ({"schedule": "step", "step_epochs": 1, "step_factor": 0.5}, {4: 0.5, 19: 1.0, 20: 0.5, 29: 0.5, 30: 0.25}),
         ({"warmup_epochs": 0.0}, {0: 1.0, 15: 0.5}),
+        ({"epochs": 1, "warmup_epochs": 2.0}, {0: 0.2, 4: 1.0, 5: 1.0, 10: 0.0}),  # half of all at most
     ],
 )
 def test_schedules(changes, expected):
-    """Ten steps an epoch, three epochs; one of warm-up."""
+    """Ten steps an epoch, three epochs, one of warm-up, unless changed."""
     settings = Settings(data=None, **{"epochs": 3, "lr": 1.0, "warmup_epochs": 1.0} | changes)
     parameter = torch.nn.Parameter(torch.zeros(1))
     schedule = make_schedule(torch.optim.SGD([parameter], lr=1.0), settings, 10)

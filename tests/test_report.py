@@ -69,6 +69,20 @@ def test_a_class_without_images_a_name_like_markup_and_no_mistakes(tmp_path):
     assert "&lt;b&gt;&amp;amp;" in page and "<b>&amp;" not in page
 
 
+def test_images_of_one_class_only(tmp_path):
+    synthetic_run(tmp_path, classes=3, images=30)
+    content = json.loads((tmp_path / "val_predictions.json").read_text())
+    content["labels"] = [0] * 30
+    (tmp_path / "val_predictions.json").write_text(json.dumps(content))
+    write_report(tmp_path)
+    metrics = json.loads((tmp_path / "metrics.json").read_text(), parse_constant=pytest.fail)
+    assert metrics["overall"]["macro_auc"] is None and metrics["per_class"]["class_0"]["specificity"] is None
+    assert metrics["per_class"]["class_0"]["precision"] == metrics["overall"]["macro_ap"] == 1
+    page = (tmp_path / "report.html").read_text()
+    assert "ROC curves, macro AUC n/a" in page and "<dd>n/a</dd>" in page
+    assert "nan" not in re.sub(r'"data:[^"]*"', "", page)
+
+
 def test_a_path_among_the_settings_may_be_any_bytes(bare):
     config = {"arch": "resnet18", "cbam": "none", "data": None, "weights": "caf\udce9.pt"}
     (bare / "config.json").write_text(json.dumps(config))

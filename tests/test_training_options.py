@@ -9,6 +9,7 @@ from garbage_runs import read_log
 from tiny_training import load, same, train
 
 from garbage import InputError, augmentation, learner, training
+from garbage.loss import class_weights, cross_entropy
 from garbage.settings import Settings
 
 PLAIN = {"epochs": 1, "mixup": 0.0, "cutmix": 0.0, "train_sizes": (), "lr": 0.001, "ema": 0.0}
@@ -40,6 +41,25 @@ def test_mixed_precision_computes_nearly_the_same(images, tmp_path, amp):
     assert record["train_loss"] != plain["train_loss"]
     assert all(v.dtype != torch.bfloat16 and v.dtype != torch.float16 for v in last["state_dict"].values())
     assert bool(last["resume"]["scaler"]) == (amp == "fp16")
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_a_first_step_that_overflows_leaves_no_trace(optimizer):
+    """As is usual at a scale of 65536. Memory that the optimiser only allocates then (here poisoned) must not count."""
+    settings = Settings(data=None, arch="mobilenet_v2", cbam="none", amp="fp16", optimizer=optimizer, lr=0.001)
+    learned = learner.make_learner(settings, 3, 10)
+    before = {k: v.clone() for k, v in learned.model.named_parameters()}
+    x, labels = torch.randn(4, 3, 32, 32), torch.tensor([0, 1, 2, 1])
+    for step, factor in enumerate((1e38, 1.0, 1.0)):
+        loss = torch.nn.functional.cross_entropy(learned.model(x), labels)
+        assert loss.isfinite(), f"step {step}"
+        learned.optimizer.zero_grad()
+        learned.scaler.scale(loss * factor).backward()
+        learned.scaler.step(learned.optimizer)
+        learned.scaler.update()
+        learned.schedule.step()
+        assert same(before, dict(learned.model.named_parameters())) == (step == 0), "only what overflows is skipped"
+    assert all(p.isfinite().all() for p in learned.model.parameters()) and learned.scaler.get_scale() == 32768
 
 
 @pytest.mark.parametrize("changes", [{"deterministic": True}, {"workers": 0}], ids=lambda changes: next(iter(changes)))
@@ -113,11 +133,39 @@ def test_what_changes_the_result(images, plain, tmp_path, changes):
     assert 0 < record["train_loss"] < 4
 
 
-def test_class_weights_make_rare_classes_count(two_classes):
-    labels = load(two_classes).train.labels
-    weights = augmentation.class_weights(labels, 2)
+def test_class_weights_make_rare_classes_count(two_classes, tmp_path, monkeypatch):
+    images, seen = load(two_classes), []
+    labels = images.train.labels
+    weights = class_weights(labels, 2)
     assert labels.bincount().tolist() == [4, 8]
     assert weights.tolist() == [1.5, 0.75] and weights[labels].mean() == 1
+    monkeypatch.setattr(training, "cross_entropy", lambda *args: seen.append(args[2:]) or cross_entropy(*args))
+    for balance in ("weights", "none"):
+        outcome(images, tmp_path / balance, balance=balance, label_smoothing=0.2)
+        smoothing, weight = seen.pop()
+        assert smoothing == 0.2 and (weight is None if balance == "none" else torch.equal(weight, weights))
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_the_weighted_and_smoothed_loss_is_lowest_at_the_smoothed_label(mixed):
+    """However rare another class is: 990 images of one, 10 of the other."""
+    labels = torch.tensor([0] * 990 + [1] * 10)
+    smoothed = torch.tensor([[0.95, 0.05], [0.05, 0.95]])
+    logits = smoothed.log()[labels].requires_grad_()
+    targets = torch.nn.functional.one_hot(labels).float() if mixed else labels
+    cross_entropy(logits, targets, 0.1, class_weights(labels, 2)).backward()
+    torch.testing.assert_close(logits.grad, torch.zeros_like(logits), atol=1e-8, rtol=0)
+
+
+def test_a_weighted_batch_may_be_split():
+    """Over processes, whose gradients are averaged: here into one of the rare class alone and others."""
+    labels, logits = torch.tensor([2, 2, 0, 0, 1, 0, 0, 1]), torch.randn(8, 3)
+    weight = class_weights(labels, 3)
+    parts = [cross_entropy(logits[i : i + 2], labels[i : i + 2], 0.1, weight) for i in range(0, 8, 2)]
+    torch.testing.assert_close(torch.stack(parts).mean(), cross_entropy(logits, labels, 0.1, weight))
+    torch.testing.assert_close(
+        cross_entropy(logits, labels, 0.1, torch.ones(3)), cross_entropy(logits, labels, 0.1, None)
+    )
 
 
 def test_mixing_gives_probabilities():
