@@ -67,8 +67,14 @@ def export_state_dict(model: nn.Module, variant: str) -> dict[str, Tensor]:
     names: dict[str, tuple[str, PublicNames]] = {}
     for prefix, module in modules.items():
         names |= {prefix + own: (prefix + other, module) for own, other in _export_names(prefix, module, row).items()}
+    state = model.state_dict()
+    if extra := [key for key in state if key not in names and any(key.startswith(prefix) for prefix in modules)]:
+        raise ValueError(
+            f"variant {variant!r} has no place for {', '.join(extra)}, which is no state of a CBAM; "
+            "parametrizations and pruning must be removed first"
+        )
     result = {}
-    for key, tensor in model.state_dict().items():
+    for key, tensor in state.items():
         if key in names:
             name, module = names[key]
             result[name] = rearranged(key, tensor, _order(module, row), row.linear)
@@ -80,7 +86,7 @@ def export_state_dict(model: nn.Module, variant: str) -> dict[str, Tensor]:
 def _outermost(model: nn.Module) -> dict[str, PublicNames]:
     """The CBAMs of a model, and the masks that are not part of one, by their prefix."""
     found: dict[str, PublicNames] = {}
-    for name, module in model.named_modules():
+    for name, module in model.named_modules(remove_duplicate=False):
         prefix = f"{name}." if name else ""
         if isinstance(module, PublicNames) and not any(prefix.startswith(outer) for outer in found):
             found[prefix] = module

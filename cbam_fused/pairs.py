@@ -1,9 +1,12 @@
 """Modules that multiply two masks in themselves, x = ca(x) * x; x = sa(x) * x: one fused call instead."""
 
+import collections
 import copy
-import inspect
 import operator
+import sys
+import types
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
@@ -13,7 +16,7 @@ from torch.fx.graph import inplace_methods
 from .functional import without_demand
 from .hooks import has_hooks
 from .modules import ChannelAttention, SpatialAttention, attend
-from .recognise import random_copy
+from .recognise import random_copy, takes_one_argument
 
 _MULTIPLICATIONS = (operator.mul, torch.mul, "mul")
 _SIZES = (32, 224)
@@ -24,8 +27,9 @@ def fuse_pairs(module: nn.Module) -> list[tuple[str, str]]:
 
     The module keeps its children, their names and its class, of which it gets a subclass with another ``forward``.
     This is the traced one: what its Python code decides by attributes is decided for good. A forward is left as it is
-    if torch.fx cannot trace it, if it takes more than one argument, does not do the same in both modes, or if a copy
-    of the module does not run on a random map or does not give the same there.
+    if torch.fx cannot trace it, if it takes more than one argument, does not do the same in both modes, has a ``with``
+    or writes to attributes, which torch.fx does not see, or if a copy of the module does not run on a random map or
+    does not give the same there.
 
     Returns:
         The names of the pairs that were fused.
@@ -33,10 +37,7 @@ def fuse_pairs(module: nn.Module) -> list[tuple[str, str]]:
     kinds = [type(child) for child in module.children()]
     if ChannelAttention not in kinds or SpatialAttention not in kinds or "forward" in module.__dict__:
         return []
-    parameters = inspect.signature(module.forward).parameters.values()
-    if [(p.kind, p.default) for p in parameters] != [
-        (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.empty)
-    ]:
+    if not takes_one_argument(module):
         return []
     graphs = _traces(module)
     if graphs is None or str(graphs[0]) != str(graphs[1]):
@@ -72,6 +73,8 @@ for _name in inplace_methods:
 
 
 class _Children(fx.Tracer):
+    proxy_buffer_attributes = True  # else what happens to a buffer happens while tracing, and never again
+
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return True
 
@@ -80,20 +83,52 @@ class _Children(fx.Tracer):
 
 
 def _traces(module: nn.Module) -> list[fx.Graph] | None:
-    """The graphs of forward in eval and in training mode; None if it cannot be traced."""
-    attributes, training = {*module.__dict__}, module.training
-    graphs: list[fx.Graph] = []
-    try:
+    """The graphs of a copy's forward in eval and in training mode; None if it cannot be traced, or does more.
+
+    A graph lacks the ``with`` that a call was in (no_grad, autocast, checkpoint), and what forward does to attributes.
+    """
+    entered: list[str] = []
+
+    def watch(frame: types.FrameType, event: str, arg: object) -> None:
+        if event == "call" and frame.f_code.co_name == "__enter__" and frame.f_back is not None:
+            entered.append(frame.f_back.f_globals.get("__name__", ""))
+
+    def trace() -> list[fx.Graph] | None:
+        copied = copy.deepcopy(module)
+        before = [*_attributes(copied, {})]
+        graphs = []
+        sys.setprofile(watch)
         for mode in (False, True):
-            module.training = mode
-            graphs.append(_Children().trace(module))
+            copied.training = mode
+            graphs.append(_Children().trace(copied))
+        sys.setprofile(None)
+        copied.training = module.training
+        after = [*_attributes(copied, {})]
+        same = len(before) == len(after) and all(a is b for a, b in zip(before, after, strict=True))
+        return graphs if same and all(name.startswith(("torch.fx", "torch.overrides")) for name in entered) else None
+
+    try:
+        with ThreadPoolExecutor(1) as thread:  # the function that watches this thread may be a profiler's
+            return thread.submit(trace).result()
     except Exception:  # whatever Python code does with a proxy
-        graphs.clear()
-    module.training = training
-    constants = {*module.__dict__} - attributes  # the tracer puts them there
-    for name in constants:
-        delattr(module, name)
-    return graphs if graphs and not constants else None
+        return None
+
+
+def _attributes(value: Any, seen: dict[int, object]) -> Iterator[object]:
+    """All that can be reached from an object by attributes and containers, and of tensors how often they changed."""
+    yield value
+    if id(value) in seen or isinstance(value, type | types.ModuleType | types.FunctionType):
+        return
+    seen[id(value)] = value
+    if isinstance(value, Tensor):
+        yield value._version
+    items = [*getattr(value, "__dict__", {}).values()]
+    if isinstance(value, dict):
+        items += [*value, *value.values()]
+    elif isinstance(value, list | tuple | set | frozenset | collections.deque):
+        items += value
+    for item in items:
+        yield from _attributes(item, seen)
 
 
 def _fuse(module: nn.Module, graph: fx.Graph, channel: fx.Node) -> tuple[str, str] | None:
@@ -147,7 +182,8 @@ def _same(module: nn.Module, fused: type) -> bool:
                 continue
             scales = [t.abs().max().item() for t in expected]
             found = zip(_run(after, x), expected, scales, strict=True)
-            return all(torch.allclose(a, b, rtol=0, atol=1e-9 * scale) for a, b, scale in found)
+            same = all(torch.allclose(a, b, rtol=0, atol=1e-9 * scale) for a, b, scale in found)
+            return same and _dtype_under_autocast(before, x) == _dtype_under_autocast(after, x)
     return False
 
 
@@ -159,11 +195,21 @@ def _inputs(module: nn.Module) -> Iterator[Tensor]:
 
 
 def _run(module: nn.Module, x: Tensor) -> list[Tensor]:
-    """Output and input gradient, in eval and in training mode."""
+    """Output, input gradient, and parameter gradients as one, in eval and in training mode."""
     found = []
     for training in (False, True):
         torch.default_generator.manual_seed(0)  # torch.manual_seed would seed the GPUs', too
         x = x.detach().requires_grad_()
         y = module.train(training)(x)
-        found += [y, *torch.autograd.grad(y.square().sum(), x)]
+        dx, *grads = torch.autograd.grad(y.square().sum(), (x, *module.parameters()), materialize_grads=True)
+        found += [y, dx, torch.cat([g.flatten() for g in grads])]
     return found
+
+
+def _dtype_under_autocast(module: nn.Module, x: Tensor) -> torch.dtype | None:
+    """The output's; None if the module does not run there."""
+    try:
+        with torch.autocast("cpu", torch.bfloat16):
+            return module.float().eval()(x.float()).dtype
+    except Exception:  # whatever the module does with float32 and halves
+        return None

@@ -1,6 +1,7 @@
 """Which function a foreign module is: candidates by the shapes of its layers, proved by its numbers."""
 
 import copy
+import inspect
 import itertools
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
@@ -193,11 +194,35 @@ def prove(module: nn.Module, layers: Layers) -> tuple[Proof | None, str]:
                     break
                 equal += 1
             if equal == len(steps):
-                return proof, ""
+                wrong = _other_half(running, candidate, steps)
+                return (None, wrong) if wrong else (proof, "")
             best = max(best, equal)
     if best < 2:
         return None, "in eval mode it is none of the known functions"
     return None, "in training mode it is none of the known functions, in eval mode it is one"
+
+
+def takes_one_argument(module: nn.Module) -> bool:
+    """Whether forward has one parameter, which must be given."""
+    parameters = inspect.signature(module.forward).parameters.values()
+    return [(p.kind, p.default) for p in parameters] == [
+        (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.empty)
+    ]
+
+
+def _other_half(module: nn.Module, candidate: nn.Module, steps: list[tuple[bool, Tensor]]) -> str:
+    """Why a caller of the module's ca or sa would get something else from the new one; empty if none would."""
+    for name in ("ca", "sa"):
+        old, new = module._modules.get(name), candidate._modules.get(name)
+        if old is None or new is None or type(old).forward is nn.Module.forward:  # calls are errors
+            continue
+        try:
+            same = all(_equal(_step(new, *step, dict), _step(old, *step, dict), "") for step in steps)
+        except Exception:  # it takes no map alone
+            same = False
+        if not same:
+            return f"its sub-module {name} is not the mask that the new one of this name is"
+    return ""
 
 
 def random_copy(module: nn.Module, rng: torch.Generator) -> nn.Module:

@@ -6,11 +6,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
-from . import modules
+from . import modules, reference
 from .checkpoints import PublicNames
 from .hooks import has_hooks
 from .pairs import fuse_pairs
-from .recognise import HOOKS, Layers, Proof, prove
+from .recognise import HOOKS, Layers, Proof, prove, takes_one_argument
+from .surgery.freezing import BEFORE
 
 STATE_DICT_HOOKS = (
     *("_state_dict_hooks", "_state_dict_pre_hooks"),
@@ -41,7 +42,8 @@ def replace_cbam(model: nn.Module) -> Report:
     BatchNorm statistics, in eval and training mode, on random input and random weights, in float64 copies on the
     CPU. The new module has the weights (as new parameters: build the optimiser afterwards), the training flags,
     device, dtype and hooks of the old one, and loads its state_dict if that has the names of a known variant. Hooks of
-    its layers, its parameters and its state_dict would be lost: a module that has any is left alone. In modules that
+    its layers, its parameters and its state_dict would be lost: a module that has any is left alone. So is one whose
+    forward has more than one argument, and one whose layers or parameters another module shares. In modules that
     multiply the two masks in themselves, ``x = ca(x) * x; x = sa(x) * x``, the masks are replaced, and where torch.fx
     finds exactly this pattern it becomes one call; such a module gets a subclass of its class, for its present
     attributes, and can no longer be pickled as a whole. A squeeze-and-excitation block is no CBAM.
@@ -55,6 +57,7 @@ def replace_cbam(model: nn.Module) -> Report:
     report = Report()
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):  # building modules must not move the caller's numbers
         new = _replacements(model, report)
+    _rename_frozen(model, new)
     for parent in list(model.modules()):
         for child_name, child in parent._modules.items():
             if child in new:
@@ -65,10 +68,10 @@ def replace_cbam(model: nn.Module) -> Report:
     return report
 
 
-def _replacements(model: nn.Module, report: Report) -> dict[nn.Module, nn.Module]:
+def _replacements(model: nn.Module, report: Report) -> dict[nn.Module, PublicNames]:
     """The new module for each that is to be replaced; nothing is changed yet."""
-    uses = _uses(model)
-    new: dict[nn.Module, nn.Module] = {}
+    owners = _owners(model)
+    new: dict[nn.Module, PublicNames] = {}
     done: list[str] = []
     suspects: list[str] = []
     for name, module in model.named_modules():
@@ -85,7 +88,7 @@ def _replacements(model: nn.Module, report: Report) -> dict[nn.Module, nn.Module
         whole = layers.fc1 and layers.conv
         if whole and any(len(child.state_dict()) == len(module.state_dict()) for child in module.children()):
             continue  # a wrapper of what comes next
-        proof, reason = None, _obstacle(module, uses) if name else "it is the model itself"
+        proof, reason = None, _obstacle(module, owners) if name else "it is the model itself"
         if not reason:
             proof, reason = prove(module, layers)
         if proof is not None:
@@ -112,25 +115,46 @@ def _fused(proof: Proof, original: nn.Module) -> PublicNames:
     return module
 
 
-def _uses(model: nn.Module) -> dict[int, int]:
-    """How many names each parameter has."""
-    count: dict[int, int] = {}
+def _rename_frozen(model: nn.Module, new: dict[nn.Module, PublicNames]) -> None:
+    """What freeze_except noted of parameters goes by their new names, for unfreeze."""
+    for holder in model.modules():
+        before = holder.__dict__.get(BEFORE, {})
+        for prefix, old in holder.named_modules() if before else ():
+            if old not in new:
+                continue
+            names = {id(p): n for n, p in old.named_parameters()}
+            state = Layers.of(old).state(old)  # type: ignore[union-attr]  # it had some when it was proved
+            part = f"{new[old].part}."
+            moves = {f"{prefix}.{n.removeprefix(part)}": f"{prefix}.{names.get(id(t))}" for n, t in state.items()}
+            before |= {to: before.pop(name) for to, name in moves.items() if name in before}
+
+
+def _owners(model: nn.Module) -> dict[int, list[nn.Module]]:
+    """The modules that hold each module and each parameter, one of them once for each name."""
+    owners: dict[int, list[nn.Module]] = {}
     for module in model.modules():
-        for p in module._parameters.values():
-            count[id(p)] = count.get(id(p), 0) + 1
-    return count
+        for held in (*module._modules.values(), *module._parameters.values()):
+            owners.setdefault(id(held), []).append(module)
+    return owners
 
 
-def _obstacle(module: nn.Module, uses: dict[int, int]) -> str:
+def _obstacle(module: nn.Module, owners: dict[int, list[nn.Module]]) -> str:
     """Why a module cannot be replaced whatever it computes; empty if it can."""
+    if type(module).forward is not reference.CBAM.forward and not takes_one_argument(module):
+        return "its forward has more arguments than the one that a CBAM takes"
+    inside = {*module.modules()}
     for name, child in module.named_modules():
         whose = f"its sub-module {name}" if name else "it"
+        if name and not inside.issuperset(owners[id(child)]):
+            return f"{whose} is shared with another module"
+        if BEFORE in child.__dict__:
+            return f"{whose} is frozen by a call of freeze_except for itself; unfreeze it first"
         if name and has_hooks(child):
             return f"{whose} has hooks, which would not run"
         if any(getattr(child, hooks) for hooks in STATE_DICT_HOOKS):
             return f"{whose} has hooks of its state_dict, which would not run"
     for name, p in module.named_parameters():
-        if uses[id(p)] > 1:
+        if len(owners[id(p)]) > 1:
             return f"its parameter {name} is shared with another module"
         if p._backward_hooks or getattr(p, "_post_accumulate_grad_hooks", None):
             return f"its parameter {name} has hooks, which would not run"

@@ -7,6 +7,7 @@ import torch
 import torchvision
 from public import PUBLIC, filled
 from torch import nn
+from torch.nn.utils import parametrizations, prune
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
 from cbam_fused import CBAM, ChannelAttention, SpatialAttention, checkpoints, export_state_dict, reference
@@ -266,6 +267,28 @@ def test_export_without_a_place():
         export_state_dict(torchvision.models.resnet18(), "official")
     with pytest.raises(ValueError, match="variant: there is no 'oficial'; the nearest names are official"):
         export_state_dict(CBAM(32), "oficial")
+
+
+def test_export_of_one_module_under_two_names():
+    model = nn.ModuleDict({"a": CBAM(32)})
+    model["b"] = model["a"]
+    names = [f"channelattention.{fc}.weight" for fc in ("fc1", "fc2")] + ["spatialattention.conv1.weight"]
+    assert [*export_state_dict(model, "bubbliiiing")] == [f"{outer}.{n}" for outer in "ab" for n in names]
+
+
+@pytest.mark.parametrize(
+    "change,extra",
+    [
+        (parametrizations.weight_norm, "ca.fc1.parametrizations.weight.original0, "),
+        (lambda layer: prune.l1_unstructured(layer, "weight", 0.5), "ca.fc1.weight_orig, 0.ca.fc1.weight_mask"),
+    ],
+    ids=["weight_norm", "pruning"],
+)
+def test_export_of_other_state(change, extra):
+    model = nn.Sequential(CBAM(32))
+    change(model[0].ca.fc1)
+    with pytest.raises(ValueError, match=f"variant 'bubbliiiing' has no place for 0.{extra}"):
+        export_state_dict(model, "bubbliiiing")
 
 
 def test_options_of_a_variant_export():

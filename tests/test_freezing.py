@@ -6,9 +6,11 @@ import re
 import pytest
 import torch
 from backbones import BiasedCBAM, UNet, image, same_state, small_resnet
+from public import PUBLIC, ChannelMask
 from torch import nn
+from torch.nn.utils import parametrize
 
-from cbam_fused import CBAM
+from cbam_fused import CBAM, replace_cbam
 from cbam_fused.surgery import freeze_except, insert_cbam, parameter_table, unfreeze
 
 
@@ -134,6 +136,47 @@ def test_errors_leave_the_model_unchanged(model, parts, message):
     with pytest.raises(ValueError, match=message):
         freeze_except(model, *parts)
     assert trained(model) == before and [type(m) for m in model.modules()] == classes
+
+
+def test_replace_cbam_between_freeze_and_unfreeze():
+    """Names that are not those of the fused module: what was noted goes by the new ones."""
+    conv, cbam = nn.Conv2d(3, 16, 3), PUBLIC["yolov5"](16, 4)
+    cbam.channel_attention.f1.weight.requires_grad_(False)
+    model = nn.ModuleDict({"conv": conv, "cbam": cbam, "fc": nn.Linear(16, 2)})
+    freeze_except(model, "fc")
+    assert replace_cbam(model).replaced == {"cbam": "yolov5"} and trained(model) == {"fc.weight", "fc.bias"}
+    unfreeze(model)
+    assert trained(model) == {n for n, _ in model.named_parameters()} - {"cbam.ca.fc1.weight"}
+    freeze_except(model, "fc")
+    model["late"] = PUBLIC["yolov5"](16, 4)
+    assert replace_cbam(model).replaced == {"late": "yolov5"}
+    unfreeze(model)
+    assert trained(model) == {n for n, _ in model.named_parameters()} - {"cbam.ca.fc1.weight"}
+    masked = nn.ModuleDict({"mask": ChannelMask(16, 4), "fc": nn.Linear(16, 2)})
+    freeze_except(masked, "fc")
+    assert replace_cbam(masked).replaced == {"mask": "tutorial channel mask"}
+    unfreeze(masked)
+    assert len(trained(masked)) == 4
+
+
+def test_replace_cbam_of_what_is_frozen_by_itself():
+    model = nn.Sequential(PUBLIC["yolov5"](16, 4))
+    freeze_except(model[0], "channel_attention")
+    assert "it is frozen by a call of freeze_except for itself" in replace_cbam(model).skipped["0"]
+    unfreeze(model[0])
+
+
+def test_unfreeze_with_a_parametrization():
+    model = small_resnet()
+    freeze_except(model, "fc")
+    before, classes = trained(model), [type(m) for m in model.modules()]
+    parametrize.register_parametrization(model.layer1[0].bn1, "weight", nn.Identity())
+    with pytest.raises(ValueError, match=r"unfreeze: layer1.0.bn1 has got another class since freeze_except"):
+        unfreeze(model)
+    parametrize.remove_parametrizations(model.layer1[0].bn1, "weight")
+    assert trained(model) == before and [type(m) for m in model.modules()] == classes
+    unfreeze(model)
+    assert len(trained(model)) == len([*model.parameters()])
 
 
 def test_parameter_table():

@@ -6,6 +6,7 @@ import pytest
 import torch
 from public import ChannelMask, SpatialMask, results
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 from torchvision.models.resnet import BasicBlock, ResNet
 
 from cbam_fused import functional, replace_cbam
@@ -153,6 +154,126 @@ class WithDefault(MaskedBlock):
         x = self.ca(x) * x
         x = self.sa(x) * x
         return x if identity is None else x + identity
+
+
+class WithAutocast(MaskedBlock):
+    def forward(self, x):
+        x = self.ca(x) * x
+        x = self.sa(x) * x
+        with torch.autocast("cpu", enabled=False):
+            return self.conv1(x)
+
+
+class WithNoGrad(MaskedBlock):
+    def forward(self, x):
+        x = self.ca(x) * x
+        x = self.sa(x) * x
+        with torch.no_grad():
+            y = self.conv1(x.detach())
+        return x + y
+
+
+class NoGradInHelper(MaskedBlock):
+    @torch.no_grad()
+    def helper(self, x):
+        return self.conv1(x)
+
+    def forward(self, x):
+        x = self.ca(x) * x
+        x = self.sa(x) * x
+        return x + self.helper(x.detach())
+
+
+class GradSwitched(MaskedBlock):
+    """No ``with``: the gradients of the parameters show it."""
+
+    def forward(self, x):
+        x = self.ca(x) * x
+        x = self.sa(x) * x
+        torch._C._set_grad_enabled(False)
+        y = self.conv1(x.detach())
+        torch._C._set_grad_enabled(True)
+        return x + y
+
+
+class AutocastSwitched(MaskedBlock):
+    """The same, for autocast: the dtype of the output shows it."""
+
+    def forward(self, x):
+        x = self.ca(x) * x
+        x = self.sa(x) * x
+        before = torch.is_autocast_enabled("cpu")
+        torch.set_autocast_enabled("cpu", False)
+        x = self.conv1(x)
+        torch.set_autocast_enabled("cpu", before)
+        return x
+
+
+class WithCheckpoint(MaskedBlock):
+    def forward(self, x):
+        x = self.ca(x) * x
+        x = self.sa(x) * x
+        return checkpoint(self.conv1, x, use_reentrant=False)
+
+
+class Stateful(MaskedBlock):
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.calls, self.log, self.seen, self.inner = 0, [], {"x": []}, nn.Identity()
+        self.register_buffer("total", torch.zeros(()))
+
+    def forward(self, x):
+        self.note(x)
+        x = self.ca(x) * x
+        return self.sa(x) * x
+
+
+class Stores(Stateful):
+    def note(self, x):
+        self.inner.last = x
+
+
+class Counts(Stateful):
+    def note(self, x):
+        self.calls += 1
+
+
+class Logs(Stateful):
+    def note(self, x):
+        self.log.append(x)
+
+
+class LogsDeep(Stateful):
+    def note(self, x):
+        self.seen["x"].append(x)
+
+
+class CountsInBuffer(Stateful):
+    def note(self, x):
+        self.total.add_(1)
+
+
+MORE = [WithAutocast, WithNoGrad, NoGradInHelper, GradSwitched, AutocastSwitched, WithCheckpoint]
+MORE += [Stores, Counts, Logs, LogsDeep]
+
+
+@pytest.mark.parametrize("kind", MORE)
+def test_what_a_graph_lacks(kind):
+    """It is not fused, and tracing leaves nothing behind."""
+    model = nn.Sequential(kind(8, 8))
+    report = replace_cbam(model)
+    assert len(report.replaced) == 2 and not report.fused and type(model[0]) is kind
+    assert not hasattr(getattr(model[0], "inner", None), "last") and torch.is_grad_enabled()
+    if isinstance(model[0], Stateful):
+        assert (model[0].calls, model[0].log, model[0].seen) == (0, [], {"x": []})
+
+
+def test_buffers_go_on_counting():
+    model = nn.Sequential(CountsInBuffer(8, 8))
+    assert replace_cbam(model).fused == {"0": [("ca", "sa")]} and model[0].total == 0
+    for _ in range(2):
+        model(torch.randn(1, 8, 5, 5))
+    assert model[0].total == 2
 
 
 class InPlace(MaskedBlock):

@@ -55,6 +55,30 @@ def test_output_is_cbam_of_the_named_modules_output():
     torch.testing.assert_close(stages(x), module(before))
 
 
+class InAutocast(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.relu, self.out = nn.Conv2d(3, 32, 3), nn.ReLU(), nn.Conv2d(32, 2, 3)
+
+    def forward(self, x):
+        with torch.autocast("cpu", torch.float16):
+            return self.out(self.relu(self.conv(x)))
+
+
+@pytest.mark.parametrize("place", ["conv", "relu"])
+def test_no_half_parameters_from_autocast(place):
+    model = InAutocast()
+    insert_cbam(model, [place])
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    scaler = torch.amp.GradScaler("cpu")
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    scaler.scale(model(torch.randn(1, 3, 16, 16)).float().sum()).backward()
+    scaler.step(optimizer)
+    half = InAutocast().half()
+    insert_cbam(half, [place])
+    assert {p.dtype for p in half.parameters()} == {torch.float16}
+
+
 def test_training_copies_and_pickles():
     model = torchvision.models.resnet18(num_classes=5)
     insert_cbam(model, ["layer1", "conv1"], reduction=4, kernel_size=3)

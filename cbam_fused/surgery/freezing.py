@@ -64,17 +64,23 @@ def unfreeze(model: nn.Module) -> None:
     """Undo freeze_except: parameters require a gradient where they did before, BatchNorm is in the model's mode again.
 
     Raises:
-        ValueError: freeze_except was not called for this model.
+        ValueError: freeze_except was not called for this model, or a BatchNorm has got a parametrization since; the
+            model is then unchanged.
     """
     if not hasattr(model, BEFORE):
         raise ValueError(f"unfreeze: freeze_except was not called for this {type(model).__name__}")
+    frozen = {n: m for n, m in model.named_modules() if isinstance(m, FrozenStatistics)}
+    if changed := [n for n, m in frozen.items() if type(m).__bases__[0] is not FrozenStatistics]:
+        raise ValueError(
+            f"unfreeze: {changed[0]} has got another class since freeze_except, such as that of a parametrization; "
+            "remove that first"
+        )
     before = getattr(model, BEFORE)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(before.get(name, parameter.requires_grad))
-    for module in model.modules():
-        if isinstance(module, FrozenStatistics):
-            restore(module)
-            module.train(model.training)
+    for module in frozen.values():
+        restore(module)
+        module.train(model.training)
     delattr(model, BEFORE)
 
 

@@ -4,6 +4,7 @@ import inspect
 import re
 from collections.abc import Callable, Iterable
 
+import torch
 from torch import Tensor, nn
 
 from ..modules import CBAM
@@ -49,7 +50,8 @@ def insert_cbam(
         example_input: input of the forward pass; default noise of shape (1, c, 224, 224), c from the first Conv2d.
 
     Returns:
-        The inserted modules by their full name, on the device and in the dtype of their place.
+        The inserted modules by their full name, on the device and in the dtype of their place; where this returns
+            halves, in the dtype of the parameters there, as those of autocast are float32.
 
     Raises:
         ValueError: a name or preset that does not exist (the nearest ones are given), a preset that does not fit the
@@ -82,8 +84,7 @@ def insert_cbam(
         if init == "identity":
             identity_(module, places[name][0])
     for name, module in built.items():
-        output = seen[name][0]
-        module.to(output.device, output.dtype).train(targets[name].training)
+        module.to(seen[name][0].device, _dtype(model, targets[name], seen[name][0])).train(targets[name].training)
         _attach(targets[name], module, fused=name in fused, nhwc=places[name][1] == 3)
     return {f"{n}.{CHILD}": m for n, m in built.items()}
 
@@ -127,6 +128,14 @@ def _place(
         widths = " and ".join(str(width) for width, _ in sorted(axes))
         raise ValueError(f"{argument}: {name!r} is called with {widths} channels")
     return axes.pop()
+
+
+def _dtype(model: nn.Module, target: nn.Module, output: Output) -> torch.dtype | None:
+    """The output's, but halves may be those of autocast: then that of the parameters, else GradScaler refuses."""
+    if output.dtype not in (torch.float16, torch.bfloat16):
+        return output.dtype
+    parameters = (*target.parameters(), *model.parameters())
+    return next((p.dtype for p in parameters if p.is_floating_point()), output.dtype)
 
 
 def _attach(target: nn.Module, module: nn.Module, *, fused: bool, nhwc: bool) -> None:
