@@ -38,7 +38,7 @@ class Cbam(Function):
 
 
 class CbamBatchNorm(Function):
-    """y with BatchNorm, by the statistics of the batch, behind the convolution; their mean and 1 / deviation."""
+    """y with BatchNorm, by the statistics of the batch, behind the convolution; their mean and variance."""
 
     @staticmethod
     def forward(ctx, x, w1, w2, ws, b1, b2, bs, weight, bias, residual, relu, ties, eps, backend):
@@ -53,8 +53,9 @@ class CbamBatchNorm(Function):
             x, w1, w2, ws, b1, b2, bs, weight, bias, y if relu else None, saved, index, s, mean, inverse_deviation
         )
         ctx.has_residual, ctx.ties, ctx.eps, ctx.backend = residual is not None, ties, eps, backend
-        ctx.mark_non_differentiable(mean, inverse_deviation)
-        return y, mean, inverse_deviation
+        variance = inverse_deviation**-2 - eps  # here, as torch.compile knows a changed eps in this graph alone
+        ctx.mark_non_differentiable(mean, variance)
+        return y, mean, variance
 
     @staticmethod
     def backward(ctx, dy, *_):
@@ -144,7 +145,7 @@ def _differentiable(
 
     # Of views, so that no gradient goes from one input into another, as with tied weights: autograd does this itself.
     views = [t.view_as(t) for t in wanted.values()]
-    with torch.autocast(dy.device.type, enabled=False):
+    with torch.autocast("cpu" if dy.is_meta else dy.device.type, enabled=False):  # it knows no meta device
         if forward_ad._current_level >= 0:  # autograd.grad fails in torch.func.jvp
             result, vjp, *_ = torch.func.vjp(of_wanted, *views)
             grads = vjp(dy.to(result.dtype))
