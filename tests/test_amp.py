@@ -57,6 +57,12 @@ def test_the_type_of_the_result_is_that_of_plain_operators(dtype):
     assert y.dtype == plain.dtype == dtype
 
 
+def test_the_type_of_the_result_in_the_other_half_type():
+    with torch.autocast("cpu", torch.bfloat16):
+        y, plain = (cls(32)(feature_map(torch.float16)) for cls in (CBAM, reference.CBAM))
+    assert (y.dtype, plain.dtype) == (torch.float16, torch.float32)
+
+
 def test_autocast_in_compiled_code():
     torch.compiler.reset()
     network = nn.Sequential(nn.Conv2d(3, 32, 3), nn.ReLU(), CBAM(32))
