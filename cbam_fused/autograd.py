@@ -6,7 +6,7 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd import Function
+from torch.autograd import Function, forward_ad
 
 from . import kernels, reference
 from .layout import saved_gate, saved_logits
@@ -25,7 +25,7 @@ class Cbam(Function):
     @staticmethod
     def backward(ctx, dy):
         *inputs, y, saved, index = ctx.saved_tensors
-        if torch.is_grad_enabled():
+        if _differentiated():
             dy = _through_relu(dy, y)
             cbam = partial(reference.cbam, switches=reference.TIES[ctx.ties])
             grads = _differentiable(cbam, inputs, ctx.needs_input_grad, dy)
@@ -38,7 +38,7 @@ class Cbam(Function):
 
 
 class CbamBatchNorm(Function):
-    """y with BatchNorm, by the statistics of the batch, behind the convolution; their mean and 1 / deviation."""
+    """y with BatchNorm, by the statistics of the batch, behind the convolution; their mean and variance."""
 
     @staticmethod
     def forward(ctx, x, w1, w2, ws, b1, b2, bs, weight, bias, residual, relu, ties, eps, backend):
@@ -53,13 +53,14 @@ class CbamBatchNorm(Function):
             x, w1, w2, ws, b1, b2, bs, weight, bias, y if relu else None, saved, index, s, mean, inverse_deviation
         )
         ctx.has_residual, ctx.ties, ctx.eps, ctx.backend = residual is not None, ties, eps, backend
-        ctx.mark_non_differentiable(mean, inverse_deviation)
-        return y, mean, inverse_deviation
+        variance = inverse_deviation**-2 - eps  # here, as torch.compile knows a changed eps in this graph alone
+        ctx.mark_non_differentiable(mean, variance)
+        return y, mean, variance
 
     @staticmethod
     def backward(ctx, dy, *_):
         *inputs, weight, bias, y, saved, index, s, mean, inverse_deviation = ctx.saved_tensors
-        if torch.is_grad_enabled():
+        if _differentiated():
             dy = _through_relu(dy, y)
             cbam = partial(_batch_norm_reference, ctx.ties, ctx.eps)
             grads = _differentiable(cbam, [*inputs, weight, bias], ctx.needs_input_grad, dy)
@@ -102,7 +103,7 @@ class Gate(Function):
     def backward(ctx, d):
         *inputs, saved, index = ctx.saved_tensors
         x, w1, w2, ws, b1, b2, bs = inputs
-        if torch.is_grad_enabled():
+        if _differentiated():
             gate = partial(gate_reference, ctx.ties)
             return *_differentiable(gate, inputs, ctx.needs_input_grad, d), None, None
         dg, dlogits = (d[:, :, 0, 0], None) if ws is None else (None, d)
@@ -125,14 +126,34 @@ def _residual_gradient(ctx, dy: Tensor) -> Tensor | None:
     return dy if ctx.has_residual else None
 
 
+def _differentiated() -> bool:
+    """Whether the backward that runs must itself be differentiable: create_graph, or forward mode around it."""
+    return torch.is_grad_enabled() or forward_ad._current_level >= 0
+
+
 def _differentiable(
     function: Callable[..., Tensor], inputs: list[Tensor | None], needs: tuple[bool, ...], dy: Tensor
 ) -> list[Tensor | None]:
-    """The gradients of function(*inputs) that are needed, themselves differentiable."""
-    wanted = [t for t, need in zip(inputs, needs, strict=False) if t is not None and need]
-    result = function(*inputs)
-    grads = iter(torch.autograd.grad(result, wanted, dy.to(result.dtype), create_graph=True) if wanted else ())
-    return [next(grads) if need else None for need in needs[: len(inputs)]]
+    """The gradients of function(*inputs) that are needed, differentiable, without autocast as the kernels."""
+    wanted = {i: t for i, t in enumerate(inputs) if t is not None and needs[i]}
+    if not wanted:
+        return [None] * len(inputs)
+
+    def of_wanted(*tensors: Tensor) -> Tensor:
+        given = dict(zip(wanted, tensors, strict=True))
+        return function(*(given.get(i, t) for i, t in enumerate(inputs)))
+
+    # Of views, so that no gradient goes from one input into another, as with tied weights: autograd does this itself.
+    views = [t.view_as(t) for t in wanted.values()]
+    with torch.autocast("cpu" if dy.is_meta else dy.device.type, enabled=False):  # it knows no meta device
+        if forward_ad._current_level >= 0:  # autograd.grad fails in torch.func.jvp
+            result, vjp, *_ = torch.func.vjp(of_wanted, *views)
+            grads = vjp(dy.to(result.dtype))
+        else:  # torch.func fails within hooks of saved tensors, such as those of checkpointing
+            result = of_wanted(*views)
+            grads = torch.autograd.grad(result, views, dy.to(result.dtype), create_graph=True)
+    found = dict(zip(wanted, grads, strict=True))
+    return [found.get(i) for i in range(len(inputs))]
 
 
 def _batch_norm_reference(ties, eps, x, w1, w2, ws, b1, b2, bs, weight, bias):

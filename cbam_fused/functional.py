@@ -91,8 +91,15 @@ def _kernels(x, w1, w2, ws, b1, b2, bs, residual, relu, ties, backend) -> Tensor
     if torch.compiler.is_exporting():
         return ops.cbam(x, w1, w2, ws, b1, b2, bs, residual, relu, ties)  # programs.py, as all of ops here
     if torch.is_grad_enabled():
-        return autograd.Cbam.apply(x, w1, w2, ws, b1, b2, bs, residual, relu, ties, backend)
+        return autograd.Cbam.apply(*_apart(x, w1, w2, ws, b1, b2, bs, residual, relu, ties, backend))
     return kernels.operators[backend].forward(x, w1, b1, w2, b2, ws, bs, residual, relu)[0]
+
+
+def _apart(*args):
+    """What a Function is applied to. torch.compile takes no tensor twice, such as a tied weight: views, there."""
+    if not torch.compiler.is_compiling():
+        return args
+    return [a.view_as(a) if isinstance(a, Tensor) and any(a is b for b in args[:i]) else a for i, a in enumerate(args)]
 
 
 def channel_gate(
@@ -130,15 +137,18 @@ def spatial_gate(
 def _gate(x, w1, w2, ws, b1, b2, bs, ties, backend):
     if torch.compiler.is_exporting():
         return ops.gate(x, w1, w2, ws, b1, b2, bs, ties)
-    return autograd.Gate.apply(x, w1, w2, ws, b1, b2, bs, ties, backend)
+    return autograd.Gate.apply(*_apart(x, w1, w2, ws, b1, b2, bs, ties, backend))
 
 
 def unserved(backend: str, x: Tensor, norm: nn.Module | None, ties: str) -> str:
     """Why this backend leaves such a call to the reference; empty if it serves it."""
     if not _is_batch_norm(norm):
         return f"{type(norm).__name__} in the place of BatchNorm2d"
-    if isinstance(norm, nn.SyncBatchNorm) and _uses_batch_statistics(norm):
-        return "SyncBatchNorm, whose statistics are those of all processes"
+    if isinstance(norm, nn.BatchNorm2d | nn.SyncBatchNorm) and _uses_batch_statistics(norm):
+        if isinstance(norm, nn.SyncBatchNorm):
+            return "SyncBatchNorm, whose statistics are those of all processes"
+        if x.shape[0] == 0:
+            return "BatchNorm by the statistics of an empty batch"
     if backend in ("cuda", "triton") and ties == "even":
         return "ties='even'"
     if backend == "triton" and x.shape[1:].numel() > TRITON_ELEMENTS:
@@ -147,7 +157,11 @@ def unserved(backend: str, x: Tensor, norm: nn.Module | None, ties: str) -> str:
 
 
 def _is_batch_norm(norm: nn.Module | None) -> bool:
-    return norm is None or isinstance(norm, nn.BatchNorm2d | nn.SyncBatchNorm)
+    """BatchNorm or nothing; a subclass with a forward of its own, such as one with an activation, is another module."""
+    if norm is None:
+        return True
+    forwards = (nn.BatchNorm2d.forward, nn.SyncBatchNorm.forward)
+    return isinstance(norm, nn.BatchNorm2d | nn.SyncBatchNorm) and type(norm).forward in forwards
 
 
 def _uses_batch_statistics(norm: nn.BatchNorm2d | nn.SyncBatchNorm) -> bool:
@@ -158,19 +172,22 @@ def _with_batch_norm(x, w1, w2, ws, b1, b2, bs, norm, residual, relu, ties, back
     """cbam() with the statistics of the batch; the running ones move as in nn.BatchNorm2d."""
     N, _, H, W = x.shape
     count = N * H * W
-    if count < 2:
+    if count == 1:  # an empty batch is the reference's
         raise ValueError(f"BatchNorm by the batch needs more than one pixel in it, got x of shape {tuple(x.shape)}")
     args = (x, w1, w2, ws, b1, b2, bs, norm.weight, norm.bias, residual, relu, ties, norm.eps)
     exporting = torch.compiler.is_exporting()
-    results = ops.cbam_batch_norm(*args) if exporting else autograd.CbamBatchNorm.apply(*args, backend)
-    y, mean, inverse_deviation = results
+    results = ops.cbam_batch_norm(*args) if exporting else autograd.CbamBatchNorm.apply(*_apart(*args, backend))
+    y, mean, variance = results
     if norm.training and norm.track_running_stats:
         with torch.no_grad():
-            norm.num_batches_tracked.add_(1)  # += would set an attribute, which compiled checkpointing does not do
-            share = 1 / norm.num_batches_tracked if norm.momentum is None else norm.momentum
-            variance = (inverse_deviation**-2 - norm.eps) * (count / (count - 1))
-            for running, value in ((norm.running_mean, mean), (norm.running_var, variance)):
-                running += share * (value - running)
+            share = norm.momentum or 0.0
+            if norm.num_batches_tracked is not None:
+                norm.num_batches_tracked.add_(1)  # += would set an attribute, which compiled checkpointing does not do
+                share = 1 / norm.num_batches_tracked if norm.momentum is None else share
+            unbiased = variance * (count / (count - 1))
+            for running, value in ((norm.running_mean, mean), (norm.running_var, unbiased)):
+                if running is not None:
+                    running += share * (value - running)
     return y
 
 

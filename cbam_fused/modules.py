@@ -88,7 +88,8 @@ class CBAM(reference.CBAM):
 
     A state_dict goes from one to the other in both directions with ``strict=True``. The sub-modules
     ``ca`` and ``sa`` hold the parameters and return masks when called themselves; ``forward`` calls them, and their
-    layers, only where they have hooks. What the kernels do not serve runs the reference; :meth:`backend_for` says why.
+    layers, only where there are hooks or a layer has a forward of its own, such as an adapter's. What the kernels do
+    not serve runs the reference; :meth:`backend_for` says why.
 
     Shape: (N, C, H, W) -> (N, C, H, W), in x's dtype and memory layout.
     Raises: what :func:`cbam_fused.functional.cbam` raises; where layers with hooks are called, PyTorch's own errors for
@@ -120,11 +121,14 @@ class CBAM(reference.CBAM):
             # Past nn.Module.__getattr__: eight calls of a Python function take longer than the gates of a small map.
             parts: Any = self._modules
             ca, sa = parts["ca"], parts["sa"]
-            fc1, fc2, conv1 = ca._modules["fc1"], ca._modules["fc2"], sa._modules["conv1"]
-            w1, w2, ws = (layer._parameters.get("weight") for layer in (fc1, fc2, conv1))
-            parametrized = w1 is None or w2 is None or ws is None
-            if not parametrized and not has_hooks(ca, sa, fc1, fc2, conv1):
-                return functional.cbam(x, w1, w2, ws, residual=residual, relu=relu)
+            if ca is not None and sa is not None and sa._modules.get("bn") is None:
+                fc1, fc2, conv1 = ca._modules["fc1"], ca._modules["fc2"], sa._modules["conv1"]
+                if type(fc1) is type(fc2) is type(conv1) is nn.Conv2d and not has_hooks(ca, sa, fc1, fc2, conv1):
+                    of_1, of_2, of_s = fc1._parameters, fc2._parameters, conv1._parameters
+                    w1, w2, ws = of_1.get("weight"), of_2.get("weight"), of_s.get("weight")
+                    unbiased = of_1.get("bias") is of_2.get("bias") is of_s.get("bias") is None
+                    if w1 is not None and w2 is not None and ws is not None and unbiased:
+                        return functional.cbam(x, w1, w2, ws, residual=residual, relu=relu)
         if masks_are_called(self.ca, self.sa):
             check_input(x, residual)
             return super().forward(x, residual=residual, relu=relu)
@@ -183,7 +187,7 @@ def _backend(
     if module._unserved:
         return Backend("reference", f"no kernels for {module._unserved}")
     if hooks:
-        return Backend("reference", "layers with hooks are called one by one")
+        return Backend("reference", "layers with hooks, or a forward of their own, are called one by one")
     name = functional.backend_for(x)
     if name == "reference":
         return Backend(name, functional.why_reference(x.device))

@@ -22,7 +22,7 @@ def cbam(x, w1, w2, ws, b1, b2, bs, residual, relu, ties):
 
 
 def cbam_batch_norm(x, w1, w2, ws, b1, b2, bs, weight, bias, residual, relu, ties, eps):
-    """y, and the statistics of the batch: mean and 1 / deviation."""
+    """y, and the statistics of the batch: mean and variance."""
     backend = _backend(x, ties)
     if backend != "reference":
         args = (x, w1, w2, ws, b1, b2, bs, weight, bias, residual, relu, ties, eps, backend)
@@ -30,8 +30,8 @@ def cbam_batch_norm(x, w1, w2, ws, b1, b2, bs, weight, bias, residual, relu, tie
     statistics = []
 
     def norm(logits):
-        normalised, *found = torch.native_batch_norm(logits, weight, bias, None, None, True, 0.0, eps)
-        statistics.extend(t.detach() for t in found)
+        normalised, mean, inverse_deviation = torch.native_batch_norm(logits, weight, bias, None, None, True, 0.0, eps)
+        statistics.extend((mean.detach(), inverse_deviation.detach() ** -2 - eps))
         return normalised
 
     switches = reference.TIES[ties]

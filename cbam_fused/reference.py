@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .checkpoints import PublicNames
-from .hooks import has_hooks, masks_are_called
+from .hooks import has_hooks, masks_are_called, must_be_called
 from .switches import Switches
 from .variants import resolve
 
@@ -217,8 +217,8 @@ class ChannelAttention(PublicNames):
         return channel_gate(x, *self.weights(), switches=self.switches)
 
     def calls_layers(self) -> bool:
-        """Whether forward calls fc1 and fc2, for their hooks to run, and does not just use their parameters."""
-        return has_hooks(self.fc1, self.fc2)
+        """Whether forward calls fc1 and fc2, for what they do to happen, and does not just use their parameters."""
+        return must_be_called(self.fc1, self.fc2)
 
     def _mlp(self, pooled: Tensor) -> Tensor:
         hidden = self.fc1(pooled)
@@ -264,8 +264,8 @@ class SpatialAttention(PublicNames):
         return spatial_gate(x, self.conv1.weight, self.conv1.bias, norm=self.bn, switches=self.switches)
 
     def calls_layers(self) -> bool:
-        """Whether forward calls conv1 and bn, for their hooks to run, and does not just use their parameters."""
-        return has_hooks(self.conv1, self.bn)
+        """Whether forward calls conv1 and bn, for what they do to happen, and does not just use their parameters."""
+        return must_be_called(self.conv1) or has_hooks(self.bn)
 
 
 class CBAM(PublicNames):

@@ -39,11 +39,28 @@ def test_autocast_changes_nothing(dtype, region, variant, device):
     assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
 
 
+@pytest.mark.parametrize("variant", ["tutorial", "official"])
+def test_autocast_changes_no_differentiable_gradient(variant):
+    torch.manual_seed(0)
+    module, x = CBAM(32, variant=variant), feature_map(torch.float32).requires_grad_()
+    loss = module(x).square().sum()
+    expected = torch.autograd.grad(loss, x, create_graph=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        got = torch.autograd.grad(loss, x, create_graph=True)
+    torch.testing.assert_close(got, expected)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_the_type_of_the_result_is_that_of_plain_operators(dtype):
     with torch.autocast("cpu", torch.bfloat16):
         y, plain = (cls(32)(feature_map(dtype)) for cls in (CBAM, reference.CBAM))
     assert y.dtype == plain.dtype == dtype
+
+
+def test_the_type_of_the_result_in_the_other_half_type():
+    with torch.autocast("cpu", torch.bfloat16):
+        y, plain = (cls(32)(feature_map(torch.float16)) for cls in (CBAM, reference.CBAM))
+    assert (y.dtype, plain.dtype) == (torch.float16, torch.float32)
 
 
 def test_autocast_in_compiled_code():

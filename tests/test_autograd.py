@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.autograd import forward_ad
 from truth import LAYOUTS, random_problem
 
 from cbam_fused import functional, reference
@@ -49,6 +50,87 @@ def test_double_backward_equals_the_reference():
     for got, expected in zip(penalty(functional.cbam), penalty(reference.cbam), strict=True):
         assert expected.abs().max() > 0
         torch.testing.assert_close(got, expected)
+
+
+TIED = {
+    "one weight": lambda x, w, ws, b: (w, w, ws, b, b),
+    "a transpose": lambda x, w, ws, b: (w, w.t(), ws, b, b * 2),
+    "of x": lambda x, w, ws, b: (w, w * x.mean(), ws * x.amax(), b, b),
+}
+
+
+@pytest.mark.parametrize("tie", TIED)
+@pytest.mark.parametrize("residual", [False, True])
+@pytest.mark.parametrize("norm", [None, torch.nn.BatchNorm2d(1).double()], ids=["", "batch norm"])
+def test_double_backward_of_inputs_that_depend_on_each_other(norm, residual, tie):
+    torch.manual_seed(0)
+    leaves = [torch.randn(s, dtype=torch.float64).requires_grad_() for s in ((2, 4, 3, 2), (4, 4), (1, 2, 3, 3), (4,))]
+
+    def grads(cbam):
+        x, *parameters = leaves
+        w1, w2, ws, b1, b2 = TIED[tie](x, *parameters)
+        y = cbam(x, w1, w2, ws, b1, b2, norm=norm, residual=x if residual else None)
+        first = torch.autograd.grad(y.sin().sum(), leaves, create_graph=True)
+        return *first, *torch.autograd.grad(sum(g.square().sum() for g in first), leaves)
+
+    for got, expected in zip(grads(functional.cbam), grads(reference.cbam), strict=True):
+        torch.testing.assert_close(got, expected)
+
+
+@pytest.mark.parametrize("part", ["cbam", "channel_gate", "spatial_gate", "batch norm"])
+def test_tangent_of_a_backward(part):
+    """Forward mode around a gradient whose forward ran before."""
+    inputs = smooth_problem(torch.contiguous_format).inputs
+    x, w1, w2, ws = (inputs[n] for n in ("x", "w1", "w2", "ws"))
+    norm = torch.nn.BatchNorm2d(1).double()
+    calls = {
+        "cbam": lambda module: module.cbam(x, w1, w2, ws),
+        "channel_gate": lambda module: module.channel_gate(x, w1, w2),
+        "spatial_gate": lambda module: module.spatial_gate(x, ws),
+        "batch norm": lambda module: module.cbam(x, w1, w2, ws, norm=norm),
+    }
+
+    def tangents(module):
+        y = calls[part](module)
+        v, t = torch.linspace(-1, 1, y.numel()).to(y).view_as(y), torch.linspace(1, 2, y.numel()).to(y).view_as(y)
+        with forward_ad.dual_level():
+            (dx,) = torch.autograd.grad(y, x, forward_ad.make_dual(v, t), retain_graph=True)
+            of_dual = forward_ad.unpack_dual(dx).tangent
+        of_jvp = torch.func.jvp(lambda v: torch.autograd.grad(y, x, v, retain_graph=True)[0], (v,), (t,))[1]
+        return of_dual, of_jvp
+
+    (dual, jvp), expected = tangents(functional), tangents(reference)
+    assert expected[0].abs().max() > 0
+    torch.testing.assert_close((dual, jvp), expected)
+
+
+def test_double_backward_within_hooks_of_saved_tensors():
+    inputs = smooth_problem(torch.contiguous_format).inputs
+    x = inputs["x"]
+
+    def penalty():
+        y = functional.cbam(**inputs)
+        return torch.autograd.grad(y.square().sum(), x, create_graph=True)[0].square().sum()
+
+    with torch.autograd.graph.save_on_cpu():
+        kept = penalty()
+    checkpointed = torch.utils.checkpoint.checkpoint(penalty, use_reentrant=False)
+    expected = torch.autograd.grad(penalty(), x)
+    for loss in (kept, checkpointed):
+        torch.testing.assert_close(torch.autograd.grad(loss, x), expected)
+
+
+def test_batched_gradients_with_a_graph():
+    problem = smooth_problem(torch.contiguous_format)
+    x = problem.inputs["x"]
+    directions = torch.eye(x.numel(), dtype=x.dtype)[::5].view(-1, *x.shape)
+
+    def second(cbam):
+        y = cbam(**problem.inputs)
+        (dx,) = torch.autograd.grad(y, x, directions, is_grads_batched=True, create_graph=True)
+        return dx, *torch.autograd.grad(dx.square().sum(), [x, problem.inputs["w1"]])
+
+    torch.testing.assert_close(second(functional.cbam), second(reference.cbam))
 
 
 def test_forward_mode_equals_the_reference():

@@ -83,9 +83,30 @@ def test_no_statistics_to_move():
         torch.testing.assert_close(got, expected)
 
 
-@pytest.mark.parametrize("size", [0, 1])
-def test_too_few_pixels(size):
-    norm, problem = batch_norm(torch.float32), random_problem((size, 8, 1, 1))
+def test_an_empty_batch():
+    fused, plain = batch_norm(torch.float32), batch_norm(torch.float32)
+    problem = random_problem((0, 8, 3, 4))
+    assert "empty batch" in functional.unserved("cpu", problem.inputs["x"], fused, "first")
+    got, expected = run(functional.cbam, problem, fused), run(reference.cbam, problem, plain)
+    torch.testing.assert_close(got, expected, equal_nan=True)
+    torch.testing.assert_close(fused.state_dict(), plain.state_dict(), equal_nan=True)
+
+
+@pytest.mark.parametrize("momentum", [0.1, None])
+@pytest.mark.parametrize("absent", [("running_mean", "running_var"), ("num_batches_tracked",)], ids=str)
+def test_buffers_that_are_none(absent, momentum):
+    problem = random_problem((2, 8, 5, 5), torch.float64)
+    fused, plain = (batch_norm(torch.float64, momentum=momentum) for _ in range(2))
+    for norm in (fused, plain):
+        for name in absent:
+            setattr(norm, name, None)
+    got, expected = run(functional.cbam, problem, fused), run(reference.cbam, problem, plain)
+    torch.testing.assert_close(got, expected)
+    torch.testing.assert_close(fused.state_dict(), plain.state_dict())
+
+
+def test_too_few_pixels():
+    norm, problem = batch_norm(torch.float32), random_problem((1, 8, 1, 1))
     with pytest.raises(ValueError, match="more than one pixel"):
         functional.cbam(**problem.inputs, norm=norm)
     assert norm.num_batches_tracked == 0

@@ -115,6 +115,37 @@ def test_fullgraph_with_batch_norm():
     assert plain.sa.bn.num_batches_tracked == 1
 
 
+@pytest.mark.parametrize("name", ["switch", "switch and norm", "argument", "argument and norm", "tied", "tied mask"])
+def test_fullgraph_with_a_tensor_that_comes_twice(name):
+    torch.manual_seed(0)
+    module = CBAM(16, 1, norm=name.endswith("norm"), residual=name.startswith("switch"), bias=name.startswith("tied"))
+    if name.startswith("tied"):
+        module.ca.fc2.weight, module.ca.fc2.bias = module.ca.fc1.weight, module.ca.fc1.bias
+    part = module.ca if name == "tied mask" else module
+    call = (lambda x: part(x, residual=x)) if name.startswith("argument") else part
+    x, results = torch.randn(3, 16, 7, 6, requires_grad=True), []
+    for f in (call, torch.compile(call, backend="aot_eager", fullgraph=True)):
+        y = f(x)
+        leaves = [x, *part.parameters()]
+        results.append([y, *torch.autograd.grad(y.square().sum(), leaves)])
+    torch.testing.assert_close(*results, rtol=1e-4, atol=1e-4)
+
+
+def test_another_eps_of_batch_norm():
+    x = torch.randn(3, 16, 7, 6)
+    for eps in (1e-5, 1e-3, 1e-1):
+        plain = CBAM(16, norm=True)
+        plain.sa.bn.eps = eps
+        compiled = copy.deepcopy(plain)
+        compiled.compile(backend="aot_eager", fullgraph=True)
+        results = []
+        for module in (plain, compiled):
+            y = module(x)
+            results.append([y, *torch.autograd.grad(y.square().sum(), list(module.parameters()))])
+        torch.testing.assert_close(*results, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(compiled.state_dict(), plain.state_dict())
+
+
 @pytest.mark.parametrize("options", [{}, {"spatial": False}, {"channel": False, "ties": "even"}], ids=str)
 def test_fullgraph_module_in_a_network(options):
     """Convolutions around it, any batch and image size, training and inference."""

@@ -201,6 +201,81 @@ def test_another_normalisation_in_the_place_of_batch_norm():
     torch.testing.assert_close(module.sa(X), plain.sa(X))
 
 
+class BatchNormAct(nn.BatchNorm2d):
+    """As timm's."""
+
+    def forward(self, x):
+        return super().forward(x).relu()
+
+
+def test_batch_norm_with_a_forward_of_its_own_is_called():
+    module, plain = official(), reference.CBAM(32, variant="official").eval()
+    state = module.state_dict()
+    module.sa.bn = BatchNormAct(1).eval()
+    module.load_state_dict(state)
+    plain.load_state_dict(state)
+    plain.sa.bn = module.sa.bn
+    for part in (module, module.sa):
+        name, reason = part.backend_for(X)
+        assert name == "reference" and "BatchNormAct" in reason
+    torch.testing.assert_close(module(X), plain(X))
+    torch.testing.assert_close(module.sa(X), plain.sa(X))
+
+
+class Adapter(nn.Module):
+    """As peft's: the parameters of the layer in it look like its own."""
+
+    def __init__(self, base):
+        super().__init__()
+        self.base = base
+        self.added = nn.Conv2d(base.in_channels, base.out_channels, base.kernel_size, padding=base.padding, bias=False)
+
+    @property
+    def weight(self):
+        return self.base.weight
+
+    @property
+    def bias(self):
+        return self.base.bias
+
+    def forward(self, x):
+        return self.base(x) + self.added(x)
+
+
+class Tripled(nn.Conv2d):
+    def forward(self, x):
+        return 3 * super().forward(x)
+
+
+OWN_FORWARDS = {
+    "adapter": Adapter,
+    "subclass": lambda base: Tripled(base.in_channels, base.out_channels, base.kernel_size, padding=base.padding),
+}
+
+
+@pytest.mark.parametrize("own", OWN_FORWARDS.values(), ids=OWN_FORWARDS)
+@pytest.mark.parametrize("name", LAYERS[2:])
+@pytest.mark.parametrize("cls", [CBAM, reference.CBAM], ids=["fused", "reference"])
+def test_a_layer_with_a_forward_of_its_own_is_called(cls, name, own):
+    """Its result is that of a plain module, and a hook that does nothing changes nothing."""
+    module, plain = cls(32, 4), Layered()
+    module.load_state_dict(reference.CBAM(32, 4).state_dict())
+    layer = own(module.get_submodule(name))
+    module.set_submodule(name, layer)
+    for part in ("ca.fc1", "ca.fc2", "sa.conv1"):
+        plain.set_submodule(part, module.get_submodule(part))
+    y = module(X)
+    torch.testing.assert_close(y, plain(X))
+    y.sum().backward()
+    assert all(p.grad is not None for p in module.parameters())
+    if cls is CBAM:
+        assert module.backend_for(X).name == "reference" and "forward of their own" in module.backend_for(X).reason
+    layer.register_forward_hook(lambda *args: None)
+    assert torch.equal(module(X), y)
+    torch.compiler.reset()
+    torch.testing.assert_close(torch.compile(module, backend="eager", fullgraph=True)(X), y)
+
+
 def keep_ours(ctx, operator, *args, **kwargs):
     return (
         CheckpointPolicy.MUST_SAVE

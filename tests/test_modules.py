@@ -69,6 +69,30 @@ def round_trips(module):
         yield f"torch.save of {type(what).__name__}", loaded
 
 
+PUT_IN_LATER = {
+    "ca.fc1": lambda: nn.Conv2d(32, 2, 1),
+    "ca.fc2": lambda: nn.Conv2d(2, 32, 1),
+    "sa.conv1": lambda: nn.Conv2d(2, 1, 7, padding=3),
+    "sa.bn": lambda: nn.BatchNorm2d(1),
+    "ca": lambda: None,
+    "sa": lambda: None,
+}
+
+
+@pytest.mark.parametrize("name", PUT_IN_LATER)
+def test_what_is_put_in_later_counts(name):
+    """Biases, BatchNorm, or no gate where one was."""
+    torch.manual_seed(0)
+    fused, plain, x = CBAM(32), reference.CBAM(32), torch.randn(2, 32, 5, 6)
+    plain.load_state_dict(fused.state_dict())
+    before, later = fused(x), PUT_IN_LATER[name]()
+    for module in (fused, plain):
+        parent, _, attribute = name.rpartition(".")
+        setattr(module.get_submodule(parent), attribute, later)
+    torch.testing.assert_close(fused(x), plain(x))
+    assert not torch.allclose(fused(x), before) and fused.backend_for(x) == ("cpu", "")
+
+
 def test_copies():
     torch.manual_seed(0)
     module = CBAM(32)
@@ -89,6 +113,9 @@ def test_meta_device():
     module = CBAM(32).to("meta")
     y = module(X.to("meta", memory_format=torch.channels_last))
     assert y.shape == X.shape and y.device.type == "meta" and y.is_contiguous(memory_format=torch.channels_last)
+    weight = module.ca.fc1.weight
+    (grad,) = torch.autograd.grad(y.sum(), weight, create_graph=True)
+    assert torch.autograd.grad(grad.sum(), weight)[0].shape == weight.shape
 
 
 def test_autocast_keeps_the_dtype_of_x():
