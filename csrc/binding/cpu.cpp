@@ -9,7 +9,7 @@
 #include <cpuid.h>
 #endif
 
-#include "cpu/kernels.h"
+#include "../cpu/kernels.h"
 #include "operators.h"
 
 namespace {
