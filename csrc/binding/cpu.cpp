@@ -22,10 +22,15 @@ bool has_f16c() {
 }
 #endif
 
+#define CBAM_KERNELS_OF(isa) cbam::kernels_##isa
+
 // The widest instruction set that this processor and ATEN_CPU_CAPABILITY (default, avx2, avx512) allow; avx512 leaves
 // out the extension for bfloat16, which is used where nothing is said.
 const cbam::Kernels& kernels() {
     static const cbam::Kernels& chosen = []() -> const cbam::Kernels& {
+#if defined(CBAM_NATIVE)  // built for one machine alone, with its kernels
+        return CBAM_EXPANDED(CBAM_KERNELS_OF, CBAM_NATIVE)();
+#else
 #if defined(__x86_64__)
         const char* limit = getenv("ATEN_CPU_CAPABILITY");
         const bool generic = limit && !strcmp(limit, "default");
@@ -38,6 +43,7 @@ const cbam::Kernels& kernels() {
         if (has_avx2 && !generic) return cbam::kernels_avx2();
 #endif
         return cbam::kernels_generic();
+#endif
     }();
     return chosen;
 }
