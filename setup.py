@@ -38,7 +38,7 @@ class BuildKernels(build_ext):
         try:
             self.kernels = Kernels()
             self.made = self.kernels.build(OBJECTS)
-        except (RuntimeError, ValueError) as error:
+        except (FileNotFoundError, RuntimeError, ValueError) as error:
             raise CompileError(str(error)) from error
         self.extensions = [ext for ext in self.extensions if ext.name.rpartition(".")[2] in self.made]
         super().run()

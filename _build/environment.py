@@ -22,7 +22,8 @@ class Torch:
 
 
 def find_torch() -> Torch | None:
-    """The first torch new enough to build against: on sys.path, else in the environment the package goes into.
+    """The first torch new enough to build against: on sys.path, else in the environment the package goes into, else on
+    the PYTHONPATH of pip.
 
     CBAM_FUSED_BUILD_SITE, the site-packages of the environment to build for, is looked at alone if it is set: for
     tools that build in an environment of their own, from which the target cannot be told.
@@ -36,7 +37,8 @@ def find_torch() -> Torch | None:
         if torch is None:
             raise FileNotFoundError(f"CBAM_FUSED_BUILD_SITE={site} must hold {TORCH_REQUIREMENT}, but does not")
         return torch
-    return _usable(importlib.util.find_spec("torch")) or _usable(_spec_in_target())
+    specs = (importlib.util.find_spec("torch"), _spec_in_target(), _spec_on_path_of_pip())
+    return next(filter(None, map(_usable, specs)), None)
 
 
 def _spec_in_target():
@@ -46,6 +48,17 @@ def _spec_in_target():
     result = subprocess.run([sys.executable, "-E", "-c", find], capture_output=True, text=True, check=True)
     origin = result.stdout.strip()
     return importlib.util.spec_from_file_location("torch", origin) if origin else None
+
+
+def _spec_on_path_of_pip():
+    # For the build pip sets PYTHONPATH anew; what it had itself, Linux tells.
+    try:
+        environment = Path(f"/proc/{os.getppid()}/environ").read_bytes().decode(errors="surrogateescape")
+    except OSError:
+        return None
+    variables = dict(line.split("=", 1) for line in environment.split("\0") if "=" in line)
+    folders = [folder for folder in variables.get("PYTHONPATH", "").split(os.pathsep) if folder]
+    return importlib.machinery.PathFinder.find_spec("torch", folders) if folders else None
 
 
 def _usable(spec) -> Torch | None:

@@ -4,7 +4,6 @@ import argparse
 import sys
 from pathlib import Path
 
-from . import selftest
 from .info import facts
 
 
@@ -17,7 +16,7 @@ def main() -> int:
     command = commands.add_parser("selftest", help=text, description=text)
     command.add_argument("--out", type=writable, default="cbam_fused_selftest.json", help="default: %(default)s")
     command.add_argument("--quick", action="store_true", help="one small map instead of those of ResNet-18 and -50")
-    command.set_defaults(run=selftest.run)
+    command.set_defaults(run=selftest)
     options = vars(parser.parse_args())
     del options["command"]
     return options.pop("run")(**options)
@@ -30,6 +29,12 @@ def writable(name: str) -> Path:
     except OSError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
     return Path(name)
+
+
+def selftest(**options) -> int:
+    from .selftest import run  # which imports a lot that info does without
+
+    return run(**options)
 
 
 def info() -> int:

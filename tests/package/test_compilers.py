@@ -7,8 +7,14 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import build_kernels
+import compiler
+import flags
+import ninja_file
+import nvcc
 import pytest
-from setup_script import ROOT, build_kernels, compiler, flags, ninja_file, nvcc
+
+ROOT = Path(__file__).parents[2]
 
 # Clang is not everywhere.
 COMPILERS = [name for name in ("g++", "clang++", "clang++-14") if shutil.which(name)]

@@ -9,10 +9,10 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import build_kernels
 import pytest
 import setup_script
 import torch
-from setup_script import build_kernels
 from setuptools import Distribution, Extension
 from setuptools.command.build_ext import build_ext
 

@@ -1,22 +1,13 @@
-"""setup.py without a build, and the modules in _build: what they define."""
+"""setup.py without a build: what it defines."""
 
 import platform
 import runpy
-import sys
 import sysconfig
 from pathlib import Path
 
 import setuptools
 
 ROOT = Path(__file__).parents[2]
-sys.path.append(str(ROOT / "_build"))
-
-import build_kernels as build_kernels
-import compiler as compiler
-import environment as environment
-import flags as flags
-import ninja_file as ninja_file
-import nvcc as nvcc
 
 
 def run(monkeypatch, free_threaded: bool = False) -> dict:
