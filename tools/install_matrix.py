@@ -3,8 +3,8 @@
     python tools/install_matrix.py 3.10:torch==2.10.0 3.12:torch==2.11.0 3.13:torch
 
 A row is PYTHON:REQUIREMENT[:CUDA_HOME]. Each gets a new environment, in which pip installs first torch and then the
-package, as the last commit of this checkout has it, from git. An environment with a CUDA torch has several gigabytes, so
-that one is deleted before the next is made. Rows are printed as they come; the logs stay.
+package, as the last commit of this checkout has it, from git. An environment with a CUDA torch has several gigabytes:
+it is deleted before the next one is made. Rows are printed as they come; the logs stay.
 """
 
 import argparse
@@ -34,7 +34,7 @@ class Environment:
         self.environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "CBAM_FUSED_BACKEND")}
         shutil.rmtree(folder, ignore_errors=True)
         log.write_text("")
-        self.run(python, "-m", "venv", str(folder))
+        self.run(python, "-m", "venv", str(folder), cwd=folder.parent)
 
     def run(self, *command: str, cwd: Path | None = None) -> str:
         """Output of a command, which the log gets too.
