@@ -11,6 +11,7 @@ import nvcc
 from ninja_file import Ninja, first_error
 
 BINDING, CUDA_BINDING = "csrc/binding/cpu.cpp", "csrc/binding/cuda.cpp"
+HOST = ["-fPIC", "-Wall", "-fvisibility=hidden"]  # for the C++ compiler that nvcc calls
 
 
 def jobs() -> int:
@@ -24,7 +25,7 @@ def switch(name: str) -> bool:
 
 
 class Kernels:
-    """A build of the kernels for the torch of the environment.
+    """A build of the kernels for a torch: that of the environment, unless it is given.
 
     compiler: of C++; isas: the instruction sets that _C gets; cuda: what is said of _C_cuda, "built for ..." or
     "not built: ...".
@@ -34,8 +35,8 @@ class Kernels:
         ValueError: a variable that a user sets has a value that it cannot have.
     """
 
-    def __init__(self):
-        self.torch = environment.find_torch()
+    def __init__(self, torch: environment.Torch | None = None):
+        self.torch = torch or environment.find_torch()
         if self.torch is None:
             raise RuntimeError(
                 f"building needs {environment.TORCH_REQUIREMENT}, and this environment has none: "
@@ -84,17 +85,25 @@ class Kernels:
             raise RuntimeError("the CPU kernels do not compile: see above")
         return made
 
-    def _binding(self) -> list[str]:
+    def binding(self, *options: str) -> list[str]:
+        """The command for BINDING."""
+        only = [f"-DCBAM_NATIVE={isa}" for isa in self.isas] if self.native else []
+        return self.compiler.compile([*only, *self._of_torch(), *self.sanitize, *options])
+
+    def cuda_binding(self, *options: str) -> list[str]:
+        """The command for CUDA_BINDING; options for the C++ compiler that nvcc calls."""
+        built_for = f'-DCBAM_ARCHITECTURES="{" ".join(self.architectures)}"'
+        return self._nvcc(["-std=c++20", "-DUSE_CUDA", built_for], [*HOST, *self._of_torch(), *options])
+
+    def _of_torch(self) -> list[str]:
         # Messages of torch's checks name their source file: as it is called in torch, not where it lies here.
         include = self.torch.folder / "include"
         return [*flags.BINDING, "-isystem", str(include), f"-ffile-prefix-map={include}{os.sep}="]
 
     def _cpu(self, ninja: Ninja) -> Path:
         quiet = [] if self.compiler.is_clang else flags.QUIET_GCC
-        only = [f"-DCBAM_NATIVE={isa}" for isa in self.isas] if self.native else []
         version = self.compiler.version
-        command = self.compiler.compile([*only, *self._binding(), *self.sanitize])
-        binding = ninja.compile(BINDING, command, f"{version} {self.torch.version}")
+        binding = ninja.compile(BINDING, self.binding(), f"{version} {self.torch.version}")
         kernels = [
             ninja.compile(
                 flags.source(isa),
@@ -110,11 +119,8 @@ class Kernels:
 
     def _cuda(self, ninja: Ninja) -> Path:
         version = f"{self.compiler.version} nvcc {nvcc.nvcc_version(self.nvcc)}"
-        host = ["-fPIC", "-fvisibility=hidden"]
-        built_for = f'-DCBAM_ARCHITECTURES="{" ".join(self.architectures)}"'
-        command = self._nvcc(["-std=c++20", "-DUSE_CUDA", built_for], [*host, *self._binding()])
-        binding = ninja.compile(CUDA_BINDING, command, f"{version} {self.torch.version}")
-        command = self._nvcc(["-std=c++17", *nvcc.code_options(self.architectures)], host)
+        binding = ninja.compile(CUDA_BINDING, self.cuda_binding(), f"{version} {self.torch.version}")
+        command = self._nvcc(["-std=c++17", *nvcc.code_options(self.architectures)], HOST)
         kernels = [ninja.compile(source, command, version, after=[binding]) for source in cuda_sources()]
         # libtorch_cuda for PyTorch's current stream: from torch 2.13 on the stable ABI has it without.
         # No device code is relocatable, and the linking of such would record the folder that it is done in.
