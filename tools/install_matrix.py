@@ -79,7 +79,7 @@ def row(text: str, folder: Path) -> str:
             environment.environment["CUDA_HOME"] = cuda_home[0]
         commit = subprocess.check_output(["git", "rev-parse", "HEAD"], cwd=ROOT, text=True).strip()
         torch_seconds = environment.seconds(requirement, "numpy")
-        seconds = environment.seconds(f"cbam_fused @ git+file://{ROOT}@{commit}")
+        seconds = environment.seconds(f"git+file://{ROOT}@{commit}")
         log = environment.log.read_text()
         warnings = sum("warning:" in line for line in log.splitlines())
         lines = environment.python("-m", "cbam_fused", "info").splitlines()
