@@ -173,6 +173,40 @@ def test_cuda_kernels_that_are_demanded_and_cannot_be(tmp_path):
     assert "CBAM_FUSED_CUDA must be 0, 1 or auto, got 'yes'" in result.stdout
 
 
+# Mounts folders over others, for itself alone.
+ALONE = ["unshare", "--mount", "--map-root-user"]
+
+
+@pytest.mark.skipif(
+    shutil.which("unshare") is None or subprocess.run([*ALONE, "true"], capture_output=True).returncode != 0,
+    reason="needs a mount namespace",
+)
+def test_a_source_tree_that_cannot_be_written(tmp_path):
+    """As in a container that has the sources in a read-only volume: setuptools, too, writes elsewhere."""
+    tree = tmp_path / "tree"
+    ignored = shutil.ignore_patterns(".git", ".venv", "build", "*.egg-info", "__pycache__", "*.so", "docs", "bench")
+    shutil.copytree(ROOT, tree, ignore=ignored)
+    # The kernels themselves take a minute: what is tried is where everything is written.
+    code = f"""
+import pathlib, sys
+sys.path.insert(0, "_build")
+import backend, build_kernels
+def build(self, folder):
+    made = pathlib.Path(folder) / "_C.so"
+    made.parent.mkdir(parents=True)
+    made.touch()
+    return {{"_C": made}}
+build_kernels.Kernels.build = build
+print(backend.get_requires_for_build_wheel())
+print(backend.build_wheel({str(tmp_path)!r}))
+"""
+    script = 'mount --bind "$1" "$1" && mount -o remount,bind,ro "$1" && cd "$1" && exec "$2" -B -c "$3"'
+    command = [*ALONE, "sh", "-c", script, "sh", str(tree), sys.executable, code]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / result.stdout.splitlines()[-1]).is_file()
+
+
 def test_a_build_without_ninja(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ninja", None)
     with pytest.raises(RuntimeError, match="building needs ninja: run `pip install ninja` first"):
