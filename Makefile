@@ -17,7 +17,7 @@ CPP = $(shell find csrc tests bench torch-ext -name '*.cpp' -o -name '*.h' -o -n
 # A change in any of these needs a new build; Python files do not, since the installation is editable.
 BUILT_FROM := setup.py pyproject.toml $(wildcard _build/*.py) $(shell find csrc -type f)
 
-.PHONY: train test test-all headers cross format sanitize dist wheels smoke hub check-tag
+.PHONY: train test test-all headers compilers format sanitize dist wheels smoke hub check-tag
 
 train: .venv/train.installed
 	$(BIN)/python train_example.py
@@ -30,16 +30,17 @@ test: .venv/test,dev.installed
 	$(BIN)/typos
 	$(BIN)/python -m pytest
 
-test-all: headers cross test
+test-all: headers compilers test
 
 headers: .venv/torch.installed
 	$(BIN)/python tools/check_headers.py
 
-# For tests/cpu/test_aarch64.py, which is skipped without them.
-cross:
-	command -v aarch64-linux-gnu-g++ qemu-aarch64 || { $(SUDO) apt-get update && \
-		$(SUDO) apt-get install --yes --no-install-recommends g++-aarch64-linux-gnu qemu-user; } || \
-		echo "g++-aarch64-linux-gnu and qemu-user are not installed: the tests that need them are skipped"
+# For tests/cpu/test_aarch64.py and tests/package/test_compilers.py, which skip what is not there.
+PACKAGES := g++-aarch64-linux-gnu qemu-user g++-11 clang-14
+compilers:
+	dpkg -s $(PACKAGES) >/dev/null 2>&1 || { $(SUDO) apt-get update && \
+		$(SUDO) apt-get install --yes --no-install-recommends $(PACKAGES); } || \
+		echo "not all of $(PACKAGES) could be installed: the tests that need them are skipped"
 
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
@@ -74,7 +75,7 @@ smoke:
 	rm -rf build/smoke
 	$(PYTHON) -m venv build/smoke
 	build/smoke/bin/python -m pip install "$(TORCH)" "$(WHEEL)"
-	build/smoke/bin/python tests/smoke.py
+	build/smoke/bin/python tools/smoke.py
 
 # kernel-builder wants the package in torch-ext, and writes its own setup.py, pyproject.toml and _ops.py.
 HUB ?= $(CURDIR)/build/hub

@@ -13,9 +13,9 @@ IEEE = [
     "-fno-finite-math-only",
     "-fsigned-zeros",
 ]
-# gcc turns branches into the selects that vectorise only where a comparison may not trap. What is optimised at the link
-# would be so with the flags of one source for all.
-KERNELS = [*IEEE, "-fno-math-errno", "-fno-trapping-math", "-fno-lto"]
+# gcc turns branches into the selects that vectorise only where a comparison may not trap; clang warns where that word is
+# not in front as well. What is optimised at the link would be so with the flags of one source for all.
+KERNELS = ["-fno-trapping-math", *IEEE, "-fno-math-errno", "-fno-trapping-math", "-fno-lto"]
 LINK = ["-O3", *IEEE]
 
 F16C = ["-mfma", "-mf16c"]

@@ -84,7 +84,7 @@ def row(text: str, folder: Path) -> str:
         warnings = sum("warning:" in line for line in log.splitlines())
         lines = environment.python("-m", "cbam_fused", "info").splitlines()
         facts = {name: value.strip() for name, value in (line.split(":", 1) for line in lines if ":" in line)}
-        smoke = environment.python(str(ROOT / "tests" / "smoke.py")).splitlines()[-1]
+        smoke = environment.python(str(ROOT / "tools" / "smoke.py")).splitlines()[-1]
         environment.seconds(*NEEDED)
         options = ["-q", "-o", "pythonpath=tests/support tools/docs _build", "-p", "no:cacheprovider"]
         tests = environment.run(str(environment.folder / "bin" / "pytest"), *options, *TESTS, cwd=ROOT).splitlines()[-1]

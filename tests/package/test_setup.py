@@ -121,7 +121,7 @@ def test_flags_of_the_user_leave_the_kernels_right(tmp_path):
     flags = "-Ofast -ffast-math -funsafe-math-optimizations -ffinite-math-only"
     result = build(tmp_path, CXXFLAGS=flags, LDFLAGS="-ffast-math")
     assert result.returncode == 0, result.stdout
-    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT / "tests")])}
+    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT / "tools")])}
     check = subprocess.run([sys.executable, "-c", CHECK], cwd=tmp_path, env=env, capture_output=True, text=True)
     assert check.returncode == 0, check.stderr
     assert str(tmp_path) in check.stdout
