@@ -9,7 +9,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from cbam_fused.surgery.selection import find_cbams
 
 from .model import head_name
-from .settings import Settings
+from .settings import WARMUP, Settings
 
 
 def make_optimizer(model: nn.Module, settings: Settings) -> torch.optim.Optimizer:
@@ -41,7 +41,8 @@ def make_optimizer(model: nn.Module, settings: Settings) -> torch.optim.Optimize
 def make_schedule(optimizer: torch.optim.Optimizer, settings: Settings, steps_per_epoch: int) -> LambdaLR:
     """Step by step: a linear warm-up, then half a cosine, or a fall every step_epochs."""
     total = settings.epochs * steps_per_epoch
-    warm = min(round(settings.warmup_epochs * steps_per_epoch), total // 2)
+    warmup = min(WARMUP, settings.epochs / 2) if settings.warmup_epochs is None else settings.warmup_epochs
+    warm = min(round(warmup * steps_per_epoch), total // 2)
 
     def factor(step: int) -> float:
         if step < warm:
