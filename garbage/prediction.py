@@ -13,8 +13,9 @@ from torch import Tensor
 from . import InputError
 from .annotation import annotate_image
 from .checkpoint import check_writable, load_run, replacing
+from .fonts import choose_fonts
 from .inference import classify
-from .sources import find_images, keep_apart, output_paths
+from .sources import find_images, keep_apart, nfc, output_paths
 
 Best = list[tuple[str, float]]  # classes and their probabilities, the most probable first
 
@@ -73,10 +74,12 @@ def predict(
         with replacing(path) as temporary:
             write(predictions, skipped, temporary)
     if annotate:
+        stand_ins = choose_fonts(classes)
         for path, target in output_paths({path: images[path] for path in predictions}, annotate, ".jpg").items():
             target.parent.mkdir(parents=True, exist_ok=True)
-            annotate_image(path, predictions[path], target)
-    known = [(path.parent.name, best[0][0]) for path, best in predictions.items() if path.parent.name in classes]
+            annotate_image(path, [(stand_ins.get(name, name), p) for name, p in predictions[path]], target)
+    folders = {path: nfc(path.parent.name) for path in predictions}
+    known = [(folders[path], best[0][0]) for path, best in predictions.items() if folders[path] in classes]
     if known:
         right = sum(truth == found for truth, found in known)
         console.print(
