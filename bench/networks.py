@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from cbam_fused import CBAM, insert_cbam, reference
-from garbage.data import decode, normalise
-from garbage.samples import draw_sample_set
+from garbage.data.folders import decode, normalise
+from garbage.samples.draw import draw_sample_set
 
 from .timing import CLOCKS
 

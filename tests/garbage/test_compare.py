@@ -9,9 +9,10 @@ from garbage_runs import SMALL, files_below, read_log
 from PIL import Image
 
 from cbam_fused import kernels
-from garbage import Interrupted, comparison
-from garbage.checkpoint import load_run
-from garbage.comparison import summarise
+from garbage import Interrupted
+from garbage.run.folder import load_run
+from garbage.train import compare
+from garbage.train.compare import summarise
 from train_example import main
 
 
@@ -113,7 +114,7 @@ def test_a_stopped_comparison_does_not_advise_to_go_on(drawn, tmp_path, monkeypa
     def stop(settings, images, run):
         raise Interrupted("go on")
 
-    monkeypatch.setattr(comparison, "train", stop)
+    monkeypatch.setattr(compare, "train", stop)
     assert main(["compare", "--data", str(drawn), "--out", str(tmp_path / "out"), *SMALL]) == 130
     wanted = f"stopped in {tmp_path / 'out' / 'none'}; a comparison cannot go on: start it again\n"
     assert capsys.readouterr().err == wanted

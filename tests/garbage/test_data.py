@@ -11,45 +11,46 @@ from garbage_runs import SMALL, files_below
 from PIL import Image
 from torch.nn import functional as F
 
-from garbage import data, samples, sources
-from garbage.augmentation import train_transform
-from garbage.loading import epoch_batches, make_loader, share_of
+from garbage.data import folders, sources
+from garbage.data.augmentation import train_transform
+from garbage.data.loading import epoch_batches, make_loader, share_of
+from garbage.samples import draw
 from garbage.settings import Settings
 from train_example import main
 
 
 def test_sample_set_is_the_same_for_one_seed_only(tmp_path):
     for name, seed in (("a", 3), ("b", 3), ("c", 4)):
-        samples.draw_sample_set(tmp_path / name, seed, {"train": 2, "val": 1})
+        draw.draw_sample_set(tmp_path / name, seed, {"train": 2, "val": 1})
     a, b, c = (files_below(tmp_path / name) for name in "abc")
     assert a == b
-    assert sorted({Path(p).parts[1] for p in a}) == sorted(samples.PAINTERS) and len(samples.PAINTERS) == 12
+    assert sorted({Path(p).parts[1] for p in a}) == sorted(draw.PAINTERS) and len(draw.PAINTERS) == 12
     assert len(a) == 36 and len(set(a.values()) | set(c.values())) == 72
 
 
 def test_sample_set_is_complete_or_absent(tmp_path, monkeypatch):
     folder = tmp_path / "set"
-    samples.draw_sample_set(folder, counts={"train": 1, "val": 1})
+    draw.draw_sample_set(folder, counts={"train": 1, "val": 1})
     before = files_below(folder)
 
-    def fails_at_last(name, rng, picture=samples.picture):
+    def fails_at_last(name, rng, picture=draw.picture):
         if name == "white_glass":
             raise OSError("disk full")
         return picture(name, rng)
 
-    monkeypatch.setattr(samples, "picture", fails_at_last)
+    monkeypatch.setattr(draw, "picture", fails_at_last)
     for target in (folder, tmp_path / "other"):
         with pytest.raises(OSError, match="disk full"):
-            samples.draw_sample_set(target, seed=1, counts={"train": 1, "val": 1})
+            draw.draw_sample_set(target, seed=1, counts={"train": 1, "val": 1})
     assert files_below(folder) == before
     assert list(tmp_path.iterdir()) == [folder]
 
 
 def test_a_linear_model_stays_far_below_the_network(tmp_path):
     """The network passes 90 %; ridge regression on the pixels, its strength chosen on val, must miss that by 25."""
-    samples.draw_sample_set(tmp_path / "set")
-    images = data.load_folder(tmp_path / "set", 64, workers=2)
-    assert len(images.train) == 12 * samples.COUNTS["train"] and len(images.val) == 12 * samples.COUNTS["val"]
+    draw.draw_sample_set(tmp_path / "set")
+    images = folders.load_folder(tmp_path / "set", 64, workers=2)
+    assert len(images.train) == 12 * draw.COUNTS["train"] and len(images.val) == 12 * draw.COUNTS["val"]
     x, x_val = (
         F.interpolate(torch.stack(list(i.cache)) / 255, size=16, mode="area").flatten(1)
         for i in (images.train, images.val)
@@ -67,7 +68,7 @@ def test_a_linear_model_stays_far_below_the_network(tmp_path):
 
 
 def test_split_is_stratified_disjoint_and_always_the_same(two_classes):
-    first, second = (data.load_folder(two_classes, 32, workers=1) for _ in range(2))
+    first, second = (folders.load_folder(two_classes, 32, workers=1) for _ in range(2))
     assert first.classes == ["paper", "shoes"]
     assert first.val.labels.tolist().count(0) == 1 and first.val.labels.tolist().count(1) == 2
     assert len(set(first.train.paths) | set(first.val.paths)) == 15 == len(first.train) + len(first.val)
@@ -93,7 +94,7 @@ def test_training_takes_the_kinds_of_images_that_predict_takes(two_classes):
         image.convert("RGB").save(two_classes / "shoes" / "0.JFIF", "JPEG")
     (two_classes / "shoes" / "0.heic").write_bytes(b"of a telephone")
     (two_classes / "shoes" / "notes.txt").write_text("no image")
-    images = data.load_folder(two_classes, 32, workers=1)
+    images = folders.load_folder(two_classes, 32, workers=1)
     names = {path.name for path in images.train.paths + images.val.paths if path.parent.name == "shoes"}
     assert names == {f"{i}.png" for i in range(10)} | {"0.gif", "0.JFIF"}
     assert [path.name for path in images.unreadable] == ["0.heic"]
@@ -120,13 +121,13 @@ def test_a_set_too_large_for_memory_gives_the_same_batches(drawn, monkeypatch):
     transform = train_transform(Settings(data=None, augment="trivial"), 32)
 
     def batches(workers):
-        images = data.load_folder(drawn, 32, workers)
+        images = folders.load_folder(drawn, 32, workers)
         return images, list(
             make_loader(images.train, epoch_batches(images.train.labels, 5, (0, 1)), workers, transform)
         )
 
     cached, expected = batches(workers=0)
-    monkeypatch.setattr(data, "CACHE_BYTES", 0)
+    monkeypatch.setattr(folders, "CACHE_BYTES", 0)
     for workers in (0, 2):
         streamed, got = batches(workers)
         assert cached.train.cache is not None and streamed.train.cache is None
@@ -135,7 +136,7 @@ def test_a_set_too_large_for_memory_gives_the_same_batches(drawn, monkeypatch):
 
 
 def test_batches_leave_the_global_generator_alone_and_follow_their_seed(drawn):
-    images = data.load_folder(drawn, 32, 1).train
+    images = folders.load_folder(drawn, 32, 1).train
     transform, batches = train_transform(Settings(data=None, erasing=0.5), 32), epoch_batches(images.labels, 8, (0, 1))
     state = torch.get_rng_state()
     first = list(make_loader(images, batches, 0, transform))
@@ -146,7 +147,7 @@ def test_batches_leave_the_global_generator_alone_and_follow_their_seed(drawn):
 
 
 def test_a_last_batch_of_one_image_is_not_trained_on(two_classes):
-    images = data.load_folder(two_classes, 32, workers=1)
+    images = folders.load_folder(two_classes, 32, workers=1)
     assert [len(batch.indices) for batch in epoch_batches(images.train.labels, 11, (0, 1))] == [11]
     assert [len(batch.indices) for batch in share_of(images.val, 2)] == [2, 1]
 
@@ -157,7 +158,7 @@ def test_a_last_batch_of_one_image_is_not_trained_on(two_classes):
 def test_training_images_keep_their_form_and_are_not_enlarged(tmp_path, size, expected):
     """(width, height) to (height, width): the shorter side at most 36, the longer at most twice the shorter."""
     Image.new("RGB", size).save(tmp_path / "image.png")
-    assert data.decode_whole(tmp_path / "image.png", 36).shape == (3, *expected)
+    assert folders.decode_whole(tmp_path / "image.png", 36).shape == (3, *expected)
 
 
 def test_decode_follows_exif_and_crops_the_longer_side(tmp_path):
@@ -166,6 +167,6 @@ def test_decode_follows_exif_and_crops_the_longer_side(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # the camera was turned: left becomes top
     Image.fromarray(pixels).save(tmp_path / "turned.jpg", exif=exif, quality=95, subsampling=0)
-    image = data.decode(tmp_path / "turned.jpg", 20)
+    image = folders.decode(tmp_path / "turned.jpg", 20)
     assert image.shape == (3, 20, 20) and image.dtype == torch.uint8
     assert image[0, :8].min() > 200 and image[0, 12:].max() < 50

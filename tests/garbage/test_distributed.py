@@ -11,12 +11,14 @@ import torch
 from garbage_runs import REPO, read_log
 from tiny_training import TINY
 
-from garbage import InputError, data, distributed, training, validation
-from garbage.augmentation import make_mixing, train_transform
-from garbage.learner import make_learner
-from garbage.loading import epoch_batches, make_loader, share_of
+from garbage import InputError, distributed
+from garbage.data import folders
+from garbage.data.augmentation import make_mixing, train_transform
+from garbage.data.loading import epoch_batches, make_loader, share_of
 from garbage.seeds import seed_all
 from garbage.settings import Settings
+from garbage.train import loop, validation
+from garbage.train.learner import make_learner
 from train_example import main
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -45,7 +47,7 @@ def test_a_balanced_epoch_has_every_class_as_often():
 
 
 def test_validation_counts_every_image_once(two_classes, monkeypatch):
-    images = data.load_folder(two_classes, 32, 1).val
+    images = folders.load_folder(two_classes, 32, 1).val
     shares = [share_of(images, 2, rank, 2) for rank in (0, 1)]
     assert [[batch.indices for batch in share] for share in shares] == [[[0, 2]], [[1]]]
     rows = torch.arange(3.0).reshape(3, 1)
@@ -57,7 +59,7 @@ def test_validation_counts_every_image_once(two_classes, monkeypatch):
     assert torch.equal(validation.whole(parts[0]), rows)
 
 
-def averaged_by_one_process(settings: Settings, images: data.ImageFolder) -> torch.nn.Module:
+def averaged_by_one_process(settings: Settings, images: folders.ImageFolder) -> torch.nn.Module:
     """The network after training on both processes' batches in turn, gradients averaged, BatchNorm for each alone."""
     per_process = settings.batch_size // 2
     batches = {
@@ -76,7 +78,7 @@ def averaged_by_one_process(settings: Settings, images: data.ImageFolder) -> tor
             for rank, (network, (pixels, labels)) in enumerate(zip(networks, halves, strict=True)):
                 network.train().zero_grad()
                 seed_all(settings.seed, epoch, rank, step, 1)
-                x, targets = mixing(data.normalise(pixels), labels)
+                x, targets = mixing(folders.normalise(pixels), labels)
                 criterion(network(x.contiguous(memory_format=torch.channels_last)), targets).backward()
             for mine, other in zip(*(network.parameters() for network in networks), strict=True):
                 mine.grad = (mine.grad + other.grad) / 2
@@ -97,7 +99,7 @@ def test_torchrun_gives_the_weights_of_averaged_half_batches(two_classes, tmp_pa
     assert result.returncode == 0, result.stderr
     assert result.stdout.count("best epoch") == 1, "one process writes"
     assert (out / "report.html").exists()
-    images = data.load_folder(two_classes, 32, 1)
+    images = folders.load_folder(two_classes, 32, 1)
     expected = averaged_by_one_process(settings, images)
     last = torch.load(out / "last.pt", weights_only=True)
     for name, value in expected.state_dict().items():
@@ -119,7 +121,7 @@ def test_torchrun_gives_the_weights_of_averaged_half_batches(two_classes, tmp_pa
 )
 def test_a_batch_that_processes_cannot_share_is_refused(batch_size, processes, message):
     with pytest.raises(InputError, match=message):
-        training._check_batches(Settings(data=None, batch_size=batch_size), 15, processes)
+        loop._check_batches(Settings(data=None, batch_size=batch_size), 15, processes)
 
 
 def test_an_environment_that_is_not_that_of_torchrun_is_refused(monkeypatch, capsys):

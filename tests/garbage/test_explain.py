@@ -9,9 +9,9 @@ from garbage_runs import files_below
 from PIL import Image
 from torch import nn
 
-from garbage.grad_cam import grad_cam, last_feature_map
-from garbage.heat import overlay, spread
-from garbage.model import build_model
+from garbage.model.classifier import build_model
+from garbage.report.grad_cam import grad_cam, last_feature_map
+from garbage.report.heat import overlay, spread
 from train_example import main
 
 

@@ -8,9 +8,9 @@ import torch
 from garbage_runs import files_below
 from PIL import Image
 
-from garbage import export
-from garbage.checkpoint import load_run
-from garbage.data import decode, normalise
+from garbage.data.folders import decode, normalise
+from garbage.run.folder import load_run
+from garbage.use import export
 from train_example import main
 
 onnx = pytest.importorskip("onnx", reason="pip install '.[export]'")

@@ -10,9 +10,9 @@ import torch
 from matplotlib.cbook import STEP_LOOKUP_MAP
 
 from garbage import InputError
-from garbage.metrics import BINS, MACRO, MICRO, calibration_bins, compute_metrics
-from garbage.plots import pr_figure, roc_figure
-from garbage.predictions import Predictions, read_predictions, write_predictions
+from garbage.report.metrics import BINS, MACRO, MICRO, calibration_bins, compute_metrics
+from garbage.report.plots import pr_figure, roc_figure
+from garbage.report.predictions import Predictions, read_predictions, write_predictions
 
 
 def random_predictions(images=60, classes=4, present=4) -> Predictions:

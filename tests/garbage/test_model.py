@@ -8,19 +8,21 @@ import torchvision
 from tiny_training import TINY, load, train
 
 from cbam_fused import CBAM
-from garbage import InputError, learner, model, weights
-from garbage.checkpoint import load_run
-from garbage.freezing import Freezing
-from garbage.optimisation import make_optimizer, make_schedule
+from garbage import InputError
+from garbage.model import classifier, weights
+from garbage.run.folder import load_run
 from garbage.settings import Settings
+from garbage.train import learner
+from garbage.train.freezing import Freezing
+from garbage.train.optimisation import make_optimizer, make_schedule
 
 KEYS = ("ca.fc1.weight", "ca.fc2.weight", "sa.conv1.weight")
-RESNET18 = functools.partial(model.build_model, "resnet18", 12)
+RESNET18 = functools.partial(classifier.build_model, "resnet18", 12)
 
 
 @pytest.mark.parametrize("arch", ["resnet18", "resnet34", "resnet50", "resnet101", "resnet152"])
 def test_cbam_comes_after_each_layer_or_nowhere(arch):
-    plain, attentive = (set(model.build_model(arch, 3, cbam).state_dict()) for cbam in ("none", "each_layer"))
+    plain, attentive = (set(classifier.build_model(arch, 3, cbam).state_dict()) for cbam in ("none", "each_layer"))
     assert attentive - plain == {f"layer{i}.cbam.{key}" for i in (1, 2, 3, 4) for key in KEYS} and plain < attentive
 
 
@@ -28,10 +30,10 @@ def test_cbam_comes_after_each_layer_or_nowhere(arch):
     ("placement", "count"),
     [("each_layer", 4), ("in_block", 8), ("stem_last", 2), ("last", 1), ("none", 0), ("layer1, layer2.0.conv1", 2)],
 )
-@pytest.mark.parametrize("backend", model.BACKENDS)
+@pytest.mark.parametrize("backend", classifier.BACKENDS)
 def test_each_placement_learns(placement, count, backend):
     network = RESNET18(placement, backend)
-    assert sum(isinstance(m, model.BACKENDS[backend]) for m in network.modules()) == count
+    assert sum(isinstance(m, classifier.BACKENDS[backend]) for m in network.modules()) == count
     torch.nn.functional.cross_entropy(network(torch.randn(2, 3, 32, 32)), torch.tensor([1, 7])).backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in network.parameters())
 
@@ -48,10 +50,10 @@ def test_each_placement_learns(placement, count, backend):
     ],
 )
 def test_the_head_of_any_network_has_the_classes(arch, head, side):
-    network = model.build_model(arch, 5, "none").train()
-    assert model.head_name(network) == head
+    network = classifier.build_model(arch, 5, "none").train()
+    assert classifier.head_name(network) == head
     assert network(torch.randn(2, 3, side, side)).shape == (2, 5)
-    model.check_size(network, side)
+    classifier.check_size(network, side)
     assert network.training
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from garbage.pixels import read_rgb
+from garbage.data.pixels import read_rgb
 from train_example import main
 
 RED, BLUE = (200, 30, 40), (20, 60, 210)

@@ -13,7 +13,8 @@ import torch
 from garbage_runs import REPO, files_below
 from PIL import Image
 
-from garbage import inference, samples
+from garbage.samples import draw
+from garbage.use import inference
 from train_example import main
 
 
@@ -37,7 +38,7 @@ def test_predict_skips_what_it_cannot_read(run, drawn, tmp_path):
     for row in rows:
         top = [float(row[f"probability_{i}"]) for i in (1, 2, 3)]
         assert 1 >= top[0] >= top[1] >= top[2] > 0 and sum(top) <= 1 + 1e-5
-        assert len({row[f"class_{i}"] for i in (1, 2, 3)} & set(samples.PAINTERS)) == 3
+        assert len({row[f"class_{i}"] for i in (1, 2, 3)} & set(draw.PAINTERS)) == 3
     right = sum(Path(r["path"]).parent.name == r["class_1"] for r in rows)
     assert f"{right} of 12 images in folders named after a class" in result.stdout
     content = json.loads((tmp_path / "out.json").read_text())

@@ -11,12 +11,12 @@ from garbage_runs import files_below, read_log, synthetic_run
 from PIL import Image
 
 from cbam_fused import functional
-from garbage import model
-from garbage.metrics import compute_metrics
-from garbage.plots import roc_figure
-from garbage.predictions import read_predictions
-from garbage.report import write_report
-from garbage.tables import LOG_NAMES
+from garbage.model import classifier
+from garbage.report.metrics import compute_metrics
+from garbage.report.plots import roc_figure
+from garbage.report.predictions import read_predictions
+from garbage.report.tables import LOG_NAMES
+from garbage.report.write import write_report
 from train_example import main
 
 PLOTS = ("curves", "confusion_matrix", "confusion_matrix_normalised", "roc", "precision_recall", "calibration")
@@ -179,7 +179,7 @@ def test_photos_of_mistakes_and_attention_maps(run):
 
 def test_attention_of_a_network_without_cbam_is_left_out(copy):
     checkpoint = torch.load(copy / "best.pt", weights_only=True)
-    network = model.build_model("resnet18", 12, "none")
+    network = classifier.build_model("resnet18", 12, "none")
     torch.save(checkpoint | {"cbam": "none", "state_dict": network.state_dict()}, copy / "best.pt")
     write_report(copy)
     assert "Left out: the network has no CBAM" in (copy / "report.html").read_text()

@@ -7,7 +7,7 @@ import pytest
 from browser import NAMES, Browser, find_browser
 from garbage_runs import synthetic_run
 
-from garbage.report import write_report
+from garbage.report.write import write_report
 
 pytestmark = pytest.mark.skipif(find_browser() is None, reason=f"no browser is installed: {', '.join(NAMES)}")
 

@@ -14,7 +14,9 @@ import torch
 from garbage_runs import files_below, read_log
 from tiny_training import TINY, load, same, train, train_folder
 
-from garbage import InputError, Interrupted, checkpoint, training
+from garbage import InputError, Interrupted
+from garbage.run import folder as run_folder
+from garbage.train import loop
 from train_example import main
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -63,7 +65,7 @@ def test_a_kill_before_any_file_is_replaced_loses_nothing(images, tmp_path, monk
         replace(source, target)
 
     train(images, tmp_path / "undisturbed", epochs=2)
-    monkeypatch.setattr(checkpoint.os, "replace", replace_or_die)
+    monkeypatch.setattr(run_folder.os, "replace", replace_or_die)
     for kills in itertools.count():
         remaining, out = kills, tmp_path / str(kills)
         try:
@@ -80,7 +82,7 @@ def test_an_interrupt_saves_the_step_and_the_rest_is_as_undisturbed(
     images, undisturbed, tmp_path, monkeypatch, kill_at
 ):
     """In the first step; in the second epoch, with averaged weights; at the end of an epoch; in the last step."""
-    out, seed_all, steps = tmp_path / "run", training.seed_all, 0
+    out, seed_all, steps = tmp_path / "run", loop.seed_all, 0
     handler = signal.getsignal(signal.SIGINT)
 
     def press(*place):
@@ -91,7 +93,7 @@ def test_an_interrupt_saves_the_step_and_the_rest_is_as_undisturbed(
         seed_all(*place)
 
     with monkeypatch.context() as patch:
-        patch.setattr(training, "seed_all", press)
+        patch.setattr(loop, "seed_all", press)
         with pytest.raises(Interrupted, match=f"go on with: python train_example.py train --resume {out}"):
             train(images, out)
     assert signal.getsignal(signal.SIGINT) is handler
@@ -206,14 +208,14 @@ def test_options_that_contradict_the_run_are_refused(run, drawn, tmp_path, capsy
 
 
 def test_two_processes_do_not_train_in_one_folder(images, tmp_path):
-    with checkpoint.locked(tmp_path), pytest.raises(InputError, match="another process is training in"):
+    with run_folder.locked(tmp_path), pytest.raises(InputError, match="another process is training in"):
         train(images, tmp_path)
     assert not list(tmp_path.iterdir())
 
 
 def test_a_full_disk_is_noticed_before_anything_is_written(images, tmp_path, monkeypatch):
     usage = type("usage", (), {"free": 50_000_000})
-    monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda path: usage)
+    monkeypatch.setattr(run_folder.shutil, "disk_usage", lambda path: usage)
     with pytest.raises(InputError, match="MB, but its disk has only 50 MB free"):
         train(images, tmp_path / "run")
     assert not (tmp_path / "run").exists()

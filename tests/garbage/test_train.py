@@ -16,12 +16,15 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch.nn import functional as F
 
 from cbam_fused import kernels
-from garbage import data, model, samples, training
-from garbage.augmentation import train_transform
-from garbage.checkpoint import RUN_FILES
 from garbage.commands import train as train_command
-from garbage.loading import epoch_batches, make_loader
+from garbage.data import folders
+from garbage.data.augmentation import train_transform
+from garbage.data.loading import epoch_batches, make_loader
+from garbage.model import classifier
+from garbage.run.folder import RUN_FILES
+from garbage.samples import draw
 from garbage.settings import Settings
+from garbage.train import loop
 from train_example import main
 
 HELD = set(RUN_FILES) - {"predictions.csv", "predictions.json"} | {"tensorboard"}
@@ -31,12 +34,12 @@ PHOTOS = Path(os.environ.get("CBAM_FUSED_PHOTOS", REPO.parent / "shared" / "garb
 @pytest.fixture
 def no_report(monkeypatch):
     """A report takes longer than such a run."""
-    monkeypatch.setattr(training, "write_report", lambda run: None)
+    monkeypatch.setattr(loop, "write_report", lambda run: None)
 
 
 def test_run_holds_every_artefact(run):
     assert {p.name for p in run.iterdir()} == HELD
-    classes = sorted(samples.PAINTERS)
+    classes = sorted(draw.PAINTERS)
     assert json.loads((run / "class_indices.json").read_text()) == {str(i): c for i, c in enumerate(classes)}
     config = json.loads((run / "config.json").read_text())
     made = config["environment"]
@@ -73,7 +76,7 @@ def test_checkpoints_describe_themselves(run):
     assert last["epoch"] == 2 and last["metrics"] == log[-1]
     assert best["metrics"] == max(log, key=lambda r: (r["val_accuracy"], -r["val_loss"]))
     assert (best["arch"], best["cbam"], best["image_size"]) == ("resnet18", "each_layer", 32)
-    assert best["classes"] == sorted(samples.PAINTERS)
+    assert best["classes"] == sorted(draw.PAINTERS)
     assert {f"layer{i}.cbam.sa.conv1.weight" for i in (1, 2, 3, 4)} <= set(best["state_dict"])
 
 
@@ -99,16 +102,16 @@ def test_fused_and_reference_curves_agree(run, drawn, tmp_path, no_report):
 
 @pytest.mark.skipif(bool(kernels.cpu_missing), reason=f"nothing to compare: {kernels.cpu_missing}")
 def test_fused_and_reference_curves_agree_to_the_last_step_in_float64(drawn):
-    images = data.load_folder(drawn, 32, workers=1).train
+    images = folders.load_folder(drawn, 32, workers=1).train
 
     def losses(backend):
         torch.manual_seed(0)
-        network = model.build_model("resnet18", 12, "each_layer", backend).double().train()
+        network = classifier.build_model("resnet18", 12, "each_layer", backend).double().train()
         optimizer = torch.optim.SGD(network.parameters(), 0.02, momentum=0.9)
         for epoch in range(3):
             batches = epoch_batches(images.labels, 8, (0, epoch))
             for batch, labels in make_loader(images, batches, 0, train_transform(Settings(data=None), 32)):
-                loss = F.cross_entropy(network(data.normalise(batch).double()), labels)
+                loss = F.cross_entropy(network(folders.normalise(batch).double()), labels)
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
@@ -122,7 +125,7 @@ def test_fused_and_reference_curves_agree_to_the_last_step_in_float64(drawn):
 @pytest.fixture
 def small_default(tmp_path, monkeypatch) -> Path:
     """The folder of the default run, in an empty working directory, with the sample set reduced to 36 pictures."""
-    small = functools.partial(samples.draw_sample_set, counts={"train": 2, "val": 1})
+    small = functools.partial(draw.draw_sample_set, counts={"train": 2, "val": 1})
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(train_command, "draw_sample_set", small)
     return Path("runs/sample")

@@ -8,9 +8,11 @@ import torch
 from garbage_runs import read_log
 from tiny_training import load, same, train
 
-from garbage import InputError, augmentation, learner, training
-from garbage.loss import class_weights, cross_entropy
+from garbage import InputError
+from garbage.data import augmentation
 from garbage.settings import Settings
+from garbage.train import learner, loop
+from garbage.train.loss import class_weights, cross_entropy
 
 PLAIN = {"epochs": 1, "mixup": 0.0, "cutmix": 0.0, "train_sizes": (), "lr": 0.001, "ema": 0.0}
 
@@ -94,14 +96,14 @@ def test_pools_that_are_not_deterministic_on_a_gpu_are_refused(changes):
 
 @pytest.mark.parametrize("channels_last", [True, False])
 def test_network_and_images_have_one_layout(images, tmp_path, monkeypatch, channels_last):
-    seen, to_run = [], training.to_run
+    seen, to_run = [], loop.to_run
 
     def looked_at(model, settings):
         model.register_forward_pre_hook(lambda module, args: seen.append(args[0].stride()[1] == 1))
         seen.append(model.features[0][0].weight.is_contiguous(memory_format=torch.channels_last))
         return to_run(model, settings)
 
-    monkeypatch.setattr(training, "to_run", looked_at)
+    monkeypatch.setattr(loop, "to_run", looked_at)
     outcome(images, tmp_path / "run", channels_last=channels_last)
     assert len(seen) > 3 and set(seen[:4]) == {channels_last}, "the weights, and three batches"
 
@@ -139,7 +141,7 @@ def test_class_weights_make_rare_classes_count(two_classes, tmp_path, monkeypatc
     weights = class_weights(labels, 2)
     assert labels.bincount().tolist() == [4, 8]
     assert weights.tolist() == [1.5, 0.75] and weights[labels].mean() == 1
-    monkeypatch.setattr(training, "cross_entropy", lambda *args: seen.append(args[2:]) or cross_entropy(*args))
+    monkeypatch.setattr(loop, "cross_entropy", lambda *args: seen.append(args[2:]) or cross_entropy(*args))
     for balance in ("weights", "none"):
         outcome(images, tmp_path / balance, balance=balance, label_smoothing=0.2)
         smoothing, weight = seen.pop()
@@ -186,7 +188,7 @@ def test_averaged_weights_are_evaluated_and_kept(images, tmp_path):
 
 def test_training_stops_when_nothing_improves(images, tmp_path, monkeypatch):
     scores = iter([(1.0, 0.5), (0.9, 0.5), (0.95, 0.5), (1.0, 0.4), (0.1, 1.0)])
-    monkeypatch.setattr(training, "score", lambda logits, labels: next(scores))
+    monkeypatch.setattr(loop, "score", lambda logits, labels: next(scores))
     best = train(images, tmp_path / "run", epochs=5, patience=2)
     assert best["epoch"] == 2 and [r["epoch"] for r in read_log(tmp_path / "run")] == [1, 2, 3, 4]
     assert train(images, tmp_path / "run", go_on=True, epochs=5, patience=2) == best

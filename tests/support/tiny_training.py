@@ -5,9 +5,9 @@ from pathlib import Path
 
 import torch
 
-from garbage import training
-from garbage.data import ImageFolder, load_folder
+from garbage.data.folders import ImageFolder, load_folder
 from garbage.settings import Settings
+from garbage.train import loop
 
 # Dropout in front of the last layer, BatchNorm, random augmentation and mixing, averaged weights, a schedule.
 TINY = Settings(
@@ -36,13 +36,13 @@ def load(folder: Path) -> ImageFolder:
 
 def train(images: ImageFolder, run: Path, go_on: bool = False, report: bool = False, **changes) -> dict:
     """Train as TINY says; without a report, which takes longer than all the rest."""
-    write_report = training.write_report
+    write_report = loop.write_report
     if not report:
-        training.write_report = lambda run: None
+        loop.write_report = lambda run: None
     try:
-        return training.train(dataclasses.replace(TINY, **changes), images, run, go_on)
+        return loop.train(dataclasses.replace(TINY, **changes), images, run, go_on)
     finally:
-        training.write_report = write_report
+        loop.write_report = write_report
 
 
 def train_folder(folder: Path, run: Path, go_on: bool) -> None:

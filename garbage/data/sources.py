@@ -1,0 +1,116 @@
+"""Which files and folders count as images and classes: one rule for every command, and the walk that follows it."""
+
+import unicodedata
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from torchvision.datasets.folder import IMG_EXTENSIONS
+
+from .. import InputError
+
+# What cameras and browsers write besides; a kind that this Pillow cannot read is then named with the reason.
+SUFFIXES = (*IMG_EXTENSIONS, ".apng", ".avif", ".gif", ".heic", ".heif", ".jfif", ".jp2", ".jpe", ".jxl", ".tga")
+# What operating systems, file servers and editors put among the files of a user, besides names with a leading dot.
+SYSTEM_NAMES = {
+    *("__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "$recycle.bin", "system volume information"),
+    *("lost+found", "@eadir", "#recycle", "#snapshot", "__pycache__"),
+}
+
+
+def nfc(name: str) -> str:
+    """A name with composed characters: Macs write "é" as two characters, others as one, and both are the same name."""
+    return unicodedata.normalize("NFC", name)
+
+
+def counts(entry: Path) -> bool:
+    """Whether a file or folder is the user's own: neither hidden nor left there by the system."""
+    return not entry.name.startswith(".") and entry.name.lower() not in SYSTEM_NAMES
+
+
+def subfolders(folder: Path) -> list[Path]:
+    """The folders in a folder that count, links to folders among them, by name."""
+    return sorted((entry for entry in folder.iterdir() if counts(entry) and entry.is_dir()), key=_order)
+
+
+def files_below(folder: Path) -> list[Path]:
+    """The files that count in a folder at any depth, ordered by their folder, then by name.
+
+    Links to folders are followed. A folder that is reached twice is read once, under its own place if it is below.
+    A link to a file that is gone is a file, so that it can be named as unreadable.
+    """
+    entries = [e for place in _folders_below(folder) for e in place.iterdir() if counts(e)]
+    return sorted((e for e in entries if e.is_file() or (e.is_symlink() and not e.exists())), key=_order)
+
+
+def images_below(folder: Path) -> list[Path]:
+    """Those of files_below that are images by their names."""
+    return [path for path in files_below(folder) if is_image(path)]
+
+
+def is_image(path: Path) -> bool:
+    """Whether a file is an image by its name."""
+    return path.suffix.lower() in SUFFIXES
+
+
+def _folders_below(folder: Path) -> Iterator[Path]:
+    places, links, seen = [folder], [], set()
+    while places or links:
+        place = places.pop() if places else links.pop(0)
+        status = place.stat()
+        if (status.st_dev, status.st_ino) in seen:
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        yield place
+        for entry in subfolders(place):
+            (links if entry.is_symlink() else places).append(entry)
+
+
+def _order(path: Path) -> tuple[str, str]:
+    return nfc(str(path.parent)), nfc(path.name)
+
+
+def find_images(sources: list[Path]) -> tuple[dict[Path, Path], Counter[str]]:
+    """The images among some files and in some folders.
+
+    Returns:
+        Each image once, in order, with its path relative to the folder it was found in (for a file its name); and
+        how many files of each suffix were passed over in the folders. A file named by itself is always an image.
+    """
+    images: dict[Path, Path] = {}
+    passed_over: Counter[str] = Counter()
+    for source in sources:
+        if not source.is_dir():
+            images.setdefault(source, Path(source.name))
+            continue
+        for path in files_below(source):
+            if is_image(path):
+                images.setdefault(path, path.relative_to(source))
+            else:
+                passed_over[path.suffix.lower() or path.name] += 1
+    return images, passed_over
+
+
+def keep_apart(out: Path, sources: list[Path], option: str) -> None:
+    """Raise InputError if files written into out might replace the sources, or be taken for sources the next time."""
+    for source in sources:
+        if source.is_dir():
+            folder, inside = source, out.resolve().is_relative_to(source.resolve())
+        else:
+            folder, inside = source.parent, out.resolve() == source.resolve().parent
+        if inside:
+            raise InputError(f"{option} {out} lies in {folder}, where the images are; name another folder")
+
+
+def output_paths(images: dict[Path, Path], out: Path, suffix: str) -> dict[Path, Path]:
+    """A file of its own below out for each image: its relative path, with a number where two would be the same."""
+    taken: set[Path] = set()
+    targets = {}
+    for path, relative in images.items():
+        target, number = out / relative.with_suffix(suffix), 1
+        while target in taken:
+            number += 1
+            target = out / relative.with_name(f"{relative.stem}_{number}{suffix}")
+        taken.add(target)
+        targets[path] = target
+    return targets
