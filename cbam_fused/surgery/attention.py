@@ -5,6 +5,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from .. import reference
+from .diagnosis import gate_problems
 from .evaluation import evaluating
 from .selection import find_cbams
 
@@ -17,6 +18,14 @@ class AttentionMaps(NamedTuple):
 
     channel: Tensor | None  # (N, C, 1, 1)
     spatial: Tensor | None  # (N, 1, H, W)
+
+    @property
+    def problems(self) -> list[str]:
+        """What is wrong with the gates, a sentence each: constant over channels, positions or images; saturated.
+
+        Judge by a batch of different images, as single ones say nothing about the differences between images.
+        """
+        return gate_problems(*self)
 
 
 def attention_maps(model: nn.Module, x: Tensor) -> dict[str, AttentionMaps]:
