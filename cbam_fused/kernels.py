@@ -159,7 +159,7 @@ _FAKES: dict[str, Callable] = {
     "backward_gates": _fake_backward_gates,
 }
 _PARAMS = "Tensor? w1, Tensor? b1, Tensor? w2, Tensor? b2, Tensor? ws, Tensor? bs"
-# As csrc/ops.cpp has them.
+# As csrc/binding/cpu.cpp has them.
 _SCHEMAS = {
     "forward": f"(Tensor x, {_PARAMS}, Tensor? residual, bool relu) -> (Tensor, Tensor, Tensor)",
     "backward": f"(Tensor dy, Tensor x, Tensor? y, Tensor saved, Tensor index, {_PARAMS}, bool even_ties) "

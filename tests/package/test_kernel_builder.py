@@ -34,7 +34,8 @@ def hub(tmp_path):
 def test_every_source_is_named_and_exists(setup, hub):
     named = [source for section in (BUILD["torch"], *BUILD["kernel"].values()) for source in section["src"]]
     assert [source for source in named if not (hub / source).is_file()] == []
-    headers = [str(p.relative_to(ROOT)) for folder in ("csrc", "csrc/cpu") for p in (ROOT / folder).glob("*.h")]
+    folders = ("csrc", "csrc/binding", "csrc/cpu", "csrc/cpu/isa", "csrc/cpu/passes")
+    headers = [str(p.relative_to(ROOT)) for folder in folders for p in (ROOT / folder).glob("*.h")]
     assert sorted(named) == sorted(["torch-ext/module.cpp", *setup["CPU_EXTENSION"].sources, *headers])
 
 

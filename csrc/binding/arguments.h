@@ -8,8 +8,8 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
-#include "guards.h"
-#include "problem.h"
+#include "../problem.h"
+#include "checks.h"
 
 namespace {
 
