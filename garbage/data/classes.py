@@ -188,7 +188,7 @@ def _refuse_parts_as_classes(folder: Path, folders: dict[str, list[Path]]) -> No
     for name, places in folders.items():
         below = {path.relative_to(place).parts for place in places for path in images_below(place)}
         direct = sum(len(parts) == 1 for parts in below)
-        if 2 * direct <= len(below):
+        if 2 * direct < len(below):
             inner[name] = {nfc(parts[0]).lower() for parts in below if len(parts) > 1}
     for one, other in combinations(inner, 2):
         same = sorted(inner[one] & inner[other])

@@ -36,7 +36,8 @@ def subfolders(folder: Path) -> list[Path]:
 def files_below(folder: Path) -> list[Path]:
     """The files that count in a folder at any depth, ordered by their folder, then by name.
 
-    Links to folders are followed. A folder that is reached twice is read once, under its own place if it is below.
+    Links to folders are followed, but not up to a folder that this one is in. A folder that is reached twice is read
+    once, under its own place if that is below.
     A link to a file that is gone is a file, so that it can be named as unreadable.
     """
     entries = [e for place in _folders_below(folder) for e in place.iterdir() if counts(e)]
@@ -54,16 +55,21 @@ def is_image(path: Path) -> bool:
 
 
 def _folders_below(folder: Path) -> Iterator[Path]:
-    places, links, seen = [folder], [], set()
+    places, links = [folder], []
+    seen = {_identity(parent) for path in (folder.absolute(), folder.resolve()) for parent in path.parents}
     while places or links:
         place = places.pop() if places else links.pop(0)
-        status = place.stat()
-        if (status.st_dev, status.st_ino) in seen:
+        if _identity(place) in seen:
             continue
-        seen.add((status.st_dev, status.st_ino))
+        seen.add(_identity(place))
         yield place
         for entry in subfolders(place):
             (links if entry.is_symlink() else places).append(entry)
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    status = folder.stat()
+    return status.st_dev, status.st_ino
 
 
 def _order(path: Path) -> tuple[str, str]:
