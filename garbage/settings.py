@@ -174,7 +174,7 @@ def read_settings(path: Path) -> dict[str, Any]:
 def _as_it_was_run(found: dict[str, Any]) -> None:
     """Runs were once started with a longer warm-up than they could have, and then had half of their epochs."""
     warmup, epochs = found.get("warmup_epochs"), found.get("epochs")
-    if isinstance(warmup, float) and isinstance(epochs, int) and warmup > epochs / 2:
+    if isinstance(warmup, int | float) and isinstance(epochs, int) and warmup > epochs / 2:
         found["warmup_epochs"] = epochs / 2
 
 

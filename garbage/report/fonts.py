@@ -110,11 +110,16 @@ def _charmap(path: str) -> frozenset[int]:
 
 
 def _advice(missing: set[str]) -> str:
-    scripts = {unicodedata.name(c, "UNKNOWN").replace("-", " ").split()[0] for c in missing}
-    packages = [
-        *(["fonts-noto-cjk"] if scripts & set(CJK) else []),
-        *(["fonts-noto-core"] if scripts - set(CJK) else []),
-    ]
-    others = ", ".join(sorted(name.title() for name in scripts - set(CJK)))
-    kinds = [*(["Chinese, Japanese and Korean"] if scripts & set(CJK) else []), *([others] if others else [])]
-    return f"a font with {' and '.join(kinds)} (on Debian and Ubuntu: apt install {' '.join(packages)})"
+    packages = {_script(character) for character in missing}
+    kinds = ", ".join(sorted({kind for kind, _ in packages}))
+    return f"a font with {kinds} (on Debian and Ubuntu: apt install {' '.join(sorted({name for _, name in packages}))})"
+
+
+def _script(character: str) -> tuple[str, str]:
+    """What a character is written in, and Debian's package of a font that has it."""
+    word = unicodedata.name(character, "OTHER CHARACTERS").replace("-", " ").split()[0]
+    if word in CJK:
+        return "Chinese, Japanese and Korean", "fonts-noto-cjk"
+    if unicodedata.category(character).startswith("S"):
+        return "symbols", "fonts-symbola"
+    return word.title(), "fonts-noto-core"
