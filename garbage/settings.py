@@ -66,6 +66,9 @@ class Settings:
         above=0,
     )
     backbone_lr: float = _setting(1.0, "factor on lr for all but CBAM and the last layer", above=0)
+    cbam_lr: float = _setting(
+        1.0, "factor on lr for CBAM: 0.1 keeps its MLPs alive where SGD trains from scratch", above=0
+    )
     weight_decay: float | None = _setting(
         None, f"default: {WEIGHT_DECAY['sgd']} for sgd, {WEIGHT_DECAY['adamw']} for adamw", low=0
     )

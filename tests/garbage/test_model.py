@@ -70,7 +70,7 @@ def test_names_of_layers_and_their_checkpoint(drawn, tmp_path):
 def test_weights_are_loaded_before_the_insertion_and_identity_keeps_what_they_compute():
     state = torchvision.models.resnet18(num_classes=12).state_dict()
     plain, gentle, usual = (
-        RESNET18(cbam, cbam_init=init, weights=state).eval()
+        RESNET18(cbam, cbam_init=init, weights=weights.Weights(state)).eval()
         for cbam, init in (("none", "default"), ("each_layer", "identity"), ("each_layer", "default"))
     )
     assert all(torch.equal(gentle.state_dict()[k], v) for k, v in state.items())
@@ -139,7 +139,7 @@ def test_a_last_layer_of_squeezenet_goes_by_names(tmp_path):
 
 def test_names_that_do_not_fit_the_last_layer_are_refused(tmp_path):
     state = RESNET18_OF_3("each_layer").state_dict()
-    with pytest.raises(InputError, match="the weights name 2 classes, but fc.* has 3 rows"):
+    with pytest.raises(InputError, match=r"the weights name 2 classes, but fc.* has 3 rows"):
         RESNET18_OF_3("each_layer", weights=weights.Weights(state, ["a", "b"]), classes=list("abc"))
 
 
@@ -249,6 +249,16 @@ def test_optimiser_groups_have_their_rates_and_decays():
     ):
         group = of[id(network.get_parameter(name))]
         assert (group["initial_lr"], group["weight_decay"]) == (pytest.approx(rate), decay), name
+
+
+def test_cbam_has_a_rate_of_its_own():
+    network = RESNET18("each_layer")
+    optimizer = make_optimizer(network, Settings(data=None, lr=0.1, backbone_lr=0.5, cbam_lr=0.1))
+    rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    assert len(rates) == len(list(network.parameters()))
+    for name, rate in (("layer1.cbam.ca.fc1.weight", 0.01), ("fc.weight", 0.1), ("layer1.0.conv1.weight", 0.05)):
+        assert rates[id(network.get_parameter(name))] == pytest.approx(rate), name
+    assert len(make_optimizer(network, Settings(data=None)).param_groups) == 2  # as in the last.pt of older runs
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,6 @@ from garbage_runs import REPO, SMALL, files_below
 from cbam_fused import functional
 from train_example import main
 
-
 FROM_SCRATCH = REPO / "garbage" / "recipes" / "from_scratch.toml"
 
 
