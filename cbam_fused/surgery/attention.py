@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from .. import reference
 from .diagnosis import gate_problems
-from .evaluation import evaluating
+from .dry_run import evaluating
 from .selection import find_cbams
 
 
