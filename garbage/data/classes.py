@@ -16,7 +16,7 @@ ROLES = {
     "val": ("val", "valid", "validate", "validation", "dev", "development", "eval", "evaluation"),
     "test": ("test", "testing", "tst", "holdout"),
 }
-# "Training_Set", "test-images" and "valid_data" are the same parts.
+# "Training_Set", "test-images", "valid_data" and "val2017" are the same parts.
 _SUFFIX = re.compile(r"(set|data|dataset|split|part|folder|images?|imgs?|photos?|pictures?)$")
 
 
@@ -119,7 +119,7 @@ def need_every_class(samples: Labelled, classes: list[str], folders: dict[str, l
 
 def role_of(name: str) -> str | None:
     """Which part of a split a folder's name stands for: one of ROLES, or None."""
-    word = re.sub(r"[\W_]+", "", name.lower())
+    word = re.sub(r"[\W\d_]+", "", name.lower())
     while (shorter := _SUFFIX.sub("", word)) not in (word, ""):
         word = shorter
     return next((role for role, words in ROLES.items() if word in words), None)
@@ -189,7 +189,7 @@ def _refuse_parts_as_classes(folder: Path, folders: dict[str, list[Path]]) -> No
         below = {path.relative_to(place).parts for place in places for path in images_below(place)}
         direct = sum(len(parts) == 1 for parts in below)
         if 2 * direct < len(below):
-            inner[name] = {nfc(parts[0]).lower() for parts in below if len(parts) > 1}
+            inner[name] = {nfc(folder).lower() for parts in below for folder in parts[:-1]}
     for one, other in combinations(inner, 2):
         same = sorted(inner[one] & inner[other])
         if same:

@@ -87,7 +87,7 @@ def _faults(maps: dict[str, AttentionMaps]) -> str:
     faults = [(name, text) for name, gates in maps.items() for text in gates.problems]
     if not faults:
         return f"<p>No gate of its {len(maps)} CBAMs is constant or saturated over these photos.</p>\n"
-    items = "".join(f'<li><b>{escape(name)}</b> {escape(text)}</li>\n' for name, text in faults)
+    items = "".join(f"<li><b>{escape(name)}</b> {escape(text)}</li>\n" for name, text in faults)
     return f"<p>Gates that do not do their work:</p>\n<ul>\n{items}</ul>\n"
 
 

@@ -77,6 +77,7 @@ def test_flat_test_images_hinder_nothing(picture, tmp_path):
         (("a/cat", "a/dog", "b/cat", "b/dog"), "a/ and b/ of {0} hold the same folders (cat, dog)"),
         (("2023/cat", "2023/dog", "2024/dog", "2024/eel"), "2023/ and 2024/ of {0} hold the same folders (dog)"),
         (("fold1/Cat", "fold1/dog", "fold2/cat", "other"), "fold1/ and fold2/ of {0} hold the same folders (cat)"),
+        (("seg_a/seg_a/cat", "seg_a/seg_a/dog", "seg_b/seg_b/cat", "seg_b/dog"), "hold the same folders (cat, dog)"),
         (("train/cat", "train/dog"), "has only one of train/ and val/"),
         (("TEST/cat", "TEST/dog", "bus"), "has only one of train/ and val/"),
         (("train", "test"), "train/ and test/ of {0} must hold class folders"),
@@ -115,7 +116,14 @@ def test_sources_inside_classes_are_no_classes(picture, tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "role"),
-    [("Training-Set", "train"), ("VAL", "val"), ("dev", "val"), ("testset", "test"), ("test_images", "test")]
+    [
+        ("Training-Set", "train"),
+        ("VAL", "val"),
+        ("val2017", "val"),
+        ("dev", "val"),
+        ("testset", "test"),
+        ("test_images", "test"),
+    ]
     + [(name, None) for name in ("trains", "contest", "values", "devices", "set", "images", "latest", "eel")],
 )
 def test_names_of_parts(name, role):

@@ -184,7 +184,7 @@ def test_gates_that_do_nothing_are_named_in_words(copy):
     write_report(copy)
     page = (copy / "report.html").read_text()
     assert "Gates that do not do their work" in page
-    assert '<b>layer3.cbam</b> channel gate: constant over channels and over images, about 0.50' in page
+    assert "<b>layer3.cbam</b> channel gate: constant over channels and over images, about 0.50" in page
     assert "smaller steps" in page
 
 
