@@ -1,5 +1,6 @@
 # make train   set up .venv and train the garbage classifier on its sample set
 # make test    set up .venv, check style and types, run the tests
+# make gpu     what ten minutes on a GPU can tell (MINUTES=10), into runs/gpu; again: goes on from there
 # make sanitize  the fuzz tests on kernels built with AddressSanitizer and UndefinedBehaviorSanitizer, for every
 #              instruction set of this processor
 # make dist    sdist and a wheel for this machine, in dist/
@@ -15,7 +16,7 @@ CPP = $(shell find csrc tests bench torch-ext -name '*.cpp' -o -name '*.h' -o -n
 # A change in any of these needs a new build; Python files do not, since the installation is editable.
 BUILT_FROM := setup.py pyproject.toml $(wildcard _build/*.py) $(shell find csrc -type f)
 
-.PHONY: train test format sanitize dist wheels smoke hub check-tag
+.PHONY: train test gpu format sanitize dist wheels smoke hub check-tag
 
 train: .venv/train.installed
 	$(BIN)/python train_example.py
@@ -26,6 +27,11 @@ test: .venv/test,dev.installed
 	$(BIN)/clang-format --dry-run --Werror $(CPP)
 	$(BIN)/mypy
 	$(BIN)/python -m pytest
+
+# In an environment that has PyTorch, since ten minutes are not for downloading it: .venv, or PYTHON's.
+MINUTES ?= 10
+gpu:
+	$(or $(wildcard $(BIN)/python),$(PYTHON)) tools/gpu.py --minutes $(MINUTES)
 
 # The kernels in build/sanitize, without nvcc those of the CPU alone, hide those of the installation. GCC's runtimes must
 # be there before Python is, which never frees some of its memory; an allocation that is too large is PyTorch's to report.
