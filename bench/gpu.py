@@ -1,8 +1,8 @@
 """What docs/results/h100.json holds, measured on the GPU that is there: python -m bench.gpu FILE
 
 The operators by themselves in CUDA graphs, without Python and without launches from the CPU, beside plain PyTorch,
-torch.compile at its best settings and a copy, each map after the gate that bench/ has; a training step of a network, and
-its profile. Each figure is in FILE at once, and a run that was stopped goes on from there.
+torch.compile at its best settings and a copy, each map after the gate that bench/ has; a training step of a network,
+and its profile. Each figure is in FILE at once, and a run that was stopped goes on from there.
 """
 
 import argparse
@@ -30,10 +30,10 @@ NETWORK, SIDE = "resnet50", 224
 KINDS = [("bfloat16", "nchw"), ("bfloat16", "nhwc"), ("float32", "nchw")]
 ROUNDS = 5
 HOW = (
-    f"median of {REPEATS} times at least {LEAST * 1e3:g} ms of replays of a CUDA graph that calls the operator on tensors "
-    f"in turn, of which there are three times what L2 holds; {DRAWN} images, repeated; weights in float32 for the "
-    "operators, in x's type for plain PyTorch. The training step: between two events around several in a row; the host "
-    "alone, from an idle GPU; as a CUDA graph"
+    f"median of {REPEATS} times at least {LEAST * 1e3:g} ms of replays of a CUDA graph that calls the operator on "
+    f"tensors in turn, of which there are three times what L2 holds; {DRAWN} images, repeated; weights in float32 for "
+    "the operators, in x's type for plain PyTorch. The training step: between two events around several in a row; the "
+    "host alone, from an idle GPU; as a CUDA graph"
 )
 # What torch.compile has, of which the better one is the peer; CUDA graphs all of these are in anyway.
 MODES = {"compile": None, "autotuned": "max-autotune-no-cudagraphs"}
@@ -199,7 +199,7 @@ def steps_of(*variants: str) -> networks.Steps:
 
 
 def training_step(found: dict, variant: str) -> dict[str, float]:
-    """A step in bfloat16 autocast, channels_last, in turn without CBAM and with it; none's own figures are the first."""
+    """A step in bfloat16 autocast, channels_last, in turn without CBAM and with it; none keeps its first."""
     steps = steps_of("none", variant)
     for count in (1, ROUNDS):  # the first to warm up
         steps.clear()

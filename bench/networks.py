@@ -54,8 +54,8 @@ def batch(data: Path | None, scratch: Path, count: int, side: int) -> tuple[Tens
 class Steps:
     """Training steps, or inferences, of every variant in turn, A B C D: one of each on a CPU, several on a GPU.
 
-    ``times[variant]`` holds the seconds of a step, ``host[variant]`` those that the host took for it. amp is the type of
-    automatic mixed precision.
+    ``times[variant]`` holds the seconds of a step, ``host[variant]`` those that the host took for it. amp is the type
+    of automatic mixed precision.
     """
 
     networks: dict[str, nn.Module]

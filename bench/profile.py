@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch.profiler import ProfilerActivity, profile
+from torch import profiler
 
 STEPS, LARGEST = 3, 10
 KERNELS = ("kernel", "gpu_memcpy", "gpu_memset")  # categories of events in a trace
@@ -20,7 +20,7 @@ def profile_step(step: Callable[[], object], trace: Path) -> dict:
         trace: where to keep the trace, for chrome://tracing or Perfetto.
     """
     torch.cuda.synchronize()
-    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiled:
+    with profiler.profile(activities=[profiler.ProfilerActivity.CPU, profiler.ProfilerActivity.CUDA]) as profiled:
         for _ in range(STEPS):
             step()
         torch.cuda.synchronize()

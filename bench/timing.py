@@ -142,7 +142,9 @@ def step_seconds(step: Callable[[], object], device: str) -> tuple[float, float]
 
 
 class Round:
-    """On the CPU: one call of every implementation, first forward, then both; ``times[pass][name]`` holds the seconds of all.
+    """On the CPU: one call of every implementation, first forward, then both.
+
+    ``times[pass][name]`` holds the seconds of all.
 
     Their order is random and another in every round: each call finds the caches as one of the others left them.
 

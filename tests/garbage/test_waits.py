@@ -1,5 +1,6 @@
 """A training step on a GPU never makes the host wait for the stream, and the workers of an epoch serve the next."""
 
+import itertools
 import os
 import warnings
 from collections.abc import Callable, Iterator
@@ -65,7 +66,7 @@ def test_a_step_waits_for_nothing(images, tmp_path, monkeypatch, gpu, changes):
     with gpu() as waits:
         train(images, tmp_path / "run", epochs=1, workers=0, train_sizes=(), **changes)
     assert len(seen) == 3 and seen[0], "the network was brought to the GPU"
-    for before, after in zip(seen, seen[1:], strict=False):
+    for before, after in itertools.pairwise(seen):
         assert after[len(before) :] == [], "a step waited"
 
 

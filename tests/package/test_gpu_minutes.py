@@ -18,17 +18,19 @@ import torch
 from fake_gpu import FakeGpu
 
 import bench.profile
+import cbam_fused
 from bench import cases, gate, gpu, networks, timing
-from cbam_fused import kernels, resume, selftest
+from cbam_fused import kernels, reference, resume, selftest
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 ROOT = Path(selftest.__file__).parents[1]
 BENCH = """
 import sys
 from fake_gpu import FakeGpu
 with FakeGpu():
     from bench import gpu, timing
-    gpu.BATCH, gpu.NETWORK, gpu.SIDE, gpu.ROUNDS = 4, "resnet18", 32, 2
-    timing.LEAST, timing.REPEATS, timing.STEPS, timing.GRAPH_CALLS = 1e-4, 2, 2, 4
+    gpu.BATCH = 4
+    timing.LEAST, timing.REPEATS, timing.STEPS, timing.GRAPH_CALLS = 1e-4, 1, 1, 4
     sys.argv[0] = "bench.gpu"
     sys.exit(gpu.main())
 """
@@ -160,25 +162,38 @@ def test_tests_go_on_from_their_record(tmp_path):
 def small(monkeypatch):
     """A stand-in for a GPU, and sizes at which a CPU measures in seconds."""
     for module, name, value in [
-        *((gpu, name, value) for name, value in {"BATCH": 4, "NETWORK": "resnet18", "SIDE": 32, "ROUNDS": 2}.items()),
-        *((timing, name, value) for name, value in {"LEAST": 1e-4, "REPEATS": 2, "STEPS": 2}.items()),
+        *((gpu, name, value) for name, value in {"BATCH": 4, "SIDE": 8, "ROUNDS": 2}.items()),
+        *((timing, name, value) for name, value in {"LEAST": 1e-4, "REPEATS": 1, "STEPS": 1}.items()),
         (timing, "GRAPH_CALLS", 4),
     ]:
         monkeypatch.setattr(module, name, value)
+
+    def build(name, variant, example):
+        cbam = [] if variant == "none" else [{"fused": cbam_fused.CBAM}.get(variant, reference.CBAM)(16)]
+        head = [torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(16, networks.CLASSES)]
+        return torch.nn.Sequential(torch.nn.Conv2d(3, 16, 3), *cbam, *head).to(example.device)
+
+    monkeypatch.setattr(networks, "build", build)  # which tests/package/test_bench.py tries
     gpu.drawn.cache_clear()
     with FakeGpu() as fake:
         yield fake
     gpu.drawn.cache_clear()
 
 
+def functions_of(module: types.ModuleType) -> list[types.CodeType]:
+    path = Path(module.__file__)
+    whole = compile(path.read_text(), str(path), "exec")
+    return [c for c in whole.co_consts if isinstance(c, types.CodeType)]
+
+
 def lines_of(code: types.CodeType) -> set[int]:
-    found = {line for _, line in dis.findlinestarts(code) if line}
+    found = {line for _, line in dis.findlinestarts(code) if line} - {code.co_firstlineno}
     return found.union(*(lines_of(c) for c in code.co_consts if isinstance(c, types.CodeType)))
 
 
-def not_run(call, *files: Path) -> list[str]:
-    """The lines of the files' functions that do not run in a call."""
-    ran: dict[str, set[int]] = {str(path): set() for path in files}
+def not_run(call, functions: list[types.CodeType]) -> list[str]:
+    """The lines of the functions that do not run in a call."""
+    ran: dict[str, set[int]] = {code.co_filename: set() for code in functions}
 
     def trace(frame, event, _):
         if frame.f_code.co_filename not in ran:
@@ -191,21 +206,14 @@ def not_run(call, *files: Path) -> list[str]:
         call()
     finally:
         sys.settrace(None)
-    left = []
-    for path in files:
-        text = path.read_text().splitlines()
-        whole = compile(path.read_text(), str(path), "exec")
-        functions = [c for c in whole.co_consts if isinstance(c, types.CodeType)]
-        wanted = set().union(*map(lines_of, functions)) - {c.co_firstlineno for c in functions}
-        left += [text[n - 1].strip() for n in sorted(wanted - ran[str(path)]) if not text[n - 1].startswith("@")]
-    return left
+    left = sorted((c.co_filename, n) for c in functions for n in lines_of(c) - ran[c.co_filename])
+    return [Path(name).read_text().splitlines()[n - 1].strip() for name, n in left]
 
 
 def test_every_line_runs_on_the_stand_in(small, tmp_path, monkeypatch, capsys):
     out = tmp_path / "gpu.json"
     monkeypatch.setattr(sys, "argv", ["bench.gpu", str(out), "--maps", "16x8x8"])
-    files = [Path(module.__file__) for module in (gpu, bench.profile)]
-    left = not_run(gpu.main, *files)
+    left = not_run(gpu.main, functions_of(gpu) + functions_of(bench.profile))
     assert left == [
         'parser.error(f"{options.out.parent} must be a folder that exists")',
         'parser.error(f"CUDA kernels: {missing}")',
@@ -238,7 +246,7 @@ def test_every_line_runs_on_the_stand_in(small, tmp_path, monkeypatch, capsys):
 def test_every_line_of_the_timing_runs_on_the_stand_in(small):
     """Those of a GPU; the rounds of the CPU and the check of bandwidths have tests of their own."""
     names = ("event", "between", "copies", "graph_seconds", "replay_seconds", "passes", "layer_seconds", "step_seconds")
-    text = Path(timing.__file__).read_text().splitlines()
+    functions = [getattr(timing, name).__code__ for name in names]
     x = torch.randn(4, 16, 8, 8, device="cuda", requires_grad=True)
     module = cases.implementations({n: torch.randn(s, device="cuda") for n, s in WEIGHTS.items()})["eager"]
 
@@ -247,11 +255,7 @@ def test_every_line_of_the_timing_runs_on_the_stand_in(small):
         assert seconds.keys() == timing.MOVED.keys() and seconds["forward"].keys() == {"eager", "clone", "copy"}
         timing.step_seconds(lambda: module(x), "cuda")
 
-    left = set(not_run(call, Path(timing.__file__)))
-    wanted = set().union(*(lines_of(getattr(timing, name).__code__) for name in names))
-    assert (
-        left & {text[n - 1].strip() for n in wanted} == {"step()", "return (time.perf_counter() - start,) * 2"} & left
-    )
+    assert not_run(call, functions) == ["step()", "return (time.perf_counter() - start,) * 2"]
 
 
 WEIGHTS = {"w1": (1, 16, 1, 1), "w2": (16, 1, 1, 1), "ws": (1, 2, 7, 7)}
@@ -410,7 +414,7 @@ def test_the_steps_train(small, monkeypatch):
             kept.append(logits.detach())
             return logits
 
-    monkeypatch.setattr(networks, "build", lambda *_: Network(3 * 32 * 32, networks.CLASSES).to("cuda"))
+    monkeypatch.setattr(networks, "build", lambda *_: Network(3 * 8 * 8, networks.CLASSES).to("cuda"))
     found = {}
     gpu.training_step(found, "fused")
     assert not torch.equal(kept[0], kept[-1]) and statistics.median(found["ms"].values()) > 0
