@@ -26,6 +26,7 @@ test: .venv/test,dev.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/clang-format --dry-run --Werror $(CPP)
 	$(BIN)/mypy
+	$(BIN)/typos
 	$(BIN)/python -m pytest
 
 # In an environment that has PyTorch, since ten minutes are not for downloading it: .venv, or PYTHON's.

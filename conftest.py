@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cbam_fused import about, resume
+from cbam_fused import info, resume
 
 
 def pytest_addoption(parser):
@@ -32,7 +32,7 @@ def pytest_configure(config):
 
 def _read(path: Path) -> list[dict]:
     """The tests in the record, which is begun if it is not there; a line that was not finished is cut off."""
-    facts = about.facts() | {"code": resume.code()}
+    facts = info.facts() | {"code": resume.code()}
     wanted = {name: facts[name] for name in resume.COMPARED}
     text = path.read_text() if path.exists() else ""
     lines = text[: text.rfind("\n") + 1].splitlines()

@@ -17,7 +17,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from cbam_fused import about, functional, kernels, reference, resume
+from cbam_fused import functional, info, reference, resume
+from cbam_fused.ops import registry
 from cbam_fused.selftest import MAPS
 
 from . import cases, gate, networks
@@ -51,11 +52,11 @@ def main() -> int:
     options = parser.parse_args()
     if not options.out.parent.is_dir():
         parser.error(f"{options.out.parent} must be a folder that exists")
-    if missing := kernels.cuda_unserved(torch.device(DEVICE)):
+    if missing := registry.cuda_unserved(torch.device(DEVICE)):
         parser.error(f"CUDA kernels: {missing}")
-    if kernels.triton_missing:
-        parser.error(kernels.triton_missing)
-    record = resume.Record(options.out, about.facts())
+    if registry.triton_missing:
+        parser.error(registry.triton_missing)
+    record = resume.Record(options.out, info.facts())
     record.data |= {
         "gpu": torch.cuda.get_device_name(),
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
@@ -166,7 +167,7 @@ def ours(backend: str, problem: gate.Problem, inputs: dict[str, Tensor], dy: Ten
         if wrong := gate.disagreement(module, problem, DEVICE):
             raise RuntimeError(f"not timed, the results are wrong: {wrong}")
     w1, w2, ws = (w.float() for w in weights)
-    op, pairs = kernels.operators[backend], copies(x, dy)
+    op, pairs = registry.operators[backend], copies(x, dy)
     forward = [partial(op.forward, x, w1, None, w2, None, ws, None, None, False) for x, _ in pairs]
     backward = [
         partial(op.backward, dy, x, None, *call()[1:], w1, None, w2, None, ws, None, False)

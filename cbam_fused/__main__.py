@@ -4,7 +4,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from . import about, resume, selftest
+from . import resume, selftest
+from .info import facts
 
 
 def main() -> int:
@@ -35,7 +36,7 @@ def writable(name: str) -> Path:
 
 
 def info() -> int:
-    for name, value in about.facts().items():
+    for name, value in facts().items():
         print(f"{name + ':':<20} {value}")
     return 0
 

@@ -7,7 +7,7 @@ from torch import Tensor, fx, nn
 from . import functional, reference
 from .checks import check, check_input
 from .hooks import has_hooks, masks_are_called
-from .switches import Switches
+from .variants.config import Switches
 
 __all__ = ["CBAM", "Backend", "ChannelAttention", "SpatialAttention"]
 

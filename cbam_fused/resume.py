@@ -28,7 +28,7 @@ class Record:
 
     Args:
         path: what is there is gone on with, unless it says that it is "finished".
-        about: of this run, as about.facts() has it.
+        about: of this run, as info.facts() has it.
 
     Raises:
         SystemExit: the file holds something else, or results of other code, another torch or another GPU.

@@ -14,9 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import about, functional, kernels, reference
-from .layout import accumulation_dtype
+from . import functional, info, reference
+from .ops import registry
 from .resume import Record, limited
+from .tensors import accumulation_dtype
 
 # C, H, W of the stages of ResNet-18 and ResNet-50 at 224 pixels.
 MAPS = [
@@ -55,7 +56,7 @@ def run(
         maps: (C, H, W) each.
         parts: the backends to check; default: all that can serve tensors here.
     """
-    record = Record(out, about.facts())
+    record = Record(out, info.facts())
     report = record.data
     report |= {"checks": report.get("checks", []), "finished": False}
     served = [(device, name) for device in devices() for name in backends(device)]
@@ -85,9 +86,9 @@ def devices() -> list[str]:
 
 def backends(device: str) -> list[str]:
     """The kernels that can serve tensors on this device."""
-    missing = {"cpu": kernels.cpu_missing}
+    missing = {"cpu": registry.cpu_missing}
     if device == "cuda":
-        missing = {"cuda": kernels.cuda_unserved(torch.device("cuda")), "triton": kernels.triton_missing}
+        missing = {"cuda": registry.cuda_unserved(torch.device("cuda")), "triton": registry.triton_missing}
     return [name for name, reason in missing.items() if not reason]
 
 

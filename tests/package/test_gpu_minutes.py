@@ -20,7 +20,8 @@ from fake_gpu import FakeGpu
 import bench.profile
 import cbam_fused
 from bench import cases, gate, gpu, networks, timing
-from cbam_fused import kernels, reference, resume, selftest
+from cbam_fused import reference, resume, selftest
+from cbam_fused.ops import registry
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 ROOT = Path(selftest.__file__).parents[1]
@@ -223,7 +224,6 @@ def test_every_line_runs_on_the_stand_in(small, tmp_path, monkeypatch, capsys):
         'result = record.data["failed"][name] = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"',
         "try:",
         "torch.cuda.synchronize()",
-        "finally:",
         "record.save()",
         'raise RuntimeError(f"not timed, the results are wrong: {wrong}")',
     ]
@@ -366,8 +366,8 @@ def test_a_gpu_that_is_lost_ends_the_program(small, tmp_path, monkeypatch):
 )
 def test_what_the_gpu_benchmark_lacks_it_says_at_once(folder, cuda, triton, message, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["bench.gpu", str(tmp_path / folder / "h100.json")])
-    monkeypatch.setattr(kernels, "cuda_unserved", lambda device: cuda)
-    monkeypatch.setattr(kernels, "triton_missing", triton)
+    monkeypatch.setattr(registry, "cuda_unserved", lambda device: cuda)
+    monkeypatch.setattr(registry, "triton_missing", triton)
     with pytest.raises(SystemExit):
         gpu.main()
     assert message in capsys.readouterr().err

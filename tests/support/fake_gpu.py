@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from cbam_fused import kernels
+from cbam_fused.ops import registry
 
 CUDA = torch.device("cuda", 0)
 group_tensors = torch._C._group_tensors_by_device_and_dtype
@@ -61,8 +61,8 @@ class FakeGpu(TorchFunctionMode):
         for target, attributes in self._replaced().items():
             for name, value in attributes.items():
                 self.patches.enter_context(mock.patch.object(target, name, value))
-        operators = {"cuda": kernels.operators["cpu"], "triton": kernels.operators["cpu"]}
-        self.patches.enter_context(mock.patch.dict(kernels.operators, operators))
+        operators = {"cuda": registry.operators["cpu"], "triton": registry.operators["cpu"]}
+        self.patches.enter_context(mock.patch.dict(registry.operators, operators))
         return super().__enter__()
 
     def __exit__(self, *error):
@@ -189,7 +189,7 @@ class FakeGpu(TorchFunctionMode):
             torch.nn.Module: {
                 "compile": lambda module, *args, **kwargs: compile_nothing(module, *args, **kwargs) and None
             },
-            kernels: {"cuda_missing": "", "triton_missing": "", "cuda_architectures": ("9.0",)},
+            registry: {"cuda_missing": "", "triton_missing": "", "cuda_architectures": ("9.0",)},
         }
 
 
