@@ -17,6 +17,7 @@ def pytest_addoption(parser):
     parser.addoption("--record", type=Path, help="write each outcome to this file, and leave out what it says has run")
 
 
+@pytest.hookimpl(tryfirst=True)  # bench/conftest.py asks for what is earlier
 def pytest_configure(config):
     minutes, path = config.getoption("--minutes"), config.getoption("--record")
     if minutes is not None and not 0 < minutes < float("inf"):

@@ -3,6 +3,7 @@ stopped, by a signal or by --minutes, and what they call a time is one.
 """
 
 import dis
+import importlib.util
 import json
 import os
 import signal
@@ -218,7 +219,7 @@ def test_every_line_runs_on_the_stand_in(small, tmp_path, monkeypatch, capsys):
     assert left == [
         'parser.error(f"{options.out.parent} must be a folder that exists")',
         'parser.error(f"CUDA kernels: {missing}")',
-        "parser.error(kernels.triton_missing)",
+        "parser.error(registry.triton_missing)",
         'print(f"FAILED {name}: {error}")',
         "except Exception as error:",
         'result = record.data["failed"][name] = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"',
@@ -418,3 +419,32 @@ def test_the_steps_train(small, monkeypatch):
     found = {}
     gpu.training_step(found, "fused")
     assert not torch.equal(kept[0], kept[-1]) and statistics.median(found["ms"].values()) > 0
+
+
+def test_make_gpu_goes_on_after_a_failure_and_ends_in_time(tmp_path, monkeypatch, capfd):
+    spec = importlib.util.spec_from_file_location("make_gpu", ROOT / "tools" / "gpu.py")
+    make_gpu = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(make_gpu)
+    for name, _, command in make_gpu.steps(sys.executable, tmp_path):
+        assert name == "build" or "--minutes" not in command
+    said = "import sys, time; print(sys.argv[-2:], flush=True); time.sleep(float(sys.argv[1])); sys.exit({})"
+    steps = [
+        ("build", 1, [sys.executable, "-c", said.format(0), "0"]),
+        ("wrong", 0.5, [sys.executable, "-c", said.format(3), "0"]),
+        ("slow", 0.01, [sys.executable, "-c", said.format(0), "60"]),
+        ("last", 2, [sys.executable, "-c", said.format(0), "0"]),
+    ]
+    monkeypatch.setattr(make_gpu, "steps", lambda python, out: steps)
+    monkeypatch.setattr(make_gpu, "OUT", make_gpu.ROOT / "runs" / "test_of_make_gpu")
+    monkeypatch.setattr(make_gpu, "PATIENCE", 1)
+    monkeypatch.setattr(sys, "argv", ["gpu.py", "--minutes", "1"])
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        assert make_gpu.main() == 1
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        make_gpu.OUT.rmdir()
+    told = capfd.readouterr().out
+    assert "['-c', '0']" in told and "['--minutes', '0.50']" in told and "['--minutes', '0.01']" in told
+    table = [line.split("  ")[0] + ":" + ("ok" if " ok " in line else "not") for line in told.splitlines()[-5:-1]]
+    assert table == ["build:ok", "wrong:not", "slow:not", "last:ok"] and "slow: out of time" in told
