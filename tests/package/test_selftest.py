@@ -104,10 +104,10 @@ def test_a_backend_that_is_not_here_is_refused(tmp_path):
 def test_a_finished_report_is_replaced_and_an_unfinished_one_gone_on_with(tmp_path, capsys):
     out = tmp_path / "report.json"
     for _ in range(2):
-        assert selftest.run(out, maps=[(8, 3, 3)]) == 0
+        assert selftest.run(out, maps=[(64, 5, 4)]) == 0
     report = json.loads(out.read_text())
     assert len(report["checks"]) == 24 and "earlier" not in capsys.readouterr().out
     out.write_text(json.dumps(report | {"checks": report["checks"][:20], "finished": False}))
-    assert selftest.run(out, maps=[(8, 3, 3)]) == 0
+    assert selftest.run(out, maps=[(64, 5, 4)]) == 0
     assert json.loads(out.read_text())["checks"][:20] == report["checks"][:20]
     assert capsys.readouterr().out.count("(earlier)") == 20
