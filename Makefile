@@ -1,6 +1,8 @@
 # make train   set up .venv and train the garbage classifier on its sample set
 # make test    set up .venv, check style and types, run the tests
 # make gpu     what ten minutes on a GPU can tell (MINUTES=10), into runs/gpu; again: goes on from there
+# make test-all  make test, make headers, and the tests that need Debian packages, which it installs
+# make headers  compile the bindings against the headers of the oldest torch that is supported
 # make sanitize  the fuzz tests on kernels built with AddressSanitizer and UndefinedBehaviorSanitizer, for every
 #              instruction set of this processor
 # make dist    sdist and a wheel for this machine, in dist/
@@ -16,7 +18,7 @@ CPP = $(shell find csrc tests bench torch-ext -name '*.cpp' -o -name '*.h' -o -n
 # A change in any of these needs a new build; Python files do not, since the installation is editable.
 BUILT_FROM := setup.py pyproject.toml $(wildcard _build/*.py) $(shell find csrc -type f)
 
-.PHONY: train test gpu format sanitize dist wheels smoke hub check-tag
+.PHONY: train test gpu test-all headers compilers format sanitize dist wheels smoke hub check-tag
 
 train: .venv/train.installed
 	$(BIN)/python train_example.py
@@ -34,23 +36,39 @@ MINUTES ?= 10
 gpu:
 	$(or $(wildcard $(BIN)/python),$(PYTHON)) tools/gpu.py --minutes $(MINUTES)
 
-# The kernels in build/sanitize, without nvcc those of the CPU alone, hide those of the installation. GCC's runtimes must
+test-all: headers compilers test
+
+headers: .venv/torch.installed
+	$(BIN)/python tools/check_headers.py
+
+# For tests/cpu/test_aarch64.py and tests/package/test_compilers.py, which skip what is not there.
+PACKAGES := g++-aarch64-linux-gnu qemu-user g++-11 clang-14
+compilers:
+	dpkg -s $(PACKAGES) >/dev/null 2>&1 || { $(SUDO) apt-get update && \
+		$(SUDO) apt-get install --yes --no-install-recommends $(PACKAGES); } || \
+		echo "not all of $(PACKAGES) could be installed: the tests that need them are skipped"
+
+SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
+
+# The kernels in build/sanitize, those of the CPU alone, hide those of the installation. GCC's runtimes must
 # be there before Python is, which never frees some of its memory; an allocation that is too large is PyTorch's to report.
 RUNTIMES = $(foreach name,libasan.so libubsan.so libstdc++.so.6,$$(gcc -print-file-name=$(name)))
 SANITIZED = LD_PRELOAD="$(RUNTIMES)" ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 PYTHONPATH=build/sanitize
 
 sanitize: .venv/test,dev.installed
 	rm -rf build/sanitize
-	CUDA_HOME=/nowhere CBAM_FUSED_SANITIZE=1 $(BIN)/python -m pip install --no-deps --no-build-isolation --target build/sanitize .
+	CBAM_FUSED_CUDA=0 CBAM_FUSED_SANITIZE=1 $(BIN)/python -m pip install --no-deps --no-build-isolation --target build/sanitize .
 	for limit in ATEN_CPU_CAPABILITY=default ATEN_CPU_CAPABILITY=avx2 ATEN_CPU_CAPABILITY=avx512 ''; do \
 		env $$limit $(SANITIZED) $(BIN)/pytest -o pythonpath="tests/support _build" tests/numerics/test_fuzz.py tests/numerics/test_hostile.py \
 			tests/cpu/test_split.py -k 'not pickles' || exit 1; \
 	done
 
-# The wheel is built from the sdist, with the torch of .venv, from which the build's own environment is kept.
+# The wheel is built from the sdist, with the torch of .venv, from which the build's own environment is kept, and not for
+# the GPUs of this machine alone.
 dist: .venv/dev.installed
 	rm -rf dist
-	CBAM_FUSED_BUILD_SITE="$$($(BIN)/python -c 'import torch; print(torch.__path__[0].removesuffix("/torch"))')" $(BIN)/python -m build
+	TORCH_CUDA_ARCH_LIST="$${TORCH_CUDA_ARCH_LIST:-all}" \
+		CBAM_FUSED_BUILD_SITE="$$($(BIN)/python -c 'import torch; print(torch.__path__[0].removesuffix("/torch"))')" $(BIN)/python -m build
 
 # In a small environment of its own: the containers get a copy of this folder, and a .venv has gigabytes.
 wheels:
@@ -63,7 +81,7 @@ smoke:
 	rm -rf build/smoke
 	$(PYTHON) -m venv build/smoke
 	build/smoke/bin/python -m pip install "$(TORCH)" "$(WHEEL)"
-	build/smoke/bin/python tests/smoke.py
+	build/smoke/bin/python tools/smoke.py
 
 # kernel-builder wants the package in torch-ext, and writes its own setup.py, pyproject.toml and _ops.py.
 HUB ?= $(CURDIR)/build/hub
@@ -74,9 +92,9 @@ hub:
 	cp torch-ext/module.cpp "$(HUB)/torch-ext"
 	find cbam_fused -name '*.py' ! -path cbam_fused/_ops.py -exec cp --parents -t "$(HUB)/torch-ext" {} +
 
-# The version is written in pyproject.toml alone.
+# The version is that of the tag; what it brings is to be written down.
 check-tag:
-	grep -qx 'version = "$(TAG:v%=%)"' pyproject.toml || { echo "the tag $(TAG) is not v and the version in pyproject.toml"; exit 1; }
+	grep -q '^## $(TAG:v%=%)\b' CHANGELOG.md || { echo "CHANGELOG.md has no section for the tag $(TAG)"; exit 1; }
 
 # What cannot be put right without thinking is for make test to report.
 format: .venv/test,dev.installed

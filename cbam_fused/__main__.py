@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from . import resume, selftest
+from . import resume
 from .info import facts
 
 
@@ -20,7 +20,7 @@ def main() -> int:
     text = "the backends to check: cuda, triton, cpu (default: all that run here)"
     command.add_argument("--parts", nargs="+", metavar="BACKEND", help=text)
     resume.add_arguments(command)
-    command.set_defaults(run=selftest.run)
+    command.set_defaults(run=selftest)
     options = vars(parser.parse_args())
     del options["command"]
     return options.pop("run")(**options)
@@ -33,6 +33,12 @@ def writable(name: str) -> Path:
     except OSError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
     return Path(name)
+
+
+def selftest(**options) -> int:
+    from .selftest import run  # which imports a lot that info does without
+
+    return run(**options)
 
 
 def info() -> int:

@@ -1,7 +1,6 @@
 """What is installed, what was built and what runs here."""
 
 import importlib.metadata
-import json
 import os
 import platform
 from types import SimpleNamespace
@@ -14,7 +13,7 @@ from .ops import registry
 
 
 def facts() -> dict[str, str]:
-    built = _build_info()
+    built = registry.build_info()
     cpu = f"built for {', '.join(built.get('cpu', ['unknown']))}"
     if registry.cpu_missing:
         cpu = f"not available: {registry.cpu_missing}"
@@ -42,14 +41,9 @@ def _cuda_kernels(built: dict) -> str:
     if not registry.cuda_missing:
         return f"built for {', '.join(registry.cuda_architectures)}"
     said = built.get("cuda", "")
-    return said if said.startswith("not built") else f"not available: {registry.cuda_missing}"
-
-
-def _build_info() -> dict:
-    """What the build wrote beside the binary; empty where there is none."""
-    binary = registry._find("_C")
-    path = binary and binary.with_name("_build_info.json")
-    return json.loads(path.read_text()) if path and path.exists() else {}
+    why = said if said.startswith("not built") else f"not available: {registry.cuda_missing}"
+    built_with = built.get("torch", torch.__version__)
+    return why if built_with == torch.__version__ else f"{why} (built with torch {built_with}, not {torch.__version__})"
 
 
 def _version(distribution: str) -> str:

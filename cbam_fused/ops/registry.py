@@ -29,6 +29,7 @@ beside one that serves the same device. On GPUs neither serves even ties.
 import importlib
 import importlib.metadata
 import importlib.util
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -51,10 +52,21 @@ if hasattr(ops, "triton_forward"):  # a second registration would end the proces
 
 
 def _find(stem: str) -> Path | None:
-    """The binary in this package, or, when a source tree hides an installed package, the installed one."""
+    """The binary in this package, or, when a source tree hides an installed package, in the installed one.
+
+    All come from the first folder that has any: those of two builds need not agree on what they call each other with.
+    """
     folders = [Path(__file__).parents[1]]
     folders += [Path(str(d.locate_file("cbam_fused"))) for d in importlib.metadata.distributions(name=DISTRIBUTION)]
-    return next((path for folder in folders for path in sorted(folder.glob(f"{stem}.*so"))), None)
+    folder = next((folder for folder in folders if any(folder.glob("_C*.*so"))), folders[0])
+    return next(iter(sorted(folder.glob(f"{stem}.*so"))), None)
+
+
+def build_info() -> dict:
+    """What the build wrote beside the binaries; empty where there is none."""
+    binary = _find("_C")
+    path = binary and binary.with_name("_build_info.json")
+    return json.loads(path.read_text()) if path and path.exists() else {}
 
 
 def _load(stem: str) -> str:
@@ -65,7 +77,9 @@ def _load(stem: str) -> str:
     try:
         torch.ops.load_library(path)
     except OSError as error:
-        return f"{path} does not load: {error.__cause__ or error}"  # the cause names what is missing
+        built_with = build_info().get("torch", torch.__version__)
+        other = "" if built_with == torch.__version__ else f" (built with torch {built_with}, not {torch.__version__})"
+        return f"{path} does not load{other}: {error.__cause__ or error}"  # the cause names what is missing
     return ""
 
 

@@ -5,21 +5,37 @@
 #include <algorithm>
 #include <string>
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
 #include "../cpu/kernels.h"
 #include "operators.h"
 
 namespace {
 
+#if defined(__x86_64__)
+// clang does not know it as a word of __builtin_cpu_supports. That the system saves the registers follows from AVX2.
+bool has_f16c() {
+    unsigned a = 0, b = 0, c = 0, d = 0;
+    return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
+}
+#endif
+
+#define CBAM_KERNELS_OF(isa) cbam::kernels_##isa
+
 // The widest instruction set that this processor and ATEN_CPU_CAPABILITY (default, avx2, avx512) allow; avx512 leaves
 // out the extension for bfloat16, which is used where nothing is said.
 const cbam::Kernels& kernels() {
     static const cbam::Kernels& chosen = []() -> const cbam::Kernels& {
+#if defined(CBAM_NATIVE)  // built for one machine alone, with its kernels
+        return CBAM_EXPANDED(CBAM_KERNELS_OF, CBAM_NATIVE)();
+#else
 #if defined(__x86_64__)
         const char* limit = getenv("ATEN_CPU_CAPABILITY");
         const bool generic = limit && !strcmp(limit, "default");
         const bool avx2 = limit && !strcmp(limit, "avx2");
-        const bool has_avx2 =
-            __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+        const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c();
         const bool has_avx512 = has_avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                                 __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
         if (has_avx512 && !limit && __builtin_cpu_supports("avx512bf16")) return cbam::kernels_avx512bf16();
@@ -27,6 +43,7 @@ const cbam::Kernels& kernels() {
         if (has_avx2 && !generic) return cbam::kernels_avx2();
 #endif
         return cbam::kernels_generic();
+#endif
     }();
     return chosen;
 }

@@ -51,7 +51,8 @@ const cbam::cuda::Device& enter(int device) {
 
 cudaStream_t current_stream(int device) {
     void* stream = nullptr;
-    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device, &stream));
+    const AOTITorchError error = aoti_torch_get_current_cuda_stream(device, &stream);
+    STD_TORCH_CHECK(error == AOTI_TORCH_SUCCESS, "cbam_fused: PyTorch does not tell its current CUDA stream");
     return static_cast<cudaStream_t>(stream);
 }
 

@@ -198,6 +198,21 @@ template <class Lanes> inline void store_index(int32_t* p, IndexVec<double> v, L
 
 template <class V> inline V vmax(V a, V b) { return a > b ? a : b; }
 
+// The lanes i... of a and then b, one after the other.
+template <int... i, class V> inline auto shuffle(V a, V b) {
+#if __has_builtin(__builtin_shufflevector)
+    return __builtin_shufflevector(a, b, i...);
+#else  // gcc 11
+    using E = decltype(a[0] + 0);
+    constexpr int n = sizeof(V) / sizeof(E), chosen = sizeof...(i);
+    if constexpr (chosen == n) {
+        return __builtin_shuffle(a, b, decltype(a < b){i...});
+    } else {
+        return typename VecOf<E, chosen * sizeof(E)>::type{(i < n ? a[i % n] : b[i % n])...};
+    }
+#endif
+}
+
 template <int... i> struct Lanes {};
 template <int n, int... i> struct FirstLanes : FirstLanes<n - 1, n - 1, i...> {};
 template <int... i> struct FirstLanes<0, i...> {
@@ -208,15 +223,13 @@ template <int... i> struct FirstLanes<0, i...> {
 template <class V, class Op> inline auto across(V v, Op op) {
     constexpr int half = sizeof(V) / sizeof(v[0]) / 2;
     if constexpr (sizeof(V) > 16) {
-        auto halves = [&]<int... i>(Lanes<i...>) {
-            return op(__builtin_shufflevector(v, v, i...), __builtin_shufflevector(v, v, half + i...));
-        };
+        auto halves = [&]<int... i>(Lanes<i...>) { return op(shuffle<i...>(v, v), shuffle<half + i...>(v, v)); };
         return across(halves(typename FirstLanes<half>::type{}), op);
     } else if constexpr (half == 2) {
-        v = op(v, __builtin_shufflevector(v, v, 2, 3, 0, 1));
-        return op(v, __builtin_shufflevector(v, v, 1, 0, 3, 2))[0];
+        v = op(v, shuffle<2, 3, 0, 1>(v, v));
+        return op(v, shuffle<1, 0, 3, 2>(v, v))[0];
     } else {
-        return op(v, __builtin_shufflevector(v, v, 1, 0))[0];
+        return op(v, shuffle<1, 0>(v, v))[0];
     }
 }
 template <class F> inline F sum_lanes(Vec<F> v) {
@@ -235,8 +248,7 @@ template <class V, int n> inline V sum_each(V (&v)[n]) {
     [&]<int... i>(Lanes<i...>) {
         for (int left = n; left > 1; left /= 2)
             for (int j = 0; j < left / 2; ++j)
-                v[j] = __builtin_shufflevector(v[2 * j], v[2 * j + 1], (2 * i)...) +
-                       __builtin_shufflevector(v[2 * j], v[2 * j + 1], (2 * i + 1)...);
+                v[j] = shuffle<(2 * i)...>(v[2 * j], v[2 * j + 1]) + shuffle<(2 * i + 1)...>(v[2 * j], v[2 * j + 1]);
     }(typename FirstLanes<n>::type{});
     return v[0];
 }
@@ -248,8 +260,8 @@ template <class V, int n> inline void transpose(V (&v)[n]) {
         for (int round = 1; round < n; round *= 2) {
             V next[n];
             for (int j = 0; j < n / 2; ++j) {
-                next[j] = __builtin_shufflevector(v[2 * j], v[2 * j + 1], (2 * i)...);
-                next[j + n / 2] = __builtin_shufflevector(v[2 * j], v[2 * j + 1], (2 * i + 1)...);
+                next[j] = shuffle<(2 * i)...>(v[2 * j], v[2 * j + 1]);
+                next[j + n / 2] = shuffle<(2 * i + 1)...>(v[2 * j], v[2 * j + 1]);
             }
             for (int j = 0; j < n; ++j) v[j] = next[j];
         }

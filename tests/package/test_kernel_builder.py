@@ -1,13 +1,15 @@
 """build.toml and the tree of `make hub`: what kernel-builder is told is what setup.py does, and the package takes the
 _ops.py that kernel-builder gives it. kernel-builder itself does not run here."""
 
+import importlib.metadata
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import build_kernels
+import flags
 import pytest
-import setup_script
 
 from cbam_fused.ops import registry
 
@@ -21,41 +23,38 @@ BUILD = tomllib.loads((ROOT / "build.toml").read_text())
 
 
 @pytest.fixture
-def setup(monkeypatch):
-    return setup_script.run(monkeypatch)
-
-
-@pytest.fixture
 def hub(tmp_path):
     subprocess.run(["make", "-C", ROOT, "hub", f"HUB={tmp_path / 'a hub'}"], check=True, capture_output=True)
     return tmp_path / "a hub"
 
 
-def test_every_source_is_named_and_exists(setup, hub):
+def test_every_source_is_named_and_exists(hub):
     named = [source for section in (BUILD["torch"], *BUILD["kernel"].values()) for source in section["src"]]
     assert [source for source in named if not (hub / source).is_file()] == []
     folders = ("csrc", "csrc/binding", "csrc/cpu", "csrc/cpu/isa", "csrc/cpu/passes")
     headers = [str(p.relative_to(ROOT)) for folder in folders for p in (ROOT / folder).glob("*.h")]
-    assert sorted(named) == sorted(["torch-ext/module.cpp", *setup["CPU_EXTENSION"].sources, *headers])
+    assert sorted(named) == sorted(
+        ["torch-ext/module.cpp", build_kernels.BINDING, *map(flags.source, flags.X86_64), *headers]
+    )
 
 
-def test_flags_are_those_of_setup_py(setup):
-    assert BUILD["torch"]["cxx-flags"] == setup["COMMON"]
-    assert BUILD["kernel"].keys() == setup["ISAS"].keys()
-    for isa, flags in setup["ISAS"].items():
+def test_flags_are_those_of_setup_py():
+    assert BUILD["torch"]["cxx-flags"] == flags.COMMON
+    assert BUILD["kernel"].keys() == flags.X86_64.keys()
+    for isa, own in flags.X86_64.items():
         kernel = BUILD["kernel"][isa]
-        assert kernel["src"][0] == setup["SOURCES"][isa]
-        assert kernel["cxx-flags"] == [*setup["COMMON"], *setup["KERNELS"], *flags], isa
+        assert kernel["src"][0] == flags.source(isa)
+        assert kernel["cxx-flags"] == [*flags.COMMON, *flags.KERNELS, *own, *flags.QUIET_GCC], isa
 
 
-def test_versions_are_those_of_the_project(setup):
+def test_versions_are_those_of_the_project():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     general, torch_floor = BUILD["general"], BUILD["torch"]["stable-abi"]["cpu"]
     assert general["name"] == project["name"].replace("_", "-") and general["license"] == project["license"]
-    assert general["version"] == int(project["version"].split(".")[0])
+    assert general["version"] == int(importlib.metadata.version("cbam_fused").split(".")[0])
     assert project["dependencies"] == [f"torch>={torch_floor}"]
     major, minor = (int(part) for part in torch_floor.split("."))
-    assert setup["BINDING"] == [f"-DTORCH_TARGET_VERSION=0x{major:02x}{minor:02x}{0:012x}"]
+    assert [f"-DTORCH_TARGET_VERSION=0x{major:02x}{minor:02x}{0:012x}"] == flags.BINDING
 
 
 # What kernel-builder writes has two lines like the last two; in the place of its binary, ours under another name.

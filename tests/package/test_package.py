@@ -11,9 +11,11 @@ import tarfile
 from pathlib import Path
 
 import environment
+import nvcc as cuda
 import pytest
 import torch
 
+from cbam_fused import info as installed
 from cbam_fused.ops import registry
 
 ROOT = Path(__file__).parents[2]
@@ -53,6 +55,29 @@ def test_info_names_versions_builds_and_backends(tmp_path):
     assert lines["CUDA kernels"].startswith(("built for ", "not built: ", "not available: "))
     assert lines["cpu tensors"] == "cpu"
     assert lines["CBAM_FUSED_BACKEND"] == "not set"
+
+
+def test_info_imports_only_what_it_shows(tmp_path):
+    """torch's benchmark tools import its build tools, which need setuptools and look for CUDA aloud."""
+    code = """
+import runpy, sys
+sys.modules["setuptools"] = None
+sys.argv = ["cbam_fused", "info"]
+try:
+    runpy.run_module("cbam_fused", run_name="__main__")
+except SystemExit as end:
+    assert not end.code
+print(sorted({"torch.utils.benchmark", "torch.utils.cpp_extension", "cbam_fused.selftest"} & set(sys.modules)))
+"""
+    assert python("-c", code, cwd=tmp_path).splitlines()[-1] == "[]"
+
+
+def test_info_names_both_versions_of_torch_where_kernels_are_missing(monkeypatch):
+    monkeypatch.setattr(registry, "cuda_missing", "cbam_fused/_C_cuda was not built")
+    built = {"cuda": "not built: the torch of the build is one without CUDA", "torch": "2.10.0+cpu"}
+    said = installed._cuda_kernels(built)
+    assert said == f"{built['cuda']} (built with torch 2.10.0+cpu, not {torch.__version__})"
+    assert installed._cuda_kernels(built | {"torch": torch.__version__}) == built["cuda"]
 
 
 def test_info_says_which_backend_a_variable_chose(tmp_path):
@@ -99,6 +124,24 @@ def test_source_folder_without_binary_finds_the_installed_one(tmp_path):
     assert Path(module).parents[1] == source / "cbam_fused"
     assert Path(binary).parent == site / "cbam_fused"
     assert loaded == "loaded"
+
+
+def test_binaries_come_from_one_folder(tmp_path):
+    """As in a venv with --system-site-packages, over an environment that has a package with CUDA kernels."""
+    copy_sources(tmp_path)
+    other = tmp_path / "site"
+    (other / "cbam_fused-0.0.1.dist-info").mkdir(parents=True)
+    (other / "cbam_fused-0.0.1.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: cbam_fused\n")
+    (other / "cbam_fused").mkdir()
+    shutil.copy(registry._find("_C"), tmp_path / "cbam_fused")
+    for name in ("_C.abi3.so", "_C_cuda.abi3.so"):
+        (other / "cbam_fused" / name).write_text("not a library")
+    code = (
+        "from cbam_fused.ops import registry as k; print(k._find('_C').parents[1], k._find('_C_cuda'), k.cuda_missing)"
+    )
+    out = python("-c", code, cwd=tmp_path, PYTHONPATH=str(other)).split(maxsplit=2)
+    assert out[:2] == [str(tmp_path), "None"]
+    assert out[2] == "cbam_fused/_C_cuda was not built\n"
 
 
 def copy_sources(folder):
@@ -157,6 +200,21 @@ def test_build_uses_the_torch_that_a_variable_names(tmp_path, monkeypatch):
     assert environment.find_torch() == environment.Torch(tmp_path / "torch", "2.10.0.dev20260101+cu130", "13.0")
 
 
+def test_build_finds_a_torch_that_is_only_on_pythonpath(tmp_path):
+    """pip gives its builds a PYTHONPATH of their own."""
+    site = fake_torch(tmp_path, "2.16.0")
+    # Hides the torch of this environment, as one that has none.
+    build = """
+import sys; sys.path.insert(0, sys.argv[1])
+import importlib.util, environment
+importlib.util.find_spec = environment._spec_in_target = lambda *name: None
+print(environment.find_torch())
+"""
+    pip = "import os, subprocess, sys; del os.environ['PYTHONPATH']; subprocess.run([sys.executable, *sys.argv[1:]])"
+    out = python("-c", pip, "-c", build, str(ROOT / "_build"), cwd=tmp_path, PYTHONPATH=str(site))
+    assert out.strip() == str(environment.Torch(site / "torch", "2.16.0", None))
+
+
 def test_build_names_the_variable_when_its_torch_is_too_old(tmp_path, monkeypatch):
     monkeypatch.setenv("CBAM_FUSED_BUILD_SITE", str(fake_torch(tmp_path, "2.9.1")))
     with pytest.raises(FileNotFoundError, match=r"CBAM_FUSED_BUILD_SITE=.* must hold torch>=2\.10"):
@@ -168,7 +226,7 @@ def test_build_requires_torch_only_where_none_will_do(tmp_path):
 import sys
 sys.path.insert(0, sys.argv[1])
 import backend
-backend.environment._spec_in_target = lambda: None
+backend.environment._spec_in_target = backend.environment._spec_on_path_of_pip = lambda: None
 print([r for r in backend.get_requires_for_build_wheel() if r.startswith("torch")])
 """
     old, new = fake_torch(tmp_path / "old", "2.9.1"), fake_torch(tmp_path / "new", "2.16.0")
@@ -181,7 +239,7 @@ print([r for r in backend.get_requires_for_build_wheel() if r.startswith("torch"
     ("torch_cuda", "nvcc", "expected"),
     [
         (None, "13.0", "is one without CUDA"),
-        ("13.0", None, "nvcc was not found"),
+        ("13.0", None, "CUDA_HOME="),
         ("13.0", "12.8", "nvcc is of CUDA 12.8, but torch of CUDA 13.0"),
         ("13.0", "13.2", ""),
     ],
@@ -192,7 +250,7 @@ def test_cuda_kernels_are_left_out_for_a_reason(tmp_path, monkeypatch, torch_cud
         (tmp_path / "bin" / "nvcc").write_text(f"#!/bin/sh\necho Cuda compilation tools, release {nvcc}, V{nvcc}.88\n")
         (tmp_path / "bin" / "nvcc").chmod(0o755)
     monkeypatch.setenv("CUDA_HOME", str(tmp_path))
-    reason = environment.cuda_obstacle(torch_cuda, environment.find_nvcc())
+    reason = cuda.obstacle(torch_cuda, cuda.find_nvcc())
     assert reason.startswith(expected) or expected in reason
     assert bool(reason) == bool(expected)
 
@@ -203,29 +261,59 @@ KNOWN = ["7.5", "8.0", "8.6", "8.7", "8.9", "9.0", "10.0", "12.0", "12.1"]
 @pytest.mark.parametrize(
     ("wanted", "known", "expected"),
     [
-        ("", KNOWN, "8.0 8.6 8.9 9.0 10.0 12.0+PTX"),
-        ("", KNOWN[:6], "8.0 8.6 8.9 9.0+PTX"),
+        ("", KNOWN, "7.5 8.0 8.6 8.9 9.0 10.0 12.0+PTX"),
+        ("all", KNOWN, "7.5 8.0 8.6 8.9 9.0 10.0 12.0+PTX"),
+        ("", KNOWN[:6], "7.5 8.0 8.6 8.9 9.0+PTX"),
         ("8.0;9.0+PTX", KNOWN, "8.0 9.0+PTX"),
         ("9.0a 9.0+PTX  8.6", KNOWN, "9.0+PTX 8.6"),
     ],
 )
 def test_architectures(wanted, known, expected, monkeypatch):
     monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", wanted)
-    assert environment.architectures(known) == expected.split()
+    assert cuda.architectures(known, []) == expected.split()
+
+
+@pytest.mark.parametrize(
+    ("present", "known", "expected"),
+    [
+        (["9.0"], KNOWN, "9.0"),
+        (["7.5", "8.6"], KNOWN, "7.5 8.6"),
+        (["6.1", "8.9"], KNOWN, "8.9"),
+        (["10.3"], KNOWN, "10.0+PTX"),
+        (["13.0"], KNOWN, "12.1+PTX"),
+        (["12.0", "12.1"], KNOWN[:-1], "12.0+PTX"),
+    ],
+)
+def test_architectures_of_the_gpus_that_are_there(present, known, expected, tmp_path, monkeypatch):
+    program = tmp_path / "nvidia-smi"
+    program.write_text("#!/bin/sh\n" + "".join(f"echo {capability}\n" for capability in [*present, *present]))
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.delenv("TORCH_CUDA_ARCH_LIST", raising=False)
+    assert cuda.present_architectures() == present
+    assert cuda.architectures(known, cuda.present_architectures()) == expected.split()
+
+
+def test_a_machine_without_gpu(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert cuda.present_architectures() == []
+    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\necho NVIDIA-SMI has failed\nexit 9\n")
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    assert cuda.present_architectures() == []
 
 
 @pytest.mark.parametrize("entry", ["Ampere", "7.0", "90", "9.0+ptx", "8.0,9.0"])
 def test_architectures_that_nvcc_does_not_know(entry, monkeypatch):
     monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", f"8.0;{entry}")
     with pytest.raises(
-        ValueError, match=rf"TORCH_CUDA_ARCH_LIST='8\.0;.*': '{re.escape(entry)}' is not one of .* 12\.1"
+        cuda.Unavailable, match=rf"TORCH_CUDA_ARCH_LIST='8\.0;.*': '{re.escape(entry)}' is not one of .* 12\.1"
     ):
-        environment.architectures(KNOWN)
+        cuda.architectures(KNOWN, [])
 
 
 def test_options_of_nvcc():
     machine_code = ["-gencode=arch=compute_80,code=sm_80", "-gencode=arch=compute_120,code=sm_120"]
-    options = environment.code_options(["8.0", "12.0+PTX"])
+    options = cuda.code_options(["8.0", "12.0+PTX"])
     assert options == [*machine_code, "-gencode=arch=compute_120,code=compute_120"]
 
 

@@ -6,13 +6,11 @@ import subprocess
 import sys
 import warnings
 from pathlib import Path
-from types import SimpleNamespace
 
 import environment
+import nvcc
 import pytest
-import setup_script
 import torch
-from setuptools.errors import CompileError
 
 from cbam_fused import CBAM, export_state_dict
 from cbam_fused.ops import registry
@@ -54,9 +52,9 @@ def test_a_build_without_torch():
 
 
 def test_a_build_by_another_compiler():
-    change = "import setuptools, distutils.command.build_ext as module"
-    change += "; module.customize_compiler = lambda compiler: setattr(compiler, 'compiler_type', 'msvc')"
-    assert quoted("the kernels need GCC") in build(change)
+    assert quoted("the kernels need GCC") in build(
+        "import compiler; compiler.sys = type('', (), {'platform': 'win32'})"
+    )
 
 
 def test_a_build_site_without_torch(monkeypatch):
@@ -66,24 +64,26 @@ def test_a_build_site_without_torch(monkeypatch):
 
 
 def test_reasons_against_cuda_kernels(monkeypatch):
-    monkeypatch.setattr(environment, "nvcc_version", lambda nvcc: "12.8")
-    arguments = [(None, "nvcc"), ("13.0", None), ("13.0", "nvcc")]
-    for reason in (environment.cuda_obstacle(*a) for a in arguments):
-        assert reason in QUOTED
-    monkeypatch.setattr(environment, "nvcc_version", lambda nvcc: "")
-    assert environment.cuda_obstacle("13.0", "/usr/local/cuda/bin/nvcc") in QUOTED
+    monkeypatch.delenv("CUDA_HOME", raising=False)
+    monkeypatch.setattr(nvcc, "nvcc_version", lambda nvcc: "12.8")
+    for arguments in ((None, "nvcc"), ("13.0", None), ("13.0", "nvcc")):
+        assert nvcc.obstacle(*arguments) in QUOTED
+    monkeypatch.setattr(nvcc, "nvcc_version", lambda nvcc: "")
+    assert nvcc.obstacle("13.0", "/usr/local/cuda/bin/nvcc") in QUOTED
+    monkeypatch.setenv("CUDA_HOME", "/nowhere")
+    assert nvcc.obstacle("13.0", None) in QUOTED
 
 
 def test_an_architecture_that_nvcc_does_not_know(monkeypatch):
     monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "Ampere")
-    with pytest.raises(ValueError, match=re.escape(quoted("TORCH_CUDA_ARCH_LIST"))):
-        environment.architectures(["8.0", "9.0", "12.0"])
+    with pytest.raises(nvcc.Unavailable, match=re.escape(quoted("TORCH_CUDA_ARCH_LIST"))):
+        nvcc.architectures(["8.0", "9.0", "12.0"], [])
 
 
-def test_an_nvcc_that_fails(monkeypatch):
-    build = SimpleNamespace(nvcc="false", compiler=SimpleNamespace(compiler_cxx=["g++"]))
-    with pytest.raises(CompileError, match=re.escape(quoted("nvcc failed")).replace(r"'\.\.\.'", ".*")):
-        setup_script.run(monkeypatch)["BuildKernels"]._nvcc(build, "a.cu", host=[])
+def test_gpus_that_nvcc_does_not_know(monkeypatch):
+    monkeypatch.delenv("TORCH_CUDA_ARCH_LIST", raising=False)
+    with pytest.raises(nvcc.Unavailable, match=re.escape(quoted("this nvcc compiles"))):
+        nvcc.architectures(["7.5", "8.0", "9.0"], ["6.1"])
 
 
 def test_a_package_without_binary(monkeypatch):

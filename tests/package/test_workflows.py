@@ -1,6 +1,10 @@
 """The GitHub workflows and the build run what the Makefile has, and nothing of their own."""
 
+import importlib.metadata
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -24,8 +28,37 @@ def test_every_phony_target_has_a_rule():
     assert rules >= TARGETS
 
 
+@pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
+def test_every_commit_has_a_version_of_its_own(tmp_path):
+    """So that pip, told to upgrade to a newer commit, does."""
+    author = ["-c", "user.name=A", "-c", "user.email=a@b.c"]
+
+    def git(*arguments):
+        subprocess.run(["git", *author, *arguments], cwd=tmp_path, check=True, capture_output=True)
+
+    def version() -> str:
+        command = [sys.executable, "-m", "setuptools_scm"]
+        return subprocess.check_output(command, cwd=tmp_path, text=True).strip()
+
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    assert version() == "0.1.0.dev0"  # without git
+    git("init", "--quiet")
+    git("add", "pyproject.toml")
+    found = []
+    for message in ("one", "two"):
+        git("commit", "--quiet", "--allow-empty", "-m", message)
+        found.append(version())
+    assert found[0].startswith("0.1.0.dev1+g") and found[1].startswith("0.1.0.dev2+g")
+    git("tag", "v0.2.0")
+    assert version() == "0.2.0"
+    git("commit", "--quiet", "--allow-empty", "-m", "three")
+    assert version().startswith("0.2.1.dev1+g")
+
+
 def test_the_version_is_written_once():
-    version = re.search(r'^version = "(.*)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)[1]
+    """As a tag of git; what builds without git and without a tag has none."""
+    assert not re.search(r"^version = ", (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    version = importlib.metadata.version("cbam_fused").partition(".dev")[0]
     written = re.compile(rf"(?<![\d.]){re.escape(version)}(?![\d.])")
     sources = [*(ROOT / "cbam_fused").rglob("*.py"), *(ROOT / "csrc").rglob("*.*"), ROOT / "setup.py"]
     assert not [path for path in sources if written.search(path.read_text())]

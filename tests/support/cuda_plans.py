@@ -4,6 +4,7 @@ from emulation import driver
 
 # Major compute capability, multiprocessors, L2 in MB, memory in GB/s, shared memory of a block in KB, largest cluster
 DEVICES = {
+    "T4": (7, 40, 4, 320, 64, 1),
     "A100": (8, 108, 40, 2039, 163, 1),
     "L4": (8, 58, 48, 300, 99, 1),
     "RTX 4090": (8, 128, 72, 1008, 99, 1),

@@ -25,6 +25,7 @@ class Target:
 
 
 TARGETS = {
+    "sm_75": Target(64 << 10, 1024),
     "sm_80": Target(164 << 10, 2048),
     "sm_90": Target(228 << 10, 2048),
     "sm_100": Target(228 << 10, 2048),

@@ -1,4 +1,4 @@
-"""setup.py without a build: the names that it defines."""
+"""setup.py without a build: what it defines."""
 
 import platform
 import runpy
@@ -16,6 +16,4 @@ def run(monkeypatch, free_threaded: bool = False) -> dict:
     monkeypatch.setattr(setuptools, "setup", lambda **given: arguments.update(given))
     monkeypatch.setattr(platform, "machine", lambda: "x86_64")
     monkeypatch.setattr(sysconfig, "get_config_var", {"Py_GIL_DISABLED": int(free_threaded)}.get)
-    monkeypatch.delenv("CBAM_FUSED_SANITIZE", raising=False)
-    monkeypatch.syspath_prepend(str(ROOT / "_build"))
     return runpy.run_path(str(ROOT / "setup.py")) | {"arguments": arguments}

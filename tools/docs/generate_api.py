@@ -31,8 +31,12 @@ reduction, R the hidden units of the MLP, k the size of the spatial window. Ever
 - `TRITON_INTERPRET`: with `1`, and `CBAM_FUSED_BACKEND=triton`, the Triton kernels run on the CPU, slowly.
 - `CBAM_FUSED_BUILD_SITE`, by the build: the site-packages with the torch to build against
   ([troubleshooting.md](troubleshooting.md)).
-- `CXX`, `CUDA_HOME`, `TORCH_CUDA_ARCH_LIST`, `MAX_JOBS`, by the build: the C++ compiler; the CUDA toolkit; what GPUs to
-  compile for, such as `8.0;9.0+PTX`; compilers at a time.
+- `CXX`, `CXXFLAGS`, `CUDA_HOME`, `TORCH_CUDA_ARCH_LIST`, `MAX_JOBS`, by the build: the C++ compiler; its flags, which
+  ours stand behind; the CUDA toolkit; what GPUs to compile for, such as `8.0;9.0+PTX` or `all`, instead of those that
+  are here; compilers at a time.
+- `CBAM_FUSED_CUDA`, by the build: `0` leaves the CUDA kernels out, with `1` it is an error that they cannot be built,
+  `auto` is the default.
+- `CBAM_FUSED_NATIVE`, by the build: with `1` it is for this machine alone, its instruction set and its GPUs.
 - `CC`, at import and by Triton: the C compiler that Triton needs on a GPU, instead of gcc or clang.
 
 `python -m cbam_fused info` prints what was built, which backend serves which device, and why.

@@ -68,7 +68,7 @@ void input_gradient(const T* z, Range rows, int64_t cols, const F* s, const F* t
                 else give(j, (zs + offset) * g[r] + b[r] + added);
             }
         };
-        V special[n];
+        V special[n] = {};
         if constexpr (sizeof(T) == 2)  // of a half type that element is computed apart, so that it is rounded once
             for (int k = 0; k < n; ++k)
                 gradients(row_index[first + k], First{1}, [&](int j, V v) {

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
 
-import torch
+import pybind11
 
 ROOT = Path(__file__).parents[3]
 # Compilers run in ROOT and get relative paths, so that a copy of the project finds what this one has built.
@@ -70,8 +70,7 @@ def load(name: str, mode: str) -> ModuleType:
     }[name]
     of_kernels, of_rest, of_linker = MODES[mode]
     includes = [f"-I{HERE}", f"-I{HERE / 'include'}", "-I."]
-    # PyTorch brings pybind11's headers.
-    headers = [Path(torch.__file__).parent / "include", sysconfig.get_path("include")]
+    headers = [pybind11.get_include(), sysconfig.get_path("include")]
     of_bindings = [*of_rest, "-O0", *(f"-isystem{path}" for path in headers)]
     # Kernels come last: of an inline function in several objects the linker keeps the first, and what the runtime uses
     # must not be instrumented.

@@ -1,6 +1,6 @@
 """The smoke test of an installed wheel: runs with torch, the package and nothing else, and ends with one line.
 
-    python tests/smoke.py
+    python tools/smoke.py
 
 Values and gradients of the fused module are compared with those of the plain one, for every dtype, both layouts and
 both modes of BatchNorm; so are those of an exported program, and a state_dict goes there and back.

@@ -1,0 +1,140 @@
+"""Which commands build the kernels: the library _C and, if it can be built, _C_cuda."""
+
+import os
+import platform
+from pathlib import Path
+
+import compiler
+import environment
+import flags
+import nvcc
+from ninja_file import Ninja, first_error
+
+BINDING, CUDA_BINDING = "csrc/binding/cpu.cpp", "csrc/binding/cuda.cpp"
+HOST = ["-fPIC", "-Wall", "-fvisibility=hidden"]  # for the C++ compiler that nvcc calls
+
+
+def jobs() -> int:
+    """Compilers at a time: MAX_JOBS; what is no number is passed over, as torch does."""
+    asked = os.environ.get("MAX_JOBS", "")
+    return int(asked) if asked.isdigit() and int(asked) else os.cpu_count() or 1
+
+
+def switch(name: str) -> bool:
+    return os.environ.get(name) == "1"
+
+
+class Kernels:
+    """A build of the kernels for a torch: that of the environment, unless it is given.
+
+    compiler: of C++; isas: the instruction sets that _C gets; cuda: what is said of _C_cuda, "built for ..." or
+    "not built: ...".
+
+    Raises:
+        RuntimeError: there is no torch, ninja or C++ compiler.
+        ValueError: a variable that a user sets has a value that it cannot have.
+    """
+
+    def __init__(self, torch: environment.Torch | None = None):
+        self.torch = torch or environment.find_torch()
+        if self.torch is None:
+            raise RuntimeError(
+                f"building needs {environment.TORCH_REQUIREMENT}, and this environment has none: "
+                f'run `pip install "{environment.TORCH_REQUIREMENT}"` first, or leave out --no-build-isolation'
+            )
+        self.compiler = compiler.find()
+        self.native = switch("CBAM_FUSED_NATIVE")
+        self.isas = flags.isas(platform.machine())
+        if self.native:
+            isa = flags.widest(self.isas, self.compiler.macros())
+            self.isas = {isa: self.isas[isa]}
+        self.sanitize = flags.SANITIZE if switch("CBAM_FUSED_SANITIZE") else []
+        self.nvcc = nvcc.find_nvcc()
+        self.architectures, self.cuda = self._plan_cuda()
+
+    def _plan_cuda(self) -> tuple[list[str], str]:
+        wanted = nvcc.wanted()
+        try:
+            architectures = nvcc.plan(self.torch.cuda, self.nvcc, self.native)
+        except nvcc.Unavailable as reason:
+            if wanted == "1":
+                raise RuntimeError(f"CBAM_FUSED_CUDA=1, but {reason}") from reason
+            return [], f"not built: {reason}"
+        return architectures, f"built for {', '.join(architectures)}"
+
+    def build(self, folder: Path) -> dict[str, Path]:
+        """Compiles and links; gives the libraries by name. _C_cuda may be missing, and self.cuda then says why.
+
+        Raises:
+            RuntimeError: _C does not compile, or _C_cuda does not where CBAM_FUSED_CUDA=1 asks for it.
+        """
+        try:
+            ninja = Ninja(folder, jobs(), hidden=nvcc.FLAGS)
+        except ModuleNotFoundError as error:
+            raise RuntimeError("building needs ninja: run `pip install ninja` first") from error
+        made = {"_C": self._cpu(ninja)}
+        if self.architectures:
+            made["_C_cuda"] = self._cuda(ninja)
+        said = ninja.run(*made.values())
+        if said and "_C_cuda" in made and not ninja.run(made["_C"]):
+            self.cuda = f"not built: {first_error(said)}; `CBAM_FUSED_CUDA=1 pip install -v .` shows all of it"
+            if nvcc.wanted() == "1":
+                raise RuntimeError("CBAM_FUSED_CUDA=1, but the CUDA kernels do not compile: see above")
+            del made["_C_cuda"]
+        elif said:
+            raise RuntimeError("the CPU kernels do not compile: see above")
+        return made
+
+    def binding(self, *options: str) -> list[str]:
+        """The command for BINDING."""
+        only = [f"-DCBAM_NATIVE={isa}" for isa in self.isas] if self.native else []
+        return self.compiler.compile([*only, *self._of_torch(), *self.sanitize, *options])
+
+    def cuda_binding(self, *options: str) -> list[str]:
+        """The command for CUDA_BINDING; options for the C++ compiler that nvcc calls."""
+        built_for = f'-DCBAM_ARCHITECTURES="{" ".join(self.architectures)}"'
+        return self._nvcc(["-std=c++20", "-DUSE_CUDA", built_for], [*HOST, *self._of_torch(), *options])
+
+    def _of_torch(self) -> list[str]:
+        # Messages of torch's checks name their source file: as it is called in torch, not where it lies here.
+        include = self.torch.folder / "include"
+        return [*flags.BINDING, "-isystem", str(include), f"-ffile-prefix-map={include}{os.sep}="]
+
+    def _cpu(self, ninja: Ninja) -> Path:
+        quiet = [] if self.compiler.is_clang else flags.QUIET_GCC
+        version = self.compiler.version
+        binding = ninja.compile(BINDING, self.binding(), f"{version} {self.torch.version}")
+        kernels = [
+            ninja.compile(
+                flags.source(isa),
+                self.compiler.compile([*flags.KERNELS, *own, *quiet, *self.sanitize]),
+                version,
+                after=[binding],
+            )
+            for isa, own in self.isas.items()
+        ]
+        libraries = [f"-L{self.torch.folder / 'lib'}", "-ltorch_cpu"]
+        command = self.compiler.link(self.sanitize or ["-s"])
+        return ninja.link("_C", command, [*kernels, binding], libraries, version)
+
+    def _cuda(self, ninja: Ninja) -> Path:
+        version = f"{self.compiler.version} nvcc {nvcc.nvcc_version(self.nvcc)}"
+        binding = ninja.compile(CUDA_BINDING, self.cuda_binding(), f"{version} {self.torch.version}")
+        command = self._nvcc(["-std=c++17", *nvcc.code_options(self.architectures)], HOST)
+        kernels = [ninja.compile(source, command, version, after=[binding]) for source in cuda_sources()]
+        # libtorch_cuda for PyTorch's current stream: from torch 2.13 on the stable ABI has it without.
+        # No device code is relocatable, and the linking of such would record the folder that it is done in.
+        link = ["-shared", "-nodlink", "-cudart=static"]
+        command = self._nvcc(link, ["-s", f"-L{self.torch.folder / 'lib'}"])
+        return ninja.link("_C_cuda", command, [*kernels, binding], ["-ltorch_cuda", "-ltorch_cpu"], version)
+
+    def _nvcc(self, options: list[str], host: list[str]) -> list[str]:
+        """A command of nvcc, with these options for the C++ compiler that it calls."""
+        # Quoted for nvcc, which divides what it passes on at spaces and commas.
+        passed = [f'-Xcompiler="{option}"' for option in host]
+        first = [self.nvcc, f"-ccbin={self.compiler.program}", *nvcc.user_flags()]
+        return [*first, "-O3", *nvcc.EXACT, *passed, *options]
+
+
+def cuda_sources() -> list[str]:
+    return sorted(map(str, [*Path("csrc/cuda").rglob("*.cu"), *Path("csrc/cuda").rglob("*.cpp")]))
