@@ -14,19 +14,22 @@ from torch import nn
 _HOOKS = itemgetter("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
 _GEOMETRY = itemgetter("kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
 # Of an instance, these take the place of the methods that a call runs.
-_CALL = frozenset(("forward", "_conv_forward", "_call_impl", "_wrapped_call_impl", "_compiled_call_impl"))
+_CALL = ("forward", "_conv_forward", "_call_impl", "_wrapped_call_impl", "_compiled_call_impl")
 
 
 def has_hooks(*layers: nn.Module | None) -> bool:
     """Whether any of these layers has hooks."""
-    return any(m is not None and any(_HOOKS(m.__dict__)) for m in layers)
+    for m in layers:
+        if m is not None and (m._forward_pre_hooks or m._forward_hooks or m._backward_pre_hooks or m._backward_hooks):
+            return True
+    return False
 
 
 def has_own_call(module: nn.Module) -> bool:
     """Whether this instance has a forward, or another method that a call runs, of its own."""
     if type(module).__call__ is not nn.Module.__call__ or type(module)._call_impl is not nn.Module._call_impl:
         return True
-    return not _CALL.isdisjoint(module.__dict__)
+    return any(name in module.__dict__ for name in _CALL)
 
 
 def must_be_called(*convolutions: nn.Module | None) -> bool:
@@ -36,14 +39,15 @@ def must_be_called(*convolutions: nn.Module | None) -> bool:
 
 def _is_convolution(m: nn.Module) -> bool:
     cls: Any = type(m)
-    if not isinstance(m, nn.Conv2d) or any(_HOOKS(m.__dict__)) or has_own_call(m):
+    if not isinstance(m, nn.Conv2d) or has_hooks(m) or has_own_call(m):
         return False
     if cls.forward is not nn.Conv2d.forward or cls._conv_forward is not nn.Conv2d._conv_forward:
         return False
     weight = m._parameters.get("weight")  # a parametrized one has none, and asking for its weight may change it
-    kernel_size = m.kernel_size if weight is None else weight.shape[2:]
-    padding = tuple(k // 2 for k in kernel_size)
-    return _GEOMETRY(m.__dict__) == (tuple(kernel_size), (1, 1), padding, (1, 1), 1, "zeros")
+    kernel_size = m.kernel_size if weight is None else tuple(weight.shape[2:])
+    if kernel_size != m.kernel_size or m.padding != tuple(k // 2 for k in kernel_size):
+        return False
+    return m.stride == m.dilation == (1, 1) and m.groups == 1 and m.padding_mode == "zeros"
 
 
 def is_own(mask: Any, kind: type[nn.Module], switches: Any) -> bool:
@@ -55,7 +59,7 @@ def is_own(mask: Any, kind: type[nn.Module], switches: Any) -> bool:
 
 
 class AsBuilt:
-    """What some modules have that decides what a call of them computes, to be compared later at little cost.
+    """What decides what a call of some modules computes, to be compared later in the least time; not in compiled code.
 
     An instance that has got a forward of its own has one attribute more.
     """

@@ -2,12 +2,13 @@
 
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, fx, nn
 
 from . import functional, reference
 from .checks import check, check_input
 from .hooks import AsBuilt, is_own
-from .switches import Switches
+from .variants.config import Switches
 
 __all__ = ["CBAM", "Backend", "ChannelAttention", "SpatialAttention"]
 
@@ -120,14 +121,18 @@ class CBAM(reference.CBAM):
 
     def forward(self, x: Tensor, *, residual: Tensor | None = None, relu: bool = False) -> Tensor:
         """relu(CBAM(x) + residual), each part only where asked for, in one pass."""
-        if self._as_built is not None:
+        if self._as_built is not None and not torch.compiler.is_compiling():
             # Past nn.Module.__getattr__: eight calls of a Python function take longer than the gates of a small map.
             parts: Any = self._modules
             ca, sa = parts.get("ca"), parts.get("sa")
             if type(ca) is ChannelAttention and type(sa) is SpatialAttention and sa._modules.get("bn") is None:
                 fc1, fc2, conv1 = ca._modules.get("fc1"), ca._modules.get("fc2"), sa._modules.get("conv1")
                 plain = type(fc1) is type(fc2) is type(conv1) is nn.Conv2d
-                if plain and ca.switches is sa.switches is self.switches and self._as_built.holds(ca, sa, fc1, fc2, conv1):
+                if (
+                    plain
+                    and ca.switches is sa.switches is self.switches
+                    and self._as_built.holds(ca, sa, fc1, fc2, conv1)
+                ):
                     of_1, of_2, of_s = fc1._parameters, fc2._parameters, conv1._parameters
                     w1, w2, ws = of_1.get("weight"), of_2.get("weight"), of_s.get("weight")
                     unbiased = of_1.get("bias") is of_2.get("bias") is of_s.get("bias") is None

@@ -5,7 +5,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from .. import reference
-from .evaluation import evaluating
+from .dry_run import evaluating
 from .selection import find_cbams
 
 

@@ -7,8 +7,8 @@ from typing import NamedTuple
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from .class_swap import Substitute, restore, substitute
 from .selection import find_cbams, select
-from .substitution import Substitute, restore, substitute
 
 HEADS = ("fc", "classifier", "head")
 BEFORE = "_requires_grad_before_freezing"

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from ..modules import CBAM
-from .evaluation import Output, channel_axis, default_input, observe
+from .class_swap import restore, substitute
+from .dry_run import Output, channel_axis, default_input, observe
 from .identity import identity_
 from .presets import PRESETS, preset_places
 from .residual import ResidualBlock, is_residual_block
 from .selection import CHILD, HANDLES, select
-from .substitution import restore, substitute
 
 INITS = ("default", "identity")
 

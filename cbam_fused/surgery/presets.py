@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from .evaluation import Output, channel_axis
+from .dry_run import Output, channel_axis
 from .residual import computes_residual, is_residual_block
 from .selection import CHILD, nearest
 

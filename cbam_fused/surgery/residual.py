@@ -5,9 +5,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .evaluation import evaluating
+from .class_swap import Substitute
+from .dry_run import evaluating
 from .selection import CHILD
-from .substitution import Substitute
 
 REQUIRED = {"conv1", "bn1", "relu", "conv2", "bn2"}
 OPTIONAL = {"conv3", "bn3", "downsample", CHILD}

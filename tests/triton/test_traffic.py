@@ -12,8 +12,9 @@ from triton.runtime.errors import InterpreterError
 from triton_traffic import LARGE, formulas
 from truth import DTYPES, LAYOUTS, random_problem
 
-from cbam_fused import functional, kernels
-from cbam_fused.layout import saved_logits
+from cbam_fused import functional
+from cbam_fused.ops import registry
+from cbam_fused.tensors import saved_logits
 
 layouts = pytest.mark.parametrize("layout", LAYOUTS, ids=["nchw", "nhwc"])
 
@@ -27,7 +28,7 @@ def test_counted_bytes_equal_the_formulas(epilogue, dtype, layout, checker):
     problem = random_problem(shape, dtype, layout, kernel_size=1, biases=True, residual=epilogue, relu=epilogue)
     params = [problem.inputs[n] for n in ("w1", "b1", "w2", "b2", "ws", "bs")]
     x, residual, dy = problem.inputs["x"], problem.inputs["residual"], problem.dy
-    run = kernels.operators["triton"]
+    run = registry.operators["triton"]
     counted = {}
 
     def count(operator, *args):

@@ -7,8 +7,8 @@ from functools import cache
 
 from torch import Tensor, nn
 
-from .switches import Switches
-from .variants import VARIANTS, Variant, resolve
+from .config import Switches
+from .table import VARIANTS, Variant, resolve
 
 # What a state_dict does not show, by the half of CBAM that it belongs to.
 HIDDEN = {

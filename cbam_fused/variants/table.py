@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from .switches import STATE, Switches
+from .config import STATE, Switches
 
 
 @dataclass(frozen=True, kw_only=True)
