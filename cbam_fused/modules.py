@@ -122,23 +122,9 @@ class CBAM(reference.CBAM):
     def forward(self, x: Tensor, *, residual: Tensor | None = None, relu: bool = False) -> Tensor:
         """relu(CBAM(x) + residual), each part only where asked for, in one pass."""
         if self._as_built is not None and not torch.compiler.is_compiling():
-            # Past nn.Module.__getattr__: eight calls of a Python function take longer than the gates of a small map.
-            parts: Any = self._modules
-            ca, sa = parts.get("ca"), parts.get("sa")
-            if type(ca) is ChannelAttention and type(sa) is SpatialAttention and sa._modules.get("bn") is None:
-                fc1, fc2, conv1 = ca._modules.get("fc1"), ca._modules.get("fc2"), sa._modules.get("conv1")
-                plain = type(fc1) is type(fc2) is type(conv1) is nn.Conv2d
-                if (
-                    plain
-                    and ca.switches is sa.switches is self.switches
-                    and self._as_built.holds(ca, sa, fc1, fc2, conv1)
-                ):
-                    of_1, of_2, of_s = fc1._parameters, fc2._parameters, conv1._parameters
-                    w1, w2, ws = of_1.get("weight"), of_2.get("weight"), of_s.get("weight")
-                    unbiased = of_1.get("bias") is of_2.get("bias") is of_s.get("bias") is None
-                    if w1 is not None and w2 is not None and ws is not None and unbiased:
-                        if ws.shape[2:] == conv1.kernel_size:
-                            return functional.cbam(x, w1, w2, ws, residual=residual, relu=relu)
+            weights = self._three_weights(self._as_built)
+            if weights is not None:
+                return functional.cbam(x, *weights, residual=residual, relu=relu)
         if self.calls_masks():
             check_input(x, residual)
             return super().forward(x, residual=residual, relu=relu)
@@ -149,6 +135,30 @@ class CBAM(reference.CBAM):
         if self.switches.residual:
             residual = x if residual is None else x + residual
         return _fused(self.ca, self.sa, x, residual, relu)
+
+    def _three_weights(self, as_built: AsBuilt) -> tuple[Tensor, Tensor, Tensor] | None:
+        """w1, w2, ws where nothing else counts and nothing must be called.
+
+        Past nn.Module.__getattr__: eight calls of a Python function take longer than the gates of a small map.
+        """
+        parts: Any = self._modules
+        ca, sa = parts.get("ca"), parts.get("sa")
+        if type(ca) is not ChannelAttention or type(sa) is not SpatialAttention or sa._modules.get("bn") is not None:
+            return None
+        fc1, fc2, conv1 = ca._modules.get("fc1"), ca._modules.get("fc2"), sa._modules.get("conv1")
+        if not (type(fc1) is type(fc2) is type(conv1) is nn.Conv2d and ca.switches is sa.switches is self.switches):
+            return None
+        of_1, of_2, of_s = fc1._parameters, fc2._parameters, conv1._parameters
+        w1, w2, ws = of_1.get("weight"), of_2.get("weight"), of_s.get("weight")
+        if (
+            w1 is None
+            or w2 is None
+            or ws is None
+            or not of_1.get("bias") is of_2.get("bias") is of_s.get("bias") is None
+        ):
+            return None
+        plain = ws.shape[2:] == conv1.kernel_size and as_built.holds(ca, sa, fc1, fc2, conv1)
+        return (w1, w2, ws) if plain else None
 
     def backend_for(self, x: Tensor) -> Backend:
         """Which implementation serves x, and why."""
