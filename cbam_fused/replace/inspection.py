@@ -205,8 +205,6 @@ class _Inspection:
     def attribute(self, name: str) -> None:
         """An attribute of the module, or of anything else that the code has."""
         m = self.module
-        if name in _ATTRIBUTES_OF_PROXIES or name.startswith("__"):
-            raise Unseen(f"uses {name}")
         known = name in _OF_MODULES or name in _LIST_METHODS
         self.adds |= name in _LIST_METHODS
         if name in m._modules or name in m._parameters or name in m._buffers:
@@ -221,6 +219,8 @@ class _Inspection:
             known = True
         if name in self.inside:
             raise Unseen(f"may read the attribute {name} of a layer")
+        if name.startswith("__") or (not known and name in _ATTRIBUTES_OF_PROXIES):
+            raise Unseen(f"uses {name}")
         if not known and not hasattr(torch.Tensor, name):
             self.reads.constants[name] = MISSING
 
