@@ -52,6 +52,8 @@ class Layers:
         conv: list[str] = []
         norm: list[str] = []
         for name, layer in module.named_modules():
+            if "parametrizations" in layer._modules:  # asking for its weight may change it, as in spectral_norm
+                return None
             if not layer._parameters and not layer._buffers:
                 continue
             shape: tuple[int, ...] = layer.weight.shape if isinstance(layer, nn.Linear | nn.Conv2d) else ()
