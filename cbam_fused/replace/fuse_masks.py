@@ -2,6 +2,7 @@
 
 import collections
 import copy
+import functools
 import operator
 import sys
 import types
@@ -21,6 +22,7 @@ from .inspection import MISSING, Reads, Unseen, inspect_forward
 from .match import random_copy, takes_one_argument
 
 _MULTIPLICATIONS = (operator.mul, torch.mul, "mul")
+_FUSED = "cbam_fused"  # on the forwards made here
 _COLLECTIONS = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
 _SHAPES = ((2, 32, 32, 1.0), (1, 9, 14, 1e2), (3, 16, 8, 1e-2), (1, 224, 224, 1.0))
 
@@ -38,7 +40,12 @@ def fuse_pairs(module: nn.Module) -> tuple[list[tuple[str, str]], str]:
         The names of the pairs that were fused, and if there are none though there are both masks, why.
     """
     kinds = [type(child) for child in module.children()]
-    if isinstance(module, CBAM) or ChannelAttention not in kinds or SpatialAttention not in kinds:
+    if (
+        isinstance(module, CBAM)
+        or hasattr(type(module).forward, _FUSED)
+        or ChannelAttention not in kinds
+        or SpatialAttention not in kinds
+    ):
         return [], ""
     if has_own_call(module):
         return [], "its forward is not that of its class"
@@ -88,15 +95,17 @@ def _guarded(original: Any, traced: Any, reads: Reads) -> Any:
     present = [name for name, there in reads.children.items() if there]
     absent = [name for name, there in reads.children.items() if not there]
 
-    def forward(self: nn.Module, x: Tensor) -> Tensor:
+    @functools.wraps(original)
+    def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         changed = (
             any(getattr(self, name, None) != value for name, value in constants.items())
             or any(hasattr(self, name) for name in missing)
             or any(getattr(self, name, None) is None for name in present)
             or any(getattr(self, name, None) is not None for name in absent)
         )
-        return original(self, x) if changed else traced(self, x)
+        return original(self, *args, **kwargs) if changed else traced(self, *args, **kwargs)
 
+    setattr(forward, _FUSED, True)
     return forward
 
 
