@@ -98,7 +98,7 @@ def _guarded(original: Any, traced: Any, reads: Reads) -> Any:
     @functools.wraps(original)
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         changed = (
-            any(getattr(self, name, None) != value for name, value in constants.items())
+            any(_differ(getattr(self, name, MISSING), value) for name, value in constants.items())
             or any(hasattr(self, name) for name in missing)
             or any(getattr(self, name, None) is None for name in present)
             or any(getattr(self, name, None) is not None for name in absent)
@@ -107,6 +107,10 @@ def _guarded(original: Any, traced: Any, reads: Reads) -> Any:
 
     setattr(forward, _FUSED, True)
     return forward
+
+
+def _differ(found: Any, value: Any) -> bool:
+    return found is not value and (type(found) is not type(value) or bool(found != value))
 
 
 def augmented(name: str, a: object, b: object) -> object:
