@@ -22,6 +22,7 @@ ENVIRONMENT = "environment"  # the entry of a run's config.json that is no setti
 SAMPLE_RECIPE = Path(__file__).parent / "recipes" / "sample_set.toml"
 LR = {("sgd", False): 0.05, ("sgd", True): 0.01, ("adamw", False): 1e-3, ("adamw", True): 2e-4}
 WEIGHT_DECAY = {"sgd": 5e-4, "adamw": 0.05}
+WARMUP = 2.0
 
 
 def _setting(default: Any, help: str, **limits: Any) -> Any:
@@ -65,12 +66,19 @@ class Settings:
         above=0,
     )
     backbone_lr: float = _setting(1.0, "factor on lr for all but CBAM and the last layer", above=0)
+    cbam_lr: float = _setting(
+        1.0, "factor on lr for CBAM: 0.1 keeps its MLPs alive where SGD trains from scratch", above=0
+    )
     weight_decay: float | None = _setting(
         None, f"default: {WEIGHT_DECAY['sgd']} for sgd, {WEIGHT_DECAY['adamw']} for adamw", low=0
     )
     decay_all: bool = _setting(True, "weight decay also on biases and the weights of BatchNorm")
     schedule: str = _setting("cosine", "how lr falls after the warm-up", choices=("cosine", "step"))
-    warmup_epochs: float = _setting(2.0, "epochs in which lr rises, at most half of all", low=0)
+    warmup_epochs: float | None = _setting(
+        None,
+        f"epochs in which lr rises, at most half of all (default: {WARMUP:g}, or half of all if that is less)",
+        low=0,
+    )
     min_lr: float = _setting(0.0, "cosine: where it ends, as a part of lr", low=0, high=1)
     step_epochs: int = _setting(10, "step: epochs between falls, from the end of the warm-up on", low=1)
     step_factor: float = _setting(0.1, "step: what each fall multiplies lr by", above=0, high=1)
@@ -106,6 +114,10 @@ class Settings:
             raise InputError("pretrained and weights exclude each other: both say what to start from")
         if self.cbam_init == "identity" and self.cbam == "none":
             raise InputError("cbam_init is identity, but cbam is none")
+        if self.warmup_epochs is not None and self.warmup_epochs > self.epochs / 2:
+            raise InputError(
+                f"warmup_epochs must be at most {self.epochs / 2:g}, half of epochs, got {self.warmup_epochs:g}"
+            )
         if self.unfreeze and self.freeze == "none":
             raise InputError("unfreeze needs freeze: nothing is frozen")
         for name, schedule in {"min_lr": "cosine", "step_epochs": "step", "step_factor": "step"}.items():
@@ -150,7 +162,8 @@ def read_settings(path: Path) -> dict[str, Any]:
         InputError: as read_file, a name that is no setting, or a value that it cannot have.
     """
     found = read_file(path)
-    found.pop(ENVIRONMENT, None)
+    if found.pop(ENVIRONMENT, None) is not None:
+        _as_it_was_run(found)
     fields, hints = {f.name: f for f in dataclasses.fields(Settings)}, get_type_hints(Settings)
     for name, value in found.items():
         if name not in fields:
@@ -159,6 +172,13 @@ def read_settings(path: Path) -> dict[str, Any]:
         found[name] = tuple(value) if isinstance(value, list) else value
         _check(name, found[name], hints[name], fields[name].metadata)
     return found
+
+
+def _as_it_was_run(found: dict[str, Any]) -> None:
+    """Runs were once started with a longer warm-up than they could have, and then had half of their epochs."""
+    warmup, epochs = found.get("warmup_epochs"), found.get("epochs")
+    if isinstance(warmup, int | float) and isinstance(epochs, int) and warmup > epochs / 2:
+        found["warmup_epochs"] = epochs / 2
 
 
 def read_file(path: Path) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from .. import reference
+from .diagnosis import gate_problems
 from .dry_run import evaluating
 from .selection import find_cbams
 
@@ -13,10 +14,16 @@ class AttentionMaps(NamedTuple):
     """Gates of one CBAM, None for one that the module does not have.
 
     Every value is in [0, 1], but with gate_place="before_sum" those of the channel gate go up to the number of pools.
+    ``problems`` says in words what is wrong with the gates: constant over channels, positions or images, saturated.
     """
 
     channel: Tensor | None  # (N, C, 1, 1)
     spatial: Tensor | None  # (N, 1, H, W)
+
+    @property
+    def problems(self) -> list[str]:
+        """A sentence for each fault, with what to do; one image alone tells nothing about differences over images."""
+        return gate_problems(*self)
 
 
 def attention_maps(model: nn.Module, x: Tensor) -> dict[str, AttentionMaps]:
@@ -28,7 +35,8 @@ def attention_maps(model: nn.Module, x: Tensor) -> dict[str, AttentionMaps]:
 
     Returns:
         By the full name of the module, in the order of the forward pass. A CBAM that is called several times has
-        the gates of its last call, one that is not called is left out.
+        the gates of its last call, one that is not called is left out. ``maps[name].problems`` says in words what is
+        wrong with them.
 
     Raises:
         ValueError: the model has no CBAM.

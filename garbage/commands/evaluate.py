@@ -13,7 +13,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     add = parser.add_argument
     add("--run", type=Path, required=True, help="folder of a run, or a checkpoint file")
     add("--out", type=Path, help="folder for the results (default: evaluation-FOLDER in the run)")
-    add("folder", type=Path, metavar="FOLDER", help="class folders, or train/ and val/ with them: val/ is taken")
+    add("folder", type=Path, metavar="FOLDER", help="class folders, or parts with them: val/ is taken, else test/")
 
 
 def _evaluate(args: argparse.Namespace) -> int:

@@ -1,6 +1,7 @@
 """The command inspect."""
 
 import argparse
+import dataclasses
 import json
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from rich.table import Table
 from ..data.augmentation import train_transform
 from ..data.inspection import Inspection, inspect_folder
 from ..report.data_plots import counts_figure, samples_figure, sizes_figure
+from ..report.fonts import choose_fonts
 from ..report.plots import save_png
 from ..run.folder import CLASSES, SAMPLE_SET, check_writable
 from ..samples.draw import draw_sample_set
@@ -43,10 +45,12 @@ def _inspect(args: argparse.Namespace) -> int:
     inspection = inspect_folder(data, settings.image_size, settings.workers)
     _print(inspection)
     args.out.mkdir(parents=True, exist_ok=True)
+    stand_ins = choose_fonts(inspection.classes)
+    drawn = dataclasses.replace(inspection, classes=[stand_ins.get(name, name) for name in inspection.classes])
     transform = train_transform(settings, settings.train_size(1))
-    save_png(counts_figure(inspection), args.out / "class_counts.png")
+    save_png(counts_figure(drawn), args.out / "class_counts.png")
     save_png(sizes_figure(inspection), args.out / "image_sizes.png")
-    save_png(samples_figure(inspection, settings.image_size, transform, settings.seed), args.out / "samples.png")
+    save_png(samples_figure(drawn, settings.image_size, transform, settings.seed), args.out / "samples.png")
     indices = json.dumps(dict(enumerate(inspection.classes)), indent=2, ensure_ascii=False)
     (args.out / CLASSES).write_text(indices + "\n", encoding="utf-8")
     (args.out / REPORT).write_text(json.dumps(_as_json(inspection), indent=2) + "\n", encoding="utf-8")
@@ -67,6 +71,8 @@ def _print(inspection: Inspection) -> None:
         sizes = sorted(size[axis] for size in inspection.sizes.values())
         _say(f"{what}: {sizes[0]} to {sizes[-1]} pixels, half of the images up to {sizes[len(sizes) // 2]}")
     _say(f"mean {_rounded(inspection.mean)}, standard deviation {_rounded(inspection.std)} (red, green, blue, of 1)")
+    if inspection.unused:
+        _say("not used for training: " + ", ".join(f"{folder.name}/" for folder in inspection.unused))
     for path, reason in inspection.unreadable.items():
         _say(f"unreadable, left out in training: {path}: {reason}", "red")
     across = inspection.across()

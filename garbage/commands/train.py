@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 
 import rich
@@ -11,11 +12,12 @@ from ..data.folders import ImageFolder, load_folder
 from ..run.folder import CONFIG, SAMPLE_SET, check_writable, read_config
 from ..samples.draw import draw_sample_set
 from ..settings import Settings, read_settings
-from ..train.loop import train
+from ..train.loop import how_to_train_on, train
 from .arguments import add_data, add_settings, given_settings, settings_from
 
 SAMPLE_RUN = Path("runs/sample")
 MAY_CHANGE = ("data", "workers")  # in a run that goes on: neither changes what is computed
+SHOWN = 40  # classes
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
@@ -78,7 +80,10 @@ def _resumed(args: argparse.Namespace) -> Settings:
         if name not in MAY_CHANGE and getattr(wanted, name) != getattr(theirs, name)
     ]
     if differences:
-        raise InputError(f"{args.resume} cannot be resumed with other settings: " + "; ".join(differences))
+        raise InputError(
+            f"{args.resume} cannot be resumed with other settings: {'; '.join(differences)}. "
+            f"{how_to_train_on(args.resume)}"
+        )
     return wanted
 
 
@@ -104,10 +109,25 @@ def load_images(settings: Settings, run: Path, go_on: bool = False) -> ImageFold
     images = load_folder(data, settings.image_size, settings.workers)
     for path, reason in images.unreadable.items():
         console.print(f"left out {path}: {reason}", style="red", soft_wrap=True, markup=False)
-    console.print(
-        f"{len(images.classes)} classes, {len(images.train)} images for training, {len(images.val)} for validation"
-    )
+    for text in describe(images):
+        console.print(text, soft_wrap=True, markup=False, highlight=False)
     return images
+
+
+def describe(images: ImageFolder) -> Iterator[str]:
+    """What the network will learn from which images, and what is odd about these, in lines."""
+    if images.unused:
+        yield f"not used for training: {', '.join(f'{folder.name}/' for folder in images.unused)}"
+    more = len(images.classes) - SHOWN
+    yield f"classes: {', '.join(images.classes[:SHOWN])}" + (f" and {more} more" if more > 0 else "")
+    yield f"{len(images.classes)} classes, {len(images.train)} images for training, {len(images.val)} for validation"
+    if images.copies:
+        copy, other = next(iter(images.copies.items()))
+        of_val = len(images.copies.keys() & set(images.val.paths))
+        yield (
+            f"{of_val} validation images and {len(images.copies) - of_val} training images are copies of a training "
+            f"image or of one of another class, as {copy} of {other}: they spoil the accuracy; `inspect` lists them all"
+        )
 
 
 def check_run(run: Path, sample: bool) -> None:

@@ -1,9 +1,11 @@
 """Folders of class folders as training and validation images: checked, split and decoded."""
 
+import hashlib
 import random
+from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -12,20 +14,17 @@ import torch
 from PIL import Image, ImageOps
 from rich.progress import track
 from torch import Tensor
-from torchvision.datasets.folder import make_dataset
 from torchvision.transforms import v2
 
 from .. import InputError
+from .classes import Labelled, Parts, class_folders, find_parts, need_every_class
 from .pixels import read_rgb
-from .sources import SUFFIXES
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, which pretrained weights expect
 VAL_FRACTION = 0.2
 SPLIT_SEED = 0
 CACHE_BYTES = 4 << 30  # a larger set is decoded again in every epoch
 LONGEST = 2.0  # of the aspect ratio; what is beyond is cropped at the centre
-
-Labelled = list[tuple[Path, int]]
 
 
 def decode(path: Path, side: int) -> Tensor:
@@ -97,13 +96,21 @@ class Images:
 
 @dataclass
 class ImageFolder:
-    """A folder ready for training; ``unreadable`` maps the files left out to the reason."""
+    """A folder ready for training.
+
+    Attributes:
+        unreadable: the files left out, with the reason.
+        unused: folders beside train/ and val/, which nothing is read from.
+        copies: validation images with the bytes of a training image, or of an image of another class, and that image.
+    """
 
     folder: Path
     classes: list[str]
     train: Images
     val: Images
     unreadable: dict[Path, str]
+    unused: list[Path] = field(default_factory=list)
+    copies: dict[Path, Path] = field(default_factory=dict)
 
 
 def load_folder(data: Path, image_size: int, workers: int) -> ImageFolder:
@@ -115,82 +122,59 @@ def load_folder(data: Path, image_size: int, workers: int) -> ImageFolder:
         workers: threads that decode.
 
     Raises:
-        InputError: the folder is missing, or its classes are missing, single, empty or differ between train and val.
+        InputError: as find_parts, or a class has no readable image in a part.
     """
-    classes, parts = find_images(data)
+    found = find_parts(data)
     train_side = round(image_size * 9 / 8)  # a little more to crop from
     # What is not split yet is read as for training: the split is one of the readable images.
     jobs = {
         name: [(path, image_size, decode) if name == "val" else (path, train_side, decode_whole) for path, _ in part]
-        for name, part in parts.items()
+        for name, part in found.images.items()
     }
     fits = sum(LONGEST * 3 * side**2 for part in jobs.values() for _, side, _ in part) <= CACHE_BYTES
     images, unreadable = _decode_all([job for part in jobs.values() for job in part], fits, workers)
-    parts = readable_parts(parts, classes, unreadable, data)
+    parts = readable_parts(found, unreadable)
     if "val" not in jobs and fits:
         images |= _decode_all([(path, image_size, decode) for path, _ in parts["val"]], True, workers)[0]
 
     def made(name: str, side: int, decoder: Callable[[Path, int], Tensor]) -> Images:
         return Images(parts[name], [images[path] for path, _ in parts[name]] if fits else None, side, decoder)
 
-    return ImageFolder(
-        data, classes, made("train", train_side, decode_whole), made("val", image_size, decode), unreadable
-    )
+    train, val = made("train", train_side, decode_whole), made("val", image_size, decode)
+    return ImageFolder(data, found.classes, train, val, unreadable, found.unused, find_copies(parts))
 
 
-def readable_parts(
-    parts: dict[str, Labelled], classes: list[str], unreadable: dict[Path, str], data: Path
-) -> dict[str, Labelled]:
-    """What find_images found without the unreadable files, split into "train" and "val" where the folder is not.
+def readable_parts(found: Parts, unreadable: dict[Path, str]) -> dict[str, Labelled]:
+    """What find_parts found without the unreadable files, split into "train" and "val" where the folder is not.
 
     Raises:
         InputError: a class has no readable image in one of them.
     """
-    parts = {name: [sample for sample in part if sample[0] not in unreadable] for name, part in parts.items()}
-    for name, part in parts.items():
-        _need_every_class(part, classes, data / name, "readable images")
-    return parts if "val" in parts else _split(parts[""], classes)
+    parts = {
+        name: [sample for sample in samples if sample[0] not in unreadable] for name, samples in found.images.items()
+    }
+    for name, samples in parts.items():
+        need_every_class(samples, found.classes, class_folders(found.folders[name]), "readable images")
+    return parts if "val" in parts else _split(parts[""], found.classes)
 
 
-def find_images(data: Path) -> tuple[list[str], dict[str, Labelled]]:
-    """Class names, and the labelled image files of "train" and "val", or of "" where the folder is not split.
+def find_copies(parts: dict[str, Labelled]) -> dict[Path, Path]:
+    """Images that are byte by byte an image of the other part or of another class, the validation images first.
 
-    Raises:
-        InputError: as load_folder.
+    Such a validation image measures what the network remembers, and such a training image has a wrong label.
     """
-    if not data.is_dir():
-        raise InputError(f"{data} is not a folder")
-    names = _folders(data)
-    if "train" not in names and "val" not in names:
-        folders = {"": data}
-    elif "train" in names and "val" in names:
-        folders = {"train": data / "train", "val": data / "val"}
-    else:
-        raise InputError(f"{data} has only one of train/ and val/: it needs both, or the class folders themselves")
-    classes_of = {part: _folders(folder) for part, folder in folders.items()}
-    classes = next(iter(classes_of.values()))
-    if "val" in classes_of and classes != classes_of["val"]:
-        differ = sorted(set(classes) ^ set(classes_of["val"]))
-        raise InputError(f"train/ and val/ of {data} have different classes; only in one of them: {', '.join(differ)}")
-    if len(classes) < 2:
-        found = f"only the class {classes[0]!r}" if classes else "no class folders"
-        raise InputError(f"{next(iter(folders.values()))} holds {found}; at least two classes are needed")
-    parts = {}
-    for part, folder in folders.items():
-        found = make_dataset(str(folder), {c: i for i, c in enumerate(classes)}, SUFFIXES, allow_empty=True)
-        parts[part] = [(Path(path), label) for path, label in found]
-        _need_every_class(parts[part], classes, folder, f"images ({', '.join(SUFFIXES)})")
-    return classes, parts
-
-
-def _folders(folder: Path) -> list[str]:
-    return sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-
-
-def _need_every_class(samples: Labelled, classes: list[str], folder: Path, what: str) -> None:
-    empty = set(range(len(classes))) - {label for _, label in samples}
-    if empty:
-        raise InputError(f"no {what} in " + ", ".join(str(folder / classes[label]) for label in sorted(empty)))
+    places = {path: (part, label) for part in ("train", "val") for path, label in parts[part]}
+    by_size = defaultdict(list)
+    for path in places:
+        by_size[path.stat().st_size].append(path)
+    first: dict[bytes, Path] = {}
+    copies = {}
+    for paths in by_size.values():
+        for path in paths if len(paths) > 1 else ():
+            other = first.setdefault(hashlib.sha256(path.read_bytes()).digest(), path)
+            if places[other] != places[path]:
+                copies[path] = other
+    return copies
 
 
 def _decode_all(jobs: list[tuple], keep: bool, workers: int) -> tuple[dict[Path, Tensor], dict[Path, str]]:

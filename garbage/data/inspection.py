@@ -12,7 +12,8 @@ import rich
 from PIL import ImageOps
 from rich.progress import track
 
-from .folders import Labelled, find_images, readable_parts
+from .classes import Labelled, find_parts
+from .folders import readable_parts
 from .pixels import read_rgb
 
 FULL_SIZE = 1 << 20
@@ -36,6 +37,7 @@ class Inspection:
         unreadable: files with the reason why.
         sizes: (width, height) of each readable image, turned as EXIF says.
         duplicates: groups of files with the same pixels.
+        unused: folders beside train/ and val/, which nothing was read from.
         mean, std: by channel, in [0, 1], of the training images as the network sees them.
     """
 
@@ -44,6 +46,7 @@ class Inspection:
     unreadable: dict[Path, str]
     sizes: dict[Path, tuple[int, int]]
     duplicates: list[list[Path]]
+    unused: list[Path]
     mean: list[float]
     std: list[float]
 
@@ -64,8 +67,8 @@ def inspect_folder(data: Path, image_size: int, workers: int) -> Inspection:
     Raises:
         InputError: as load_folder.
     """
-    classes, parts = find_images(data)
-    paths = [path for samples in parts.values() for path, _ in samples]
+    found = find_parts(data)
+    paths = [path for samples in found.images.values() for path, _ in samples]
     looks, unreadable = {}, {}
     with ThreadPoolExecutor(max(1, workers)) as pool:
         results = pool.map(lambda path: _look(path, image_size), paths)
@@ -77,18 +80,19 @@ def inspect_folder(data: Path, image_size: int, workers: int) -> Inspection:
                 unreadable[path] = look
             else:
                 looks[path] = look
-    parts = readable_parts(parts, classes, unreadable, data)
+    parts = readable_parts(found, unreadable)
     alike = defaultdict(list)
     for path, look in looks.items():
         alike[look.digest].append(path)
     sums = [looks[path].sums for path, _ in parts["train"]]
     mean, square = np.mean(sums, axis=0) / image_size**2
     return Inspection(
-        classes,
+        found.classes,
         parts,
         unreadable,
         {path: look.size for path, look in looks.items()},
         [group for group in alike.values() if len(group) > 1],
+        found.unused,
         mean.tolist(),
         np.sqrt(square - mean**2).tolist(),
     )

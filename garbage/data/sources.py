@@ -1,6 +1,8 @@
-"""Image files, by their names: single ones that a user names, and those in folders at any depth."""
+"""Which files and folders count as images and classes: one rule for every command, and the walk that follows it."""
 
+import unicodedata
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 from torchvision.datasets.folder import IMG_EXTENSIONS
@@ -9,6 +11,69 @@ from .. import InputError
 
 # What cameras and browsers write besides; a kind that this Pillow cannot read is then named with the reason.
 SUFFIXES = (*IMG_EXTENSIONS, ".apng", ".avif", ".gif", ".heic", ".heif", ".jfif", ".jp2", ".jpe", ".jxl", ".tga")
+# What operating systems, file servers and editors put among the files of a user, besides names with a leading dot.
+SYSTEM_NAMES = {
+    *("__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "$recycle.bin", "system volume information"),
+    *("lost+found", "@eadir", "#recycle", "#snapshot", "__pycache__"),
+}
+
+
+def nfc(name: str) -> str:
+    """A name with composed characters: Macs write "é" as two characters, others as one, and both are the same name."""
+    return unicodedata.normalize("NFC", name)
+
+
+def counts(entry: Path) -> bool:
+    """Whether a file or folder is the user's own: neither hidden nor left there by the system."""
+    return not entry.name.startswith(".") and entry.name.lower() not in SYSTEM_NAMES
+
+
+def subfolders(folder: Path) -> list[Path]:
+    """The folders in a folder that count, links to folders among them, by name."""
+    return sorted((entry for entry in folder.iterdir() if counts(entry) and entry.is_dir()), key=_order)
+
+
+def files_below(folder: Path) -> list[Path]:
+    """The files that count in a folder at any depth, ordered by their folder, then by name.
+
+    Links to folders are followed, but not up to a folder that this one is in. A folder that is reached twice is read
+    once, under its own place if that is below.
+    A link to a file that is gone is a file, so that it can be named as unreadable.
+    """
+    entries = [e for place in _folders_below(folder) for e in place.iterdir() if counts(e)]
+    return sorted((e for e in entries if e.is_file() or (e.is_symlink() and not e.exists())), key=_order)
+
+
+def images_below(folder: Path) -> list[Path]:
+    """Those of files_below that are images by their names."""
+    return [path for path in files_below(folder) if is_image(path)]
+
+
+def is_image(path: Path) -> bool:
+    """Whether a file is an image by its name."""
+    return path.suffix.lower() in SUFFIXES
+
+
+def _folders_below(folder: Path) -> Iterator[Path]:
+    places, links = [folder], []
+    seen = {_identity(parent) for path in (folder.absolute(), folder.resolve()) for parent in path.parents}
+    while places or links:
+        place = places.pop() if places else links.pop(0)
+        if _identity(place) in seen:
+            continue
+        seen.add(_identity(place))
+        yield place
+        for entry in subfolders(place):
+            (links if entry.is_symlink() else places).append(entry)
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    status = folder.stat()
+    return status.st_dev, status.st_ino
+
+
+def _order(path: Path) -> tuple[str, str]:
+    return nfc(str(path.parent)), nfc(path.name)
 
 
 def find_images(sources: list[Path]) -> tuple[dict[Path, Path], Counter[str]]:
@@ -24,8 +89,8 @@ def find_images(sources: list[Path]) -> tuple[dict[Path, Path], Counter[str]]:
         if not source.is_dir():
             images.setdefault(source, Path(source.name))
             continue
-        for path in sorted(p for p in source.rglob("*") if p.is_file()):
-            if path.suffix.lower() in SUFFIXES:
+        for path in files_below(source):
+            if is_image(path):
                 images.setdefault(path, path.relative_to(source))
             else:
                 passed_over[path.suffix.lower() or path.name] += 1

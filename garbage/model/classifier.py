@@ -12,7 +12,7 @@ from cbam_fused import functional
 from cbam_fused.surgery.presets import PRESETS
 
 from .. import InputError
-from .weights import load_weights
+from .weights import Weights, load_weights
 
 INITS = ("default", "identity")
 BACKENDS = {"fused": cbam_fused.CBAM, "reference": cbam_fused.reference.CBAM}
@@ -28,8 +28,9 @@ def build_model(
     cbam: str = "each_layer",
     backend: str = "fused",
     cbam_init: str = "default",
-    weights: dict[str, torch.Tensor] | None = None,
+    weights: Weights | None = None,
     zero_init_residual: bool = False,
+    classes: list[str] | None = None,
 ) -> nn.Module:
     """A network (N, 3, H, W) -> logits (N, num_classes).
 
@@ -40,6 +41,7 @@ def build_model(
         cbam_init: one of INITS; "identity" gives the gates biases, without which they cannot start so.
         weights: what the network starts from, as load_weights takes it; those of CBAM are in it or not.
         zero_init_residual: ResNets only: start with residual branches that give zero (Goyal et al., 2017).
+        classes: names, to find the rows of the last layer in the weights by.
 
     Raises:
         InputError: an unknown arch or cbam, or weights of another network.
@@ -54,9 +56,12 @@ def build_model(
         model = torchvision.models.get_model(arch, weights=None, num_classes=num_classes, **arguments)
     except TypeError:
         raise InputError(f"zero_init_residual: {arch} is not a ResNet") from None
-    of_cbam = {k: v for k, v in (weights or {}).items() if "cbam" in k.split(".")}
+    head = head_name(model)
+    of_cbam = set()
     if weights:  # before the insertion: identity is measured on what the network has then
-        load_weights(model, {k: v for k, v in weights.items() if k not in of_cbam}, head_name(model))
+        of_cbam = {key for key in weights.state if "cbam" in key.split(".")}
+        backbone = weights._replace(state={k: v for k, v in weights.state.items() if k not in of_cbam})
+        load_weights(model, backbone, head, classes)
     if cbam != "none":
         place = {"where": cbam} if cbam in PRESETS else {"after": [name.strip() for name in cbam.split(",")]}
         biases = {"bias": True, "spatial_bias": True} if cbam_init == "identity" else {}
@@ -67,8 +72,8 @@ def build_model(
         except ValueError as error:
             presets = ", ".join((*PRESETS, "none"))
             raise InputError(f"cbam={cbam} with {arch}: {error}. It is one of {presets}, or names of layers") from error
-    if of_cbam:
-        load_weights(model, weights, head_name(model))
+    if weights and of_cbam:
+        load_weights(model, weights, head, classes)
     return model
 
 

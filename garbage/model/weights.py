@@ -1,17 +1,32 @@
 """Weights that a network starts from."""
 
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 import torchvision
 from torch import Tensor, nn
 
 from .. import InputError
+from ..data.sources import nfc
 
 SHOWN = 5
 
 
-def pretrained_weights(arch: str) -> dict[str, Tensor]:
+# Modules that wrap another one and put their name into its keys, and what they add to the state.
+WRAPPERS = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
+FIRST = ("module", "model")  # of every key: DataParallel, AveragedModel and trainers that hold the network
+COUNTERS = {"n_averaged"}
+
+
+class Weights(NamedTuple):
+    """A state_dict, and the classes of its last layer's rows where they are known."""
+
+    state: dict[str, Tensor]
+    classes: list[str] | None = None
+
+
+def pretrained_weights(arch: str) -> Weights:
     """torchvision's ImageNet weights, downloaded unless they are cached.
 
     Raises:
@@ -22,7 +37,7 @@ def pretrained_weights(arch: str) -> dict[str, Tensor]:
     except (ValueError, AttributeError):
         raise InputError(f"torchvision has no weights of {arch}; train without --pretrained") from None
     try:
-        return weights.get_state_dict(progress=True, check_hash=True)
+        return Weights(weights.get_state_dict(progress=True, check_hash=True), weights.meta["categories"])
     except (OSError, RuntimeError) as error:  # no network; a damaged file
         raise InputError(
             f"the pretrained weights of {arch} cannot be downloaded ({error}); put {weights.url} "
@@ -30,8 +45,8 @@ def pretrained_weights(arch: str) -> dict[str, Tensor]:
         ) from error
 
 
-def weights_in(path: Path, arch: str) -> dict[str, Tensor]:
-    """The state_dict in a file: as it is, or as the entry ``state_dict`` or ``model`` of a checkpoint.
+def weights_in(path: Path, arch: str) -> Weights:
+    """The state_dict in a file: as it is, or as the entry ``state_dict`` or ``model`` of a checkpoint with its classes.
 
     Raises:
         InputError: no such file, no state_dict in it, or the checkpoint of another network.
@@ -42,26 +57,43 @@ def weights_in(path: Path, arch: str) -> dict[str, Tensor]:
         raise InputError(f"{path} holds no weights: {type(error).__name__}: {error}") from error
     if isinstance(content, dict) and content.get("arch", arch) != arch:
         raise InputError(f"{path} holds weights of {content['arch']}, not of {arch}")
+    classes = content.get("classes") if isinstance(content, dict) else None
+    if not (isinstance(classes, list) and all(isinstance(name, str) for name in classes)):
+        classes = None
     for entry in ("state_dict", "model"):
         if isinstance(content, dict) and isinstance(content.get(entry), dict):
             content = content[entry]
     if not (isinstance(content, dict) and content and all(isinstance(v, Tensor) for v in content.values())):
         raise InputError(f"{path} holds no state_dict: a dictionary of tensors, by itself or as the entry state_dict")
-    return {key.removeprefix("module."): value for key, value in content.items()}
+    state = unwrapped(content)
+    if len(state) != len(content.keys() - COUNTERS):
+        raise InputError(f"{path} holds some weights twice, with and without the name of a wrapper such as module.")
+    return Weights(state, None if classes is None else [nfc(name) for name in classes])
 
 
-def load_weights(model: nn.Module, weights: dict[str, Tensor], head: str) -> None:
-    """Load a state_dict; a last layer for another number of classes keeps its initial values.
+def unwrapped(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A state_dict without the names that wrappers put into its keys, and without what they count."""
+    keys = {key: [part for part in key.split(".") if part not in WRAPPERS] for key in state if key not in COUNTERS}
+    while keys and all(len(parts) > 1 and parts[0] in FIRST for parts in keys.values()):
+        keys = {key: parts[1:] for key, parts in keys.items()}
+    return {".".join(parts): state[key] for key, parts in keys.items()}
+
+
+def load_weights(model: nn.Module, weights: Weights, head: str, classes: list[str] | None = None) -> None:
+    """Load a state_dict; rows of the last layer by the names of their classes, if both sides have such.
+
+    Classes that are new keep their initial rows, and so does a last layer of another width. Without names, rows are
+    taken in their order where their number is right.
 
     Raises:
         InputError: the weights are those of another network; names that differ are given.
     """
-    own = model.state_dict()
+    own, state = model.state_dict(), weights.state
     of_head = {key for key in own if key.startswith(f"{head}.")}
-    shape = {key for key in own.keys() & weights.keys() if own[key].shape != weights[key].shape}
+    shape = {key for key in own.keys() & state.keys() if own[key].shape != state[key].shape}
     # What torchvision's files have for a second head in training, and old files lack.
-    extra = {key for key in weights.keys() - own.keys() if not key.lower().startswith("aux")}
-    missing = {key for key in own.keys() - weights.keys() if not key.endswith("num_batches_tracked")}
+    extra = {key for key in state.keys() - own.keys() if not key.lower().startswith("aux")}
+    missing = {key for key in own.keys() - state.keys() if not key.endswith("num_batches_tracked")}
     problems = {
         "missing": missing - of_head,
         "not in the network": extra,
@@ -70,8 +102,44 @@ def load_weights(model: nn.Module, weights: dict[str, Tensor], head: str) -> Non
     if any(problems.values()):
         text = "; ".join(f"{what}: {_some(keys)}" for what, keys in problems.items() if keys)
         raise InputError(f"the weights are not those of this {type(model).__name__}: {text}")
-    model.load_state_dict({k: v for k, v in weights.items() if k in own and k not in shape}, strict=False)
+    taken = {k: v for k, v in state.items() if k in own and k not in shape}
+    if classes is not None and weights.classes is not None:
+        taken |= _head_by_names(own, weights, of_head, classes)
+    model.load_state_dict(taken, strict=False)
+
+
+def _head_by_names(
+    own: dict[str, Tensor], weights: Weights, of_head: set[str], classes: list[str]
+) -> dict[str, Tensor]:
+    """The last layer with the rows of the classes that the weights know, and its own for the others."""
+    theirs = {name: row for row, name in enumerate(weights.classes or ())}
+    pairs = [(row, theirs[name]) for row, name in enumerate(classes) if name in theirs]
+    rows, sources = [row for row, _ in pairs], [source for _, source in pairs]
+    merged = {}
+    for key in of_head & weights.state.keys():
+        found = weights.state[key]
+        if len(found) != len(weights.classes or ()):
+            raise InputError(f"the weights name {len(weights.classes or ())} classes, but {key} has {len(found)} rows")
+        merged[key] = own[key].clone()
+        merged[key][rows] = found[sources].to(own[key])
+    return merged
+
+
+def describe_head(weights: Weights, classes: list[str]) -> str:
+    """Which rows of the last layer the weights give, and which start anew, in words."""
+    if weights.classes is None:
+        return "the weights name no classes: a last layer of as many rows is taken row by row, any other starts anew"
+    known = set(weights.classes)
+    new = [name for name in classes if name not in known]
+    if not new:
+        return "last layer: the weights know all classes"
+    kept = [name for name in classes if name in known]
+    return f"last layer: new are {_listed(new)}" + (f"; from the weights come {_listed(kept)}" if kept else "")
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
 
 
 def _some(keys: set[str]) -> str:
-    return ", ".join(sorted(keys)[:SHOWN]) + (f" and {len(keys) - SHOWN} more" if len(keys) > SHOWN else "")
+    return _listed(sorted(keys))

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 import cbam_fused
+from cbam_fused.surgery import AttentionMaps
 
 from ..data.folders import normalise, try_decode
 from ..data.pixels import read_rgb
@@ -66,7 +67,7 @@ def attention(model: nn.Module, image_size: int, predictions: Predictions, locat
     body = (
         "<p>Photos as the network sees them. Colours: the spatial gate of each CBAM, from blue (lowest) to red "
         "(highest value in this photo). Bars: its channel gates from 0 to 1, one bar a channel; the dashed line is "
-        f"at 0.5, where a gate stands that has learned nothing.{of_all}</p>\n"
+        f"at 0.5, where a gate stands that has learned nothing.{of_all}</p>\n{_faults(maps)}"
     )
     for n, (name, image) in enumerate(images.items()):
         body += f'<h3>{escape(name)}</h3>\n<div class="grid maps">\n'
@@ -79,6 +80,15 @@ def attention(model: nn.Module, image_size: int, predictions: Predictions, locat
             body += figure(jpeg_uri(overlay(image, heat)), alt, caption, "photo")
         body += "</div>\n"
     return body
+
+
+def _faults(maps: dict[str, AttentionMaps]) -> str:
+    """What is wrong with the gates of each CBAM over these photos, in words."""
+    faults = [(name, text) for name, gates in maps.items() for text in gates.problems]
+    if not faults:
+        return f"<p>No gate of its {len(maps)} CBAMs is constant or saturated over these photos.</p>\n"
+    items = "".join(f"<li><b>{escape(name)}</b> {escape(text)}</li>\n" for name, text in faults)
+    return f"<p>Gates that do not do their work:</p>\n<ul>\n{items}</ul>\n"
 
 
 def gate_bars(gates: Tensor) -> str:

@@ -2,6 +2,7 @@
 
 import io
 import re
+import warnings
 from pathlib import Path
 
 import matplotlib
@@ -34,7 +35,8 @@ def save_png(figure: Figure, path: Path) -> None:
 def svg(figure: Figure) -> str:
     """A figure as SVG without background, its black parts light where the reader prefers a dark scheme."""
     buffer = io.StringIO()
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "report"}):
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "report"}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # the reader's browser has its own
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = buffer.getvalue().replace("#000000", "var(--ink)")
     text = text[text.index("<svg") :]

@@ -1,9 +1,11 @@
 """What a run leaves for the eye: plots, tables of figures, and a page that holds all of it."""
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
 
+from matplotlib.figure import Figure
 from torch import nn
 
 from .. import InputError
@@ -22,6 +24,7 @@ from ..run.folder import (
 )
 from ..settings import ENVIRONMENT
 from . import gallery
+from .fonts import choose_fonts
 from .metrics import MICRO, Metrics, compute_metrics
 from .page import Section, bar_cell, document, figure, svg_uri, table, tiles
 from .plots import PANELS, calibration_figure, confusion_figure, curves_figure, pr_figure, roc_figure, save_png, svg
@@ -148,15 +151,9 @@ def write_evaluation(
 
 def _figures(predictions: Predictions, metrics: Metrics, out: Path) -> list[Section]:
     """The sections that follow from the predictions alone; their plots, figures and table go into the folder too."""
-    classes = predictions.classes
-    drawn = {
-        "confusion_matrix": confusion_figure(metrics.confusion, classes, normalised=False),
-        "confusion_matrix_normalised": confusion_figure(metrics.confusion, classes, normalised=True),
-        "roc": roc_figure(metrics),
-        "precision_recall": pr_figure(metrics),
-        "calibration": calibration_figure(predictions, metrics.overall["calibration_error"]),
-    }
-    for name, plot in drawn.items():
+    classes, stand_ins = predictions.classes, choose_fonts(predictions.classes)
+    drawn = _plots(predictions, metrics, {})
+    for name, plot in (_plots(predictions, metrics, stand_ins) if stand_ins else drawn).items():
         with replacing(out / f"{name}.png") as path:
             save_png(plot, path)
     with replacing(out / METRICS) as path:
@@ -192,6 +189,25 @@ def _figures(predictions: Predictions, metrics: Metrics, out: Path) -> list[Sect
         Section("curves", "ROC and PR", curves),
         Section("calibration", "Calibration", calibration),
     ]
+
+
+def _plots(predictions: Predictions, metrics: Metrics, stand_ins: dict[str, str]) -> dict[str, Figure]:
+    """The plots by name; stand_ins are drawn instead of names of classes that no font has."""
+    classes = [stand_ins.get(name, name) for name in predictions.classes]
+
+    def renamed(curves: dict) -> dict:
+        return {stand_ins.get(name, name): curve for name, curve in curves.items()}
+
+    metrics = dataclasses.replace(
+        metrics, **{name: renamed(getattr(metrics, name)) for name in ("roc", "pr", "auc", "ap")}
+    )
+    return {
+        "confusion_matrix": confusion_figure(metrics.confusion, classes, normalised=False),
+        "confusion_matrix_normalised": confusion_figure(metrics.confusion, classes, normalised=True),
+        "roc": roc_figure(metrics),
+        "precision_recall": pr_figure(metrics),
+        "calibration": calibration_figure(predictions, metrics.overall["calibration_error"]),
+    }
 
 
 def _photos(

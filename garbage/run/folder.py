@@ -15,6 +15,7 @@ from cbam_fused import functional
 
 from .. import InputError
 from ..data.pixels import is_utf8
+from ..data.sources import nfc
 from ..model.classifier import build_model, check_backend
 from ..settings import ENVIRONMENT, Settings, read_file
 
@@ -185,6 +186,9 @@ def load_run(run: Path, backend: str = "fused") -> tuple[nn.Module, dict]:
             checkpoint["arch"], len(checkpoint["classes"]), checkpoint["cbam"], backend, checkpoint["cbam_init"]
         )
         model.load_state_dict(checkpoint["state_dict"])
+        checkpoint["classes"] = [nfc(name) for name in checkpoint["classes"]]
+        if len(set(checkpoint["classes"])) < len(checkpoint["classes"]):
+            raise ValueError("two of its classes have one name")
     except FileNotFoundError:
         raise InputError(f"{run} is not a finished run: it has no {BEST}") from None
     except Exception as error:  # a file that is not a checkpoint fails in as many ways as there are files

@@ -4,6 +4,7 @@ import copy
 from dataclasses import dataclass
 from pathlib import Path
 
+import rich
 import torch
 from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
@@ -11,7 +12,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from .. import InputError, distributed
 from ..model.classifier import build_model, check_backend, check_size
-from ..model.weights import pretrained_weights, weights_in
+from ..model.weights import describe_head, pretrained_weights, weights_in
 from ..seeds import seed_all
 from ..settings import Settings, stages
 from .optimisation import make_optimizer, make_schedule
@@ -35,7 +36,7 @@ class Learner:
         return self.model if self.ema is None else self.ema.module
 
 
-def make_learner(settings: Settings, num_classes: int, steps_per_epoch: int, resumed: bool = False) -> Learner:
+def make_learner(settings: Settings, classes: list[str], steps_per_epoch: int, resumed: bool = False) -> Learner:
     """Everything at its start, the same for one seed; without the weights to start from if a state will replace them.
 
     Raises:
@@ -51,15 +52,18 @@ def make_learner(settings: Settings, num_classes: int, steps_per_epoch: int, res
         weights = pretrained_weights(settings.arch)
     elif settings.weights is not None and not resumed:
         weights = weights_in(Path(settings.weights), settings.arch)
+    if weights is not None:
+        rich.get_console().print(describe_head(weights, classes), soft_wrap=True, markup=False, highlight=False)
     seed_all(settings.seed)
     model = build_model(
         settings.arch,
-        num_classes,
+        len(classes),
         settings.cbam,
         settings.backend,
         settings.cbam_init,
         weights,
         settings.zero_init_residual,
+        classes,
     ).to(device)
     for side in {settings.image_size, *(int(side) for _, side in stages("train_sizes", settings.train_sizes))}:
         check_size(model, side)

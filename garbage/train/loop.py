@@ -8,6 +8,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 
+import rich
 import torch
 from torch import Tensor, nn
 
@@ -65,7 +66,7 @@ class _Training:
         self.device, self.amp = distributed.device(), AMP[settings.amp]
         _check_batches(settings, len(images.train), self.processes)
         self.steps = len(self._batches(1))
-        self.learner = make_learner(settings, len(images.classes), self.steps, resumed)
+        self.learner = make_learner(settings, images.classes, self.steps, resumed)
         self.freezing = Freezing(self.learner.model, settings)
         check_writable(run)
         check_space(run, bytes_to_write(self.learner, settings))
@@ -84,6 +85,15 @@ class _Training:
             if self.rank == 0:
                 start_run(self.run, self.settings, self.images)
         progress, done = self.progress, self.progress.epoch * self.steps + self.progress.step
+        if progress.epoch >= self.settings.epochs or self._out_of_patience():
+            why = f"nothing new for {self.settings.patience} epochs" if progress.epoch < self.settings.epochs else "all"
+            rich.get_console().print(
+                f"{self.run} is finished after {progress.epoch} of {self.settings.epochs} epochs ({why}): nothing is "
+                f"trained. {how_to_train_on(self.run)}",
+                soft_wrap=True,
+                markup=False,
+                highlight=False,
+            )
         book = Logbook(self.run, self.rank == 0, self.settings.epochs, self.steps, done)
         network = None
         with book, interruptible() as interrupted:
@@ -202,6 +212,14 @@ class _Training:
         if self.progress.step:
             place += f" and {self.progress.step} of {self.steps} steps"
         return Interrupted(f"stopped and saved {place}; go on with: python train_example.py train --resume {self.run}")
+
+
+def how_to_train_on(run: Path) -> str:
+    """What to do to train the network of a run further, or with other settings, in words."""
+    return (
+        "To train its network further, or with other settings, start a new run from its weights: "
+        f"python train_example.py train --weights {run / LAST} --data DIR --out NEW"
+    )
 
 
 def _quality(record: dict) -> tuple[float, float]:

@@ -9,21 +9,25 @@ from torch.optim.lr_scheduler import LambdaLR
 from cbam_fused.surgery.selection import find_cbams
 
 from ..model.classifier import head_name
-from ..settings import Settings
+from ..settings import WARMUP, Settings
 
 
 def make_optimizer(model: nn.Module, settings: Settings) -> torch.optim.Optimizer:
     """SGD with Nesterov momentum, or AdamW, over all parameters; those that are frozen it passes over."""
-    new = {id(p) for m in find_cbams(model).values() for p in m.parameters()}
-    new |= {id(p) for p in model.get_submodule(head_name(model)).parameters()}
-    groups: dict[tuple[bool, bool], dict] = {}
+    of_cbam = {id(p) for m in find_cbams(model).values() for p in m.parameters()}
+    of_head = {id(p) for p in model.get_submodule(head_name(model)).parameters()}
+    groups: dict[tuple[str, bool], dict] = {}
+    factors = {"backbone": settings.backbone_lr, "cbam": settings.cbam_lr, "new": 1.0}
     for parameter in model.parameters():
-        backbone, decayed = id(parameter) not in new, settings.decay_all or parameter.ndim > 1
+        # One group for all that is new as long as it has one rate: what runs have in last.pt.
+        part = "cbam" if id(parameter) in of_cbam and settings.cbam_lr != 1 else "new"
+        part = part if id(parameter) in of_cbam | of_head else "backbone"
+        decayed = settings.decay_all or parameter.ndim > 1
         group = groups.setdefault(
-            (backbone, decayed),
+            (part, decayed),
             {
                 "params": [],
-                "lr": settings.lr * (settings.backbone_lr if backbone else 1),
+                "lr": settings.lr * factors[part],
                 "weight_decay": settings.weight_decay if decayed else 0.0,
             },
         )
@@ -41,7 +45,8 @@ def make_optimizer(model: nn.Module, settings: Settings) -> torch.optim.Optimize
 def make_schedule(optimizer: torch.optim.Optimizer, settings: Settings, steps_per_epoch: int) -> LambdaLR:
     """Step by step: a linear warm-up, then half a cosine, or a fall every step_epochs."""
     total = settings.epochs * steps_per_epoch
-    warm = min(round(settings.warmup_epochs * steps_per_epoch), total // 2)
+    warmup = min(WARMUP, settings.epochs / 2) if settings.warmup_epochs is None else settings.warmup_epochs
+    warm = min(round(warmup * steps_per_epoch), total // 2)
 
     def factor(step: int) -> float:
         if step < warm:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from .. import InputError, distributed
 from ..data.folders import ImageFolder
+from ..data.sources import nfc
 from ..report.predictions import Predictions, write_predictions
 from ..run.folder import BEST, LAST, LOG, VAL_PREDICTIONS, check_entries, remove_leftovers, replacing
 from ..settings import Settings
@@ -112,7 +113,8 @@ def _differences(last: dict[str, Any], settings: Settings, images: ImageFolder) 
         )
         if mine != theirs
     ]
-    for which, one, other in (("new", images.classes, last["classes"]), ("missing", last["classes"], images.classes)):
+    theirs = [nfc(name) for name in last["classes"]]
+    for which, one, other in (("new", images.classes, theirs), ("missing", theirs, images.classes)):
         names = sorted(set(one) - set(other))
         if names:
             differences.append(f"classes that are {which}: {', '.join(names)}")
@@ -135,7 +137,7 @@ def _restore(last: dict[str, Any], learner: Learner) -> Progress:
 
 def fingerprint(images: ImageFolder) -> str:
     """Tells whether two runs see the same files in the same order, wherever the folder is."""
-    names = [["/".join(path.parts[-2:]) for path in part.paths] for part in (images.train, images.val)]
+    names = [[nfc("/".join(path.parts[-2:])) for path in part.paths] for part in (images.train, images.val)]
     return hashlib.sha256(json.dumps(names).encode()).hexdigest()
 
 

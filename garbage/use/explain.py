@@ -13,7 +13,8 @@ import cbam_fused
 
 from .. import InputError
 from ..data.folders import normalise
-from ..data.sources import find_images, keep_apart, output_paths
+from ..data.sources import find_images, keep_apart, nfc, output_paths
+from ..report.fonts import choose_fonts
 from ..report.grad_cam import grad_cam
 from ..report.heat import MAPS, as_picture, has_cbam, overlay, spread
 from ..report.plots import save_png
@@ -39,12 +40,14 @@ def explain(run: Path, sources: list[Path], out: Path, target: str | None = None
     check_writable(out)
     keep_apart(out, sources, "--out")
     model, checkpoint = load_run(run)
-    classes = checkpoint["classes"]
+    classes, target = checkpoint["classes"], None if target is None else nfc(target)
     if target is not None and target not in classes:
         raise InputError(f"the network does not know the class {target!r}; it knows {', '.join(classes)}")
     console = rich.get_console()
     if not has_cbam(model):
         console.print("the network has no CBAM: its Grad-CAM alone is shown")
+    stand_ins = choose_fonts(classes)
+    drawn = [stand_ins.get(name, name) for name in classes]
     images, _ = find_images(sources)
     targets = output_paths(images, out, ".png")
     written = 0
@@ -64,9 +67,8 @@ def explain(run: Path, sources: list[Path], out: Path, target: str | None = None
         for n, (path, view) in enumerate(readable):
             likely, said = probabilities[n].max(0)
             titles = (
-                f"{classes[said]} {likely:.1%}",
-                f"Grad-CAM for {classes[asked[n]]}"
-                + ("" if target is None else f" ({probabilities[n, asked[n]]:.1%})"),
+                f"{drawn[said]} {likely:.1%}",
+                f"Grad-CAM for {drawn[asked[n]]}" + ("" if target is None else f" ({probabilities[n, asked[n]]:.1%})"),
             )
             shown = {name: gates[name] for name in spread(list(gates), MAPS)}
             of_image = {name: (m.spatial[n, 0], m.channel[n].flatten()) for name, m in shown.items()}

@@ -11,7 +11,8 @@ from rich.table import Table
 from torch import Tensor
 
 from .. import InputError
-from ..data.sources import find_images, keep_apart, output_paths
+from ..data.sources import find_images, keep_apart, nfc, output_paths
+from ..report.fonts import choose_fonts
 from ..run.folder import check_writable, load_run, replacing
 from .annotation import annotate_image
 from .inference import classify
@@ -73,10 +74,12 @@ def predict(
         with replacing(path) as temporary:
             write(predictions, skipped, temporary)
     if annotate:
+        stand_ins = choose_fonts(classes)
         for path, target in output_paths({path: images[path] for path in predictions}, annotate, ".jpg").items():
             target.parent.mkdir(parents=True, exist_ok=True)
-            annotate_image(path, predictions[path], target)
-    known = [(path.parent.name, best[0][0]) for path, best in predictions.items() if path.parent.name in classes]
+            annotate_image(path, [(stand_ins.get(name, name), p) for name, p in predictions[path]], target)
+    folders = {path: nfc(path.parent.name) for path in predictions}
+    known = [(folders[path], best[0][0]) for path, best in predictions.items() if folders[path] in classes]
     if known:
         right = sum(truth == found for truth, found in known)
         console.print(

@@ -67,7 +67,7 @@ def averaged_by_one_process(settings: Settings, images: folders.ImageFolder) -> 
         for epoch in range(1, settings.epochs + 1)
         for rank in (0, 1)
     }
-    learner = make_learner(settings, len(images.classes), len(batches[1, 0]))
+    learner = make_learner(settings, images.classes, len(batches[1, 0]))
     mixing = make_mixing(settings, len(images.classes))
     criterion = torch.nn.CrossEntropyLoss(label_smoothing=settings.label_smoothing)
     for epoch in range(1, settings.epochs + 1):
@@ -144,4 +144,4 @@ def test_more_processes_than_gpus_are_refused(monkeypatch, capsys):
 
 def test_synchronised_batchnorm_needs_gpus():
     with pytest.raises(InputError, match="sync_bn needs GPUs"):
-        make_learner(Settings(data=None, sync_bn=True), 2, 1)
+        make_learner(Settings(data=None, sync_bn=True), ["a", "b"], 1)

@@ -18,6 +18,7 @@ from garbage.train.optimisation import make_optimizer, make_schedule
 
 KEYS = ("ca.fc1.weight", "ca.fc2.weight", "sa.conv1.weight")
 RESNET18 = functools.partial(classifier.build_model, "resnet18", 12)
+RESNET18_OF_3 = functools.partial(classifier.build_model, "resnet18", 3)
 
 
 @pytest.mark.parametrize("arch", ["resnet18", "resnet34", "resnet50", "resnet101", "resnet152"])
@@ -69,7 +70,7 @@ def test_names_of_layers_and_their_checkpoint(drawn, tmp_path):
 def test_weights_are_loaded_before_the_insertion_and_identity_keeps_what_they_compute():
     state = torchvision.models.resnet18(num_classes=12).state_dict()
     plain, gentle, usual = (
-        RESNET18(cbam, cbam_init=init, weights=state).eval()
+        RESNET18(cbam, cbam_init=init, weights=weights.Weights(state)).eval()
         for cbam, init in (("none", "default"), ("each_layer", "identity"), ("each_layer", "default"))
     )
     assert all(torch.equal(gentle.state_dict()[k], v) for k, v in state.items())
@@ -82,8 +83,8 @@ def test_weights_are_loaded_before_the_insertion_and_identity_keeps_what_they_co
 
 def test_weights_for_other_classes_leave_the_last_layer_new(monkeypatch):
     state = torchvision.models.resnet18().state_dict()
-    monkeypatch.setattr(learner, "pretrained_weights", lambda arch: state)
-    network = learner.make_learner(Settings(data=None, pretrained=True), 5, 1).model
+    monkeypatch.setattr(learner, "pretrained_weights", lambda arch: weights.Weights(state))
+    network = learner.make_learner(Settings(data=None, pretrained=True), list("abcde"), 1).model
     got = network.state_dict()
     assert all(torch.equal(got[k], v) for k, v in state.items() if not k.startswith("fc."))
     assert got["fc.weight"].shape == (5, 512) and "layer4.cbam.ca.fc1.weight" in got
@@ -97,6 +98,75 @@ def test_weights_of_a_file(tmp_path):
     for name, same in (("run.pt", set(trained)), ("parallel.pth", {k for k in trained if "cbam" not in k})):
         got = RESNET18("each_layer", weights=weights.weights_in(tmp_path / name, "resnet18")).state_dict()
         assert {k for k in trained if torch.equal(got[k], trained[k])} >= same
+
+
+@pytest.mark.parametrize("classes", [list("abc"), list("abcd"), list("ab"), list("dca"), ["x", "y", "z"]])
+def test_rows_of_the_last_layer_go_by_the_names_of_classes(tmp_path, capsys, classes):
+    """Those of as many other classes were once taken row by row."""
+    trained = RESNET18_OF_3("each_layer").state_dict()
+    torch.save({"arch": "resnet18", "classes": list("cab"), "state_dict": trained}, tmp_path / "run.pt")
+    settings = Settings(data=None, weights=str(tmp_path / "run.pt"))
+    got = learner.make_learner(settings, classes, 1).model.fc
+    settings = Settings(data=None, weights=str(tmp_path / "run.pt"), seed=0)
+    start = learner.make_learner(settings, ["x", *"yzuvw"][: len(classes)], 1).model.fc
+    capsys.readouterr()
+    learner.make_learner(settings, classes, 1)
+    output = capsys.readouterr().out
+    new = [name for name in classes if name not in "cab"]
+    for row, name in enumerate(classes):
+        weight, bias = (
+            (start.weight[row], start.bias[row])
+            if name in new
+            else (trained["fc.weight"]["cab".index(name)], trained["fc.bias"]["cab".index(name)])
+        )
+        assert torch.equal(got.weight[row], weight) and torch.equal(got.bias[row], bias), name
+    assert (f"last layer: new are {', '.join(new)}" if new else "the weights know all classes") in output
+
+
+def test_rows_of_an_unnamed_last_layer_are_said_to_go_by_their_order(tmp_path, capsys):
+    torch.save(RESNET18_OF_3("each_layer").state_dict(), tmp_path / "state.pt")
+    learner.make_learner(Settings(data=None, weights=str(tmp_path / "state.pt")), list("abc"), 1)
+    assert "the weights name no classes: a last layer of as many rows is taken row by row" in capsys.readouterr().out
+
+
+def test_a_last_layer_of_squeezenet_goes_by_names(tmp_path):
+    network = functools.partial(classifier.build_model, "squeezenet1_1", cbam="none")
+    trained = network(num_classes=2).state_dict()
+    found = weights.Weights(trained, ["b", "a"])
+    got = network(num_classes=3, weights=found, classes=["a", "n", "b"]).state_dict()
+    assert torch.equal(got["classifier.1.weight"][[2, 0]], trained["classifier.1.weight"])
+
+
+def test_names_that_do_not_fit_the_last_layer_are_refused(tmp_path):
+    state = RESNET18_OF_3("each_layer").state_dict()
+    with pytest.raises(InputError, match=r"the weights name 2 classes, but fc.* has 3 rows"):
+        RESNET18_OF_3("each_layer", weights=weights.Weights(state, ["a", "b"]), classes=list("abc"))
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda state: {f"_orig_mod.{k}": v for k, v in state.items()},
+        lambda state: {f"module._orig_mod.{k}": v for k, v in state.items()},
+        lambda state: {f"_orig_mod.module.{k}": v for k, v in state.items()},
+        lambda state: {f"model.{k}": v for k, v in state.items()},
+        lambda state: {k.replace("cbam.", "cbam._orig_mod."): v for k, v in state.items()},
+        lambda state: {k.replace("layer2.", "layer2._checkpoint_wrapped_module."): v for k, v in state.items()},
+        lambda state: {f"module.{k}": v for k, v in state.items()} | {"n_averaged": torch.tensor(3)},
+    ],
+)
+def test_names_of_wrappers_are_taken_off(tmp_path, wrap):
+    trained = RESNET18("each_layer").state_dict()
+    torch.save(wrap(trained), tmp_path / "weights.pt")
+    got = RESNET18("each_layer", weights=weights.weights_in(tmp_path / "weights.pt", "resnet18")).state_dict()
+    assert all(torch.equal(got[k], v) for k, v in trained.items())
+
+
+def test_weights_with_and_without_the_name_of_a_wrapper_are_refused(tmp_path):
+    trained = RESNET18("each_layer").state_dict()
+    torch.save(trained | {f"_orig_mod.{k}": v + 1 for k, v in trained.items()}, tmp_path / "weights.pt")
+    with pytest.raises(InputError, match="holds some weights twice"):
+        weights.weights_in(tmp_path / "weights.pt", "resnet18")
 
 
 @pytest.mark.parametrize(
@@ -152,7 +222,7 @@ def test_a_frozen_backbone_keeps_its_values_until_it_thaws(drawn, tmp_path):
     for epochs in (1, 2, 3):
         train(images, tmp_path / str(epochs), epochs=epochs, schedule="step", **changes)
         states.append(torch.load(tmp_path / str(epochs) / "last.pt", weights_only=True)["state_dict"])
-    start = learner.make_learner(TINY, 12, 3).model.state_dict()
+    start = learner.make_learner(TINY, images.classes, 3).model.state_dict()
 
     def changed(state):
         return {k for k in start if not torch.equal(start[k], state[k])}
@@ -181,6 +251,16 @@ def test_optimiser_groups_have_their_rates_and_decays():
         assert (group["initial_lr"], group["weight_decay"]) == (pytest.approx(rate), decay), name
 
 
+def test_cbam_has_a_rate_of_its_own():
+    network = RESNET18("each_layer")
+    optimizer = make_optimizer(network, Settings(data=None, lr=0.1, backbone_lr=0.5, cbam_lr=0.1))
+    rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    assert len(rates) == len(list(network.parameters()))
+    for name, rate in (("layer1.cbam.ca.fc1.weight", 0.01), ("fc.weight", 0.1), ("layer1.0.conv1.weight", 0.05)):
+        assert rates[id(network.get_parameter(name))] == pytest.approx(rate), name
+    assert len(make_optimizer(network, Settings(data=None)).param_groups) == 2  # as in the last.pt of older runs
+
+
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
@@ -188,7 +268,8 @@ def test_optimiser_groups_have_their_rates_and_decays():
         ({"min_lr": 0.1}, {9: 1.0, 10: 1.0, 20: 0.55, 30: 0.1}),
         ({"schedule": "step", "step_epochs": 1, "step_factor": 0.5}, {4: 0.5, 19: 1.0, 20: 0.5, 29: 0.5, 30: 0.25}),
         ({"warmup_epochs": 0.0}, {0: 1.0, 15: 0.5}),
-        ({"epochs": 1, "warmup_epochs": 2.0}, {0: 0.2, 4: 1.0, 5: 1.0, 10: 0.0}),  # half of all at most
+        ({"epochs": 1, "warmup_epochs": None}, {0: 0.2, 4: 1.0, 5: 1.0, 10: 0.0}),  # half of all at most
+        ({"epochs": 1, "warmup_epochs": 0.5}, {0: 0.2, 4: 1.0, 5: 1.0, 10: 0.0}),
     ],
 )
 def test_schedules(changes, expected):

@@ -177,6 +177,17 @@ def test_photos_of_mistakes_and_attention_maps(run):
     assert all(f"<b>layer{i}.cbam</b>" in page for i in (1, 2, 3, 4))
 
 
+def test_gates_that_do_nothing_are_named_in_words(copy):
+    checkpoint = torch.load(copy / "best.pt", weights_only=True)
+    checkpoint["state_dict"]["layer3.cbam.ca.fc1.weight"].abs_().neg_()  # behind ReLUs no hidden unit is left
+    torch.save(checkpoint, copy / "best.pt")
+    write_report(copy)
+    page = (copy / "report.html").read_text()
+    assert "Gates that do not do their work" in page
+    assert "<b>layer3.cbam</b> channel gate: constant over channels and over images, about 0.50" in page
+    assert "smaller steps" in page
+
+
 def test_attention_of_a_network_without_cbam_is_left_out(copy):
     checkpoint = torch.load(copy / "best.pt", weights_only=True)
     network = classifier.build_model("resnet18", 12, "none")

@@ -137,9 +137,15 @@ def test_killed_at_random_moments(drawn, undisturbed, tmp_path):
     assert_same_run(out, undisturbed)
 
 
-def test_a_finished_run_is_not_trained_further(images, undisturbed, tmp_path):
+def test_a_finished_run_is_not_trained_further_and_says_how(images, undisturbed, capsys):
     before = files_below(undisturbed)
     best = train(images, undisturbed, go_on=True)
+    output = " ".join(capsys.readouterr().out.split())
+    assert "is finished after 3 of 3 epochs (all): nothing is trained." in output
+    assert (
+        f"start a new run from its weights: python train_example.py train --weights {undisturbed / 'last.pt'} "
+        in output
+    )
     assert best == torch.load(undisturbed / "best.pt", weights_only=True)["metrics"]
     after = files_below(undisturbed)
     assert {k: v for k, v in after.items() if k in before} == before
@@ -196,6 +202,10 @@ def test_options_that_contradict_the_run_are_refused(run, drawn, tmp_path, capsy
     assert main([*resume, "--lr", "0.3", "--batch-size", "8", "--amp", "bf16"]) == 2
     error = capsys.readouterr().err
     assert "lr is 0.3, in the run 0.05; amp is bf16, in the run none" in error and "batch_size" not in error
+    assert main([*resume, "--epochs", "9"]) == 2
+    error = capsys.readouterr().err
+    assert "epochs is 9, in the run 2. To train its network further, or with other settings, start a new run" in error
+    assert f"--weights {run / 'last.pt'}" in error
     assert main([*resume, "--out", str(tmp_path / "other")]) == 2
     assert "exclude each other" in capsys.readouterr().err
     for folder in (tmp_path, tmp_path / "mistyped", run / "last.pt"):

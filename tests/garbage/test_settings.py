@@ -54,6 +54,16 @@ def test_the_config_of_a_run_gives_its_settings(run):
     assert json.loads(json.dumps(dataclasses.asdict(settings))) == config
 
 
+def test_runs_with_a_longer_warmup_than_was_possible_keep_what_they_had(run, tmp_path):
+    """Until it was refused, the default of 2 stood in the config.json of a run of 2 epochs, whose warm-up took 1."""
+    config = json.loads((run / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"warmup_epochs": 2.0}))
+    assert read_settings(tmp_path / "config.json")["warmup_epochs"] == 1
+    (tmp_path / "config.json").write_text(json.dumps({"epochs": 2, "warmup_epochs": 2.0}))
+    with pytest.raises(InputError, match="warmup_epochs must be at most 1, half of epochs, got 2"):
+        Settings(data=None, **read_settings(tmp_path / "config.json"))
+
+
 def test_rate_and_decay_follow_the_optimiser_and_the_start():
     rates = {
         (optimizer, pretrained): Settings(data=None, optimizer=optimizer, pretrained=pretrained).lr

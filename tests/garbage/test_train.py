@@ -5,6 +5,8 @@ import json
 import math
 import os
 import shutil
+import subprocess
+import sys
 import urllib.error
 from pathlib import Path
 
@@ -129,6 +131,22 @@ def small_default(tmp_path, monkeypatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(train_command, "draw_sample_set", small)
     return Path("runs/sample")
+
+
+@pytest.mark.parametrize(("given", "policy"), [(None, "passive"), ("active", "active")])
+def test_waiting_threads_sleep_unless_the_user_has_it_otherwise(given, policy):
+    """Torch's OpenMP reads the variable once, when torch is imported."""
+    code = (
+        "import builtins, os, sys; real = builtins.__import__\n"
+        "def watch(name, *args):\n"
+        "    if name == 'torch' and 'torch' not in sys.modules: print('torch', os.environ.get('OMP_WAIT_POLICY'))\n"
+        "    return real(name, *args)\n"
+        "builtins.__import__ = watch; import train_example"
+    )
+    environment = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"}
+    environment |= {"OMP_WAIT_POLICY": given} if given else {}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, cwd=REPO, capture_output=True, text=True)
+    assert done.stdout.splitlines()[0] == f"torch {policy}", done.stderr
 
 
 def test_without_arguments_it_is_the_main_job(small_default, monkeypatch):

@@ -12,6 +12,8 @@ from garbage_runs import REPO, SMALL, files_below
 from cbam_fused import functional
 from train_example import main
 
+FROM_SCRATCH = REPO / "garbage" / "recipes" / "from_scratch.toml"
+
 
 def _remove(*names):
     return lambda folder: [shutil.rmtree(folder / name) for name in names]
@@ -108,6 +110,9 @@ def test_data_without_out_is_refused(drawn, capsys):
         (["--pretrained", "--weights", "x.pt"], "pretrained and weights exclude each other"),
         (["--weights", "gone.pt"], "gone.pt holds no weights: FileNotFoundError"),
         (["--arch", "vgg11", "--zero-init-residual"], "vgg11 is not a ResNet"),
+        (["--warmup-epochs", "3", "--epochs", "4"], "warmup_epochs must be at most 2, half of epochs, got 3"),
+        (["--warmup-epochs", "0.6", "--epochs", "1"], "warmup_epochs must be at most 0.5, half of epochs, got 0.6"),
+        (["--config", str(FROM_SCRATCH), "--epochs", "3"], "warmup_epochs must be at most 1.5, half of epochs, got 6"),
     ],
 )
 def test_settings_that_do_not_work_are_refused_before_anything_is_written(drawn, tmp_path, capsys, option, message):

@@ -49,7 +49,7 @@ def test_mixed_precision_computes_nearly_the_same(images, tmp_path, amp):
 def test_a_first_step_that_overflows_leaves_no_trace(optimizer):
     """As is usual at a scale of 65536. Memory that the optimiser only allocates then (here poisoned) must not count."""
     settings = Settings(data=None, arch="mobilenet_v2", cbam="none", amp="fp16", optimizer=optimizer, lr=0.001)
-    learned = learner.make_learner(settings, 3, 10)
+    learned = learner.make_learner(settings, ["a", "b", "c"], 10)
     before = {k: v.clone() for k, v in learned.model.named_parameters()}
     x, labels = torch.randn(4, 3, 32, 32), torch.tensor([0, 1, 2, 1])
     for step, factor in enumerate((1e38, 1.0, 1.0)):
@@ -91,7 +91,7 @@ def test_what_cannot_be_deterministic_is_refused_before_anything_is_written(imag
 @pytest.mark.parametrize("changes", [{"backend": "reference"}, {"arch": "vgg11", "cbam": "none"}])
 def test_pools_that_are_not_deterministic_on_a_gpu_are_refused(changes):
     with pytest.raises(InputError, match=r"deterministic: not with .* on cuda.*: adaptive_.*_pool2d_backward_cuda"):
-        learner.make_learner(Settings(data=None, deterministic=True, **changes), 12, 3)
+        learner.make_learner(Settings(data=None, deterministic=True, **changes), list("abcdefghijkl"), 3)
 
 
 @pytest.mark.parametrize("channels_last", [True, False])

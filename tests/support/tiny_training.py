@@ -40,6 +40,8 @@ def train(images: ImageFolder, run: Path, go_on: bool = False, report: bool = Fa
     if not report:
         loop.write_report = lambda run: None
     try:
+        if changes.get("epochs") == 1:
+            changes = {"warmup_epochs": 0.5} | changes
         return loop.train(dataclasses.replace(TINY, **changes), images, run, go_on)
     finally:
         loop.write_report = write_report
