@@ -12,6 +12,7 @@ from torch.autograd import forward_ad
 from . import reference
 from ._ops import ops
 from .checks import check
+from .hooks import has_own_call
 from .ops import autograd, registry
 from .tensors import TRITON_ELEMENTS, accumulation_dtype
 
@@ -162,7 +163,11 @@ def _is_batch_norm(norm: nn.Module | None) -> bool:
     if norm is None:
         return True
     forwards = (nn.BatchNorm2d.forward, nn.SyncBatchNorm.forward)
-    return isinstance(norm, nn.BatchNorm2d | nn.SyncBatchNorm) and type(norm).forward in forwards
+    return (
+        isinstance(norm, nn.BatchNorm2d | nn.SyncBatchNorm)
+        and type(norm).forward in forwards
+        and not has_own_call(norm)
+    )
 
 
 def _uses_batch_statistics(norm: nn.BatchNorm2d | nn.SyncBatchNorm) -> bool:

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .hooks import has_hooks, masks_are_called, must_be_called
+from .hooks import has_hooks, has_own_call, is_own, must_be_called
 from .variants.config import Switches
 from .variants.state_dict import PublicNames
 from .variants.table import resolve
@@ -52,8 +52,7 @@ def channel_gate(
     Returns:
         (N, C, 1, 1) in x's dtype, every value in [0, 1]; in [0, 2] with the gate before the sum of two pools.
     """
-    w1 = w1.to(x.dtype)
-    w2, b1, b2 = (None if p is None else p.to(x.dtype) for p in (w2, b1, b2))
+    w1, w2, b1, b2 = _like(x, w1=w1, w2=w2, b1=b1, b2=b2)
 
     def mlp(pooled: Tensor) -> Tensor:
         hidden = F.conv2d(pooled, w1.reshape(w1.shape[0], -1, 1, 1), b1)
@@ -62,6 +61,18 @@ def channel_gate(
         return F.conv2d(_ACTIVATIONS[switches.act](hidden), w2.reshape(w2.shape[0], -1, 1, 1), b2)
 
     return _gate_of_pools(x, mlp, switches)
+
+
+def _like(x: Tensor, **parameters: Tensor | None) -> list[Any]:
+    """The parameters in x's dtype.
+
+    Raises:
+        ValueError: one is on the meta device and x is not: PyTorch would return memory that nothing was written to.
+    """
+    for name, p in parameters.items():
+        if p is not None and p.is_meta and not x.is_meta:
+            raise ValueError(f"{name} must be on {x.device}, where x is, got meta")
+    return [None if p is None else p.to(x.dtype) for p in parameters.values()]
 
 
 def _gate_of_pools(x: Tensor, mlp: Callable[[Tensor], Tensor], switches: Switches) -> Tensor:
@@ -117,7 +128,7 @@ def spatial_gate(
 
 def spatial_logits(x: Tensor, ws: Tensor, bs: Tensor | None = None, switches: Switches = TUTORIAL) -> Tensor:
     """What goes into the norm and the gate of :func:`spatial_gate`: conv_k([mean over C; max over C of x]) + bs."""
-    ws, bs = ws.to(x.dtype), None if bs is None else bs.to(x.dtype)
+    ws, bs = _like(x, ws=ws, bs=bs)
     return F.conv2d(_maps(x, switches), ws, bs, padding=ws.shape[-1] // 2)
 
 
@@ -265,7 +276,7 @@ class SpatialAttention(PublicNames):
 
     def calls_layers(self) -> bool:
         """Whether forward calls conv1 and bn, for what they do to happen, and does not just use their parameters."""
-        return must_be_called(self.conv1) or has_hooks(self.bn)
+        return must_be_called(self.conv1) or has_hooks(self.bn) or (self.bn is not None and has_own_call(self.bn))
 
 
 class CBAM(PublicNames):
@@ -305,12 +316,19 @@ class CBAM(PublicNames):
         # Any: which of the two are None follows from the arguments, as their users know.
         self.ca: Any = channel(channels, reduction, variant=variant, **switches) if self.switches.channel else None
         self.sa: Any = spatial(kernel_size, variant=variant, **switches) if self.switches.spatial else None
+        for mask in filter(None, (self.ca, self.sa)):
+            mask.switches = self.switches  # the same object, which is quicker to compare
 
     def forward(self, x: Tensor, *, residual: Tensor | None = None, relu: bool = False) -> Tensor:
         """relu(CBAM(x) + residual), each part only where asked for."""
-        if masks_are_called(self.ca, self.sa):
+        if self.calls_masks():
             return gated(x, self.ca, self.sa, residual=residual, relu=relu, switches=self.switches)
         return cbam(x, **self._arguments(), residual=residual, relu=relu, switches=self.switches)
+
+    def calls_masks(self) -> bool:
+        """Whether forward calls ca and sa: unless both are the masks of this class, as built, without hooks."""
+        own = is_own(self.ca, ChannelAttention, self.switches) and is_own(self.sa, SpatialAttention, self.switches)
+        return not own
 
     def _arguments(self) -> dict[str, Any]:
         """What :func:`cbam` takes of the module."""
