@@ -2,6 +2,7 @@
 
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, fx, nn
 
 from . import functional, reference
@@ -31,8 +32,17 @@ class Backend(NamedTuple):
 class ChannelAttention(reference.ChannelAttention):
     """Fused :class:`cbam_fused.reference.ChannelAttention`: same arguments, parameters and results."""
 
-    def __init__(self, channels: int, reduction: int | None = None, *, variant: str = "tutorial", **switches: Any):
-        super().__init__(channels, reduction, variant=variant, **switches)
+    def __init__(
+        self,
+        channels: int,
+        reduction: int | None = None,
+        *,
+        variant: str = "tutorial",
+        device: torch.device | str | int | None = None,
+        dtype: torch.dtype | None = None,
+        **switches: Any,
+    ):
+        super().__init__(channels, reduction, variant=variant, device=device, dtype=dtype, **switches)
         self._unserved = _unserved(self.switches, "channel")
 
     def forward(self, x: Tensor) -> Tensor:
@@ -54,8 +64,16 @@ class ChannelAttention(reference.ChannelAttention):
 class SpatialAttention(reference.SpatialAttention):
     """Fused :class:`cbam_fused.reference.SpatialAttention`: same arguments, parameters and results."""
 
-    def __init__(self, kernel_size: int | None = None, *, variant: str = "tutorial", **switches: Any):
-        super().__init__(kernel_size, variant=variant, **switches)
+    def __init__(
+        self,
+        kernel_size: int | None = None,
+        *,
+        variant: str = "tutorial",
+        device: torch.device | str | int | None = None,
+        dtype: torch.dtype | None = None,
+        **switches: Any,
+    ):
+        super().__init__(kernel_size, variant=variant, device=device, dtype=dtype, **switches)
         self._unserved = _unserved(self.switches, "spatial")
 
     def forward(self, x: Tensor) -> Tensor:
@@ -106,9 +124,11 @@ class CBAM(reference.CBAM):
         kernel_size: int | None = None,
         *,
         variant: str = "tutorial",
+        device: torch.device | str | int | None = None,
+        dtype: torch.dtype | None = None,
         **switches: Any,
     ):
-        super().__init__(channels, reduction, kernel_size, variant=variant, **switches)
+        super().__init__(channels, reduction, kernel_size, variant=variant, device=device, dtype=dtype, **switches)
         self._unserved = _unserved(self.switches, "channel", "spatial")
         # Only w1, w2, ws: the fast path spares the look-ups of everything else.
         s = self.switches
