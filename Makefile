@@ -36,8 +36,8 @@ sanitize: .venv/test,dev.installed
 	rm -rf build/sanitize
 	CUDA_HOME=/nowhere CBAM_FUSED_SANITIZE=1 $(BIN)/python -m pip install --no-deps --no-build-isolation --target build/sanitize .
 	for limit in ATEN_CPU_CAPABILITY=default ATEN_CPU_CAPABILITY=avx2 ATEN_CPU_CAPABILITY=avx512 ''; do \
-		env $$limit $(SANITIZED) $(BIN)/pytest -o pythonpath=tests tests/test_fuzz.py tests/test_hostile.py \
-			tests/test_split.py -k 'not pickles' || exit 1; \
+		env $$limit $(SANITIZED) $(BIN)/pytest -o pythonpath="tests/support _build" tests/numerics/test_fuzz.py tests/numerics/test_hostile.py \
+			tests/cpu/test_split.py -k 'not pickles' || exit 1; \
 	done
 
 # The wheel is built from the sdist, with the torch of .venv, from which the build's own environment is kept.

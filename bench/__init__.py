@@ -2,5 +2,6 @@
 
 cases.py says what is measured, gate.py whether its results are right, timing.py how long it takes, memory.py what it
 keeps; networks.py does the same for whole networks. conftest.py collects the results into a JSON file and prints
-tables.py's tables; ``python -m bench.report FILE`` makes docs/benchmarks.md and its plots (plots.py) from that file.
+tables.py's tables; ``python -m bench.report FILE`` makes docs/results/benchmarks.md and its plots (plots.py) from that
+file.
 """

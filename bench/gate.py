@@ -1,7 +1,7 @@
 """The correctness gate: an implementation whose results are wrong is not timed.
 
-The rule is the one of tests/truth.py. What is judged is the very module that is timed, on the very feature map, in
-training and without gradients. Only the float64 truth is made cheap: CBAM treats images one by one, so the first and
+The rule is the one of tests/support/truth.py. What is judged is the very module that is timed, on the very feature map,
+in training and without gradients. Only the float64 truth is made cheap: CBAM treats images one by one, so the first and
 the last image are compared, and dy is zero for all others, which takes them out of the weights' gradients as well.
 """
 

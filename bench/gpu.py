@@ -1,4 +1,4 @@
-"""What docs/h100.json holds, measured on the GPU that is there: PYTHONPATH=tests python -m bench.gpu FILE
+"""What docs/results/h100.json holds, measured on the GPU that is there: PYTHONPATH=tests python -m bench.gpu FILE
 
 The operators by themselves in CUDA graphs, without Python and without launches from the CPU, beside plain PyTorch,
 torch.compile and a copy, each map after the gate that bench/ has; then a training step of a network.
@@ -58,7 +58,7 @@ def graph_microseconds(calls: Calls) -> float:
 def operators(
     shape: tuple[int, int, int, int], dtype: str, layout: str, device: str, microseconds: Callable[[Calls], float]
 ) -> dict:
-    """One row of docs/h100.json. Ours: forward, backward; plain PyTorch: forward, and both together."""
+    """One row of docs/results/h100.json. Ours: forward, backward; plain PyTorch: forward, and both together."""
     problem = cases.Case(device, shape, dtype, layout).problem()
     weights = [problem.inputs[name].detach().to(device) for name in ("w1", "w2", "ws")]
     module = cases.implementations(dict(zip(("w1", "w2", "ws"), weights, strict=True)))["fused"]

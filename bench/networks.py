@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from cbam_fused import CBAM, insert_cbam, reference
-from garbage.data import decode, normalise
-from garbage.samples import draw_sample_set
+from garbage.data.folders import decode, normalise
+from garbage.samples.draw import draw_sample_set
 
 from .timing import CLOCKS
 
@@ -96,8 +96,8 @@ class Steps:
 def disagreements(name: str, steps: Steps) -> dict[str, str]:
     """What is wrong with the logits, and in training the gradients, of the networks that steps times, by variant.
 
-    The rule of tests/truth.py on the norm of the error, since in a whole network rounding decides single elements.
-    To be called before the first step, while all have the weights that build gives.
+    The rule of tests/support/truth.py on the norm of the error, since in a whole network rounding decides single
+    elements. To be called before the first step, while all have the weights that build gives.
     """
 
     def results(network: nn.Module) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-// Times every pass of the CPU kernels by itself, on one thread, beside a copy of x: the figures of docs/performance.md.
+// Times every pass of the CPU kernels by itself, on one thread, beside a copy of x: the figures of docs/design/cpu.md.
 //   g++ -std=c++20 -O3 -fno-math-errno -fno-trapping-math -Wno-psabi -march=native -mprefer-vector-width=512
 //       bench/passes.cpp -o passes && ./passes          (add bf16 for bfloat16)
 // Microseconds for the whole batch, the best of many runs; ReLU'd data, buffers aligned as PyTorch's are.

@@ -1,4 +1,4 @@
-"""python -m bench.report FILE: docs/benchmarks.md and its plots from the JSON file that ``pytest bench/`` wrote."""
+"""python -m bench.report FILE: docs/results/benchmarks.md and its plots from what ``pytest bench/`` wrote."""
 
 import argparse
 import json
@@ -7,7 +7,7 @@ from pathlib import Path
 from . import plots, tables
 from .goals import kinds
 
-DOCS = Path(__file__).parents[1] / "docs"
+DOCS = Path(__file__).parents[1] / "docs" / "results"
 
 METHOD = """\
 ## How it is measured
@@ -49,7 +49,7 @@ from your folder of class folders, but for *resnet18 compiled*. A part of it, ch
   module's checks and choices; its logits must be those of *fused* bit for bit. What *fused* takes longer than *bare* is
   what the module costs in compiled code.
 - GPU rows appear where CUDA is present, timed with events. `pytest bench/` has not run on a GPU yet; what the operators
-  take on an H100 ([cuda.md](cuda.md)) was measured by the predecessor of `bench/gpu.py`.
+  take on an H100 ([cuda.md](../design/cuda.md)) was measured by the predecessor of `bench/gpu.py`.
 """
 
 

@@ -1,4 +1,4 @@
-"""The results as aligned Markdown tables, which the terminal and docs/benchmarks.md both show."""
+"""The results as aligned Markdown tables, which the terminal and docs/results/benchmarks.md both show."""
 
 from .goals import AGAINST, PASSES, kinds, mean_ratio, of_kind, ratio, rows
 

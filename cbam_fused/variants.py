@@ -1,6 +1,6 @@
 """The one table of public CBAM implementations: their switches, defaults, state_dict names, source and licence.
 
-Names and formulas are matched; no code of these sources is used. docs/variants.md is generated from this table.
+Names and formulas are matched; no code of these sources is used. docs/guide/variants.md is generated from this table.
 """
 
 import difflib

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from . import InputError
-from .model import BACKENDS, INITS
+from .model.classifier import BACKENDS, INITS
 
 if sys.version_info >= (3, 11):
     import tomllib

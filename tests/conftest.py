@@ -74,10 +74,10 @@ def pytest_report_header() -> str:
 @pytest.fixture(scope="session")
 def drawn(tmp_path_factory) -> Path:
     """A sample set of 2 training pictures and 1 validation picture a class."""
-    from garbage import samples
+    from garbage.samples import draw
 
     folder = tmp_path_factory.mktemp("drawn") / "set"
-    samples.draw_sample_set(folder, counts={"train": 2, "val": 1})
+    draw.draw_sample_set(folder, counts={"train": 2, "val": 1})
     return folder
 
 

@@ -40,8 +40,8 @@ def insert_cbam(
         model: any network whose chosen sub-modules return (N, C, H, W), or (N, H, W, C) as those of Swin do.
         after: names as in ``model.named_modules()``, e.g. ``["layer1", "layer2.0.conv1"]``.
         where: instead of after, a preset, a compiled pattern that matches whole names, or a predicate of
-            (name, module). The presets (docs/surgery.md says what they mean for which network): "each_layer", at the
-            end of every stage; "last", of the last one; "stem_last", of the stem and the last one; "in_block", in
+            (name, module). The presets (docs/guide/surgery.md says what they mean for which network): "each_layer", at
+            the end of every stage; "last", of the last one; "stem_last", of the stem and the last one; "in_block", in
             every residual block before the addition, in ResNets with the fused relu(cbam(z) + identity).
         reduction, kernel_size: as in :class:`cbam_fused.CBAM`.
         factory: builds the module from (channels, reduction, kernel_size); ``reference.CBAM`` for plain PyTorch.

@@ -1,4 +1,4 @@
-"""Where CBAM goes in a network of a known make; docs/surgery.md has the resulting places."""
+"""Where CBAM goes in a network of a known make; docs/guide/surgery.md has the resulting places."""
 
 import itertools
 import re

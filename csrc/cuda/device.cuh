@@ -1,5 +1,6 @@
 // What every kernel here needs of the device: conversions, 16-byte accesses, the order of maxima, sums over a warp.
-// With CBAM_EMULATION g++ compiles the same text for the CPU, and the headers included here come from tests/emulation.
+// With CBAM_EMULATION g++ compiles the same text for the CPU, and the headers included here come from
+// tests/support/emulation.
 #pragma once
 
 #include <cuda_bf16.h>

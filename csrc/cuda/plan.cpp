@@ -13,7 +13,7 @@ namespace cbam::cuda {
 namespace {
 
 // What the launches between the passes of a group take, in microseconds, and what L2 gives, in bytes a microsecond, as
-// measured on an H100 (docs/cuda.md).
+// measured on an H100 (docs/design/cuda.md).
 constexpr int64_t kLaunches = 20;
 constexpr int64_t kBandwidthL2 = 5'500'000;
 // What a block loads in about the time that a launch takes; with more than the larger, a block alone on a
@@ -84,9 +84,9 @@ Plan as_wanted(const Problem& p, const Device& device, LayoutOf layout, const st
 }
 
 // The smallest cluster whose blocks fit, if it is of no more than kFewBlocks: on an H100 more of them take longer over
-// what they tell each other than the staged schedule takes to read x again (docs/cuda.md). More where all images run at
-// once, and where the rows of the staged passes are not aligned for wide accesses. Of few images, more blocks each,
-// while all still run at once.
+// what they tell each other than the staged schedule takes to read x again (docs/design/cuda.md). More where all images
+// run at once, and where the rows of the staged passes are not aligned for wide accesses. Of few images, more blocks
+// each, while all still run at once.
 Plan choose(const Problem& p, const Device& device, LayoutOf layout, int tensors) {
     const Plan otherwise = staged(p, device, tensors);
     if (obstacle(p) || p.N == 0) return otherwise;

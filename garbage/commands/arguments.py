@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from .. import distributed
-from ..download import download
+from ..data.download import download
+from ..data.sources import keep_apart
 from ..settings import SAMPLE_RECIPE, Settings, read_settings
-from ..sources import keep_apart
 
 
 def add_data(parser: argparse.ArgumentParser, default: str) -> None:

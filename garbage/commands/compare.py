@@ -6,8 +6,8 @@ import os
 from pathlib import Path
 
 from .. import InputError
-from ..checkpoint import SAMPLE_SET
-from ..comparison import compare
+from ..run.folder import SAMPLE_SET
+from ..train.compare import compare
 from .arguments import add_data, add_settings, settings_from
 from .train import check_run, load_images
 

@@ -3,8 +3,8 @@
 import argparse
 from pathlib import Path
 
-from ..checkpoint import home_of
-from ..evaluation import evaluate_folder
+from ..run.folder import home_of
+from ..use.evaluate import evaluate_folder
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:

@@ -4,8 +4,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from ..checkpoint import home_of
-from ..explanation import explain
+from ..run.folder import home_of
+from ..use.explain import explain
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:

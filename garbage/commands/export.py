@@ -3,8 +3,8 @@
 import argparse
 from pathlib import Path
 
-from ..checkpoint import home_of
-from ..export import export
+from ..run.folder import home_of
+from ..use.export import export
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:

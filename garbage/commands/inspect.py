@@ -8,12 +8,12 @@ import rich
 from rich.markup import escape
 from rich.table import Table
 
-from ..augmentation import train_transform
-from ..checkpoint import CLASSES, SAMPLE_SET, check_writable
-from ..data_plots import counts_figure, samples_figure, sizes_figure
-from ..inspection import Inspection, inspect_folder
-from ..plots import save_png
-from ..samples import draw_sample_set
+from ..data.augmentation import train_transform
+from ..data.inspection import Inspection, inspect_folder
+from ..report.data_plots import counts_figure, samples_figure, sizes_figure
+from ..report.plots import save_png
+from ..run.folder import CLASSES, SAMPLE_SET, check_writable
+from ..samples.draw import draw_sample_set
 from .arguments import add_data, add_settings, settings_from
 
 DEFAULT_OUT = Path("runs/inspect")

@@ -5,8 +5,8 @@ import sys
 from pathlib import Path
 
 from .. import InputError
-from ..checkpoint import PREDICTIONS_CSV, PREDICTIONS_JSON, home_of
-from ..prediction import predict
+from ..run.folder import PREDICTIONS_CSV, PREDICTIONS_JSON, home_of
+from ..use.predict import predict
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:

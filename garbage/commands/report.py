@@ -5,9 +5,9 @@ from pathlib import Path
 
 import rich
 
-from ..checkpoint import REPORT
-from ..report import write_report
-from ..tables import best_epoch_table
+from ..report.tables import best_epoch_table
+from ..report.write import write_report
+from ..run.folder import REPORT
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:

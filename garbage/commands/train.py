@@ -7,11 +7,11 @@ from pathlib import Path
 import rich
 
 from .. import InputError, distributed
-from ..checkpoint import CONFIG, SAMPLE_SET, check_writable, read_config
-from ..data import ImageFolder, load_folder
-from ..samples import draw_sample_set
+from ..data.folders import ImageFolder, load_folder
+from ..run.folder import CONFIG, SAMPLE_SET, check_writable, read_config
+from ..samples.draw import draw_sample_set
 from ..settings import Settings, read_settings
-from ..training import train
+from ..train.loop import train
 from .arguments import add_data, add_settings, given_settings, settings_from
 
 SAMPLE_RUN = Path("runs/sample")

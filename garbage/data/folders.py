@@ -1,0 +1,221 @@
+"""Folders of class folders as training and validation images: checked, split and decoded."""
+
+import random
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import rich
+import torch
+from PIL import Image, ImageOps
+from rich.progress import track
+from torch import Tensor
+from torchvision.datasets.folder import make_dataset
+from torchvision.transforms import v2
+
+from .. import InputError
+from .pixels import read_rgb
+from .sources import SUFFIXES
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, which pretrained weights expect
+VAL_FRACTION = 0.2
+SPLIT_SEED = 0
+CACHE_BYTES = 4 << 30  # a larger set is decoded again in every epoch
+LONGEST = 2.0  # of the aspect ratio; what is beyond is cropped at the centre
+
+Labelled = list[tuple[Path, int]]
+
+
+def decode(path: Path, side: int) -> Tensor:
+    """Read an image as uint8 RGB (3, side, side): its longer side cropped at the centre, then resized.
+
+    Raises:
+        OSError, ValueError, SyntaxError, ...: whatever Pillow raises for a file that it cannot read.
+    """
+    return _tensor(ImageOps.fit(read_rgb(path, side), (side, side)))
+
+
+def decode_whole(path: Path, side: int) -> Tensor:
+    """Read an image as uint8 RGB (3, H, W) to take crops from: the shorter side at most ``side``, the aspect kept.
+
+    Raises:
+        as decode.
+    """
+    image = read_rgb(path, side)
+    shorter, longer = sorted(image.size)
+    scale = min(1.0, side / shorter)
+    limit = round(LONGEST * shorter)
+    size = tuple(max(1, round(scale * min(length, limit))) for length in image.size)
+    return _tensor(ImageOps.fit(image, size) if longer > limit else image.resize(size, reducing_gap=3.0))
+
+
+def _tensor(image: Image.Image) -> Tensor:
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+
+
+def try_decode(path: Path, side: int, decoder: Callable[[Path, int], Tensor] = decode) -> Tensor | str:
+    """What the decoder returns, or the reason in words why it cannot."""
+    try:
+        return decoder(path, side)
+    except Exception as error:  # a broken file makes Pillow's readers raise almost anything
+        return f"{type(error).__name__}: {error}"
+
+
+def normalise(images: Tensor) -> Tensor:
+    """uint8 (N, 3, H, W) to float32 with ImageNet's mean and deviation, channels_last (the faster layout on CPUs)."""
+    images = v2.functional.normalize(v2.functional.to_dtype(images, torch.float32, scale=True), MEAN, STD)
+    return images.contiguous(memory_format=torch.channels_last)
+
+
+class Images:
+    """Labelled images of one part, in memory or read when they are asked for.
+
+    Attributes:
+        paths: the files.
+        labels: int64 (N,).
+        cache: the pixels, or None where they would not fit.
+    """
+
+    def __init__(
+        self, samples: Labelled, cache: list[Tensor] | None, side: int, decoder: Callable[[Path, int], Tensor]
+    ):
+        self.paths = [path for path, _ in samples]
+        self.labels = torch.tensor([label for _, label in samples])
+        self.cache, self.side, self.decoder = cache, side, decoder
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def pixels(self, indices: list[int]) -> list[Tensor]:
+        """uint8 (3, H, W) each: squares in validation, of any form in training."""
+        if self.cache is not None:
+            return [self.cache[i] for i in indices]
+        return [self.decoder(self.paths[i], self.side) for i in indices]
+
+
+@dataclass
+class ImageFolder:
+    """A folder ready for training; ``unreadable`` maps the files left out to the reason."""
+
+    folder: Path
+    classes: list[str]
+    train: Images
+    val: Images
+    unreadable: dict[Path, str]
+
+
+def load_folder(data: Path, image_size: int, workers: int) -> ImageFolder:
+    """Find, split and decode the images of a folder of class folders, or of its train/ and val/.
+
+    Args:
+        data: holds class folders, or train/ and val/ with the same class folders below each.
+        image_size: side in pixels of what the network sees.
+        workers: threads that decode.
+
+    Raises:
+        InputError: the folder is missing, or its classes are missing, single, empty or differ between train and val.
+    """
+    classes, parts = find_images(data)
+    train_side = round(image_size * 9 / 8)  # a little more to crop from
+    # What is not split yet is read as for training: the split is one of the readable images.
+    jobs = {
+        name: [(path, image_size, decode) if name == "val" else (path, train_side, decode_whole) for path, _ in part]
+        for name, part in parts.items()
+    }
+    fits = sum(LONGEST * 3 * side**2 for part in jobs.values() for _, side, _ in part) <= CACHE_BYTES
+    images, unreadable = _decode_all([job for part in jobs.values() for job in part], fits, workers)
+    parts = readable_parts(parts, classes, unreadable, data)
+    if "val" not in jobs and fits:
+        images |= _decode_all([(path, image_size, decode) for path, _ in parts["val"]], True, workers)[0]
+
+    def made(name: str, side: int, decoder: Callable[[Path, int], Tensor]) -> Images:
+        return Images(parts[name], [images[path] for path, _ in parts[name]] if fits else None, side, decoder)
+
+    return ImageFolder(
+        data, classes, made("train", train_side, decode_whole), made("val", image_size, decode), unreadable
+    )
+
+
+def readable_parts(
+    parts: dict[str, Labelled], classes: list[str], unreadable: dict[Path, str], data: Path
+) -> dict[str, Labelled]:
+    """What find_images found without the unreadable files, split into "train" and "val" where the folder is not.
+
+    Raises:
+        InputError: a class has no readable image in one of them.
+    """
+    parts = {name: [sample for sample in part if sample[0] not in unreadable] for name, part in parts.items()}
+    for name, part in parts.items():
+        _need_every_class(part, classes, data / name, "readable images")
+    return parts if "val" in parts else _split(parts[""], classes)
+
+
+def find_images(data: Path) -> tuple[list[str], dict[str, Labelled]]:
+    """Class names, and the labelled image files of "train" and "val", or of "" where the folder is not split.
+
+    Raises:
+        InputError: as load_folder.
+    """
+    if not data.is_dir():
+        raise InputError(f"{data} is not a folder")
+    names = _folders(data)
+    if "train" not in names and "val" not in names:
+        folders = {"": data}
+    elif "train" in names and "val" in names:
+        folders = {"train": data / "train", "val": data / "val"}
+    else:
+        raise InputError(f"{data} has only one of train/ and val/: it needs both, or the class folders themselves")
+    classes_of = {part: _folders(folder) for part, folder in folders.items()}
+    classes = next(iter(classes_of.values()))
+    if "val" in classes_of and classes != classes_of["val"]:
+        differ = sorted(set(classes) ^ set(classes_of["val"]))
+        raise InputError(f"train/ and val/ of {data} have different classes; only in one of them: {', '.join(differ)}")
+    if len(classes) < 2:
+        found = f"only the class {classes[0]!r}" if classes else "no class folders"
+        raise InputError(f"{next(iter(folders.values()))} holds {found}; at least two classes are needed")
+    parts = {}
+    for part, folder in folders.items():
+        found = make_dataset(str(folder), {c: i for i, c in enumerate(classes)}, SUFFIXES, allow_empty=True)
+        parts[part] = [(Path(path), label) for path, label in found]
+        _need_every_class(parts[part], classes, folder, f"images ({', '.join(SUFFIXES)})")
+    return classes, parts
+
+
+def _folders(folder: Path) -> list[str]:
+    return sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+
+
+def _need_every_class(samples: Labelled, classes: list[str], folder: Path, what: str) -> None:
+    empty = set(range(len(classes))) - {label for _, label in samples}
+    if empty:
+        raise InputError(f"no {what} in " + ", ".join(str(folder / classes[label]) for label in sorted(empty)))
+
+
+def _decode_all(jobs: list[tuple], keep: bool, workers: int) -> tuple[dict[Path, Tensor], dict[Path, str]]:
+    """Every image by path, if they are to be kept, and the reason of each unreadable file."""
+    images, unreadable = {}, {}
+    with ThreadPoolExecutor(max(1, workers)) as pool:
+        results = pool.map(lambda job: try_decode(*job), jobs)
+        shown = track(results, "reading images", len(jobs), transient=True, disable=not rich.get_console().is_terminal)
+        for (path, _, _), result in zip(jobs, shown, strict=True):
+            if isinstance(result, str):
+                unreadable[path] = result
+            elif keep:
+                images[path] = result
+    return images, unreadable
+
+
+def _split(samples: Labelled, classes: list[str]) -> dict[str, Labelled]:
+    """The same fraction of every class for validation, the same images each time."""
+    parts: dict[str, Labelled] = {"train": [], "val": []}
+    for label, name in enumerate(classes):
+        of_class = [sample for sample in samples if sample[1] == label]
+        if len(of_class) < 2:
+            raise InputError(f"class {name!r} has a single readable image; a split needs at least two")
+        random.Random(f"{SPLIT_SEED}/{name}").shuffle(of_class)
+        count = max(1, round(VAL_FRACTION * len(of_class)))
+        parts["val"] += of_class[:count]
+        parts["train"] += of_class[count:]
+    return parts

@@ -1,0 +1,1 @@
+"""The network: classifier.py builds it, weights.py fills it."""

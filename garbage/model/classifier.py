@@ -1,0 +1,104 @@
+"""The classifier: any network of torchvision's classifiers, with CBAM."""
+
+import difflib
+import functools
+
+import torch
+import torchvision
+from torch import nn
+
+import cbam_fused
+from cbam_fused import functional
+from cbam_fused.surgery.presets import PRESETS
+
+from .. import InputError
+from .weights import load_weights
+
+INITS = ("default", "identity")
+BACKENDS = {"fused": cbam_fused.CBAM, "reference": cbam_fused.reference.CBAM}
+# Two networks classify twice in training; without the second head they return logits as all others do. Their weights
+# were trained with another normalisation than the rest, which they then apply themselves.
+ONE_HEAD = {"aux_logits": False, "transform_input": True}
+ARGUMENTS = {"googlenet": ONE_HEAD, "inception_v3": ONE_HEAD}
+
+
+def build_model(
+    arch: str,
+    num_classes: int,
+    cbam: str = "each_layer",
+    backend: str = "fused",
+    cbam_init: str = "default",
+    weights: dict[str, torch.Tensor] | None = None,
+    zero_init_residual: bool = False,
+) -> nn.Module:
+    """A network (N, 3, H, W) -> logits (N, num_classes).
+
+    Args:
+        arch: the name of a classifier in torchvision.models.
+        cbam: a preset of insert_cbam, "none", or names of sub-modules with commas between them.
+        backend: one of BACKENDS; both give the same parameters for one state of the random generator.
+        cbam_init: one of INITS; "identity" gives the gates biases, without which they cannot start so.
+        weights: what the network starts from, as load_weights takes it; those of CBAM are in it or not.
+        zero_init_residual: ResNets only: start with residual branches that give zero (Goyal et al., 2017).
+
+    Raises:
+        InputError: an unknown arch or cbam, or weights of another network.
+    """
+    if arch not in architectures():
+        near = difflib.get_close_matches(arch, architectures(), n=3)
+        raise InputError(
+            f"arch: torchvision has no classifier {arch!r}" + (f"; near: {', '.join(near)}" if near else "")
+        )
+    arguments = ARGUMENTS.get(arch, {}) | ({"zero_init_residual": True} if zero_init_residual else {})
+    try:
+        model = torchvision.models.get_model(arch, weights=None, num_classes=num_classes, **arguments)
+    except TypeError:
+        raise InputError(f"zero_init_residual: {arch} is not a ResNet") from None
+    of_cbam = {k: v for k, v in (weights or {}).items() if "cbam" in k.split(".")}
+    if weights:  # before the insertion: identity is measured on what the network has then
+        load_weights(model, {k: v for k, v in weights.items() if k not in of_cbam}, head_name(model))
+    if cbam != "none":
+        place = {"where": cbam} if cbam in PRESETS else {"after": [name.strip() for name in cbam.split(",")]}
+        biases = {"bias": True, "spatial_bias": True} if cbam_init == "identity" else {}
+        try:
+            cbam_fused.insert_cbam(
+                model, **place, factory=functools.partial(BACKENDS[backend], **biases), init=cbam_init
+            )
+        except ValueError as error:
+            presets = ", ".join((*PRESETS, "none"))
+            raise InputError(f"cbam={cbam} with {arch}: {error}. It is one of {presets}, or names of layers") from error
+    if of_cbam:
+        load_weights(model, weights, head_name(model))
+    return model
+
+
+@functools.cache
+def architectures() -> tuple[str, ...]:
+    """Names of all classifiers in torchvision."""
+    return tuple(torchvision.models.list_models(module=torchvision.models))
+
+
+def head_name(model: nn.Module) -> str:
+    """The last layer of one of these networks: a Linear, or a convolution in SqueezeNet."""
+    return [name for name, module in model.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)][-1]
+
+
+def check_backend(device: torch.device) -> None:
+    """Raise InputError if CBAM_FUSED_BACKEND demands what fused CBAM does not have on the device."""
+    try:
+        functional.backend_for(torch.empty(0, device=device))
+    except RuntimeError as error:
+        raise InputError(str(error)) from None
+
+
+def check_size(model: nn.Module, side: int) -> None:
+    """Raise InputError unless the network takes images of this side."""
+    device = next(model.parameters()).device
+    mode = model.training
+    try:
+        with torch.inference_mode():
+            model.eval()(torch.zeros(1, 3, side, side, device=device))
+    except (RuntimeError, ValueError, AssertionError) as error:
+        raise InputError(f"{type(model).__name__} takes no images of {side} x {side} pixels: {error}") from error
+    finally:
+        model.train(mode)

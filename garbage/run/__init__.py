@@ -1,0 +1,1 @@
+"""A run on disk: folder.py has its files, environment.py describes the machine."""

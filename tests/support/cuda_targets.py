@@ -1,0 +1,155 @@
+"""The CUDA kernels compiled for GPUs that are not here: what each needs, and what its machine code does."""
+
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+SOURCES = sorted((Path(__file__).parents[2] / "csrc" / "cuda").glob("*.cu"))
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a multiprocessor has: shared memory in bytes, threads. Of registers, 65536, each has the same.
+
+    Source: CUDA C++ Programming Guide, "Technical Specifications per Compute Capability".
+    """
+
+    shared: int
+    threads: int
+
+
+TARGETS = {
+    "sm_80": Target(164 << 10, 2048),
+    "sm_90": Target(228 << 10, 2048),
+    "sm_100": Target(228 << 10, 2048),
+    "sm_120": Target(100 << 10, 1536),
+}
+REGISTERS = 65536
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A kernel in machine code.
+
+    threads: of a block, as its launch bounds say. stack, local: bytes of a thread; static: of shared memory, of which
+    the system takes 1024 from sm_90 on. local_accesses: instructions that access local memory; wide_loads and
+    wide_stores: those that move 16 bytes of global memory, narrow_stores those that move fewer.
+    """
+
+    target: str
+    source: str
+    name: str
+    arguments: tuple[str, ...]
+    threads: int
+    registers: int
+    stack: int
+    local: int
+    static: int
+    local_accesses: int
+    wide_loads: int
+    wide_stores: int
+    narrow_stores: int
+
+    def blocks(self) -> int:
+        """How many fit on a multiprocessor at a time by registers and threads; shared memory depends on the launch."""
+        granule = 256  # registers are given to a warp in such portions
+        warps = self.threads // 32
+        a_warp = -(-self.registers * 32 // granule) * granule
+        return min(REGISTERS // a_warp // warps, TARGETS[self.target].threads // self.threads)
+
+
+def find_tool(name: str) -> str | None:
+    """Path of a tool of CUDA: in CUDA_HOME, on PATH, or among those that come with Triton."""
+    home, triton = os.environ.get("CUDA_HOME"), importlib.util.find_spec("triton")
+    folders = [Path(home, "bin")] if home else os.environ["PATH"].split(os.pathsep)
+    if triton:
+        folders.append(Path(triton.origin).parent / "backends" / "nvidia" / "bin")
+    return shutil.which(name, path=os.pathsep.join(map(str, folders)))
+
+
+def missing_tools() -> str:
+    """Which of the tools are not there; empty if all are."""
+    return ", ".join(tool for tool in ("nvcc", "cuobjdump", "nvdisasm", "c++filt") if find_tool(tool) is None)
+
+
+def compile_all(sources=SOURCES) -> dict[str, list[Kernel]]:
+    """Every kernel for every target, compiled side by side."""
+    units = [(target, source) for source in sources for target in TARGETS]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        compiled = list(pool.map(lambda unit: compile_one(*unit), units))
+    return {target: [k for kernels in compiled for k in kernels if k.target == target] for target in TARGETS}
+
+
+def compile_one(target: str, source: Path, *options: str) -> list[Kernel]:
+    with tempfile.TemporaryDirectory() as folder:
+        cubin = Path(folder, "kernels.cubin")
+        run("nvcc", "-std=c++17", "-O3", f"-arch={target}", "-cubin", *options, "-o", cubin, source)
+        usage = run("cuobjdump", "-res-usage", cubin)
+        code = run("nvdisasm", "-ndf", cubin)
+    used = {
+        symbol: {key: int(value) for key, value in re.findall(r"\b([A-Z]+):(\d+)", facts)}
+        for symbol, facts in re.findall(r"Function (\S+):\n(.*)", usage)
+    }
+    names = run("c++filt", *used).splitlines() if used else []
+    texts = {
+        symbol: text.split("\n\t.section", 1)[0]
+        for symbol, text in re.findall(r"\n\.text\.(\S+):\n(.*?)(?=\n//-{5,} \.|\Z)", code, re.S)
+    }
+    threads = {
+        symbol: int(word, 16)
+        for symbol, info in re.findall(r"\.section\s+\.nv\.info\.([^,\s]+),(.*?)(?=\n//-{5,} \.|\Z)", code, re.S)
+        for word in re.findall(r"EIATTR_MAX_THREADS\b.*?\.word\s+(0x[0-9a-f]+)", info, re.S)[:1]
+    }
+    return [
+        describe(target, source, name, used[symbol], texts[symbol], threads.get(symbol, 1024))
+        for symbol, name in zip(used, names, strict=True)
+    ]
+
+
+def ptx_entries(source: Path) -> set[str]:
+    """The kernels of a source as PTX of compute capability 7.5, for example "scale<float, 4>"."""
+    with tempfile.TemporaryDirectory() as folder:
+        ptx = Path(folder, "kernels.ptx")
+        run("nvcc", "-arch=compute_75", "-ptx", "-o", ptx, source)
+        text = ptx.read_text()
+    if not re.search(r"^\.target sm_75$", text, re.M):
+        raise RuntimeError(f"{source.name}: this is no PTX of compute capability 7.5:\n{text[:1000]}")
+    names = run("c++filt", *re.findall(r"^\.visible \.entry (\w+)\(", text, re.M)).splitlines()
+    # void cbam::cuda::some_kernel<float, 4, cbam::cuda::Pool<float> >(float const*, ...)
+    return {name.split("(")[0].removeprefix("void ").replace("cbam::cuda::", "").replace("> >", ">>") for name in names}
+
+
+def describe(target: str, source: Path, full_name: str, used: dict, text: str, threads: int) -> Kernel:
+    # void cbam::cuda::some_kernel<float, true>(cbam::Problem, ...)
+    plain = full_name.replace("(anonymous namespace)::", "")
+    name, arguments = re.search(r"(\w+)(?:<([^()]*)>)?\([^()]*\)$", plain).groups()
+    stores = re.findall(r"\bSTG\.E[.\w]*", text)
+    wide_stores = [s for s in stores if ".128" in s]
+    return Kernel(
+        target=target,
+        source=source.name,
+        name=name,
+        arguments=tuple(a.strip() for a in (arguments or "").split(",")),
+        threads=threads,
+        registers=used["REG"],
+        stack=used["STACK"],
+        local=used["LOCAL"],
+        static=used["SHARED"],
+        local_accesses=len(re.findall(r"\b(?:LDL|STL)\b", text)),
+        wide_loads=len(re.findall(r"\bLDG\.E[.\w]*\.128\b", text)),
+        wide_stores=len(wide_stores),
+        narrow_stores=len(stores) - len(wide_stores),
+    )
+
+
+def run(tool: str, *arguments) -> str:
+    result = subprocess.run([find_tool(tool), *map(str, arguments)], capture_output=True, text=True)
+    if result.returncode:
+        raise RuntimeError(f"{tool} {' '.join(map(str, arguments))}:\n{result.stdout}{result.stderr}")
+    return result.stdout
