@@ -1,5 +1,6 @@
 """cbam_fused: CBAM (Woo et al., ECCV 2018) as fused kernels, a drop-in for the PyTorch modules."""
 
+from . import flops as flops  # which registers the formulas of torch.utils.flop_counter
 from . import functional, reference
 from . import programs as programs  # which registers the operators of exported programs
 from .checkpoints import export_state_dict

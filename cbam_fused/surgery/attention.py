@@ -5,6 +5,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from .. import reference
+from ..keywords import names_keywords
 from .evaluation import evaluating
 from .selection import find_cbams
 
@@ -19,6 +20,7 @@ class AttentionMaps(NamedTuple):
     spatial: Tensor | None  # (N, 1, H, W)
 
 
+@names_keywords
 def attention_maps(model: nn.Module, x: Tensor) -> dict[str, AttentionMaps]:
     """The gates of each CBAM for the input x, in eval mode and without gradients; the model stays as it is.
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from ..keywords import names_keywords
 from .selection import find_cbams, select
 from .substitution import Substitute, restore, substitute
 
@@ -23,6 +24,7 @@ class FrozenStatistics(Substitute):
         return super().train(False)
 
 
+@names_keywords
 def freeze_except(model: nn.Module, *parts: Part, bn_eval: bool = True) -> None:
     """Freeze everything but the named parts, in place, until :func:`unfreeze`.
 

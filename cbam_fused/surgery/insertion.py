@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor, nn
 
+from ..keywords import names_keywords
 from ..modules import CBAM
 from .evaluation import Output, channel_axis, default_input, observe
 from .identity import identity_
@@ -18,6 +19,7 @@ from .substitution import restore, substitute
 INITS = ("default", "identity")
 
 
+@names_keywords
 def insert_cbam(
     model: nn.Module,
     after: str | Iterable[str] | None = None,
