@@ -91,7 +91,7 @@ class SpatialAttention(reference.SpatialAttention):
         return None if isinstance(self.bn, nn.Identity) else self.bn
 
     def weight(self) -> Tensor:
-        """The weight over [mean, max]; one over their mean has half of it for each, expanded: flops.py counts it once."""
+        """The weight over [mean, max]; of one over their mean half for each, expanded: flops.py counts it once."""
         weight = self.conv1.weight
         return weight if self.switches.maps == "both" else (weight / 2).expand(-1, 2, -1, -1)
 

@@ -219,7 +219,8 @@ class ChannelAttention(PublicNames):
         channels = _size("channels", channels)
         reduction = _size("reduction", row.reduction if reduction is None else reduction)
         hidden, bias = self.switches.hidden(channels, reduction), self.switches.bias
-        single, place = self.switches.width == "single", {"device": device, "dtype": dtype}
+        single = self.switches.width == "single"
+        place: dict[str, Any] = {"device": device, "dtype": dtype}
         self.fc1 = nn.Conv2d(channels, hidden, 1, bias=bias, **place)
         self.fc2 = None if single else nn.Conv2d(hidden, channels, 1, bias=bias, **place)
 
@@ -271,7 +272,7 @@ class SpatialAttention(PublicNames):
         self.variant = variant
         kernel_size = _size("kernel_size", row.kernel_size if kernel_size is None else kernel_size, odd=True)
         maps, bias = 2 if self.switches.maps == "both" else 1, self.switches.spatial_bias
-        place = {"device": device, "dtype": dtype}
+        place: dict[str, Any] = {"device": device, "dtype": dtype}
         self.conv1 = nn.Conv2d(maps, 1, kernel_size, padding=kernel_size // 2, bias=bias, **place)
         if self.switches.spatial_order == "max_mean":
             # For the same random numbers to give the function that they give in the variant.

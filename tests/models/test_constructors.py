@@ -96,17 +96,13 @@ def test_a_wrong_keyword_names_the_nearest_right_one(cls, foreign, right):
 
 
 def test_wrong_keywords_of_the_masks():
-    with pytest.raises(TypeError, match=r"^ChannelAttention has no argument 'ratio'; the nearest names are reduction"):
+    with pytest.raises(TypeError, match=r"^ChannelAttention has no argument 'ratio'; .* are reduction"):
         cbam_fused.ChannelAttention(64, ratio=8)
-    with pytest.raises(
-        TypeError, match=r"^SpatialAttention has no argument 'kernel'; the nearest names are kernel_size"
-    ):
+    with pytest.raises(TypeError, match=r"^SpatialAttention has no argument 'kernel'; .* are kernel_size"):
         reference.SpatialAttention(kernel=7)
     with pytest.raises(TypeError, match=r"argument: 'channels'"):  # Python's own, which names the right one
         cbam_fused.CBAM(gate_channels=64)
-    with pytest.raises(
-        TypeError, match=r"^CBAM has no argument 'zzzz'; there are channels, reduction, kernel_size, .*"
-    ):
+    with pytest.raises(TypeError, match=r"^CBAM has no argument 'zzzz'; there are channels, reduction, kernel_"):
         cbam_fused.CBAM(64, zzzz=1)
 
 
