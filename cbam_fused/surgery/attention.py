@@ -1,12 +1,12 @@
 """The gates of every CBAM of a model, for one batch."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
 from .. import reference
 from ..keywords import names_keywords
-from .evaluation import evaluating
+from .evaluation import call, evaluating
 from .selection import find_cbams
 
 
@@ -21,12 +21,12 @@ class AttentionMaps(NamedTuple):
 
 
 @names_keywords
-def attention_maps(model: nn.Module, x: Tensor) -> dict[str, AttentionMaps]:
+def attention_maps(model: nn.Module, x: Any) -> dict[str, AttentionMaps]:
     """The gates of each CBAM for the input x, in eval mode and without gradients; the model stays as it is.
 
     Args:
         model: a model with CBAMs, inserted ones or of its own.
-        x: the model's input.
+        x: the model's input: a tensor, a tuple of arguments, or a dictionary of keyword arguments.
 
     Returns:
         By the full name of the module, in the order of the forward pass. A CBAM that is called several times has
@@ -51,7 +51,7 @@ def attention_maps(model: nn.Module, x: Tensor) -> dict[str, AttentionMaps]:
     hooks = [module.register_forward_pre_hook(record(name), with_kwargs=True) for name, module in cbams.items()]
     try:
         with evaluating(model):
-            model(x)
+            call(model, x)
     finally:
         for hook in hooks:
             hook.remove()
