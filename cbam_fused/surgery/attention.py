@@ -39,6 +39,9 @@ def attention_maps(model: nn.Module, x: Any) -> dict[str, AttentionMaps]:
     cbams = find_cbams(model)
     if not cbams:
         raise ValueError(f"attention_maps: {type(model).__name__} has no CBAM; insert_cbam puts one in")
+    for name, module in cbams.items():
+        if not _has_gates(module):
+            raise TypeError(f"{name}: {type(module).__name__} must have gates(x) -> (channel gate, spatial gate)")
     maps: dict[str, AttentionMaps] = {}
 
     def record(name: str):
@@ -60,12 +63,16 @@ def attention_maps(model: nn.Module, x: Any) -> dict[str, AttentionMaps]:
 
 def gates_of(module: nn.Module, x: Tensor) -> tuple[Tensor | None, Tensor | None]:
     """The channel gate of a CBAM for x, and its spatial gate, which is that of x times the channel gate."""
-    gates = getattr(module, "gates", None)
-    if gates is not None:
-        return gates(x)
-    if not isinstance(module, reference.CBAM):
+    if not _has_gates(module):
         raise TypeError(f"{type(module).__name__} must have gates(x) -> (channel gate, spatial gate)")
+    if hasattr(module, "gates"):
+        return module.gates(x)
+    assert isinstance(module, reference.CBAM)
     channel = None if module.ca is None else module.ca(x)
     if module.sa is None:
         return channel, None
     return channel, module.sa(x if channel is None else x * channel)
+
+
+def _has_gates(module: nn.Module) -> bool:
+    return isinstance(module, reference.CBAM) or hasattr(module, "gates")

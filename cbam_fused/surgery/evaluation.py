@@ -68,7 +68,8 @@ def observe(model: nn.Module, example: Any) -> tuple[Seen, Any]:
             shape, dtype, device = tuple(output.shape), output.dtype, output.device
         seen.setdefault(module, []).append(Output(shape, dtype, device, type(output).__name__))
 
-    hooks = [m.register_forward_hook(record) for m in model.modules()]
+    # A ScriptModule takes no hooks, and calls its own sub-modules past them.
+    hooks = [m.register_forward_hook(record) for m in model.modules() if not isinstance(m, torch.jit.ScriptModule)]
     try:
         return seen, call(model, example)
     finally:

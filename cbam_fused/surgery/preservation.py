@@ -58,8 +58,8 @@ def generator_states(model: nn.Module) -> list[object]:
     if "numpy" in sys.modules:
         import numpy
 
-        name, keys, *rest = numpy.random.get_state(legacy=True)
-        states.append((name, keys.tolist(), *rest))
+        state: Any = numpy.random.get_state(legacy=False)
+        states.append((state["state"]["key"].tolist(), state["state"]["pos"], state["gauss"]))
     for device in {t.device for t in model.parameters()}:
         if device.type not in ("cpu", "meta"):
             states.append(torch.get_device_module(device.type).get_rng_state(device).tolist())
