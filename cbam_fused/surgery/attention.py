@@ -65,8 +65,9 @@ def gates_of(module: nn.Module, x: Tensor) -> tuple[Tensor | None, Tensor | None
     """The channel gate of a CBAM for x, and its spatial gate, which is that of x times the channel gate."""
     if not _has_gates(module):
         raise TypeError(f"{type(module).__name__} must have gates(x) -> (channel gate, spatial gate)")
-    if hasattr(module, "gates"):
-        return module.gates(x)
+    gates: Any = getattr(module, "gates", None)
+    if gates is not None:
+        return gates(x)
     assert isinstance(module, reference.CBAM)
     channel = None if module.ca is None else module.ca(x)
     if module.sa is None:

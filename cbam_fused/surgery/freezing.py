@@ -50,6 +50,7 @@ def freeze_except(model: nn.Module, *parts: Part, bn_eval: bool = True) -> None:
     network = unwrapped(model)
     frozen = [] if BEFORE in vars(network) else [n for n, m in network.named_modules() if _is_frozen(m)]
     if frozen:
+        frozen.sort(key=lambda name: not isinstance(network.get_submodule(name), FrozenStatistics))
         raise ValueError(
             f"freeze_except: {frozen[0] or 'it'} is already frozen, by a call for a part of this "
             f"{type(network).__name__} or for what it is a part of; unfreeze that first"
@@ -111,8 +112,8 @@ def unfreeze(model: nn.Module) -> None:
             vars(module).pop(record, None)
     if left:
         warnings.warn(
-            f"unfreeze: {', '.join(left)} came after freeze_except, frozen, and stay so; if they are to be trained, set "
-            "requires_grad",
+            f"unfreeze: {', '.join(left)} came after freeze_except, frozen, and stay so; set requires_grad if they are "
+            "to be trained",
             stacklevel=2,
         )
 
