@@ -72,18 +72,18 @@ def why_not_residual(block: nn.Module) -> str:
     A forward on the instance, and one that reads variables of its module, may do something else at another time.
     """
     if "forward" in vars(block):
-        return "its forward was set on the instance"
+        return "has a forward that was set on the instance"
     if variable := _variable_read(type(block), {"forward"}):
-        return f"its forward reads the variable {variable}, which may change"
+        return f"has a forward that reads the variable {variable}, which may change"
     with preserved(block):
         in_eval, in_training = (_expression(block, mode) for mode in (False, True))
     if isinstance(in_eval, str):
-        return f"torch.fx cannot trace it ({in_eval})"
+        return f"cannot be traced by torch.fx ({in_eval})"
     if in_eval != in_training:
-        return "it does something else in training than in eval mode"
+        return "does something else in training than in eval mode"
     if in_eval != _expected(block):
-        return "it returns something else than relu(branch + shortcut)"
-    return "" if _computes_the_same(block) else "it does more than return relu(branch + shortcut)"
+        return "returns something else than relu(branch + shortcut)"
+    return "" if _computes_the_same(block) else "does more than return relu(branch + shortcut)"
 
 
 def _variable_read(cls: type, names: set[str], seen: set[object] | None = None) -> str:
