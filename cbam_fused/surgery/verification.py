@@ -109,11 +109,11 @@ def verify(example: Example, probes: dict[nn.Module, Probe], names: dict[nn.Modu
         for training, before in example.before.items():
             if before is not None:
                 _verify(example, training, before, probes, names)
-        after = example.run(False)
+        after = _run_with_insertions(example, probes)
         for module, probe in probes.items():
             check_count(probe.name, len(example.seen[module]), len(after.seen.get(module.get_submodule(CHILD), ())))
     except MisplacedError as error:
-        raise ValueError(f"{argument}: {error}") from None
+        raise ValueError(f"{argument}: {error}") from error.__cause__
 
 
 def _verify(
@@ -135,17 +135,22 @@ def _run_with_probes(example: Example, training: bool, probes: dict[nn.Module, P
         for module, probe in probes.items():
             module._modules[CHILD] = probe.train(training)
             hooks.append(module.register_forward_hook(probe.is_the_result))
-        return example.run(training)
-    except MisplacedError:
-        raise
-    except Exception as error:
-        what = f"with CBAM behind {_places(probes)} the model does not run: {type(error).__name__}: {error}"
-        raise MisplacedError(what) from error
+        return _run_with_insertions(example, probes, training)
     finally:
         for hook in hooks:
             hook.remove()
         for module, child in children.items():
             module._modules[CHILD] = child
+
+
+def _run_with_insertions(example: Example, probes: dict[nn.Module, Probe], training: bool = False) -> Run:
+    try:
+        return example.run(training)
+    except MisplacedError:
+        raise
+    except Exception as error:
+        what = f"with CBAM behind {_places(probes)} the model does not run ({type(error).__name__}: {error})"
+        raise MisplacedError(what) from error
 
 
 def call_child(module: nn.Module, args: tuple, output: Tensor) -> Tensor:
