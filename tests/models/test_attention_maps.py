@@ -89,12 +89,8 @@ def test_of_a_compiled_model():
 @pytest.mark.parametrize("where", ["each_layer", "in_block"])
 @pytest.mark.parametrize(
     "wrapper",
-    [
-        lambda m: torch.compile(m, backend="eager"),
-        lambda m: torch.compile(torch.compile(m, backend="eager"), backend="eager"),
-        nn.DataParallel,
-    ],
-    ids=["compiled", "twice", "DataParallel"],
+    [lambda m: torch.compile(m, backend="eager"), nn.DataParallel],
+    ids=["compiled", "DataParallel"],
 )
 def test_a_wrapper_around_an_inserted_cbam(wrapper, where):
     """It has the name that insert_cbam gave."""
