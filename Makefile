@@ -25,6 +25,7 @@ test: .venv/test,dev.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/clang-format --dry-run --Werror $(CPP)
 	$(BIN)/mypy
+	$(BIN)/typos
 	$(BIN)/python -m pytest
 
 # The kernels in build/sanitize, without nvcc those of the CPU alone, hide those of the installation. GCC's runtimes must

@@ -41,8 +41,8 @@ JOBS = int(asked) if asked.isdigit() and int(asked) else os.cpu_count() or 1
 LAUNCHERS = ("ccache", "sccache", "distcc", "icecc")  # that may stand before the compiler in CXX
 
 LIMITED_API = not sysconfig.get_config_var("Py_GIL_DISABLED")
-SOURCES = {isa: f"csrc/cpu/{isa}.cpp" for isa in ISAS}
-CPU_EXTENSION = Extension("cbam_fused._C", ["csrc/ops.cpp", *SOURCES.values()], py_limited_api=LIMITED_API)
+SOURCES = {isa: f"csrc/cpu/isa/{isa}.cpp" for isa in ISAS}
+CPU_EXTENSION = Extension("cbam_fused._C", ["csrc/binding/cpu.cpp", *SOURCES.values()], py_limited_api=LIMITED_API)
 CUDA = "cbam_fused._C_cuda"
 
 
@@ -94,7 +94,7 @@ class BuildKernels(build_ext):
     def _build_cpu(self, ext, binding):
         self.compiler_version = self._compiler()
         units = [(SOURCES[isa], [*KERNELS, *flags]) for isa, flags in ISAS.items()]
-        units.insert(1, ("csrc/ops.cpp", binding))
+        units.insert(1, ("csrc/binding/cpu.cpp", binding))
         with ThreadPoolExecutor(JOBS) as pool:
             compiled = pool.map(lambda unit: self._compile(*unit), units)
         self.compiler.link_shared_object(
@@ -144,7 +144,7 @@ class BuildKernels(build_ext):
         self._nvcc("-std=c++17", *kernels, "-c", *ext.sources, "-odir", folder, host=host)
         built_for = f'-DCBAM_ARCHITECTURES="{" ".join(self.architectures)}"'
         options = ["-std=c++20", "-DUSE_CUDA", built_for]
-        self._nvcc("-c", "csrc/ops_cuda.cpp", "-o", folder / "binding.o", *options, host=[*host, *binding])
+        self._nvcc("-c", "csrc/binding/cuda.cpp", "-o", folder / "binding.o", *options, host=[*host, *binding])
         # libtorch_cuda for PyTorch's current stream: from torch 2.13 on the stable ABI has it without.
         libraries = [f"-L{self.torch.folder / 'lib'}", "-ltorch_cuda", "-ltorch_cpu"]
         output = Path(self.get_ext_fullpath(ext.name))

@@ -14,7 +14,7 @@ import torch
 import torchvision
 from torch._dynamo.utils import counters
 
-from cbam_fused import kernels
+from cbam_fused.ops import registry
 
 from . import tables, timing
 
@@ -55,7 +55,7 @@ def environment() -> dict:
             "cpu": cpu[1] if cpu else platform.machine(),
             "cores": os.cpu_count(),
             "threads": torch.get_num_threads(),
-            "instruction set": kernels.cpu_capability(),
+            "instruction set": registry.cpu_capability(),
             "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         },
         "versions": {

@@ -16,7 +16,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from cbam_fused import kernels, reference
+from cbam_fused import reference
+from cbam_fused.ops import registry
 from cbam_fused.selftest import MAPS
 
 from . import cases, gate, networks
@@ -70,7 +71,7 @@ def operators(
     found: dict[str, float | list[float]] = {"copy": microseconds([lambda x=x: kept.copy_(x) for x, _ in pairs])}
     w1, w2, ws = (w.float() for w in weights)
     for name in ("cuda", "triton") if device == "cuda" else ("cpu",):
-        op = kernels.operators[name]
+        op = registry.operators[name]
         forward = [lambda x=x, op=op: op.forward(x, w1, None, w2, None, ws, None, None, False) for x, _ in pairs]
         saved = [call()[1:] for call in forward]
         backward = [
@@ -136,10 +137,10 @@ def main() -> None:
     out = parser.parse_args().out
     if not out.parent.is_dir():
         parser.error(f"{out.parent} must be a folder that exists")
-    if missing := kernels.cuda_unserved(torch.device("cuda")):
+    if missing := registry.cuda_unserved(torch.device("cuda")):
         parser.error(f"CUDA kernels: {missing}")
-    if kernels.triton_missing:
-        parser.error(kernels.triton_missing)
+    if registry.triton_missing:
+        parser.error(registry.triton_missing)
     facts = {
         "gpu": torch.cuda.get_device_name(),
         "versions": {"python": platform.python_version(), "torch": torch.__version__},

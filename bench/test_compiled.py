@@ -5,7 +5,8 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from cbam_fused import CBAM, autograd, functional, insert_cbam, reference
+from cbam_fused import CBAM, functional, insert_cbam, reference
+from cbam_fused.ops import autograd
 
 from . import cases, networks, timing
 

@@ -1,14 +1,14 @@
 """cbam_fused: CBAM (Woo et al., ECCV 2018) as fused kernels, a drop-in for the PyTorch modules."""
 
-from . import flops as flops  # which registers the formulas of torch.utils.flop_counter
+from . import exported_ops as exported_ops  # which registers the operators of exported programs
 from . import functional, reference
-from . import programs as programs  # which registers the operators of exported programs
-from .checkpoints import export_state_dict
 from .functional import use_backend
 from .modules import CBAM, ChannelAttention, SpatialAttention
-from .replace import replace_cbam
+from .ops import flops as flops  # which registers the formulas of torch.utils.flop_counter
+from .replace.replace import replace_cbam
 from .surgery import attention_maps, freeze_except, insert_cbam, parameter_table, remove_cbam, unfreeze
-from .variants import VARIANTS
+from .variants.state_dict import export_state_dict
+from .variants.table import VARIANTS
 
 __all__ = [
     "CBAM",

@@ -4,7 +4,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from . import about, selftest
+from . import selftest
+from .info import facts
 
 
 def main() -> int:
@@ -32,7 +33,7 @@ def writable(name: str) -> Path:
 
 
 def info() -> int:
-    for name, value in about.facts().items():
+    for name, value in facts().items():
         print(f"{name + ':':<20} {value}")
     return 0
 

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, fx, nn
 from torch.autograd import forward_ad
 
-from . import autograd, kernels, reference
+from . import reference
 from ._ops import ops
 from .checks import check
-from .layout import TRITON_ELEMENTS, accumulation_dtype
+from .ops import autograd, registry
+from .tensors import TRITON_ELEMENTS, accumulation_dtype
 
 # In the order in which they are asked.
 BACKENDS = ("cpu", "cuda", "triton")
@@ -89,10 +90,10 @@ def cbam(
 
 def _kernels(x, w1, w2, ws, b1, b2, bs, residual, relu, ties, backend) -> Tensor:
     if torch.compiler.is_exporting():
-        return ops.cbam(x, w1, w2, ws, b1, b2, bs, residual, relu, ties)  # programs.py, as all of ops here
+        return ops.cbam(x, w1, w2, ws, b1, b2, bs, residual, relu, ties)  # exported_ops.py, as all of ops here
     if torch.is_grad_enabled():
         return autograd.Cbam.apply(*_apart(x, w1, w2, ws, b1, b2, bs, residual, relu, ties, backend))
-    return kernels.operators[backend].forward(x, w1, b1, w2, b2, ws, bs, residual, relu)[0]
+    return registry.operators[backend].forward(x, w1, b1, w2, b2, ws, bs, residual, relu)[0]
 
 
 def _apart(*args):
@@ -217,7 +218,7 @@ def backend_for(x: Tensor) -> str:
     Raises:
         RuntimeError: CBAM_FUSED_BACKEND names an unknown backend, or one that cannot serve x.
     """
-    backend = "cpu" if wanted == "auto" and x.device == CPU and not kernels.cpu_missing else _find_backend(x.device)
+    backend = "cpu" if wanted == "auto" and x.device == CPU and not registry.cpu_missing else _find_backend(x.device)
     return "reference" if _needs_plain_operators() else backend
 
 
@@ -272,14 +273,14 @@ def _missing(backend: str, device: torch.device) -> str:
     """Why this backend has no kernels for tensors on the device; empty if it has."""
     served = device.type in DEVICES[backend]
     if backend == "cpu":
-        reason = kernels.cpu_missing or ("" if served else "they serve tensors on a CPU")
+        reason = registry.cpu_missing or ("" if served else "they serve tensors on a CPU")
         return reason and f"CPU kernels: {reason}"
     if backend == "cuda":
         if served:
-            return kernels.cuda_unserved(device)
-        return f"CUDA kernels: {kernels.cuda_missing or 'they serve tensors on NVIDIA GPUs'}"
-    if kernels.triton_missing or served:
-        return kernels.triton_missing
+            return registry.cuda_unserved(device)
+        return f"CUDA kernels: {registry.cuda_missing or 'they serve tensors on NVIDIA GPUs'}"
+    if registry.triton_missing or served:
+        return registry.triton_missing
     # What the interpreter serves is served only on demand.
     interpreted = device.type == "cpu" and wanted == "triton" and os.environ.get("TRITON_INTERPRET") == "1"
     return "" if interpreted else "Triton serves tensors on a CPU only with TRITON_INTERPRET=1"

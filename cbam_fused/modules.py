@@ -8,7 +8,7 @@ from torch import Tensor, fx, nn
 from . import functional, reference
 from .checks import check, check_input
 from .hooks import has_hooks, masks_are_called
-from .switches import Switches
+from .variants.config import Switches
 
 __all__ = ["CBAM", "Backend", "ChannelAttention", "SpatialAttention"]
 
@@ -91,7 +91,7 @@ class SpatialAttention(reference.SpatialAttention):
         return None if isinstance(self.bn, nn.Identity) else self.bn
 
     def weight(self) -> Tensor:
-        """The weight over [mean, max]; of one over their mean half for each, expanded: flops.py counts it once."""
+        """The weight over [mean, max]; of one over their mean half for each, expanded: ops/flops.py counts it once."""
         weight = self.conv1.weight
         return weight if self.switches.maps == "both" else (weight / 2).expand(-1, 2, -1, -1)
 

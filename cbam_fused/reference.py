@@ -14,10 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .checkpoints import PublicNames
 from .hooks import has_hooks, masks_are_called, must_be_called
-from .switches import Switches
-from .variants import resolve
+from .variants.config import Switches
+from .variants.state_dict import PublicNames
+from .variants.table import resolve
 
 TUTORIAL = Switches()
 TIES = {"first": TUTORIAL, "even": Switches(ties="even")}

@@ -17,8 +17,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.benchmark import Timer
 
-from . import about, functional, kernels, reference
-from .layout import accumulation_dtype
+from . import functional, info, reference
+from .ops import registry
+from .tensors import accumulation_dtype
 
 # C, H, W of the stages of ResNet-18 and ResNet-50 at 224 pixels.
 MAPS = [
@@ -49,7 +50,7 @@ MOVED = {"forward": 2, "forward and backward": 5}
 def run(out: Path, quick: bool = False) -> int:
     """Prints and writes what was found; 1 if a check failed, else 0."""
     maps = QUICK if quick else MAPS
-    report: dict[str, Any] = {"about": about.facts(), "checks": [], "times": [], "finished": False}
+    report: dict[str, Any] = {"about": info.facts(), "checks": [], "times": [], "finished": False}
     devices = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
     print("\n".join(f"{name + ':':<20} {value}" for name, value in report["about"].items()))
     try:
@@ -70,9 +71,9 @@ def run(out: Path, quick: bool = False) -> int:
 
 def backends(device: str) -> list[str]:
     """The kernels that can serve tensors on this device."""
-    missing = {"cpu": kernels.cpu_missing}
+    missing = {"cpu": registry.cpu_missing}
     if device == "cuda":
-        missing = {"cuda": kernels.cuda_unserved(torch.device("cuda")), "triton": kernels.triton_missing}
+        missing = {"cuda": registry.cuda_unserved(torch.device("cuda")), "triton": registry.triton_missing}
     return [name for name, reason in missing.items() if not reason]
 
 

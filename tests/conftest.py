@@ -62,12 +62,11 @@ def pytest_runtest_protocol(item):
 
 
 def pytest_report_header() -> str:
-    from cbam_fused import kernels
+    from cbam_fused.ops import registry
 
-    cpu = kernels.cpu_missing or f"CPU kernels, {kernels.cpu_capability()}"
-    triton = (
-        kernels.triton_missing or f"triton {'interpreted' if os.environ.get('TRITON_INTERPRET') == '1' else 'compiled'}"
-    )
+    cpu = registry.cpu_missing or f"CPU kernels, {registry.cpu_capability()}"
+    mode = "interpreted" if os.environ.get("TRITON_INTERPRET") == "1" else "compiled"
+    triton = registry.triton_missing or f"triton {mode}"
     return f"cbam_fused: {cpu}, {torch.get_num_threads()} threads; {triton}"
 
 

@@ -11,7 +11,8 @@ import itertools
 import torch
 
 import cbam_fused
-from cbam_fused import CBAM, kernels, reference
+from cbam_fused import CBAM, reference
+from cbam_fused.ops import registry
 
 # Of the result's largest element: about a hundred roundings of the type.
 TOLERANCE = {torch.float64: 1e-13, torch.float32: 1e-5, torch.float16: 2e-2, torch.bfloat16: 2e-1}
@@ -45,12 +46,12 @@ def check_export() -> None:
 
 
 def main() -> None:
-    assert not kernels.cpu_missing, kernels.cpu_missing
+    assert not registry.cpu_missing, registry.cpu_missing
     cases = list(itertools.product(("tutorial", "official"), (True, False), TOLERANCE, LAYOUTS))
     for case in cases:
         check_module(*case)
     check_export()
-    where = f"{cbam_fused.__file__}, {kernels.cpu_capability()}"
+    where = f"{cbam_fused.__file__}, {registry.cpu_capability()}"
     print(f"{len(cases) + 1} checks passed with torch {torch.__version__}: {where}")
 
 

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from .. import reference
 from ..keywords import names_keywords
-from .evaluation import call, evaluating
+from .dry_run import call, evaluating
 from .selection import find_cbams
 
 

@@ -9,8 +9,8 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from ..keywords import names_keywords
+from .class_swap import Substitute, restore, substitute
 from .selection import find_cbams, select, unwrapped
-from .substitution import Substitute, restore, substitute
 
 HEADS = ("fc", "classifier", "head")
 BEFORE = "_requires_grad_before_freezing"  # of a model that was frozen: by name, whether its parameters required one

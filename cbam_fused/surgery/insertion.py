@@ -11,13 +11,13 @@ from torch import Tensor, nn
 
 from ..keywords import names_keywords
 from ..modules import CBAM
-from .evaluation import Output, Seen, channel_axis, image_size
+from .class_swap import restore, substitute
+from .dry_run import Output, Seen, channel_axis, image_size
 from .identity import identity_
 from .preservation import global_generators
 from .presets import PRESETS, preset_places
 from .residual import ResidualBlock, is_residual_block
 from .selection import CHILD, HANDLES, select, unwrapped
-from .substitution import restore, substitute
 from .verification import Example, Probe, call_child, verify
 
 INITS = ("default", "identity")

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from torch import nn
 
-from .evaluation import Seen, channel_axis
+from .dry_run import Seen, channel_axis
 from .residual import is_residual_block, why_not_residual
 from .selection import CHILD, nearest
 

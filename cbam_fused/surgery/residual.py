@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, fx, nn
 
 from ..hooks import has_hooks
+from .class_swap import Substitute
 from .preservation import generator_states, holdings, preserved, same_holdings
 from .selection import CHILD
-from .substitution import Substitute
 
 REQUIRED = {"conv1", "bn1", "relu", "conv2", "bn2"}
 OPTIONAL = {"conv3", "bn3", "downsample", CHILD}

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from ..functional import without_demand
-from .evaluation import Seen, default_input, observe
+from .dry_run import Seen, default_input, observe
 from .preservation import Undo, generator_states, global_generators, preserved
 from .selection import CHILD, HANDLES
 

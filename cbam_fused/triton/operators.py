@@ -1,4 +1,4 @@
-"""The raw operators, as kernels.py describes them: the kernels in order, group by group of images."""
+"""The raw operators, as ops/registry.py describes them: the kernels in order, group by group of images."""
 
 import contextlib
 from collections.abc import Callable
@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..layout import TRITON_ELEMENTS, accumulation_dtype, dense_like, is_channels_last, saved_gate, saved_logits
+from ..tensors import TRITON_ELEMENTS, accumulation_dtype, dense_like, is_channels_last, saved_gate, saved_logits
 from . import launch
 from .autotune import tuned
 

@@ -3,8 +3,8 @@
 #pragma once
 
 #include "gates.h"
-#include "matrix_backward.h"
-#include "ties.h"
+#include "passes/backward.h"
+#include "passes/even_ties.h"
 
 namespace {
 

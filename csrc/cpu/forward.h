@@ -4,7 +4,7 @@
 #pragma once
 
 #include "gates.h"
-#include "stats.h"
+#include "passes/pool.h"
 
 namespace {
 

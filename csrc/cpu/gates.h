@@ -1,9 +1,9 @@
 // The two gates, from the pooled values of an image, and their gradients.
 #pragma once
 
-#include "buffers.h"
-#include "matrix.h"
+#include "passes/scale_and_dots.h"
 #include "sigmoid.h"
+#include "workspace.h"
 
 namespace {
 

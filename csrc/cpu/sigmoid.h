@@ -5,7 +5,7 @@
 
 #include <initializer_list>
 
-#include "vec.h"
+#include "simd.h"
 
 namespace {
 

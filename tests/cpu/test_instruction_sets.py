@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from cbam_fused import kernels
+from cbam_fused.ops import registry
 
 TESTS = Path(__file__).parents[1]
 
@@ -21,8 +21,8 @@ def test_numbers_under(limit):
     widest = torch.backends.cpu.get_cpu_capability().lower()
     if widest not in ORDER or ORDER.index(limit) > ORDER.index(widest):
         pytest.skip(f"this processor has no more than {widest}")
-    if kernels.cpu_capability() in (limit, "generic"):
-        pytest.skip(f"{kernels.cpu_capability()} is what this run uses anyway")
+    if registry.cpu_capability() in (limit, "generic"):
+        pytest.skip(f"{registry.cpu_capability()} is what this run uses anyway")
     numerics = ("values", "gates", "semantics", "random_problems")
     files = [f"numerics/test_{name}.py" for name in numerics] + ["cpu/test_split.py"]
     # Derivatives of derivatives are plain PyTorch.

@@ -10,18 +10,19 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from cbam_fused import functional, kernels
+from cbam_fused import functional
+from cbam_fused.ops import registry
 
 CUDA = SimpleNamespace(device=torch.device("cuda"))
-built = pytest.mark.skipif(kernels._find("_C_cuda") is None, reason="cbam_fused/_C_cuda was not built")
+built = pytest.mark.skipif(registry._find("_C_cuda") is None, reason="cbam_fused/_C_cuda was not built")
 
 
 @pytest.fixture
 def gpu(monkeypatch):
     """A GPU of compute capability 9.0, and kernels for it."""
     monkeypatch.setattr("cbam_fused.functional.wanted", "auto")
-    monkeypatch.setattr(kernels, "cuda_missing", "")
-    monkeypatch.setattr(kernels, "cuda_architectures", ("8.0", "9.0"))
+    monkeypatch.setattr(registry, "cuda_missing", "")
+    monkeypatch.setattr(registry, "cuda_architectures", ("8.0", "9.0"))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     properties = SimpleNamespace(major=9, minor=0)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
@@ -47,7 +48,7 @@ def test_gpus_that_they_were_not_built_for_go_to_triton(gpu, monkeypatch):
 
 @pytest.mark.parametrize("device", ["cpu", "cuda", "xpu", "meta"])
 def test_cuda_kernels_that_are_not_there(device, monkeypatch):
-    monkeypatch.setattr(kernels, "cuda_missing", "cbam_fused/_C_cuda was not built")
+    monkeypatch.setattr(registry, "cuda_missing", "cbam_fused/_C_cuda was not built")
     monkeypatch.setattr("cbam_fused.functional.wanted", "cuda")
     with pytest.raises(RuntimeError, match=f"CBAM_FUSED_BACKEND=cuda, but x is on {device}; .*_C_cuda was not built"):
         functional.backend_for(SimpleNamespace(device=torch.device(device)))
@@ -62,7 +63,7 @@ def test_even_ties_are_left_to_the_reference():
 @built
 @pytest.mark.skipif(shutil.which("readelf") is None, reason="readelf is not installed")
 def test_library_carries_the_runtime_and_needs_no_driver():
-    command = ["readelf", "--wide", "--dynamic", str(kernels._find("_C_cuda"))]
+    command = ["readelf", "--wide", "--dynamic", str(registry._find("_C_cuda"))]
     lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
     needed = [line.split("[")[1].rstrip("]") for line in lines if "(NEEDED)" in line]
     assert {"libtorch_cpu.so", "libtorch_cuda.so"} <= set(needed)
@@ -71,7 +72,7 @@ def test_library_carries_the_runtime_and_needs_no_driver():
 
 @built
 def test_library_tells_nothing_of_where_it_was_built():
-    assert str(Path(__file__).parents[2]).encode() not in kernels._find("_C_cuda").read_bytes()
+    assert str(Path(__file__).parents[2]).encode() not in registry._find("_C_cuda").read_bytes()
 
 
 ALONE = """
@@ -81,14 +82,14 @@ from pathlib import Path
 glob = Path.glob
 without = lambda folder, pattern: [] if pattern.startswith("_C.") else glob(folder, pattern)
 with mock.patch.object(Path, "glob", without):
-    from cbam_fused import kernels
-assert kernels.cpu_missing and not kernels.cuda_missing, (kernels.cpu_missing, kernels.cuda_missing)
+    from cbam_fused.ops import registry
+assert registry.cpu_missing and not registry.cuda_missing, (registry.cpu_missing, registry.cuda_missing)
 has = torch._C._dispatch_has_kernel_for_dispatch_key
-for name in kernels.Operators._fields:
-    assert has(f"{kernels.NAMESPACE}::{name}", "CUDA") and not has(f"{kernels.NAMESPACE}::{name}", "CPU"), name
+for name in registry.Operators._fields:
+    assert has(f"{registry.NAMESPACE}::{name}", "CUDA") and not has(f"{registry.NAMESPACE}::{name}", "CPU"), name
 with torch._subclasses.FakeTensorMode():
     x, w1, w2, ws = (torch.empty(s, device="cuda") for s in ((2, 16, 9, 8), (4, 16), (16, 4), (1, 2, 7, 7)))
-    y, saved, index = kernels.operators["cuda"].forward(x, w1, None, w2, None, ws, None, None, False)
+    y, saved, index = registry.operators["cuda"].forward(x, w1, None, w2, None, ws, None, None, False)
 assert y.shape == x.shape and y.device.type == "cuda" and saved.shape == (2, 272) and index.shape == (2, 88)
 assert not torch.cuda.is_initialized()
 """

@@ -5,8 +5,9 @@ import torch
 from emulation import build, driver
 from truth import DTYPES, LAYOUTS, NAMES, assert_close_to_truth, random_problem
 
-from cbam_fused import functional, kernels, reference
-from cbam_fused.layout import accumulation_dtype
+from cbam_fused import functional, reference
+from cbam_fused.ops import registry
+from cbam_fused.tensors import accumulation_dtype
 
 pytestmark = pytest.mark.skipif(bool(build.obstacle), reason=build.obstacle)
 layouts = pytest.mark.parametrize("layout", LAYOUTS, ids=["nchw", "nhwc"])
@@ -21,7 +22,7 @@ def emulated(monkeypatch):
 
     def use(plan: driver.Plan) -> None:
         monkeypatch.setattr("cbam_fused.functional.wanted", "cpu")
-        monkeypatch.setitem(kernels.operators, "cpu", driver.operators(plan))
+        monkeypatch.setitem(registry.operators, "cpu", driver.operators(plan))
 
     return use
 

@@ -10,9 +10,10 @@ import torch
 from gates import FUNCTIONS
 from truth import DTYPES, LAYOUTS, assert_close_to_truth, random_problem
 
-from cbam_fused import CBAM, functional, kernels
+from cbam_fused import CBAM, functional
+from cbam_fused.ops import registry
 
-unserved = kernels.cuda_unserved(torch.device("cuda"))
+unserved = registry.cuda_unserved(torch.device("cuda"))
 pytestmark = [pytest.mark.cuda, pytest.mark.skipif(bool(unserved), reason=f"CUDA kernels: {unserved}")]
 layouts = pytest.mark.parametrize("layout", LAYOUTS, ids=["nchw", "nhwc"])
 dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -88,8 +89,8 @@ def test_schedules(schedule, dtype, layout, monkeypatch):
     # Small enough for one block of 99 KB of shared memory, as 8.6, 8.9 and 12.0 have it, in float32 too.
     problem = random_problem((3, 64, 12, 12), dtype, layout, biases=True, residual=True, relu=True)
     # CUDA C++ Programming Guide, "Thread Block Clusters": up to 8 are portable, from 9.0 on, for GPU and code.
-    with_clusters = tuple(a for a in kernels.cuda_architectures if float(a.removesuffix("+PTX")) >= 9)
-    everywhere = 8 if kernels.runs(with_clusters, *torch.cuda.get_device_capability()) else 1
+    with_clusters = tuple(a for a in registry.cuda_architectures if float(a.removesuffix("+PTX")) >= 9)
+    everywhere = 8 if registry.runs(with_clusters, *torch.cuda.get_device_capability()) else 1
     try:
         assert_close_to_truth(problem, on_gpu())
     except ValueError as refusal:
@@ -140,7 +141,7 @@ def test_nan_and_ties(layout):
     x = torch.ones(1, 40, 30, 30, device="cuda").to(memory_format=layout)
     x[0, 7, 2, 5] = x[0, 7, 20, 20] = float("nan")
     w1, w2, ws = (torch.rand(size, device="cuda") for size in ((2, 40), (40, 2), (1, 2, 7, 7)))
-    _, _, index = kernels.operators["cuda"].forward(x, w1, None, w2, None, ws, None, None, False)
+    _, _, index = registry.operators["cuda"].forward(x, w1, None, w2, None, ws, None, None, False)
     assert index[0, 7] == 2 * 30 + 5 and not index[0, :7].any() and not index[0, 8:].any()
 
 

@@ -6,7 +6,7 @@ from emulation import build, driver
 from gates import FUNCTIONS
 from truth import LAYOUTS, assert_close_to_truth, random_problem
 
-from cbam_fused import kernels
+from cbam_fused.ops import registry
 
 pytestmark = pytest.mark.skipif(bool(build.obstacle), reason=build.obstacle)
 layouts = pytest.mark.parametrize("layout", LAYOUTS, ids=["nchw", "nhwc"])
@@ -20,7 +20,7 @@ def emulated(monkeypatch):
 
     def use(cluster: int) -> None:
         monkeypatch.setattr("cbam_fused.functional.wanted", "cpu")
-        monkeypatch.setitem(kernels.operators, "cpu", driver.operators(driver.Plan("on_chip", cluster)))
+        monkeypatch.setitem(registry.operators, "cpu", driver.operators(driver.Plan("on_chip", cluster)))
 
     return use
 
@@ -104,7 +104,7 @@ def test_places_of_the_maxima(cluster, layout):
     x[0, 1, 1, 2:4] = float("nan")
     x[0, 2] = float("-inf")
     x[0, 3, 2, 3:] = float("inf")
-    _, _, expected = kernels.operators["cpu"].forward(x, *params, None, False)
+    _, _, expected = registry.operators["cpu"].forward(x, *params, None, False)
     _, _, index = driver.forward(x, *params, None, False, plan=driver.Plan("on_chip", cluster))
     assert torch.equal(index, expected)
 

@@ -8,28 +8,28 @@ from emulation import driver
 from gates import FUNCTIONS
 from truth import DTYPES, LAYOUTS, assert_close_to_truth, random_problem
 
-from cbam_fused import kernels
+from cbam_fused.ops import registry
 
 layouts = pytest.mark.parametrize("layout", LAYOUTS, ids=["nchw", "nhwc"])
 dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 functions = pytest.mark.parametrize("name", FUNCTIONS)
 
 
-def operators(images: int = 2, seed: int = 0) -> kernels.Operators:
+def operators(images: int = 2, seed: int = 0) -> registry.Operators:
     """The emulated ones, in groups of so many images."""
     plan = driver.Plan("staged", images=images)
     planned = {
         name: partial(getattr(driver, name), seed=seed, **({} if name == "apply" else {"plan": plan}))
-        for name in kernels.Operators._fields
+        for name in registry.Operators._fields
     }
-    return kernels.Operators(**planned)
+    return registry.Operators(**planned)
 
 
 @pytest.fixture(autouse=True)
 def emulated(monkeypatch):
     """Tensors on the CPU go to the CUDA kernels."""
     monkeypatch.setattr("cbam_fused.functional.wanted", "cpu")
-    monkeypatch.setitem(kernels.operators, "cpu", operators())
+    monkeypatch.setitem(registry.operators, "cpu", operators())
 
 
 # Rows that are aligned for 16-byte accesses and others, one channel, one pixel, one row, one column.

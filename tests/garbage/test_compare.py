@@ -8,7 +8,7 @@ import torch
 from garbage_runs import SMALL, files_below, read_log
 from PIL import Image
 
-from cbam_fused import kernels
+from cbam_fused.ops import registry
 from garbage import Interrupted
 from garbage.run.folder import load_run
 from garbage.train import compare
@@ -85,7 +85,7 @@ def test_the_json_is_of_the_logs(compared):
     assert all(math.isfinite(tax) for tax in result["cbam_tax"].values())
 
 
-@pytest.mark.skipif(bool(kernels.cpu_missing), reason=f"nothing to compare: {kernels.cpu_missing}")
+@pytest.mark.skipif(bool(registry.cpu_missing), reason=f"nothing to compare: {registry.cpu_missing}")
 def test_both_backends_train_alike_but_are_two(compared):
     """The first steps; later ones part as float32 does, which is what the command is for."""
     result = json.loads((compared / "comparison.json").read_text())

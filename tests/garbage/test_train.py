@@ -15,7 +15,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.nn import functional as F
 
-from cbam_fused import kernels
+from cbam_fused.ops import registry
 from garbage.commands import train as train_command
 from garbage.data import folders
 from garbage.data.augmentation import train_transform
@@ -90,7 +90,7 @@ def test_one_seed_gives_one_loss_curve(run, drawn, tmp_path, no_report):
     assert losses(tmp_path / "other") != losses(run)
 
 
-@pytest.mark.skipif(bool(kernels.cpu_missing), reason=f"nothing to compare: {kernels.cpu_missing}")
+@pytest.mark.skipif(bool(registry.cpu_missing), reason=f"nothing to compare: {registry.cpu_missing}")
 def test_fused_and_reference_curves_agree(run, drawn, tmp_path, no_report):
     """The first epoch, three steps. Later ones part in float32 as they do for weights changed by 1e-7: see float64."""
     main(["train", "--data", str(drawn), "--out", str(tmp_path / "run"), *SMALL, "--backend", "reference"])
@@ -100,7 +100,7 @@ def test_fused_and_reference_curves_agree(run, drawn, tmp_path, no_report):
     assert [config["environment"]["cbam_kernels"] for config in configs] == ["cpu", "reference"]
 
 
-@pytest.mark.skipif(bool(kernels.cpu_missing), reason=f"nothing to compare: {kernels.cpu_missing}")
+@pytest.mark.skipif(bool(registry.cpu_missing), reason=f"nothing to compare: {registry.cpu_missing}")
 def test_fused_and_reference_curves_agree_to_the_last_step_in_float64(drawn):
     images = folders.load_folder(drawn, 32, workers=1).train
 

@@ -10,15 +10,16 @@ from torch import nn
 from torch.nn.utils import parametrizations, prune
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
-from cbam_fused import CBAM, ChannelAttention, SpatialAttention, checkpoints, export_state_dict, reference
-from cbam_fused.variants import VARIANTS
+from cbam_fused import CBAM, ChannelAttention, SpatialAttention, export_state_dict, reference
+from cbam_fused.variants import state_dict
+from cbam_fused.variants.table import VARIANTS
 
 X = torch.randn(2, 32, 6, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).relu()
 
 
 @pytest.fixture(autouse=True)
 def fresh_warnings():
-    checkpoints._warn.cache_clear()
+    state_dict._warn.cache_clear()
 
 
 def same_function(a, b):

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from public import filled, images, run
 
 from cbam_fused import CBAM, ChannelAttention, SpatialAttention, reference
-from cbam_fused.switches import Switches
+from cbam_fused.variants.config import Switches
 
 
 def formula(x, w1, w2, b1, b2, act, pools, combine, place, gate):

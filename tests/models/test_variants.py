@@ -10,8 +10,8 @@ from public import PUBLIC, filled, images, run
 from torch import nn
 
 from cbam_fused import CBAM, ChannelAttention, SpatialAttention, export_state_dict, reference
-from cbam_fused.switches import Switches
-from cbam_fused.variants import VARIANTS
+from cbam_fused.variants.config import Switches
+from cbam_fused.variants.table import VARIANTS
 
 NO_WIDTH = ("luuuyi", 8)  # 8 // 16 hidden units, see test_widths
 

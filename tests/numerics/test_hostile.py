@@ -9,7 +9,8 @@ from arguments import OK
 from torch import nn
 from truth import random_problem
 
-from cbam_fused import CBAM, functional, kernels
+from cbam_fused import CBAM, functional
+from cbam_fused.ops import registry
 
 PARAMETERS = ("w1", "b1", "w2", "b2", "ws", "bs")
 
@@ -144,7 +145,7 @@ def operator_arguments():
     """For each raw operator, arguments that are right."""
     x, residual = OK["x"], OK["residual"]
     params = {n: OK[n] for n in PARAMETERS}
-    y, saved, index = kernels.operators["cpu"].forward(x, *params.values(), residual, True)
+    y, saved, index = registry.operators["cpu"].forward(x, *params.values(), residual, True)
     s, dg = torch.zeros(2, 1, 5, 5), torch.zeros(2, 8)
     return {
         "forward": {"x": x, **params, "residual": residual, "relu": True},
@@ -163,7 +164,7 @@ def operator_arguments():
 @pytest.mark.parametrize("name", operator_arguments())
 def test_operators_refuse_tensors_that_do_not_fit(name):
     """As an exported program could be given them, which calls the operators without functional.cbam."""
-    operator, right = getattr(kernels.operators["cpu"], name), operator_arguments()[name]
+    operator, right = getattr(registry.operators["cpu"], name), operator_arguments()[name]
     operator(**right)
     for argument, t in right.items():
         if not isinstance(t, torch.Tensor):
@@ -179,11 +180,11 @@ def test_operators_refuse_tensors_that_do_not_fit(name):
 
 
 @pytest.mark.cuda
-@pytest.mark.skipif(bool(kernels.cuda_missing), reason=f"CUDA kernels: {kernels.cuda_missing}")
+@pytest.mark.skipif(bool(registry.cuda_missing), reason=f"CUDA kernels: {registry.cuda_missing}")
 @pytest.mark.parametrize("name", operator_arguments())
 def test_operators_refuse_tensors_on_another_device(name):
     """A kernel would follow a pointer that its GPU does not know."""
-    operator = getattr(kernels.operators["cuda"], name)
+    operator = getattr(registry.operators["cuda"], name)
     right = {n: t.cuda() if isinstance(t, torch.Tensor) else t for n, t in operator_arguments()[name].items()}
     operator(**right)
     for argument, t in right.items():
@@ -198,7 +199,7 @@ def test_operators_refuse_a_bias_without_its_gate(absent, given):
     right = operator_arguments()["forward"]
     biases = {name: right[name] if name == given else None for name in ("b1", "b2", "bs")}
     with pytest.raises(RuntimeError, match="b1 and b2 must be None without w1 and w2, and bs without ws"):
-        kernels.operators["cpu"].forward(**right | biases | dict.fromkeys(absent))
+        registry.operators["cpu"].forward(**right | biases | dict.fromkeys(absent))
 
 
 def test_operators_refuse_indices_that_point_elsewhere():
@@ -208,7 +209,7 @@ def test_operators_refuse_indices_that_point_elsewhere():
             index = right["index"].clone()
             index[place] = wrong
             with pytest.raises(RuntimeError, match="index is not what the forward left"):
-                kernels.operators["cpu"].backward(**right | {"index": index})
+                registry.operators["cpu"].backward(**right | {"index": index})
 
 
 @pytest.mark.parametrize("wrong", [None, 3, "text", [1.0], torch.zeros(()), torch.zeros(7), torch.zeros(2, 2, 2)])

@@ -5,7 +5,8 @@ import warnings
 import pytest
 import torch
 
-from cbam_fused import CBAM, functional, kernels
+from cbam_fused import CBAM, functional
+from cbam_fused.ops import registry
 
 LAYOUTS = pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["nchw", "nhwc"])
 
@@ -69,7 +70,7 @@ def test_sums_of_half_types_are_float32(dtype, layout):
     N, C, H, W = 1, 4096, 64, 65
     x = torch.ones(N, C, H, W, dtype=dtype).to(memory_format=layout)
     w1, w2 = torch.zeros(1, C), torch.zeros(C, 1)
-    _, saved, _ = kernels.operators["cpu"].forward(x, w1, None, w2, None, torch.zeros(1, 2, 1, 1), None, None, False)
+    _, saved, _ = registry.operators["cpu"].forward(x, w1, None, w2, None, torch.zeros(1, 2, 1, 1), None, None, False)
     assert saved.dtype == torch.float32
     mean, maps = saved[:, :C], saved[:, -3 * H * W : -2 * H * W]
     assert (mean == 1).all(), "means over 4160 pixels"

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from bench import gate, gpu, networks
-from cbam_fused import kernels
+from cbam_fused.ops import registry
 
 
 @pytest.mark.parametrize(
@@ -19,8 +19,8 @@ from cbam_fused import kernels
 )
 def test_what_the_gpu_benchmark_lacks_it_says_at_once(folder, cuda, triton, message, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["bench.gpu", str(tmp_path / folder / "h100.json")])
-    monkeypatch.setattr(kernels, "cuda_unserved", lambda device: cuda)
-    monkeypatch.setattr(kernels, "triton_missing", triton)
+    monkeypatch.setattr(registry, "cuda_unserved", lambda device: cuda)
+    monkeypatch.setattr(registry, "triton_missing", triton)
     with pytest.raises(SystemExit):
         gpu.main()
     assert message in capsys.readouterr().err

@@ -1,6 +1,7 @@
 """The documentation: its examples run, its links lead somewhere, what is generated is current."""
 
 import argparse
+import ast
 import importlib.util
 import re
 import shlex
@@ -104,16 +105,28 @@ def test_every_environment_variable_has_an_entry():
 
 def test_each_layer_imports_only_those_below_it():
     section = (DOCS / "design" / "architecture.md").read_text().partition("## Layers")[2].partition("\n## ")[0]
-    layers = re.findall(r"^    (\w+)(?:\.py|/ ) ", section, re.M)
-    assert {"surgery", "replace", "modules", "kernels", "triton", "switches"} <= {*layers}
+    names = re.findall(r"^    (?!csrc)(\w+/|[\w/]+\.py) ", section, re.M)
+    layers = [ROOT / "cbam_fused" / name for name in names]
+    assert len(layers) > 12 and all(layer.exists() for layer in layers)
+
+    def level(path: Path) -> int | None:
+        return next((i for i, layer in enumerate(layers) if layer == path or layer in path.parents), None)
+
     for above, layer in enumerate(layers):
-        folder = ROOT / "cbam_fused" / layer
-        sources = [*folder.glob("*.py")] or [folder.with_suffix(".py")]
-        prefix = r"\.\." if folder.is_dir() else r"\."
-        for text in (source.read_text() for source in sources):
-            imported = re.findall(rf"^from {prefix}(\w+) import", text, re.M)
-            imported += [n for line in re.findall(rf"^from {prefix} import (.*)", text, re.M) for n in line.split(", ")]
-            assert [name for name in imported if name in layers[: above + 1]] == [], layer
+        for source in layer.glob("*.py") if layer.is_dir() else [layer]:
+            below = [level(path) for path in imported_modules(source)]
+            assert all(i >= above for i in below if i is not None), source
+
+
+def imported_modules(source: Path) -> list[Path]:
+    """The files of the package that the import statements at the top of a file name."""
+    found = []
+    for node in ast.parse(source.read_text()).body:
+        if isinstance(node, ast.ImportFrom) and node.level:
+            folder = source.parents[node.level - 1].joinpath(*(node.module or "").split("."))
+            found += [folder.with_suffix(".py")] if node.module else []
+            found += [folder / f"{name.name}.py" for name in node.names] + [folder / "__init__.py"]
+    return [path for path in found if path.is_file()]
 
 
 ROWS = re.findall(

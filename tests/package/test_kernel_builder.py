@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import setup_script
 
-from cbam_fused import kernels
+from cbam_fused.ops import registry
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -34,7 +34,8 @@ def hub(tmp_path):
 def test_every_source_is_named_and_exists(setup, hub):
     named = [source for section in (BUILD["torch"], *BUILD["kernel"].values()) for source in section["src"]]
     assert [source for source in named if not (hub / source).is_file()] == []
-    headers = [str(p.relative_to(ROOT)) for folder in ("csrc", "csrc/cpu") for p in (ROOT / folder).glob("*.h")]
+    folders = ("csrc", "csrc/binding", "csrc/cpu", "csrc/cpu/isa", "csrc/cpu/passes")
+    headers = [str(p.relative_to(ROOT)) for folder in folders for p in (ROOT / folder).glob("*.h")]
     assert sorted(named) == sorted(["torch-ext/module.cpp", *setup["CPU_EXTENSION"].sources, *headers])
 
 
@@ -85,12 +86,12 @@ print(module.backend_for(x).name, x.grad.isfinite().all().item(), *names, "cbam_
 """
 
 
-@pytest.mark.skipif(bool(kernels.cpu_missing), reason=f"CPU kernels: {kernels.cpu_missing}")
+@pytest.mark.skipif(bool(registry.cpu_missing), reason=f"CPU kernels: {registry.cpu_missing}")
 def test_the_package_under_another_name_and_namespace(hub):
     package = hub / "torch-ext" / "cbam_fused"
     assert not (package / "_ops.py").exists()
-    names = [*kernels.Operators._fields, "cpu_capability"]
-    (package / "_ops.py").write_text(GENERATED.format(binary=str(kernels._find("_C")), names=names))
+    names = [*registry.Operators._fields, "cpu_capability"]
+    (package / "_ops.py").write_text(GENERATED.format(binary=str(registry._find("_C")), names=names))
     env = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "CBAM_FUSED_BACKEND")}
     result = subprocess.run([sys.executable, "-c", LOAD], cwd=hub, env=env, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr

@@ -14,7 +14,7 @@ import environment
 import pytest
 import torch
 
-from cbam_fused import kernels
+from cbam_fused.ops import registry
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "cbam_fused"
@@ -93,10 +93,10 @@ def test_source_folder_without_binary_finds_the_installed_one(tmp_path):
         name = "PKG-INFO" if folder.suffix == ".egg-info" else "METADATA"
         (folder / name).write_text("Metadata-Version: 2.1\nName: cbam_fused\nVersion: 0.0.1\n")
     (site / "cbam_fused").mkdir()
-    shutil.copy(kernels._find("_C"), site / "cbam_fused")
-    code = "from cbam_fused import kernels as k; print(k.__file__, k._find('_C'), k.cpu_missing or 'loaded')"
+    shutil.copy(registry._find("_C"), site / "cbam_fused")
+    code = "from cbam_fused.ops import registry as k; print(k.__file__, k._find('_C'), k.cpu_missing or 'loaded')"
     module, binary, loaded = python("-c", code, cwd=source, PYTHONPATH=str(site)).split()
-    assert Path(module).parent == source / "cbam_fused"
+    assert Path(module).parents[1] == source / "cbam_fused"
     assert Path(binary).parent == site / "cbam_fused"
     assert loaded == "loaded"
 
@@ -107,7 +107,7 @@ def copy_sources(folder):
 
 @pytest.mark.skipif(shutil.which("readelf") is None, reason="readelf is not installed")
 def test_binary_needs_neither_python_nor_cuda_and_of_torch_the_stable_abi():
-    command = ["readelf", "--wide", "--dynamic", "--dyn-syms", str(kernels._find("_C"))]
+    command = ["readelf", "--wide", "--dynamic", "--dyn-syms", str(registry._find("_C"))]
     lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
     needed = [line.split("[")[1].rstrip("]") for line in lines if "(NEEDED)" in line]
     undefined = [line.split()[7] for line in lines if " UND " in line and len(line.split()) > 7]
@@ -121,7 +121,7 @@ def test_binary_needs_neither_python_nor_cuda_and_of_torch_the_stable_abi():
 
 
 def test_binary_tells_nothing_of_where_it_was_built():
-    assert str(ROOT).encode() not in kernels._find("_C").read_bytes()
+    assert str(ROOT).encode() not in registry._find("_C").read_bytes()
 
 
 def test_sdist_holds_kernels_and_backend(tmp_path):
@@ -244,7 +244,7 @@ def test_options_of_nvcc():
     ],
 )
 def test_which_gpus_a_build_serves(architectures, capability, expected):
-    assert kernels.runs(tuple(architectures.split()), *capability) == expected
+    assert registry.runs(tuple(architectures.split()), *capability) == expected
 
 
 def test_a_second_copy_is_refused(tmp_path):
@@ -277,6 +277,8 @@ def test_pip_install_into_a_new_environment(tmp_path):
     assert log.returncode == 0, log.stdout
     assert "Collecting torch" not in log.stdout
     assert "cbam_fused: CUDA kernels" in log.stdout
-    code = "import cbam_fused; print(cbam_fused.kernels._find('_C'), cbam_fused.kernels.cpu_missing or 'loaded')"
+    code = (
+        "import cbam_fused; print(cbam_fused.ops.registry._find('_C'), cbam_fused.ops.registry.cpu_missing or 'loaded')"
+    )
     out = subprocess.check_output([new, "-c", code], cwd=tmp_path, text=True).split()
     assert out == [str(next(Path(site.strip(), "cbam_fused").glob("_C.*so"))), "loaded"]

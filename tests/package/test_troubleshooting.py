@@ -14,7 +14,9 @@ import setup_script
 import torch
 from setuptools.errors import CompileError
 
-from cbam_fused import CBAM, checkpoints, export_state_dict, kernels
+from cbam_fused import CBAM, export_state_dict
+from cbam_fused.ops import registry
+from cbam_fused.variants import state_dict
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "guide" / "troubleshooting.md").read_text()
@@ -85,15 +87,15 @@ def test_an_nvcc_that_fails(monkeypatch):
 
 
 def test_a_package_without_binary(monkeypatch):
-    monkeypatch.setattr(kernels, "_find", lambda stem: None)
-    assert kernels._load("_C") in QUOTED
+    monkeypatch.setattr(registry, "_find", lambda stem: None)
+    assert registry._load("_C") in QUOTED
 
 
 def test_triton_without_a_c_compiler(monkeypatch):
     monkeypatch.setenv("PATH", "/nowhere")
     for name in ("CC", "TRITON_INTERPRET"):
         monkeypatch.delenv(name, raising=False)
-    assert kernels._find_triton() == quoted("Triton needs a C compiler")
+    assert registry._find_triton() == quoted("Triton needs a C compiler")
 
 
 @pytest.mark.parametrize(
@@ -105,7 +107,7 @@ def test_triton_without_a_c_compiler(monkeypatch):
     ],
 )
 def test_a_backend_that_cannot_be(backend, start, monkeypatch):
-    monkeypatch.setattr(kernels, "cuda_missing", "")
+    monkeypatch.setattr(registry, "cuda_missing", "")
     monkeypatch.setattr("cbam_fused.functional.wanted", backend)
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     with pytest.raises(RuntimeError, match=re.escape(quoted(start))):
@@ -130,6 +132,6 @@ def test_a_checkpoint_of_unknown_order():
     state = export_state_dict(CBAM(64, variant="shared_mlp"), "shared_mlp")
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        checkpoints._warn.cache_clear()  # it warns once
+        state_dict._warn.cache_clear()  # it warns once
         CBAM(64).load_state_dict(state)
     assert any(str(w.message).startswith(quoted("checkpoint:")) for w in caught)

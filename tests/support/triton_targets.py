@@ -19,7 +19,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, make_backend
 from triton.runtime.jit import JITFunction, create_function_from_signature
 
-from cbam_fused.layout import accumulation_dtype, saved_logits
+from cbam_fused.tensors import accumulation_dtype, saved_logits
 from cbam_fused.triton import launch, operators
 
 SHAPE = (8, 256, 56, 56)

@@ -5,7 +5,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from cbam_fused.layout import accumulation_dtype
+from cbam_fused.tensors import accumulation_dtype
 from cbam_fused.triton import tiles
 
 # Arguments of x's size.

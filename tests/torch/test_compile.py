@@ -12,8 +12,9 @@ from torch._dynamo.testing import CompileCounter
 from torch.utils.checkpoint import checkpoint
 from truth import LAYOUTS, random_problem
 
-from cbam_fused import CBAM, functional, kernels, reference
-from cbam_fused.layout import saved_logits
+from cbam_fused import CBAM, functional, reference
+from cbam_fused.ops import registry
+from cbam_fused.tensors import saved_logits
 
 
 @pytest.fixture(autouse=True)
@@ -29,10 +30,10 @@ def operator_arguments(problem, even_ties=False):
     given = {n: None if t is None else t.detach() for n, t in problem.inputs.items()}
     x, residual, relu = given["x"], given["residual"], problem.relu
     params = [given[n] for n in ("w1", "b1", "w2", "b2", "ws", "bs")]
-    y, saved, index = kernels.operators["cpu"].forward(x, *params, residual, relu)
+    y, saved, index = registry.operators["cpu"].forward(x, *params, residual, relu)
     y = y if relu else None
     s = saved_logits(saved, x).contiguous()
-    dg, ds, masked = kernels.operators["cpu"].products(problem.dy, x, y, saved, s)
+    dg, ds, masked = registry.operators["cpu"].products(problem.dy, x, y, saved, s)
     return {
         "forward": (x, *params, residual, relu),
         "backward": (problem.dy, x, y, saved, index, *params, even_ties),
@@ -50,7 +51,7 @@ def operator_arguments(problem, even_ties=False):
 def test_opcheck(shape, dtype, options, layout):
     problem = random_problem(shape, dtype, layout, biases=options, residual=options, relu=options)
     for name, arguments in operator_arguments(problem, even_ties=options).items():
-        library.opcheck(getattr(kernels.operators["cpu"], name), arguments)
+        library.opcheck(getattr(registry.operators["cpu"], name), arguments)
 
 
 @pytest.mark.parametrize("absent", [("w1", "w2"), ("ws",)], ids=str)
@@ -58,7 +59,7 @@ def test_opcheck_of_one_gate(absent):
     problem = random_problem((2, 6, 5, 7))
     problem.inputs |= dict.fromkeys(absent)
     for name, arguments in operator_arguments(problem).items():
-        library.opcheck(getattr(kernels.operators["cpu"], name), arguments)
+        library.opcheck(getattr(registry.operators["cpu"], name), arguments)
 
 
 VIEWS = {
@@ -73,8 +74,8 @@ VIEWS = {
 def test_opcheck_of_strided_inputs(view):
     x = VIEWS[view]()
     arguments = operator_arguments(random_problem(tuple(x.shape), relu=True))
-    library.opcheck(kernels.operators["cpu"].forward, (x, *arguments["forward"][1:]))
-    library.opcheck(kernels.operators["cpu"].backward, (x, x, *arguments["backward"][2:]))
+    library.opcheck(registry.operators["cpu"].forward, (x, *arguments["forward"][1:]))
+    library.opcheck(registry.operators["cpu"].backward, (x, x, *arguments["backward"][2:]))
 
 
 @layouts
@@ -224,9 +225,9 @@ def test_the_graph_is_the_operator_alone():
     with torch.no_grad():
         compiled(x)
     forward, backward, inference = graphs
-    operator, getitem = str(kernels.operators["cpu"].forward), "<built-in function getitem>"
+    operator, getitem = str(registry.operators["cpu"].forward), "<built-in function getitem>"
     assert forward[0] == inference[0] == operator and {*forward[1:], *inference[1:]} == {getitem}
-    assert [name for name in backward if "cbam_fused" in name] == [str(kernels.operators["cpu"].backward)]
+    assert [name for name in backward if "cbam_fused" in name] == [str(registry.operators["cpu"].backward)]
 
 
 def test_max_autotune():

@@ -8,7 +8,8 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from cbam_fused import CBAM, VARIANTS, ChannelAttention, SpatialAttention, kernels, reference
+from cbam_fused import CBAM, VARIANTS, ChannelAttention, SpatialAttention, reference
+from cbam_fused.ops import registry
 
 
 def count(module: nn.Module, x: torch.Tensor) -> tuple[int, int]:
@@ -116,7 +117,7 @@ def test_triton_operators(checker):
     fused, plain = twins(8, 4, 3, norm=True)
     x = torch.randn(1, 8, 4, 4, requires_grad=True)
     with torch.no_grad():
-        assert kernels.operators["triton"].forward(x, *(None,) * 4, torch.zeros(1, 2, 3, 3), None, None, False)
+        assert registry.operators["triton"].forward(x, *(None,) * 4, torch.zeros(1, 2, 3, 3), None, None, False)
     for training in (True, False):
         ours = count(fused.train(training), x)
         with pytest.MonkeyPatch.context() as patch:

@@ -10,8 +10,9 @@ from torch import nn
 from torch.nn.utils import fusion, parametrizations, parametrize, prune
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
-from cbam_fused import CBAM, ChannelAttention, SpatialAttention, kernels, reference, replace_cbam
-from cbam_fused.pairs import fuse_pairs
+from cbam_fused import CBAM, ChannelAttention, SpatialAttention, reference, replace_cbam
+from cbam_fused.ops import registry
+from cbam_fused.replace.fuse_masks import fuse_pairs
 
 X = torch.randn(2, 32, 7, 9, generator=torch.Generator().manual_seed(0)).relu()
 LAYERS = ("ca", "sa", "ca.fc1", "ca.fc2", "sa.conv1")
@@ -279,7 +280,7 @@ def test_a_layer_with_a_forward_of_its_own_is_called(cls, name, own):
 def keep_ours(ctx, operator, *args, **kwargs):
     return (
         CheckpointPolicy.MUST_SAVE
-        if operator is kernels.operators["cpu"].forward
+        if operator is registry.operators["cpu"].forward
         else CheckpointPolicy.PREFER_RECOMPUTE
     )
 

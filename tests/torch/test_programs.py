@@ -1,4 +1,4 @@
-"""Exported programs (cbam_fused/programs.py): they compute, and differentiate, what the module does."""
+"""Exported programs (cbam_fused/exported_ops.py): they compute, and differentiate, what the module does."""
 
 import copy
 
@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import func, nn
 
-from cbam_fused import CBAM, ChannelAttention, SpatialAttention, kernels, use_backend
+from cbam_fused import CBAM, ChannelAttention, SpatialAttention, use_backend
+from cbam_fused.ops import registry
 
 BATCH = torch.export.Dim("batch")
 
@@ -68,7 +69,7 @@ def exported(module, x, **options):
 
 def ours(program):
     targets = [str(node.target) for node in program.graph.nodes if node.op == "call_function"]
-    return {target for target in targets if target.startswith(kernels.NAMESPACE)}
+    return {target for target in targets if target.startswith(registry.NAMESPACE)}
 
 
 def gradients(f, x):
@@ -118,7 +119,7 @@ def test_a_program_finds_its_backend_where_it_runs(name, x, monkeypatch):
     """As the module does, whichever had been chosen when it was exported."""
     _, program = exported(build(name), x)
     expected = gradients(program, x)
-    monkeypatch.setattr(kernels, "operators", {})  # which nobody may use
+    monkeypatch.setattr(registry, "operators", {})  # which nobody may use
     with use_backend("reference"):
         torch.testing.assert_close(gradients(program, x), expected)
     with pytest.raises(KeyError, match="cpu"):
@@ -143,7 +144,7 @@ def test_a_decomposed_program_has_the_raw_operators(name, x):
     """They are what AOTInductor calls, where there may be no Python."""
     program, loaded = exported(build(name), x)
     decomposed = program.run_decompositions()
-    assert ours(decomposed) <= {str(operator) for operator in kernels.operators["cpu"]} and ours(decomposed)
+    assert ours(decomposed) <= {str(operator) for operator in registry.operators["cpu"]} and ours(decomposed)
     with torch.no_grad():
         assert torch.equal(decomposed.module()(x), loaded(x))
 

@@ -13,7 +13,8 @@ from torch import library, nn
 from torch._subclasses import FakeTensorMode
 from truth import LAYOUTS, random_problem
 
-from cbam_fused import CBAM, functional, kernels
+from cbam_fused import CBAM, functional
+from cbam_fused.ops import registry
 from cbam_fused.triton import tiles
 
 layouts = pytest.mark.parametrize("layout", LAYOUTS, ids=["nchw", "nhwc"])
@@ -25,8 +26,8 @@ def on(device):
 
 def test_both_gpu_backends_say_the_same_twice():
     """Where Python and C++ each have a text of their own: the operators' schemas, and when groups of images pay."""
-    for name in kernels.Operators._fields:
-        schemas = [str(getattr(kernels.operators[backend], name)._schema) for backend in ("cpu", "triton")]
+    for name in registry.Operators._fields:
+        schemas = [str(getattr(registry.operators[backend], name)._schema) for backend in ("cpu", "triton")]
         assert schemas[0] == schemas[1].replace("::triton_", "::")
     plan = (Path(__file__).parents[2] / "csrc/cuda/plan.cpp").read_text().replace("'", "")
     assert f"kBandwidthL2 = {tiles.L2_BANDWIDTH};" in plan and f"kLaunches = {tiles.LAUNCHES};" in plan
@@ -34,7 +35,7 @@ def test_both_gpu_backends_say_the_same_twice():
 
 @pytest.fixture
 def no_cuda_kernels(monkeypatch):
-    monkeypatch.setattr(kernels, "cuda_missing", "cbam_fused/_C_cuda was not built")
+    monkeypatch.setattr(registry, "cuda_missing", "cbam_fused/_C_cuda was not built")
 
 
 @pytest.mark.usefixtures("no_cuda_kernels")
@@ -54,7 +55,7 @@ def test_gpu_tensors_go_to_triton(device, monkeypatch):
 @pytest.mark.usefixtures("no_cuda_kernels")
 def test_gpu_tensors_without_triton(monkeypatch):
     monkeypatch.setattr("cbam_fused.functional.wanted", "auto")
-    monkeypatch.setattr(kernels, "triton_missing", "triton is not installed")
+    monkeypatch.setattr(registry, "triton_missing", "triton is not installed")
     assert functional.backend_for(on("cuda")) == "reference"
     monkeypatch.setattr("cbam_fused.functional.wanted", "triton")
     with pytest.raises(RuntimeError, match="CBAM_FUSED_BACKEND=triton, but x is on cuda; triton is not installed"):
@@ -64,7 +65,7 @@ def test_gpu_tensors_without_triton(monkeypatch):
 def test_cpu_tensors_go_to_triton_only_on_demand(monkeypatch):
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     monkeypatch.setattr("cbam_fused.functional.wanted", "auto")
-    assert functional.backend_for(on("cpu")) == ("reference" if kernels.cpu_missing else "cpu")
+    assert functional.backend_for(on("cpu")) == ("reference" if registry.cpu_missing else "cpu")
     monkeypatch.setattr("cbam_fused.functional.wanted", "triton")
     assert functional.backend_for(on("cpu")) == "triton"
     monkeypatch.delenv("TRITON_INTERPRET")
@@ -83,8 +84,9 @@ def test_transforms_go_to_the_reference(checker):
 ON_A_GPU = """
 import torch
 from types import SimpleNamespace
-from cbam_fused import functional, kernels
-kernels.cuda_missing = "cbam_fused/_C_cuda was not built"
+from cbam_fused import functional
+from cbam_fused.ops import registry
+registry.cuda_missing = "cbam_fused/_C_cuda was not built"
 cuda = torch.device("cuda")
 print(functional.backend_for(SimpleNamespace(device=cuda)), functional.why_reference(cuda), sep="; ")
 """
@@ -124,7 +126,7 @@ import sys, torch, cbam_fused
 from cbam_fused import functional
 from types import SimpleNamespace
 assert "triton" not in sys.modules, "importing the package imports Triton"
-cbam_fused.kernels.cuda_missing = "left out"
+cbam_fused.ops.registry.cuda_missing = "left out"
 assert functional.backend_for(SimpleNamespace(device=torch.device("cuda"))) == "triton"
 from cbam_fused.triton import operators
 from triton.runtime import driver
@@ -155,8 +157,8 @@ WITHOUT_BINARY = """
 import importlib.metadata, torch
 importlib.metadata.distributions = lambda **kwargs: []
 import cbam_fused
-from cbam_fused import kernels
-assert kernels.cpu_missing
+from cbam_fused.ops import registry
+assert registry.cpu_missing
 torch.manual_seed(0)
 module, x = cbam_fused.CBAM(8), torch.randn(1, 8, 3, 4, requires_grad=True)
 y = module(x)
@@ -187,8 +189,8 @@ def test_fake_cuda_tensors(layout):
     with FakeTensorMode():
         x = torch.empty(2, 16, 9, 8, device="cuda", dtype=torch.bfloat16, memory_format=layout)
         w1, w2, ws = (torch.empty(size, device="cuda") for size in ((4, 16), (16, 4), (1, 2, 7, 7)))
-        y, saved, index = kernels.operators["triton"].forward(x, w1, None, w2, None, ws, None, x, True)
-        grads = kernels.operators["triton"].backward(y, x, y, saved, index, w1, None, w2, None, ws, None, False)
+        y, saved, index = registry.operators["triton"].forward(x, w1, None, w2, None, ws, None, x, True)
+        grads = registry.operators["triton"].backward(y, x, y, saved, index, w1, None, w2, None, ws, None, False)
     assert y.device == x.device and y.stride() == x.stride() and y.dtype == x.dtype
     assert saved.shape == (2, 3 * 16 + 2 * 4 + 3 * 72) and saved.dtype == torch.float32
     assert [tuple(g.shape) for g in grads] == [x.shape, x.shape, (4, 16), (0,), (16, 4), (0,), (1, 2, 7, 7), (0,)]
@@ -202,9 +204,9 @@ def test_opcheck(shape, layout, checker):
     inputs = {n: t.detach() for n, t in problem.inputs.items()}
     params = [inputs[n] for n in ("w1", "b1", "w2", "b2", "ws", "bs")]
     forward = (inputs["x"], *params, inputs["residual"], True)
-    library.opcheck(kernels.operators["triton"].forward, forward)
-    y, saved, index = kernels.operators["triton"].forward(*forward)
-    library.opcheck(kernels.operators["triton"].backward, (problem.dy, inputs["x"], y, saved, index, *params, False))
+    library.opcheck(registry.operators["triton"].forward, forward)
+    y, saved, index = registry.operators["triton"].forward(*forward)
+    library.opcheck(registry.operators["triton"].backward, (problem.dy, inputs["x"], y, saved, index, *params, False))
 
 
 @layouts

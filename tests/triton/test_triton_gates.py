@@ -8,8 +8,9 @@ from gates import FUNCTIONS
 from torch import library, nn
 from truth import LAYOUTS, assert_close_to_truth, random_problem
 
-from cbam_fused import functional, kernels, reference
-from cbam_fused.layout import saved_logits
+from cbam_fused import functional, reference
+from cbam_fused.ops import registry
+from cbam_fused.tensors import saved_logits
 
 pytestmark = [
     pytest.mark.usefixtures("checker"),
@@ -101,7 +102,9 @@ def test_saved_is_that_of_the_cpu(name):
     """An absent gate is 1 there, and the rest of it 0."""
     inputs = FUNCTIONS[name][0]((2, 6, 3, 4), biases=True).inputs
     args = [None if t is None else t.detach() for t in (inputs[n] for n in ("x", "w1", "b1", "w2", "b2", "ws", "bs"))]
-    for got, expected in zip(*(kernels.operators[backend].attend(*args) for backend in ("triton", "cpu")), strict=True):
+    for got, expected in zip(
+        *(registry.operators[backend].attend(*args) for backend in ("triton", "cpu")), strict=True
+    ):
         torch.testing.assert_close(got, expected)
 
 
@@ -110,7 +113,7 @@ def test_opcheck(name):
     problem = FUNCTIONS[name][0]((2, 4, 3, 5), torch.float32, torch.channels_last, residual=True, relu=True)
     inputs = {n: None if t is None else t.detach() for n, t in problem.inputs.items()}
     x, params = inputs["x"], [inputs[n] for n in ("w1", "b1", "w2", "b2", "ws", "bs")]
-    run = kernels.operators["triton"]
+    run = registry.operators["triton"]
     saved, index = run.attend(x, *params)
     s = saved_logits(saved, x).sigmoid()
     y = run.apply(x, saved, s, inputs["residual"], True)

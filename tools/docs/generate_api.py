@@ -8,7 +8,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import cbam_fused
-from cbam_fused import functional, modules, reference, replace, surgery, switches, variants
+from cbam_fused import functional, modules, reference, surgery
+from cbam_fused.replace import replace
+from cbam_fused.variants import config, table
 
 INTRODUCTION = """# API
 
@@ -64,7 +66,7 @@ SECTIONS = {
         reference.channel_gate,
         reference.spatial_gate,
     ),
-    "Tables": (switches.Switches, variants.Variant),
+    "Tables": (config.Switches, table.Variant),
 }
 TABLE = """
 ### `cbam_fused.VARIANTS`

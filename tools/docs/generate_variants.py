@@ -6,12 +6,12 @@ from pathlib import Path
 
 from cbam_fused import CBAM
 from cbam_fused.modules import _unserved
-from cbam_fused.switches import Switches
-from cbam_fused.variants import VARIANTS, Variant
+from cbam_fused.variants.config import Switches
+from cbam_fused.variants.table import VARIANTS, Variant
 
 INTRODUCTION = """# Public CBAMs
 
-Generated from `cbam_fused/variants.py` by `python tools/docs/generate_variants.py`.
+Generated from `cbam_fused/variants/table.py` by `python tools/docs/generate_variants.py`.
 
 `CBAM(channels, variant=NAME)` is the function of that implementation; `reduction`, `kernel_size` and single switches
 may be given besides: `CBAM(64, variant="official", spatial=False)`. Its parameters have the same names and shapes for

@@ -59,7 +59,7 @@ def kernel_sources() -> list[Path]:
     """The kernels and launchers; no binding for PyTorch."""
     folder = ROOT / "csrc" / "cuda"
     sources = sorted([*folder.glob("*.cu"), *folder.glob("*.cpp")])
-    return [source.relative_to(ROOT) for source in sources if source.name != "ops_cuda.cpp"]
+    return [source.relative_to(ROOT) for source in sources]
 
 
 def load(name: str, mode: str) -> ModuleType:

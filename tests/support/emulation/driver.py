@@ -1,4 +1,4 @@
-"""The operators of cbam_fused/kernels.py on the emulated GPU: the same arguments and results, with tensors of the CPU.
+"""The operators of cbam_fused/ops/registry.py on the emulated GPU: the same arguments and results, tensors of the CPU.
 
 CBAM_EMULATION_MODE names the mode in which the kernels are built (build.MODES), whatever ``check`` asks for.
 """
@@ -12,8 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from cbam_fused import kernels
-from cbam_fused.layout import accumulation_dtype, is_channels_last
+from cbam_fused.ops import registry
+from cbam_fused.tensors import accumulation_dtype, is_channels_last
 
 from . import build, symbols
 
@@ -274,11 +274,11 @@ def backward_gates(
     return dx, *call.run_backward(plan)
 
 
-def operators(plan: Plan, seed: int = 0) -> kernels.Operators:
+def operators(plan: Plan, seed: int = 0) -> registry.Operators:
     """All of them, by one plan."""
-    return kernels.Operators(
+    return registry.Operators(
         **{
             name: functools.partial(globals()[name], seed=seed, **({} if name == "apply" else {"plan": plan}))
-            for name in kernels.Operators._fields
+            for name in registry.Operators._fields
         }
     )

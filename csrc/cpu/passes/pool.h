@@ -3,7 +3,7 @@
 // most of the work, are transposed in blocks so that each is a lane; columns are lanes by nature.
 #pragma once
 
-#include "matrix.h"
+#include "scale_and_dots.h"
 
 namespace {
 

@@ -12,7 +12,7 @@ def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
 
 
 def is_channels_last(x: Tensor) -> bool:
-    """Which of the two layouts the kernels use for x; csrc/arguments.h has the same rule."""
+    """Which of the two layouts the kernels use for x; csrc/binding/arguments.h has the same rule."""
     return not x.is_contiguous() and x.stride(1) < x.stride(3)
 
 

@@ -3,10 +3,10 @@
 // another.
 #pragma once
 
-#include "kernels.h"
+#include "../kernels.h"
 
-#include "backward.h"
-#include "forward.h"
+#include "../backward.h"
+#include "../forward.h"
 
 #define CBAM_JOIN_(a, b) a##b
 #define CBAM_JOIN(a, b) CBAM_JOIN_(a, b)

@@ -8,9 +8,10 @@ raw operators and torch.onnx.export into plain ones.
 import torch
 from torch import Tensor, library
 
-from . import autograd, kernels, reference
+from . import reference
 from .functional import backend_for, unserved
-from .layout import accumulation_dtype
+from .ops import autograd, registry
+from .tensors import accumulation_dtype
 
 
 def cbam(x, w1, w2, ws, b1, b2, bs, residual, relu, ties):
@@ -60,7 +61,7 @@ _SCHEMAS = {
     "bool relu, str ties, float eps) -> (Tensor, Tensor, Tensor)",
     gate: f"gate(Tensor x, {_PARAMS}, str ties) -> Tensor",
 }
-_library = library.Library(kernels.NAMESPACE, "FRAGMENT")
+_library = library.Library(registry.NAMESPACE, "FRAGMENT")
 for _function, _schema in _SCHEMAS.items():
     _library.define(_schema)
     _library.impl(_function.__name__, _function, "CompositeImplicitAutograd")

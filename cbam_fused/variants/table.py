@@ -9,8 +9,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from .keywords import wrong_keyword
-from .switches import STATE, Switches
+from ..keywords import wrong_keyword
+from .config import STATE, Switches
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,16 +9,17 @@ from typing import cast
 
 import torch
 
-from . import functional, kernels
+from . import functional
+from .ops import registry
 
 
 def facts() -> dict[str, str]:
     built = _build_info()
     cpu = f"built for {', '.join(built.get('cpu', ['unknown']))}"
-    if kernels.cpu_missing:
-        cpu = f"not available: {kernels.cpu_missing}"
+    if registry.cpu_missing:
+        cpu = f"not available: {registry.cpu_missing}"
     return {
-        "cbam_fused": built.get("version") or _version(kernels.DISTRIBUTION),
+        "cbam_fused": built.get("version") or _version(registry.DISTRIBUTION),
         "Python": platform.python_version(),
         "torch": torch.__version__,
         "torchvision": _version("torchvision"),
@@ -26,9 +27,9 @@ def facts() -> dict[str, str]:
         "compiler": built.get("compiler", "unknown"),
         "built with torch": built.get("torch", "unknown"),
         "CPU kernels": cpu,
-        "Triton kernels": kernels.triton_missing or f"triton {_triton_version()}",
+        "Triton kernels": registry.triton_missing or f"triton {_triton_version()}",
         "CUDA kernels": _cuda_kernels(built),
-        "instruction set": "none" if kernels.cpu_missing else kernels.cpu_capability(),
+        "instruction set": "none" if registry.cpu_missing else registry.cpu_capability(),
         "threads": str(torch.get_num_threads()),
         "GPU": torch.cuda.get_device_name() if torch.cuda.is_available() else "none that PyTorch sees",
         "CBAM_FUSED_BACKEND": os.environ.get("CBAM_FUSED_BACKEND", "not set"),
@@ -38,15 +39,15 @@ def facts() -> dict[str, str]:
 
 
 def _cuda_kernels(built: dict) -> str:
-    if not kernels.cuda_missing:
-        return f"built for {', '.join(kernels.cuda_architectures)}"
+    if not registry.cuda_missing:
+        return f"built for {', '.join(registry.cuda_architectures)}"
     said = built.get("cuda", "")
-    return said if said.startswith("not built") else f"not available: {kernels.cuda_missing}"
+    return said if said.startswith("not built") else f"not available: {registry.cuda_missing}"
 
 
 def _build_info() -> dict:
     """What the build wrote beside the binary; empty where there is none."""
-    binary = kernels._find("_C")
+    binary = registry._find("_C")
     path = binary and binary.with_name("_build_info.json")
     return json.loads(path.read_text()) if path and path.exists() else {}
 

@@ -7,9 +7,9 @@ from functools import cache
 
 from torch import Tensor, nn
 
-from .keywords import names_keywords
-from .switches import Switches
-from .variants import VARIANTS, Variant, resolve
+from ..keywords import names_keywords
+from .config import Switches
+from .table import VARIANTS, Variant, resolve
 
 # What a state_dict does not show, by the half of CBAM that it belongs to.
 HIDDEN = {

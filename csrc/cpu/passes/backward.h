@@ -1,7 +1,7 @@
-// The two passes of the backward that read dy, in the terms of matrix.h.
+// The two passes of the backward that read dy, in the terms of scale_and_dots.h.
 #pragma once
 
-#include "tiles.h"
+#include "tile_sums.h"
 
 namespace {
 

@@ -39,9 +39,9 @@ import torch
 from torch import library
 from torch._ops import OpOverload
 
-from ._ops import ops
-from .checks import check
-from .layout import accumulation_dtype, dense_like
+from .._ops import ops
+from ..checks import check
+from ..tensors import accumulation_dtype, dense_like
 
 NAMESPACE = ops.name
 DISTRIBUTION = "cbam_fused"
@@ -51,8 +51,8 @@ if hasattr(ops, "triton_forward"):  # a second registration would end the proces
 
 
 def _find(stem: str) -> Path | None:
-    """The binary beside this file, or, when a source tree hides an installed package, the installed one."""
-    folders = [Path(__file__).parent]
+    """The binary in this package, or, when a source tree hides an installed package, the installed one."""
+    folders = [Path(__file__).parents[1]]
     folders += [Path(str(d.locate_file("cbam_fused"))) for d in importlib.metadata.distributions(name=DISTRIBUTION)]
     return next((path for folder in folders for path in sorted(folder.glob(f"{stem}.*so"))), None)
 
@@ -159,7 +159,7 @@ _FAKES: dict[str, Callable] = {
     "backward_gates": _fake_backward_gates,
 }
 _PARAMS = "Tensor? w1, Tensor? b1, Tensor? w2, Tensor? b2, Tensor? ws, Tensor? bs"
-# As csrc/ops.cpp has them.
+# As csrc/binding/cpu.cpp has them.
 _SCHEMAS = {
     "forward": f"(Tensor x, {_PARAMS}, Tensor? residual, bool relu) -> (Tensor, Tensor, Tensor)",
     "backward": f"(Tensor dy, Tensor x, Tensor? y, Tensor saved, Tensor index, {_PARAMS}, bool even_ties) "
@@ -174,7 +174,7 @@ _SCHEMAS = {
 
 def _triton(name: str) -> Callable:
     """The Triton implementation of an operator, imported when it is first called."""
-    return lambda *args: getattr(importlib.import_module(".triton.operators", __package__), name)(*args)
+    return lambda *args: getattr(importlib.import_module("..triton.operators", __package__), name)(*args)
 
 
 class Operators(NamedTuple):

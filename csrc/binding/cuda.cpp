@@ -1,5 +1,5 @@
-// The CUDA implementation of the operators whose schemas csrc/ops.cpp has: the workspace, the stream and the device
-// are PyTorch's current ones, and nothing waits for the GPU.
+// The CUDA implementation of the operators whose schemas csrc/binding/cpu.cpp has: the workspace, the stream and the
+// device are PyTorch's current ones, and nothing waits for the GPU.
 #include <stdlib.h>
 
 #include <map>
@@ -8,7 +8,7 @@
 
 #include <torch/csrc/stable/accelerator.h>
 
-#include "cuda/launch.h"
+#include "../cuda/launch.h"
 #include "operators.h"
 
 namespace {

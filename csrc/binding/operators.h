@@ -1,6 +1,6 @@
 // The six operators, on LibTorch's stable ABI, for a device whose kernels are Device::forward, apply, products and
-// backward, functions of a Call. guards.h checks the arguments; cbam_fused/kernels.py says what each tensor holds and
-// how results are laid out.
+// backward, functions of a Call. checks.h checks the arguments; cbam_fused/ops/registry.py says what each tensor holds
+// and how results are laid out.
 #pragma once
 
 #include "arguments.h"

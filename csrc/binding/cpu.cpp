@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <string>
 
-#include "cpu/kernels.h"
+#include "../cpu/kernels.h"
 #include "operators.h"
 
 namespace {

@@ -3,12 +3,12 @@
 // from cache where an image fits. Where none equals the maximum, which is NaN then, the shares become 0 / 0.
 #pragma once
 
-#include "buffers.h"
+#include "../workspace.h"
 
 namespace {
 
-// An image, seen as in matrix.h, and the maxima of x over its pixels and of g x over its channels. Channels are the
-// columns if channels_last, else the rows.
+// An image, seen as in scale_and_dots.h, and the maxima of x over its pixels and of g x over its channels. Channels are
+// the columns if channels_last, else the rows.
 template <class T, bool channels_last> struct Maxima {
     using F = Acc<T>;
     using V = Vec<F>;

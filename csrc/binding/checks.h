@@ -12,7 +12,7 @@
 
 #include <torch/csrc/stable/tensor.h>
 
-#include "problem.h"
+#include "../problem.h"
 
 namespace {
 

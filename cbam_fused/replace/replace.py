@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
-from . import modules, reference
-from .checkpoints import PublicNames
-from .hooks import has_hooks
-from .pairs import fuse_pairs
-from .recognise import HOOKS, Layers, Proof, prove, takes_one_argument
-from .surgery.freezing import BEFORE
+from .. import modules, reference
+from ..hooks import has_hooks
+from ..surgery.freezing import BEFORE
+from ..variants.state_dict import PublicNames
+from .fuse_masks import fuse_pairs
+from .match import HOOKS, Layers, Proof, prove, takes_one_argument
 
 STATE_DICT_HOOKS = (
     *("_state_dict_hooks", "_state_dict_pre_hooks"),

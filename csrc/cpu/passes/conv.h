@@ -5,8 +5,8 @@
 // an input row is met by all of them: one load serves up to kRows multiplications.
 #pragma once
 
-#include "matrix.h"
-#include "parts.h"
+#include "../parts.h"
+#include "scale_and_dots.h"
 
 namespace {
 

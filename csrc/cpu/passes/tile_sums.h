@@ -3,8 +3,8 @@
 // computes them, and so is the order of all additions.
 #pragma once
 
-#include "matrix.h"
-#include "parts.h"
+#include "../parts.h"
+#include "scale_and_dots.h"
 
 namespace {
 

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.graph import inplace_methods
 
-from .functional import without_demand
-from .hooks import has_hooks
-from .modules import ChannelAttention, SpatialAttention, attend
-from .recognise import random_copy, takes_one_argument
+from ..functional import without_demand
+from ..hooks import has_hooks
+from ..modules import ChannelAttention, SpatialAttention, attend
+from .match import random_copy, takes_one_argument
 
 _MULTIPLICATIONS = (operator.mul, torch.mul, "mul")
 _SIZES = (32, 224)

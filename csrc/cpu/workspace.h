@@ -4,8 +4,8 @@
 
 #include <initializer_list>
 
-#include "conv.h"
-#include "tiles.h"
+#include "passes/conv.h"
+#include "passes/tile_sums.h"
 
 namespace {
 

@@ -14,8 +14,8 @@ from typing import Any
 
 from torch import Tensor
 
-from . import kernels
-from ._ops import ops
+from .._ops import ops
+from . import registry
 
 COUNTER = "torch.utils.flop_counter"
 POOLS = 2  # the kernels serve both, each goes through the MLP
@@ -62,7 +62,7 @@ FORMULAS: dict[str, Callable[..., int]] = {
 
 
 def _register(counter: ModuleType) -> None:
-    for prefix in ("triton_", *({""} if kernels.operators.keys() - {"triton"} else ())):
+    for prefix in ("triton_", *({""} if registry.operators.keys() - {"triton"} else ())):
         for name, formula in FORMULAS.items():
             counter.register_flop_formula(getattr(ops, prefix + name), get_raw=True)(formula)
 

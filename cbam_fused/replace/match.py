@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import functional, modules
-from .checkpoints import HIDDEN, PublicNames, rearranged
-from .switches import ALLOWED, STATE, Switches
-from .variants import VARIANTS, Variant
+from .. import functional, modules
+from ..variants.config import ALLOWED, STATE, Switches
+from ..variants.state_dict import HIDDEN, PublicNames, rearranged
+from ..variants.table import VARIANTS, Variant
 
 HOOKS = (
     *("_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called"),

@@ -7,7 +7,7 @@
 // Accuracy: a lane adds up at most kBlock rows, or kChunk / lanes columns, in F; these parts are summed in double.
 #pragma once
 
-#include "vec.h"
+#include "../simd.h"
 
 namespace {
 

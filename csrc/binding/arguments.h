@@ -8,8 +8,8 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
-#include "guards.h"
-#include "problem.h"
+#include "../problem.h"
+#include "checks.h"
 
 namespace {
 
@@ -30,7 +30,7 @@ inline ScalarType accumulation_type(const Tensor& x) {
     return x.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
 }
 
-// The layout that serves x; cbam_fused/layout.py has the same rule.
+// The layout that serves x; cbam_fused/tensors.py has the same rule.
 inline bool is_channels_last(const Tensor& x) { return !x.is_contiguous() && x.stride(1) < x.stride(3); }
 
 // t itself if it is dense in the layout asked for, else a copy that is.

@@ -8,8 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import Function, forward_ad
 
-from . import kernels, reference
-from .layout import saved_gate, saved_logits
+from .. import reference
+from ..tensors import saved_gate, saved_logits
+from . import registry
 
 
 class Cbam(Function):
@@ -17,7 +18,7 @@ class Cbam(Function):
 
     @staticmethod
     def forward(ctx, x, w1, w2, ws, b1, b2, bs, residual, relu, ties, backend):
-        y, saved, index = kernels.operators[backend].forward(x, w1, b1, w2, b2, ws, bs, residual, relu)
+        y, saved, index = registry.operators[backend].forward(x, w1, b1, w2, b2, ws, bs, residual, relu)
         ctx.save_for_backward(x, w1, w2, ws, b1, b2, bs, y if relu else None, saved, index)
         ctx.has_residual, ctx.ties, ctx.backend = residual is not None, ties, backend
         return y
@@ -32,7 +33,7 @@ class Cbam(Function):
             return *grads, _residual_gradient(ctx, dy), None, None, None
         x, w1, w2, ws, b1, b2, bs = inputs
         even = ctx.ties == "even"
-        backward = kernels.operators[ctx.backend].backward
+        backward = registry.operators[ctx.backend].backward
         dx, dresidual, *grads = backward(dy, x, y, saved, index, w1, b1, w2, b2, ws, bs, even)
         return dx, *_in_order(grads, inputs), _residual_gradient(ctx, dy if y is None else dresidual), None, None, None
 
@@ -42,7 +43,7 @@ class CbamBatchNorm(Function):
 
     @staticmethod
     def forward(ctx, x, w1, w2, ws, b1, b2, bs, weight, bias, residual, relu, ties, eps, backend):
-        operators = kernels.operators[backend]
+        operators = registry.operators[backend]
         saved, index = operators.attend(x, w1, b1, w2, b2, ws, bs)
         logits = saved_logits(saved, x)
         affine = [None if p is None else p.to(saved.dtype) for p in (weight, bias)]
@@ -66,7 +67,7 @@ class CbamBatchNorm(Function):
             grads = _differentiable(cbam, [*inputs, weight, bias], ctx.needs_input_grad, dy)
             return *grads, _residual_gradient(ctx, dy), None, None, None, None
         x, w1, w2, ws, b1, b2, bs = inputs
-        operators = kernels.operators[ctx.backend]
+        operators = registry.operators[ctx.backend]
         dg, ds, masked = operators.products(dy, x, y, saved, s)
         if y is not None:
             dy = masked
@@ -93,7 +94,7 @@ class Gate(Function):
 
     @staticmethod
     def forward(ctx, x, w1, w2, ws, b1, b2, bs, ties, backend):
-        saved, index = kernels.operators[backend].attend(x, w1, b1, w2, b2, ws, bs)
+        saved, index = registry.operators[backend].attend(x, w1, b1, w2, b2, ws, bs)
         ctx.save_for_backward(x, w1, w2, ws, b1, b2, bs, saved, index)
         ctx.ties, ctx.backend = ties, backend
         part = saved_gate if ws is None else saved_logits
@@ -108,7 +109,7 @@ class Gate(Function):
             return *_differentiable(gate, inputs, ctx.needs_input_grad, d), None, None
         dg, dlogits = (d[:, :, 0, 0], None) if ws is None else (None, d)
         even = ctx.ties == "even"
-        backward = kernels.operators[ctx.backend].backward_gates
+        backward = registry.operators[ctx.backend].backward_gates
         dx, *grads = backward(None, None, dg, dlogits, x, saved, index, w1, b1, w2, b2, ws, bs, even)
         return dx, *_in_order(grads, inputs), None, None
 

@@ -1,0 +1,1 @@
+"""The raw operators: registry.py loads them, autograd.py gives them derivatives."""
