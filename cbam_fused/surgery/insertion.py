@@ -38,9 +38,12 @@ def insert_cbam(
     """Insert a CBAM behind sub-modules of a model, in place, without renaming a parameter.
 
     The new module becomes the child ``cbam`` of the module that it follows (``layer1`` -> ``layer1.cbam``). State_dict
-    keys stay as they are, so pretrained weights load before the insertion, or after it with ``strict=False``. The
-    widths are read off one forward pass in eval mode, which changes no buffer. Insert before torch.compile: code
-    compiled earlier may go on without the new modules.
+    keys stay as they are, so pretrained weights load before the insertion, or after it with ``strict=False``.
+
+    The model is run five times: in eval and in training mode before and after, with stand-ins that pass on their
+    input, and in eval mode with the CBAMs. Each must be called once for each call of the module that it follows, and
+    all else must be as before; tensors, attributes, modes and random generators are then put back. One or two more
+    runs where a stage calls its new child itself. Code compiled by torch.compile before is forgotten.
 
     Args:
         model: any network whose chosen sub-modules return (N, C, H, W), or (N, H, W, C) as those of Swin do.
@@ -53,7 +56,9 @@ def insert_cbam(
         factory: builds the module from (channels, reduction, kernel_size); ``reference.CBAM`` for plain PyTorch.
         init: "default", with which y is about x / 4 at first, or "identity", with which y is almost x; the latter
             needs a factory of modules with biases.
-        example_input: input of the forward pass; default noise of shape (1, c, 224, 224), c from the first Conv2d.
+        example_input: the model's input, a tensor, a tuple of arguments, or a dictionary of keyword arguments; any
+            other dictionary, and a list, is the one argument. Default: noise of shape (1, c, 224, 224), two images in
+            training mode, c from the first Conv2d.
 
     Returns:
         The inserted modules by their full name, on the device and in the dtype of their place; where this returns
@@ -62,9 +67,12 @@ def insert_cbam(
     Raises:
         ValueError: a name or preset that does not exist (the nearest ones are given), a preset that does not fit the
             network, nothing chosen; a place that already has a CBAM, is never called, or does not return feature maps
-            of one width; an init that the module cannot have. The model is then unchanged.
-        TypeError: both or neither of after and where, or one of a wrong type; init="identity" with a factory whose
-            modules have no ``gates(x)``.
+            of one width; one where CBAM is not called once for each call, or something else is different; an init that
+            the module cannot have; a model that does not take the default noise, has lazy modules, is a ScriptModule
+            or wrapped by DistributedDataParallel or FSDP.
+        TypeError: both or neither of after and where, or one of a wrong type; an unknown keyword; init="identity" with
+            a factory whose modules have no ``gates(x)``.
+        Exception: what the model raises for example_input. The model is unchanged after any of these.
     """
     choice = after if where is None else where
     if choice is None or (after is not None and where is not None):
