@@ -98,11 +98,8 @@ def insert_cbam(
         fused = {m for m in targets if where == "in_block" and is_residual_block(m)}
         built = {m: factory(width, reduction, kernel_size) for m, (width, _) in places.items()}
         for target, module in built.items():
-            takes = inspect.signature(module.forward).parameters.keys()
-            if target in fused and not {"residual", "relu"} <= takes:
-                raise ValueError(
-                    f"factory: for {names[target]!r} the module must take residual= and relu= as cbam_fused.CBAM does"
-                )
+            if target in fused:
+                _check_epilogue(module, names[target])
             if init == "identity":
                 identity_(module, places[target][0])
         for target, module in built.items():
@@ -162,6 +159,11 @@ def _check_model(model: nn.Module) -> None:
             raise ValueError(
                 f"insert_cbam: {name} has no parameters before the first forward pass; run the model once first"
             )
+
+
+def _check_epilogue(module: nn.Module, name: str) -> None:
+    if not {"residual", "relu"} <= inspect.signature(module.forward).parameters.keys():
+        raise ValueError(f"factory: for {name!r} the module must take residual= and relu= as cbam_fused.CBAM does")
 
 
 def _forget_compiled_code() -> None:
