@@ -206,7 +206,9 @@ def _fold(ws: Tensor, bs: Tensor | None, norm: nn.BatchNorm2d, dtype: torch.dtyp
     if weight is not None:
         scale = scale * weight
     offset = (-mean if bs is None else bs - mean) * scale
-    return ws.to(dtype) * scale.view(1, 1, 1, 1), offset if bias is None else offset + bias
+    one_map = ws.stride(1) == 0  # expanded, and stays so
+    ws = (ws[:, :1] if one_map else ws).to(dtype) * scale.view(1, 1, 1, 1)
+    return ws.expand(-1, 2, -1, -1) if one_map else ws, offset if bias is None else offset + bias
 
 
 def backend_for(x: Tensor) -> str:

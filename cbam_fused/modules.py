@@ -32,8 +32,17 @@ class Backend(NamedTuple):
 class ChannelAttention(reference.ChannelAttention):
     """Fused :class:`cbam_fused.reference.ChannelAttention`: same arguments, parameters and results."""
 
-    def __init__(self, channels: int, reduction: int | None = None, *, variant: str = "tutorial", **switches: Any):
-        super().__init__(channels, reduction, variant=variant, **switches)
+    def __init__(
+        self,
+        channels: int,
+        reduction: int | None = None,
+        *,
+        variant: str = "tutorial",
+        device: torch.device | str | int | None = None,
+        dtype: torch.dtype | None = None,
+        **switches: Any,
+    ):
+        super().__init__(channels, reduction, variant=variant, device=device, dtype=dtype, **switches)
         self._unserved = _unserved(self.switches, "channel")
 
     def forward(self, x: Tensor) -> Tensor:
@@ -55,8 +64,16 @@ class ChannelAttention(reference.ChannelAttention):
 class SpatialAttention(reference.SpatialAttention):
     """Fused :class:`cbam_fused.reference.SpatialAttention`: same arguments, parameters and results."""
 
-    def __init__(self, kernel_size: int | None = None, *, variant: str = "tutorial", **switches: Any):
-        super().__init__(kernel_size, variant=variant, **switches)
+    def __init__(
+        self,
+        kernel_size: int | None = None,
+        *,
+        variant: str = "tutorial",
+        device: torch.device | str | int | None = None,
+        dtype: torch.dtype | None = None,
+        **switches: Any,
+    ):
+        super().__init__(kernel_size, variant=variant, device=device, dtype=dtype, **switches)
         self._unserved = _unserved(self.switches, "spatial")
 
     def forward(self, x: Tensor) -> Tensor:
@@ -74,9 +91,9 @@ class SpatialAttention(reference.SpatialAttention):
         return None if isinstance(self.bn, nn.Identity) else self.bn
 
     def weight(self) -> Tensor:
-        """The weight over [mean, max]; one over their mean has half of it for each."""
+        """The weight over [mean, max]; of one over their mean half for each, expanded: ops/flops.py counts it once."""
         weight = self.conv1.weight
-        return weight if self.switches.maps == "both" else (weight / 2).repeat(1, 2, 1, 1)
+        return weight if self.switches.maps == "both" else (weight / 2).expand(-1, 2, -1, -1)
 
     def backend_for(self, x: Tensor) -> Backend:
         """Which implementation serves x, and why."""
@@ -108,9 +125,11 @@ class CBAM(reference.CBAM):
         kernel_size: int | None = None,
         *,
         variant: str = "tutorial",
+        device: torch.device | str | int | None = None,
+        dtype: torch.dtype | None = None,
         **switches: Any,
     ):
-        super().__init__(channels, reduction, kernel_size, variant=variant, **switches)
+        super().__init__(channels, reduction, kernel_size, variant=variant, device=device, dtype=dtype, **switches)
         self._unserved = _unserved(self.switches, "channel", "spatial")
         # Only w1, w2, ws: the fast path spares the look-ups of everything else.
         s = self.switches
