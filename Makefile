@@ -1,5 +1,6 @@
 # make train   set up .venv and train the garbage classifier on its sample set
 # make test    set up .venv, check style and types, run the tests
+# make gpu     what ten minutes on a GPU can tell (MINUTES=10), into runs/gpu; again: goes on from there
 # make test-all  make test, make headers, and the tests that need Debian packages, which it installs
 # make headers  compile the bindings against the headers of the oldest torch that is supported
 # make sanitize  the fuzz tests on kernels built with AddressSanitizer and UndefinedBehaviorSanitizer, for every
@@ -17,7 +18,7 @@ CPP = $(shell find csrc tests bench torch-ext -name '*.cpp' -o -name '*.h' -o -n
 # A change in any of these needs a new build; Python files do not, since the installation is editable.
 BUILT_FROM := setup.py pyproject.toml $(wildcard _build/*.py) $(shell find csrc -type f)
 
-.PHONY: train test test-all headers compilers format sanitize dist wheels smoke hub check-tag
+.PHONY: train test gpu test-all headers compilers format sanitize dist wheels smoke hub check-tag
 
 train: .venv/train.installed
 	$(BIN)/python train_example.py
@@ -29,6 +30,11 @@ test: .venv/test,dev.installed
 	$(BIN)/mypy
 	$(BIN)/typos
 	$(BIN)/python -m pytest
+
+# In an environment that has PyTorch, since ten minutes are not for downloading it: .venv, or PYTHON's.
+MINUTES ?= 10
+gpu:
+	$(or $(wildcard $(BIN)/python),$(PYTHON)) tools/gpu.py --minutes $(MINUTES)
 
 test-all: headers compilers test
 

@@ -45,6 +45,9 @@ def pytest_configure(config):
         "networks": [],
         "refused": [],
     }
+    for line in config.earlier:
+        for kind, entry in line["properties"].items():
+            config.stash[RESULTS][kind].append(entry)
 
 
 def environment() -> dict:
@@ -82,32 +85,59 @@ def pytest_collection_finish(session):
     session.config.stash[LEFT] = {item.nodeid for item in session.items}
 
 
+@pytest.fixture
+def add(request, results, record_property):
+    """add(kind, entry): a case's entry in results, and in the record of --record."""
+
+    def add(kind: str, entry: dict) -> None:
+        results[kind].append(entry)
+        record_property(kind, entry)
+
+    return add
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item):
-    """A case that failed has no figures; the results say so."""
+    """A case that failed has no figures; the results say so. They are written after every case."""
     report = yield
     if report.when == "call":
         item.config.stash[LEFT].discard(item.nodeid)
-    if report.when == "call" and report.failed:
-        item.config.stash[RESULTS]["refused"].append(f"{item.name}: {report.longrepr.reprcrash.message}")
+        if report.failed:
+            message = f"{item.name}: {report.longrepr.reprcrash.message}"
+            item.config.stash[RESULTS]["refused"].append(message)
+            item.user_properties.append(("refused", message))
+        _write(item.config, _path(item.config, complete=False))
     return report
+
+
+def _path(config, complete: bool) -> Path:
+    name = "bench_quick" if config.stash[RESULTS]["quick"] else "bench"
+    return ROOT / "runs" / f"{name}{'' if complete else '_part'}.json"
+
+
+def _write(config, path: Path) -> None:
+    results, graphs = config.stash[RESULTS], counters["inductor"]
+    results["minutes"] = round((time.monotonic() - config.stash[STARTED]) / 60, 1)
+    results["graphs"] = {"compiled": graphs["fxgraph_cache_miss"], "from torch's cache": graphs["fxgraph_cache_hit"]}
+    path.parent.mkdir(exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(results, indent=1) + "\n")
+    temporary.replace(path)
 
 
 def pytest_terminal_summary(terminalreporter, config):
     results = config.stash[RESULTS]
     if not results["layers"] and not results["networks"]:
         return
-    graphs = counters["inductor"]
-    results["minutes"] = round((time.monotonic() - config.stash[STARTED]) / 60, 1)
-    results["graphs"] = {"compiled": graphs["fxgraph_cache_miss"], "from torch's cache": graphs["fxgraph_cache_hit"]}
-    name = "bench_quick" if results["quick"] else "bench"
     # A full run is of this folder, not of files in it; a run that was stopped has left some cases.
     given = {(config.invocation_params.dir / argument).resolve() for argument in config.args}
-    if Path(__file__).parent not in given or terminalreporter.stats.get("deselected") or config.stash[LEFT]:
-        name += "_part"
-    path = ROOT / "runs" / f"{name}.json"
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(results, indent=1) + "\n")
+    earlier = {line["test"] for line in config.earlier}
+    deselected = [item for item in terminalreporter.stats.get("deselected", []) if item.nodeid not in earlier]
+    part = _path(config, complete=False)
+    path = _path(config, Path(__file__).parent in given and not deselected and not config.stash[LEFT])
+    _write(config, path)
+    if path != part:
+        part.unlink(missing_ok=True)
     terminalreporter.section("what CBAM costs")
     for line in tables.terminal(results):
         terminalreporter.write_line(line)

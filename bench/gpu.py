@@ -1,156 +1,231 @@
-"""What docs/results/h100.json holds, measured on the GPU that is there: PYTHONPATH=tests python -m bench.gpu FILE
+"""What docs/results/h100.json holds, measured on the GPU that is there: python -m bench.gpu FILE
 
 The operators by themselves in CUDA graphs, without Python and without launches from the CPU, beside plain PyTorch,
-torch.compile and a copy, each map after the gate that bench/ has; then a training step of a network.
+torch.compile at its best settings and a copy, each map after the gate that bench/ has; a training step of a network,
+and its profile. Each figure is in FILE at once, and a run that was stopped goes on from there.
 """
 
 import argparse
 import json
 import platform
-import statistics
 import time
 from collections.abc import Callable, Iterator
+from functools import lru_cache, partial
 from itertools import product
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from cbam_fused import reference
+from cbam_fused import functional, info, reference, resume
 from cbam_fused.ops import registry
 from cbam_fused.selftest import MAPS
 
 from . import cases, gate, networks
-from .timing import CLOCKS
+from .profile import profile_step
+from .timing import LEAST, REPEATS, copies, graph_seconds, passes, replay_seconds
 
-BATCH = 64
+DEVICE = "cuda"
+BATCH, DRAWN = 64, 4
+NETWORK, SIDE = "resnet50", 224
 KINDS = [("bfloat16", "nchw"), ("bfloat16", "nhwc"), ("float32", "nchw")]
-# Tensors that calls take in turn, so that L2 does not keep them from one call to the next: bytes of all, most of them.
-SPREAD, MOST = 120_000_000, 8
-REPLAYS, ROUNDS = 12, 12
+ROUNDS = 5
 HOW = (
-    f"median of {REPLAYS} replays of a CUDA graph that calls the operator on up to {MOST} tensors in turn, "
-    f"{SPREAD // 10**6} MB of them where they are large enough; weights in float32 for the operators, in x's type for "
-    "plain PyTorch"
+    f"median of {REPEATS} times at least {LEAST * 1e3:g} ms of replays of a CUDA graph that calls the operator on "
+    f"tensors in turn, of which there are three times what L2 holds; {DRAWN} images, repeated; weights in float32 for "
+    "the operators, in x's type for plain PyTorch. The training step: between two events around several in a row; the "
+    "host alone, from an idle GPU; as a CUDA graph"
 )
-Calls = list[Callable[[], object]]
+# What torch.compile has, of which the better one is the peer; CUDA graphs all of these are in anyway.
+MODES = {"compile": None, "autotuned": "max-autotune-no-cudagraphs"}
+PLAIN = {"compile": "compile", "autotuned": "compile max-autotune", "eager": "eager"}
+# In order of worth: a part that is stopped leaves those before it whole.
+PARTS = ("copy", "cuda", "step", "profile", "compile", "triton", "eager", "autotuned")
+Size = tuple[int, int, int]
 
 
-def graph_microseconds(calls: Calls) -> float:
-    """The median time of a call, of those in a CUDA graph of all of them."""
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for call in calls * 2:
-            call()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph, clock = torch.cuda.CUDAGraph(), CLOCKS["cuda"]()
-    with torch.cuda.graph(graph):
-        kept = [call() for call in calls]
-    del kept
-    times = []
-    for _ in range(REPLAYS):
-        start = clock.mark()
-        graph.replay()
-        times.append(clock.seconds(start, clock.mark()) * 1e6 / len(calls))
-    return round(statistics.median(times), 2)
-
-
-def operators(
-    shape: tuple[int, int, int, int], dtype: str, layout: str, device: str, microseconds: Callable[[Calls], float]
-) -> dict:
-    """One row of docs/results/h100.json. Ours: forward, backward; plain PyTorch: forward, and both together."""
-    problem = cases.Case(device, shape, dtype, layout).problem()
-    weights = [problem.inputs[name].detach().to(device) for name in ("w1", "w2", "ws")]
-    module = cases.implementations(dict(zip(("w1", "w2", "ws"), weights, strict=True)))["fused"]
-    if wrong := gate.disagreement(module, problem, device):
-        raise RuntimeError(f"not timed, the results of {shape} {dtype} {layout} are wrong: {wrong}")
-    x, dy = problem.inputs["x"].detach().to(device), problem.dy.to(device)
-    pairs = [(x.clone(), dy.clone()) for _ in range(max(1, min(MOST, -(-SPREAD // x.nbytes))))]
-    kept = torch.empty_like(x)
-    found: dict[str, float | list[float]] = {"copy": microseconds([lambda x=x: kept.copy_(x) for x, _ in pairs])}
-    w1, w2, ws = (w.float() for w in weights)
-    for name in ("cuda", "triton") if device == "cuda" else ("cpu",):
-        op = registry.operators[name]
-        forward = [lambda x=x, op=op: op.forward(x, w1, None, w2, None, ws, None, None, False) for x, _ in pairs]
-        saved = [call()[1:] for call in forward]
-        backward = [
-            lambda x=x, dy=dy, s=s, op=op: op.backward(dy, x, None, *s, w1, None, w2, None, ws, None, False)
-            for (x, dy), s in zip(pairs, saved, strict=True)
-        ]
-        found[name] = [microseconds(forward), microseconds(backward)]
-    torch._dynamo.reset()
-    for name, cbam in {"eager": reference.cbam, "compile": torch.compile(reference.cbam, dynamic=False)}.items():
-        calls = plain_calls(cbam, pairs, weights)
-        found[f"{name}, forward and both"] = [microseconds(c) for c in calls]
-    row = {"shape": list(shape), "dtype": dtype, "layout": layout, "x_MB": round(x.nbytes / 1e6, 1)}
-    return row | {"microseconds": found}
-
-
-def plain_calls(cbam: Callable, pairs: list[tuple[Tensor, Tensor]], weights: list[Tensor]) -> tuple[Calls, Calls]:
-    leaves = [w.detach().requires_grad_() for w in weights]
-
-    @torch.no_grad()
-    def forward(x: Tensor) -> Tensor:
-        return cbam(x, *leaves)
-
-    def both(x: Tensor, dy: Tensor) -> tuple[Tensor, ...]:
-        return torch.autograd.grad(cbam(x, *leaves), [x, *leaves], dy)
-
-    inputs = [(x.detach().requires_grad_(), dy) for x, dy in pairs]
-    return [lambda x=x: forward(x) for x, _ in inputs], [lambda x=x, dy=dy: both(x, dy) for x, dy in inputs]
-
-
-def training_step(name: str, batch: int, side: int, device: str, variants=networks.VARIANTS) -> dict:
-    """Milliseconds of a step in bfloat16 autocast, channels_last, in turn without CBAM and with each of them."""
-    rng = torch.Generator().manual_seed(0)
-    images = torch.randn(batch, 3, side, side, generator=rng).to(device, memory_format=torch.channels_last)
-    labels = torch.randint(networks.CLASSES, (batch,), generator=rng).to(device)
-    built = {variant: networks.build(name, variant, images) for variant in variants}
-    steps = networks.Steps(built, images, labels, training=True)
-    for count in (4, ROUNDS):  # the first to warm up
-        for times in steps.times.values():
-            times.clear()
-        for _ in range(count):
-            with torch.autocast(device, torch.bfloat16):  # once a step, since it keeps the cast weights up to its end
-                steps()
-    seconds = steps.seconds()
-    return {
-        "network": name,
-        **{"batch": batch, "image": side, "autocast": "bfloat16", "layout": "channels_last"},
-        "ms": {variant: round(s * 1e3, 2) for variant, s in seconds.items()},
-        "images/s": {variant: round(batch / s) for variant, s in seconds.items()},
-        "tax %": {v: round(100 * (s / seconds["none"] - 1), 1) for v, s in seconds.items() if v != "none"},
-    }
-
-
-def rows() -> Iterator[dict]:
-    for size, kind in product(MAPS, KINDS):
-        row = operators((BATCH, *size), *kind, "cuda", graph_microseconds)
-        print(json.dumps(row), flush=True)
-        yield row
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench.gpu", description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path)
-    out = parser.parse_args().out
-    if not out.parent.is_dir():
-        parser.error(f"{out.parent} must be a folder that exists")
-    if missing := registry.cuda_unserved(torch.device("cuda")):
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="in this order; default: all")
+    resume.add_arguments(parser)
+    options = parser.parse_args()
+    if not options.out.parent.is_dir():
+        parser.error(f"{options.out.parent} must be a folder that exists")
+    if missing := registry.cuda_unserved(torch.device(DEVICE)):
         parser.error(f"CUDA kernels: {missing}")
     if registry.triton_missing:
         parser.error(registry.triton_missing)
-    facts = {
+    record = resume.Record(options.out, info.facts())
+    record.data |= {
         "gpu": torch.cuda.get_device_name(),
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
         "date": time.strftime("%Y-%m-%d"),
         "how": HOW,
-        "operators": list(rows()),
-        "training step": training_step("resnet50", BATCH, 224, "cuda"),
     }
-    out.write_text(json.dumps(facts, indent=1) + "\n")
+    for name, empty in (("operators", []), ("training step", {}), ("profile", {}), ("failed", {})):
+        record.data.setdefault(name, empty)
+    record.save()
+    left = jobs(record.data, options.parts, options.maps or MAPS, options.out)
+    with resume.limited(options.minutes):
+        for name, job in left:
+            run(record, name, job)
+        print("everything that was asked for is done")
+    for name, error in record.data["failed"].items():
+        print(f"FAILED {name}: {error}")
+    return int(bool(record.data["failed"]))
+
+
+def run(record: resume.Record, name: str, job: Callable[[], object]) -> None:
+    """One figure: what raises has failed, and is not tried again; unless the GPU is lost to this process."""
+    start = time.perf_counter()
+    try:
+        result = job()
+    except Exception as error:
+        result = record.data["failed"][name] = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+        try:
+            torch.cuda.synchronize()
+        finally:
+            record.save()
+    record.save()
+    print(f"{name}: {json.dumps(result)} ({time.perf_counter() - start:.1f} s)", flush=True)
+
+
+def jobs(data: dict, parts: tuple[str, ...], maps: list[Size], out: Path) -> Iterator[tuple[str, Callable[[], object]]]:
+    """The name of each figure that is not there yet, and the function that puts it into data and returns it."""
+    for part in parts:
+        if part in ("step", "profile"):
+            done = data["training step"].get("graph ms", {}) if part == "step" else data["profile"]
+            for variant in ("fused", "compile", "eager") if part == "step" else ("fused", "none"):
+                name = f"{part} {variant}"
+                if variant not in done and name not in data["failed"]:
+                    if part == "step":
+                        yield name, partial(training_step, data["training step"], variant)
+                    else:
+                        trace = out.with_name(f"{out.stem}_{variant}.trace.json")
+                        yield name, partial(profiled, data["profile"], variant, trace)
+            continue
+        for size, (dtype, layout) in product(maps, KINDS):
+            row = row_of(data["operators"], size, dtype, layout)
+            name = f"{part} {'x'.join(map(str, row['shape']))} {dtype} {layout}"
+            if label_of(part) not in row["microseconds"] and name not in data["failed"]:
+                yield name, partial(operator, row, part, size, dtype, layout)
+
+
+def row_of(rows: list[dict], size: Size, dtype: str, layout: str) -> dict:
+    """The row of a map, made if it is not there."""
+    row = {"shape": [BATCH, *size], "dtype": dtype, "layout": layout}
+    for found in rows:
+        if found.items() >= row.items():
+            return found
+    itemsize = cases.DTYPES[dtype].itemsize
+    rows.append(row | {"x_MB": round(torch.Size(row["shape"]).numel() * itemsize / 1e6, 1), "microseconds": {}})
+    return rows[-1]
+
+
+def label_of(part: str) -> str:
+    return f"{PLAIN[part]}, forward and both" if part in PLAIN else part
+
+
+def operator(row: dict, part: str, size: Size, dtype: str, layout: str) -> object:
+    """One figure of a row. Ours: forward, backward; plain PyTorch: forward, and both together."""
+    problem, inputs, dy = drawn(size, dtype, layout)
+    found: float | list[float]
+    if part == "copy":
+        found = microseconds([x.clone for (x,) in copies(inputs["x"])])
+    elif part in PLAIN:
+        found = plain(part, inputs, dy)
+    else:
+        found = ours(part, problem, inputs, dy)
+    row["microseconds"][label_of(part)] = found
+    return found
+
+
+@lru_cache(maxsize=1)
+def drawn(size: Size, dtype: str, layout: str) -> tuple[gate.Problem, dict[str, Tensor], Tensor]:
+    """A problem of a few images, drawn and repeated on the CPU, and its x, w1, w2, ws and dy on the GPU."""
+    problem = cases.Case(DEVICE, (DRAWN, *size), dtype, layout).problem()
+
+    def repeated(t: Tensor) -> Tensor:
+        return t.detach().repeat(BATCH // DRAWN, 1, 1, 1).contiguous(memory_format=cases.LAYOUTS[layout])
+
+    x = repeated(problem.inputs["x"]).requires_grad_()
+    problem = gate.Problem(problem.inputs | {"x": x}, problem.relu, repeated(problem.dy))
+    inputs = {name: problem.inputs[name].detach().to(DEVICE) for name in ("x", "w1", "w2", "ws")}
+    return problem, inputs, problem.dy.to(DEVICE)
+
+
+def ours(backend: str, problem: gate.Problem, inputs: dict[str, Tensor], dy: Tensor) -> list[float]:
+    """Of the operators of a backend, whose results are right.
+
+    Raises:
+        RuntimeError: they are not.
+    """
+    x, *weights = inputs.values()
+    module = cases.implementations(dict(zip(("w1", "w2", "ws"), weights, strict=True)))["fused"]
+    with functional.use_backend(backend):
+        if wrong := gate.disagreement(module, problem, DEVICE):
+            raise RuntimeError(f"not timed, the results are wrong: {wrong}")
+    w1, w2, ws = (w.float() for w in weights)
+    op, pairs = registry.operators[backend], copies(x, dy)
+    forward = [partial(op.forward, x, w1, None, w2, None, ws, None, None, False) for x, _ in pairs]
+    backward = [
+        partial(op.backward, dy, x, None, *call()[1:], w1, None, w2, None, ws, None, False)
+        for call, (x, dy) in zip(forward, pairs, strict=True)
+    ]
+    return [microseconds(forward), microseconds(backward)]
+
+
+def plain(part: str, inputs: dict[str, Tensor], dy: Tensor) -> list[float]:
+    torch.compiler.reset()
+    cbam = reference.cbam
+    if part in MODES:
+        cbam = torch.compile(cbam, dynamic=False, mode=MODES[part])
+    x, *weights = inputs.values()
+    calls = passes(cbam, copies(x, dy), [w.detach().requires_grad_() for w in weights])
+    return [microseconds(calls["forward"]), microseconds(calls["both"])]
+
+
+def microseconds(calls: list[Callable[[], object]]) -> float:
+    return round(graph_seconds(calls) * 1e6, 2)
+
+
+def steps_of(*variants: str) -> networks.Steps:
+    rng = torch.Generator().manual_seed(0)
+    images = torch.randn(BATCH, 3, SIDE, SIDE, generator=rng).to(DEVICE, memory_format=torch.channels_last)
+    labels = torch.randint(networks.CLASSES, (BATCH,), generator=rng).to(DEVICE)
+    torch.compiler.reset()
+    built = {variant: networks.build(NETWORK, variant, images) for variant in variants}
+    return networks.Steps(built, images, labels, training=True, amp=torch.bfloat16)
+
+
+def training_step(found: dict, variant: str) -> dict[str, float]:
+    """A step in bfloat16 autocast, channels_last, in turn without CBAM and with it; none keeps its first."""
+    steps = steps_of("none", variant)
+    for count in (1, ROUNDS):  # the first to warm up
+        steps.clear()
+        for _ in range(count):
+            steps()
+    found |= {"network": NETWORK, "batch": BATCH, "image": SIDE, "autocast": "bfloat16", "layout": "channels_last"}
+    found.setdefault("tax %", {})[variant] = round(100 * steps.tax()[variant][1], 1)
+
+    def add(name: str, seconds: dict[str, float]) -> None:
+        by_variant = found.setdefault(name, {})
+        by_variant |= {v: round(s * 1e3, 3) for v, s in seconds.items() if v not in by_variant}
+
+    add("ms", steps.seconds())
+    add("host ms", steps.seconds(steps.host))
+    found["images/s"] = {v: round(1e3 * BATCH / ms) for v, ms in found["ms"].items()}
+    add("graph ms", {name: replay_seconds(partial(steps.step, name)) for name in steps.networks})
+    return {name: found[name][variant] for name in ("ms", "host ms", "graph ms", "tax %")}
+
+
+def profiled(found: dict, variant: str, trace: Path) -> dict:
+    steps = steps_of(variant)
+    steps()  # to warm up
+    found[variant] = profile_step(partial(steps.step, variant), trace)
+    return {name: found[variant][name] for name in ("kernels", "busy ms", "idle ms", "host ms")}
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

@@ -2,6 +2,7 @@
 
 import statistics
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -13,7 +14,7 @@ from cbam_fused import CBAM, insert_cbam, reference
 from garbage.data.folders import decode, normalise
 from garbage.samples.draw import draw_sample_set
 
-from .timing import CLOCKS
+from .timing import step_seconds
 
 CLASSES = 12
 
@@ -51,25 +52,39 @@ def batch(data: Path | None, scratch: Path, count: int, side: int) -> tuple[Tens
 
 @dataclass
 class Steps:
-    """One training step, or one inference, of every variant, A B C D; ``times[variant]`` holds the seconds of all."""
+    """Training steps, or inferences, of every variant in turn, A B C D: one of each on a CPU, several on a GPU.
+
+    ``times[variant]`` holds the seconds of a step, ``host[variant]`` those that the host took for it. amp is the type
+    of automatic mixed precision.
+    """
 
     networks: dict[str, nn.Module]
     images: Tensor
     labels: Tensor
     training: bool
+    amp: torch.dtype | None = None
 
     def __post_init__(self):
-        self.clock = CLOCKS[self.images.device.type]()
-        self.times: dict[str, list[float]] = {name: [] for name in self.networks}
+        self.clear()
         self.optimizers = {n: torch.optim.SGD(m.parameters(), lr=1e-3, momentum=0.9) for n, m in self.networks.items()}
         for network in self.networks.values():
             network.train(self.training)
 
+    def clear(self) -> None:
+        """Forget the times, such as those of a first round, which was a warm-up."""
+        self.times: dict[str, list[float]] = {name: [] for name in self.networks}
+        self.host: dict[str, list[float]] = {name: [] for name in self.networks}
+
     def __call__(self) -> None:
         for name in self.networks:
-            start = self.clock.mark()
+            seconds, host = step_seconds(partial(self.step, name), self.images.device.type)
+            self.times[name].append(seconds)
+            self.host[name].append(host)
+
+    def step(self, name: str) -> None:
+        # Autocast anew in each step, since it keeps the cast weights up to its end.
+        with torch.autocast(self.images.device.type, self.amp, enabled=self.amp is not None):
             self._train(name) if self.training else self._infer(name)
-            self.times[name].append(self.clock.seconds(start, self.clock.mark()))
 
     def _train(self, name: str) -> None:
         self.optimizers[name].zero_grad()
@@ -80,8 +95,8 @@ class Steps:
         with torch.no_grad():
             self.networks[name](self.images)
 
-    def seconds(self) -> dict[str, float]:
-        return {name: statistics.median(t) for name, t in self.times.items()}
+    def seconds(self, of: dict[str, list[float]] | None = None) -> dict[str, float]:
+        return {name: statistics.median(t) for name, t in (of or self.times).items()}
 
     def tax(self) -> dict[str, list[float]]:
         """Extra time over the network without CBAM, round by round: lower quartile, median, upper quartile."""

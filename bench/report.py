@@ -48,8 +48,12 @@ from your folder of class folders, but for *resnet18 compiled*. A part of it, ch
 - **resnet18 compiled**: torch.compile has the whole network. *bare* has the operators in CBAM's place, without the
   module's checks and choices; its logits must be those of *fused* bit for bit. What *fused* takes longer than *bare* is
   what the module costs in compiled code.
-- GPU rows appear where CUDA is present, timed with events. `pytest bench/` has not run on a GPU yet; what the operators
-  take on an H100 ([cuda.md](../design/cuda.md)) was measured by the predecessor of `bench/gpu.py`.
+- GPU rows appear where CUDA is present. Feature maps: calls in a CUDA graph, on tensors in turn that L2 does not hold,
+  replayed for at least 20 ms between two events; bwd is what fwd+bwd takes longer than a forward that keeps what the
+  backward needs. Networks: ten steps in a row between two events, behind others, and the host's time beside it.
+  `pytest bench/` has not run on a GPU yet; what the operators take on an H100 ([cuda.md](../design/cuda.md)) was
+  measured by the predecessor of `bench/gpu.py`.
+- `--minutes 5` stops after so long, `--record FILE` keeps each outcome and leaves out what FILE has.
 """
 
 

@@ -33,7 +33,7 @@ def build(factory: type[nn.Module] | None, images: Tensor) -> nn.Module:
     return network
 
 
-def test_compiled_network(device, mode, benchmark, results, quick, tmp_path):
+def test_compiled_network(device, mode, benchmark, add, quick, tmp_path):
     torch.compiler.reset()
     count, side = (4, 64) if quick else (16, 160)
     images, labels = (t.to(device) for t in networks.batch(None, tmp_path, count, side))
@@ -47,8 +47,7 @@ def test_compiled_network(device, mode, benchmark, results, quick, tmp_path):
     if not torch.equal(*logits):
         pytest.fail("not timed: after one step the logits of the two networks differ")
     rounds = timing.rounds_for(5 if quick else 50, 5, steps)
-    for times in steps.times.values():
-        times.clear()
+    steps.clear()
     benchmark.pedantic(steps, rounds=rounds, iterations=1)
     entry = {
         "device": device,
@@ -57,7 +56,8 @@ def test_compiled_network(device, mode, benchmark, results, quick, tmp_path):
         "images": list(images.shape),
         "rounds": rounds,
         "seconds": steps.seconds(),
+        "host seconds": steps.seconds(steps.host),
         "tax": steps.tax(),
     }
     benchmark.extra_info.update(entry)
-    results["networks"].append(entry)
+    add("networks", entry)

@@ -21,7 +21,7 @@ def photos(request, quick, tmp_path_factory):
     return networks.batch(request.config.getoption("--data"), tmp_path_factory.mktemp("images"), count, side)
 
 
-def test_network(device, name, mode, photos, benchmark, results, quick):
+def test_network(device, name, mode, photos, benchmark, add, quick):
     torch._dynamo.reset()
     images, labels = (t.to(device) for t in photos)
     built = {variant: networks.build(name, variant, images) for variant in networks.VARIANTS}
@@ -30,8 +30,7 @@ def test_network(device, name, mode, photos, benchmark, results, quick):
     if wrong:
         pytest.fail(f"not timed, the results are wrong: {wrong}")
     count = timing.rounds_for(5 if quick else 50, 5, steps)
-    for times in steps.times.values():
-        times.clear()
+    steps.clear()
     benchmark.pedantic(steps, rounds=count, iterations=1)
     entry = {
         "device": device,
@@ -40,7 +39,8 @@ def test_network(device, name, mode, photos, benchmark, results, quick):
         "images": list(images.shape),
         "rounds": count,
         "seconds": steps.seconds(),
+        "host seconds": steps.seconds(steps.host),
         "tax": steps.tax(),
     }
     benchmark.extra_info.update(entry)
-    results["networks"].append(entry)
+    add("networks", entry)

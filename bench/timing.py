@@ -1,14 +1,18 @@
-"""Interleaved timing of the passes, and the check that no bandwidth is above that of a copy."""
+"""Timing, interleaved on a CPU and in CUDA graphs on a GPU; and the check that no bandwidth is above that of a copy."""
 
 import ctypes
+import math
 import random
 import statistics
 import time
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
+
+from cbam_fused.selftest import captured
 
 # How often each pass must move a tensor of x's size: forward x, y; backward x, dy, dx. A copy moves two.
 MOVED = {"forward": 2, "backward": 3, "both": 5}
@@ -27,31 +31,120 @@ def keep_freed_memory() -> None:
         libc.mallopt(mmap_max, 0)
 
 
-class CpuClock:
-    mark = staticmethod(time.perf_counter)
-
-    def seconds(self, start: float, end: float) -> float:
-        return end - start
+Calls = list[Callable[[], object]]
+# On a GPU: calls in a graph, steps in a row, and seconds between two events, at least; and how often that is measured.
+GRAPH_CALLS, STEPS, LEAST, REPEATS = 32, 10, 0.02, 5
 
 
-class CudaClock:
-    """Events on the stream; a kernel shorter than its launch is thus timed as its launch."""
-
-    def mark(self) -> torch.cuda.Event:
-        event = torch.cuda.Event(enable_timing=True)
-        event.record()
-        return event
-
-    def seconds(self, start: torch.cuda.Event, end: torch.cuda.Event) -> float:
-        end.synchronize()
-        return start.elapsed_time(end) / 1e3
+def event() -> torch.cuda.Event:
+    mark = torch.cuda.Event(enable_timing=True)
+    mark.record()
+    return mark
 
 
-CLOCKS = {"cpu": CpuClock, "cuda": CudaClock}
+def between(start: torch.cuda.Event, end: torch.cuda.Event) -> float:
+    end.synchronize()
+    return start.elapsed_time(end) / 1e3
+
+
+def copies(*tensors: Tensor) -> list[tuple[Tensor, ...]]:
+    """Copies for calls to take in turn: three times what the GPU's L2 cache holds, so that it keeps none of them."""
+    l2 = torch.cuda.get_device_properties(tensors[0].device).L2_cache_size
+    return [tuple(t.clone() for t in tensors) for _ in range(max(2, -(-3 * l2 // tensors[0].nbytes)))]
+
+
+def graph_seconds(calls: Calls) -> float:
+    """The median time of a call on a GPU by itself: without Python, and without launches from the CPU.
+
+    The calls follow each other in a CUDA graph, which is replayed often enough between two events that the latency of
+    its launch does not count. What a call returns is kept until as many later ones have returned, so results too are
+    written to memory that L2 does not hold.
+    """
+    repeated = calls * -(-GRAPH_CALLS // len(calls))
+
+    def all_calls() -> list[object]:
+        kept: deque[object] = deque(maxlen=len(calls))
+        for call in repeated:
+            kept.append(call())
+        return list(kept)
+
+    return replay_seconds(all_calls) / len(repeated)
+
+
+def replay_seconds(call: Callable[[], object]) -> float:
+    """The median time of a call in a CUDA graph."""
+    graph, outputs = captured(call)
+
+    def replays(count: int) -> float:
+        start = event()
+        for _ in range(count):
+            graph.replay()
+        return between(start, event())
+
+    replays(1)  # the first one uploads the graph
+    count = max(1, math.ceil(LEAST / replays(1)))
+    return statistics.median(replays(count) for _ in range(REPEATS)) / count
+
+
+def passes(cbam: Callable, pairs: list[tuple[Tensor, ...]], leaves: list[Tensor]) -> dict[str, Calls]:
+    """Calls of cbam(x, *leaves) on each pair of x and dy: without gradients, for training, and with the backward."""
+    inputs = [(x.detach().requires_grad_(), dy) for x, dy in pairs]
+
+    def without_gradients(x: Tensor) -> Tensor:
+        with torch.no_grad():
+            return cbam(x, *leaves)
+
+    def both(x: Tensor, dy: Tensor) -> tuple[Tensor, ...]:
+        return torch.autograd.grad(cbam(x, *leaves), [x, *leaves], dy)
+
+    return {
+        "forward": [partial(without_gradients, x) for x, _ in inputs],
+        "training": [partial(cbam, x, *leaves) for x, _ in inputs],
+        "both": [partial(both, x, dy) for x, dy in inputs],
+    }
+
+
+def layer_seconds(modules: dict[str, nn.Module], x: Tensor, dy: Tensor) -> dict[str, dict[str, float]]:
+    """As Round.medians, on a GPU: backward is what both takes longer than a forward for training."""
+    pairs = copies(x.detach(), dy)
+    kept = [torch.empty_like(x) for x, _ in pairs]
+    seconds: dict[str, dict[str, float]] = {name: {} for name in MOVED}
+    seconds["forward"]["clone"] = graph_seconds([x.clone for x, _ in pairs])
+    seconds["forward"]["copy"] = graph_seconds([partial(k.copy_, x) for k, (x, _) in zip(kept, pairs, strict=True)])
+    for name, module in modules.items():
+        leaves = list(module.parameters())
+        calls = passes(lambda x, *_, module=module: module(x), pairs, leaves)
+        found = {what: graph_seconds(c) for what, c in calls.items()}
+        seconds["forward"][name], seconds["both"][name] = found["forward"], found["both"]
+        seconds["backward"][name] = found["both"] - found["training"]
+    return seconds
+
+
+def step_seconds(step: Callable[[], object], device: str) -> tuple[float, float]:
+    """The time that a step takes, and the time that the host takes for it, which on a CPU is the same.
+
+    On a GPU STEPS of them follow each other between two events, behind others: none finds it idle, unless it has to
+    wait for the host in every step. The host alone is timed from an idle GPU, whose queue is then never full.
+    """
+    start = time.perf_counter()
+    if device == "cpu":
+        step()
+        return (time.perf_counter() - start,) * 2
+    torch.cuda.synchronize()
+    start = time.perf_counter()
+    step()
+    host = time.perf_counter() - start
+    step()
+    first = event()
+    for _ in range(STEPS):
+        step()
+    return between(first, event()) / STEPS, host
 
 
 class Round:
-    """One call of every implementation, first forward, then both; ``times[pass][name]`` holds the seconds of all.
+    """On the CPU: one call of every implementation, first forward, then both.
+
+    ``times[pass][name]`` holds the seconds of all.
 
     Their order is random and another in every round: each call finds the caches as one of the others left them.
 
@@ -63,7 +156,6 @@ class Round:
     def __init__(self, modules: dict[str, nn.Module], x: Tensor, dy: Tensor):
         self.modules, self.x, self.dy = modules, x.detach().requires_grad_(), dy
         self.kept = torch.empty_like(x, requires_grad=False)
-        self.clock = CLOCKS[x.device.type]()
         self.random = random.Random(0)
         self.times: dict[str, dict[str, list[float]]] = {p: defaultdict(list) for p in MOVED}
 
@@ -81,22 +173,22 @@ class Round:
 
     def _forward(self, name: str, call: Callable[[], Tensor]) -> None:
         with torch.no_grad():
-            start = self.clock.mark()
+            start = time.perf_counter()
             y = call()
-            end = self.clock.mark()
+            end = time.perf_counter()
         del y  # freeing it is not timed, here as in _both
-        self.times["forward"][name].append(self.clock.seconds(start, end))
+        self.times["forward"][name].append(end - start)
 
     def _both(self, name: str, module: nn.Module) -> None:
         for leaf in (self.x, *module.parameters()):
             leaf.grad = None
-        start = self.clock.mark()
+        start = time.perf_counter()
         y = module(self.x)
-        middle = self.clock.mark()
+        middle = time.perf_counter()
         y.backward(self.dy)
-        end = self.clock.mark()
-        self.times["backward"][name].append(self.clock.seconds(middle, end))
-        self.times["both"][name].append(self.clock.seconds(start, end))
+        end = time.perf_counter()
+        self.times["backward"][name].append(end - middle)
+        self.times["both"][name].append(end - start)
 
     def medians(self) -> dict[str, dict[str, float]]:
         return {p: {name: statistics.median(t) for name, t in by_name.items()} for p, by_name in self.times.items()}

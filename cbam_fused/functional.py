@@ -12,6 +12,7 @@ from torch.autograd import forward_ad
 from . import reference
 from ._ops import ops
 from .checks import check
+from .hooks import has_own_call
 from .ops import autograd, registry
 from .tensors import TRITON_ELEMENTS, accumulation_dtype
 
@@ -162,7 +163,11 @@ def _is_batch_norm(norm: nn.Module | None) -> bool:
     if norm is None:
         return True
     forwards = (nn.BatchNorm2d.forward, nn.SyncBatchNorm.forward)
-    return isinstance(norm, nn.BatchNorm2d | nn.SyncBatchNorm) and type(norm).forward in forwards
+    return (
+        isinstance(norm, nn.BatchNorm2d | nn.SyncBatchNorm)
+        and type(norm).forward in forwards
+        and not has_own_call(norm)
+    )
 
 
 def _uses_batch_statistics(norm: nn.BatchNorm2d | nn.SyncBatchNorm) -> bool:
@@ -201,7 +206,9 @@ def _fold(ws: Tensor, bs: Tensor | None, norm: nn.BatchNorm2d, dtype: torch.dtyp
     if weight is not None:
         scale = scale * weight
     offset = (-mean if bs is None else bs - mean) * scale
-    return ws.to(dtype) * scale.view(1, 1, 1, 1), offset if bias is None else offset + bias
+    one_map = ws.stride(1) == 0  # expanded, and stays so
+    ws = (ws[:, :1] if one_map else ws).to(dtype) * scale.view(1, 1, 1, 1)
+    return ws.expand(-1, 2, -1, -1) if one_map else ws, offset if bias is None else offset + bias
 
 
 def backend_for(x: Tensor) -> str:

@@ -1,12 +1,20 @@
-"""Hooks of the layers, which run only if a layer is called: pruning, the old weight_norm and fully_shard work by them.
+"""Where layers and masks must be called, not just used by their parameters.
 
-A CBAM uses the parameters of its layers and calls none of them, but where there are hooks, or where a layer computes
-something else than a convolution: an adapter, fake quantization.
+A CBAM uses the parameters of its layers and calls none of them. That is right only for layers that compute what they
+were built to compute. Hooks run only if a layer is called: pruning, the old weight_norm and fully_shard work by them.
+Other layers compute something else: those with a forward of their own, of their class (adapters, fake quantization) or
+of the instance (offloading, LoRA, tracing), and convolutions whose geometry was changed (a dilated encoder).
 """
 
+from operator import itemgetter
 from typing import Any
 
 from torch import nn
+
+_HOOKS = itemgetter("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
+_GEOMETRY = itemgetter("kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
+# Of an instance, these take the place of the methods that a call runs.
+_CALL = ("forward", "_conv_forward", "_call_impl", "_wrapped_call_impl", "_compiled_call_impl")
 
 
 def has_hooks(*layers: nn.Module | None) -> bool:
@@ -17,12 +25,53 @@ def has_hooks(*layers: nn.Module | None) -> bool:
     return False
 
 
+def has_own_call(module: nn.Module) -> bool:
+    """Whether this instance has a forward, or another method that a call runs, of its own."""
+    if type(module).__call__ is not nn.Module.__call__ or type(module)._call_impl is not nn.Module._call_impl:
+        return True
+    return any(name in module.__dict__ for name in _CALL)
+
+
 def must_be_called(*convolutions: nn.Module | None) -> bool:
-    """Whether any of these layers has hooks or a forward of its own."""
-    own = (m is not None and type(m).forward is not nn.Conv2d.forward for m in convolutions)
-    return has_hooks(*convolutions) or any(own)
+    """Whether any of these layers is something else than a convolution of stride 1 with zero padding of k // 2."""
+    return any(m is not None and not _is_convolution(m) for m in convolutions)
 
 
-def masks_are_called(ca: Any, sa: Any) -> bool:
-    """Whether hooks of the two mask modules, or of their layers, want the masks to be called; either may be None."""
-    return any(m is not None and (has_hooks(m) or m.calls_layers()) for m in (ca, sa))
+def _is_convolution(m: nn.Module) -> bool:
+    cls: Any = type(m)
+    if not isinstance(m, nn.Conv2d) or has_hooks(m) or has_own_call(m):
+        return False
+    if cls.forward is not nn.Conv2d.forward or cls._conv_forward is not nn.Conv2d._conv_forward:
+        return False
+    weight = m._parameters.get("weight")  # a parametrized one has none, and asking for its weight may change it
+    kernel_size = m.kernel_size if weight is None else tuple(weight.shape[2:])
+    if kernel_size != m.kernel_size or m.padding != tuple(k // 2 for k in kernel_size):
+        return False
+    return m.stride == m.dilation == (1, 1) and m.groups == 1 and m.padding_mode == "zeros"
+
+
+def is_own(mask: Any, kind: type[nn.Module], switches: Any) -> bool:
+    """Whether the parameters of a mask may be used in the place of a call: it is of this class, as it was built."""
+    if mask is None:
+        return True
+    plain = type(mask) is kind and mask.switches == switches and not has_own_call(mask)
+    return plain and not has_hooks(mask) and not mask.calls_layers()
+
+
+class AsBuilt:
+    """What decides what a call of some modules computes, to be compared later in the least time; not in compiled code.
+
+    An instance that has got a forward of its own has one attribute more.
+    """
+
+    def __init__(self, masks: tuple[nn.Module, ...], convolutions: tuple[nn.Module, ...]):
+        self.sizes = tuple(len(m.__dict__) for m in (*masks, *convolutions))
+        self.geometries = tuple(_GEOMETRY(m.__dict__) for m in convolutions)
+
+    def holds(self, ca: nn.Module, sa: nn.Module, fc1: nn.Module, fc2: nn.Module, conv1: nn.Module) -> bool:
+        a, b, c, d, e = ca.__dict__, sa.__dict__, fc1.__dict__, fc2.__dict__, conv1.__dict__
+        if (len(a), len(b), len(c), len(d), len(e)) != self.sizes:
+            return False
+        if any(_HOOKS(a)) or any(_HOOKS(b)) or any(_HOOKS(c)) or any(_HOOKS(d)) or any(_HOOKS(e)):
+            return False
+        return (_GEOMETRY(c), _GEOMETRY(d), _GEOMETRY(e)) == self.geometries

@@ -2,11 +2,12 @@
 
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, fx, nn
 
 from . import functional, reference
 from .checks import check, check_input
-from .hooks import has_hooks, masks_are_called
+from .hooks import AsBuilt, is_own
 from .variants.config import Switches
 
 __all__ = ["CBAM", "Backend", "ChannelAttention", "SpatialAttention"]
@@ -31,8 +32,17 @@ class Backend(NamedTuple):
 class ChannelAttention(reference.ChannelAttention):
     """Fused :class:`cbam_fused.reference.ChannelAttention`: same arguments, parameters and results."""
 
-    def __init__(self, channels: int, reduction: int | None = None, *, variant: str = "tutorial", **switches: Any):
-        super().__init__(channels, reduction, variant=variant, **switches)
+    def __init__(
+        self,
+        channels: int,
+        reduction: int | None = None,
+        *,
+        variant: str = "tutorial",
+        device: torch.device | str | int | None = None,
+        dtype: torch.dtype | None = None,
+        **switches: Any,
+    ):
+        super().__init__(channels, reduction, variant=variant, device=device, dtype=dtype, **switches)
         self._unserved = _unserved(self.switches, "channel")
 
     def forward(self, x: Tensor) -> Tensor:
@@ -54,8 +64,16 @@ class ChannelAttention(reference.ChannelAttention):
 class SpatialAttention(reference.SpatialAttention):
     """Fused :class:`cbam_fused.reference.SpatialAttention`: same arguments, parameters and results."""
 
-    def __init__(self, kernel_size: int | None = None, *, variant: str = "tutorial", **switches: Any):
-        super().__init__(kernel_size, variant=variant, **switches)
+    def __init__(
+        self,
+        kernel_size: int | None = None,
+        *,
+        variant: str = "tutorial",
+        device: torch.device | str | int | None = None,
+        dtype: torch.dtype | None = None,
+        **switches: Any,
+    ):
+        super().__init__(kernel_size, variant=variant, device=device, dtype=dtype, **switches)
         self._unserved = _unserved(self.switches, "spatial")
 
     def forward(self, x: Tensor) -> Tensor:
@@ -73,9 +91,9 @@ class SpatialAttention(reference.SpatialAttention):
         return None if isinstance(self.bn, nn.Identity) else self.bn
 
     def weight(self) -> Tensor:
-        """The weight over [mean, max]; one over their mean has half of it for each."""
+        """The weight over [mean, max]; of one over their mean half for each, expanded: ops/flops.py counts it once."""
         weight = self.conv1.weight
-        return weight if self.switches.maps == "both" else (weight / 2).repeat(1, 2, 1, 1)
+        return weight if self.switches.maps == "both" else (weight / 2).expand(-1, 2, -1, -1)
 
     def backend_for(self, x: Tensor) -> Backend:
         """Which implementation serves x, and why."""
@@ -87,9 +105,10 @@ class CBAM(reference.CBAM):
     """Fused CBAM: same arguments, parameters, initial values and results as :class:`cbam_fused.reference.CBAM`.
 
     A state_dict goes from one to the other in both directions with ``strict=True``. The sub-modules
-    ``ca`` and ``sa`` hold the parameters and return masks when called themselves; ``forward`` calls them, and their
-    layers, only where there are hooks or a layer has a forward of its own, such as an adapter's. What the kernels do
-    not serve runs the reference; :meth:`backend_for` says why.
+    ``ca`` and ``sa`` hold the parameters and return masks when called themselves. ``forward`` calls them, and their
+    layers, unless both are as they were built: where there are hooks, where a mask or a layer is another module or has
+    a forward of its own, of its class or of the instance, and where the geometry of a convolution was changed. What
+    the kernels do not serve runs the reference; :meth:`backend_for` says why.
 
     Shape: (N, C, H, W) -> (N, C, H, W), in x's dtype and memory layout.
     Raises: what :func:`cbam_fused.functional.cbam` raises; where layers with hooks are called, PyTorch's own errors for
@@ -106,30 +125,26 @@ class CBAM(reference.CBAM):
         kernel_size: int | None = None,
         *,
         variant: str = "tutorial",
+        device: torch.device | str | int | None = None,
+        dtype: torch.dtype | None = None,
         **switches: Any,
     ):
-        super().__init__(channels, reduction, kernel_size, variant=variant, **switches)
+        super().__init__(channels, reduction, kernel_size, variant=variant, device=device, dtype=dtype, **switches)
         self._unserved = _unserved(self.switches, "channel", "spatial")
         # Only w1, w2, ws: the fast path spares the look-ups of everything else.
         s = self.switches
         extras = s.bias or s.spatial_bias or s.norm or s.residual or s.maps == "mean" or s.ties == "even"
-        self._three_weights = s.channel and s.spatial and not extras and not self._unserved
+        self._as_built = None
+        if s.channel and s.spatial and not extras and not self._unserved:
+            self._as_built = AsBuilt((self.ca, self.sa), (self.ca.fc1, self.ca.fc2, self.sa.conv1))
 
     def forward(self, x: Tensor, *, residual: Tensor | None = None, relu: bool = False) -> Tensor:
         """relu(CBAM(x) + residual), each part only where asked for, in one pass."""
-        if self._three_weights:
-            # Past nn.Module.__getattr__: eight calls of a Python function take longer than the gates of a small map.
-            parts: Any = self._modules
-            ca, sa = parts["ca"], parts["sa"]
-            if ca is not None and sa is not None and sa._modules.get("bn") is None:
-                fc1, fc2, conv1 = ca._modules["fc1"], ca._modules["fc2"], sa._modules["conv1"]
-                if type(fc1) is type(fc2) is type(conv1) is nn.Conv2d and not has_hooks(ca, sa, fc1, fc2, conv1):
-                    of_1, of_2, of_s = fc1._parameters, fc2._parameters, conv1._parameters
-                    w1, w2, ws = of_1.get("weight"), of_2.get("weight"), of_s.get("weight")
-                    unbiased = of_1.get("bias") is of_2.get("bias") is of_s.get("bias") is None
-                    if w1 is not None and w2 is not None and ws is not None and unbiased:
-                        return functional.cbam(x, w1, w2, ws, residual=residual, relu=relu)
-        if masks_are_called(self.ca, self.sa):
+        if self._as_built is not None and not torch.compiler.is_compiling():
+            weights = self._three_weights(self._as_built)
+            if weights is not None:
+                return functional.cbam(x, *weights, residual=residual, relu=relu)
+        if self.calls_masks():
             check_input(x, residual)
             return super().forward(x, residual=residual, relu=relu)
         if self._unserved:
@@ -138,25 +153,61 @@ class CBAM(reference.CBAM):
             return reference.cbam(x, **arguments, residual=residual, relu=relu, switches=self.switches)
         if self.switches.residual:
             residual = x if residual is None else x + residual
-        return attend(self.ca, self.sa, x, residual=residual, relu=relu)
+        return _fused(self.ca, self.sa, x, residual, relu)
+
+    def _three_weights(self, as_built: AsBuilt) -> tuple[Tensor, Tensor, Tensor] | None:
+        """w1, w2, ws where nothing else counts and nothing must be called.
+
+        Past nn.Module.__getattr__: eight calls of a Python function take longer than the gates of a small map.
+        """
+        parts: Any = self._modules
+        ca, sa = parts.get("ca"), parts.get("sa")
+        if type(ca) is not ChannelAttention or type(sa) is not SpatialAttention or sa._modules.get("bn") is not None:
+            return None
+        fc1, fc2, conv1 = ca._modules.get("fc1"), ca._modules.get("fc2"), sa._modules.get("conv1")
+        if not (type(fc1) is type(fc2) is type(conv1) is nn.Conv2d and ca.switches is sa.switches is self.switches):
+            return None
+        of_1, of_2, of_s = fc1._parameters, fc2._parameters, conv1._parameters
+        w1, w2, ws = of_1.get("weight"), of_2.get("weight"), of_s.get("weight")
+        if (
+            w1 is None
+            or w2 is None
+            or ws is None
+            or not of_1.get("bias") is of_2.get("bias") is of_s.get("bias") is None
+        ):
+            return None
+        plain = ws.shape[2:] == conv1.kernel_size and as_built.holds(ca, sa, fc1, fc2, conv1)
+        return (w1, w2, ws) if plain else None
 
     def backend_for(self, x: Tensor) -> Backend:
         """Which implementation serves x, and why."""
-        norm = None if self.sa is None else self.sa.norm()
-        return _backend(x, self, norm, masks_are_called(self.ca, self.sa))
+        called = self.calls_masks()
+        return _backend(x, self, None if called or self.sa is None else self.sa.norm(), called)
+
+    def calls_masks(self) -> bool:
+        """Whether forward calls ca and sa: unless both are the masks of this class, as built, without hooks."""
+        own = is_own(self.ca, ChannelAttention, self.switches) and is_own(self.sa, SpatialAttention, self.switches)
+        return not own
 
 
-def attend(
+def attend(ca: Any, sa: Any, x: Tensor) -> Tensor:
+    """x g s with the two masks of a caller, in one pass where both are as built, of this module and served."""
+    switches = getattr(ca, "switches", None), getattr(sa, "switches", None)
+    own = is_own(ca, ChannelAttention, switches[0]) and is_own(sa, SpatialAttention, switches[1])
+    if ca is None or sa is None or not own or ca._unserved or sa._unserved or ca.switches.ties != sa.switches.ties:
+        y = ca(x) * x
+        return sa(y) * y
+    return _fused(ca, sa, x)
+
+
+def _fused(
     ca: ChannelAttention | None,
     sa: SpatialAttention | None,
     x: Tensor,
-    *,
     residual: Tensor | None = None,
     relu: bool = False,
 ) -> Tensor:
-    """relu(x g s + residual) with the two masks, neither of them the reference's only, in one pass if without hooks."""
-    if masks_are_called(ca, sa):
-        return reference.gated(x, ca, sa, residual=residual, relu=relu)
+    """relu(x g s + residual) with the parameters of two masks that need not be called, in one pass."""
     w1, w2, b1, b2 = (None,) * 4 if ca is None else ca.weights()
     ws, bs, norm = (None,) * 3 if sa is None else (sa.weight(), sa.conv1.bias, sa.norm())
     mask = sa if ca is None else ca
@@ -182,12 +233,13 @@ def _unserved(switches: Switches, *gates: str) -> str:
 
 
 def _backend(
-    x: Tensor, module: CBAM | ChannelAttention | SpatialAttention, norm: nn.Module | None, hooks: bool
+    x: Tensor, module: CBAM | ChannelAttention | SpatialAttention, norm: nn.Module | None, called: bool
 ) -> Backend:
+    if called:
+        reason = "masks and layers with hooks, a forward of their own or another geometry are called one by one"
+        return Backend("reference", reason)
     if module._unserved:
         return Backend("reference", f"no kernels for {module._unserved}")
-    if hooks:
-        return Backend("reference", "layers with hooks, or a forward of their own, are called one by one")
     name = functional.backend_for(x)
     if name == "reference":
         return Backend(name, functional.why_reference(x.device))

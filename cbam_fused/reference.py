@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .hooks import has_hooks, masks_are_called, must_be_called
+from .hooks import has_hooks, has_own_call, is_own, must_be_called
 from .variants.config import Switches
 from .variants.state_dict import PublicNames
 from .variants.table import resolve
@@ -52,8 +52,7 @@ def channel_gate(
     Returns:
         (N, C, 1, 1) in x's dtype, every value in [0, 1]; in [0, 2] with the gate before the sum of two pools.
     """
-    w1 = w1.to(x.dtype)
-    w2, b1, b2 = (None if p is None else p.to(x.dtype) for p in (w2, b1, b2))
+    w1, w2, b1, b2 = _like(x, w1=w1, w2=w2, b1=b1, b2=b2)
 
     def mlp(pooled: Tensor) -> Tensor:
         hidden = F.conv2d(pooled, w1.reshape(w1.shape[0], -1, 1, 1), b1)
@@ -62,6 +61,18 @@ def channel_gate(
         return F.conv2d(_ACTIVATIONS[switches.act](hidden), w2.reshape(w2.shape[0], -1, 1, 1), b2)
 
     return _gate_of_pools(x, mlp, switches)
+
+
+def _like(x: Tensor, **parameters: Tensor | None) -> list[Any]:
+    """The parameters in x's dtype.
+
+    Raises:
+        ValueError: one is on the meta device and x is not: PyTorch would return memory that nothing was written to.
+    """
+    for name, p in parameters.items():
+        if p is not None and p.is_meta and not x.is_meta:
+            raise ValueError(f"{name} must be on {x.device}, where x is, got meta")
+    return [None if p is None else p.to(x.dtype) for p in parameters.values()]
 
 
 def _gate_of_pools(x: Tensor, mlp: Callable[[Tensor], Tensor], switches: Switches) -> Tensor:
@@ -117,7 +128,7 @@ def spatial_gate(
 
 def spatial_logits(x: Tensor, ws: Tensor, bs: Tensor | None = None, switches: Switches = TUTORIAL) -> Tensor:
     """What goes into the norm and the gate of :func:`spatial_gate`: conv_k([mean over C; max over C of x]) + bs."""
-    ws, bs = ws.to(x.dtype), None if bs is None else bs.to(x.dtype)
+    ws, bs = _like(x, ws=ws, bs=bs)
     return F.conv2d(_maps(x, switches), ws, bs, padding=ws.shape[-1] // 2)
 
 
@@ -191,25 +202,38 @@ class ChannelAttention(PublicNames):
         reduction: with the tutorial's width rule the hidden layer has max(1, channels // reduction) units; default
             that of the variant.
         variant: a name in ``cbam_fused.variants.VARIANTS``; its switches are taken.
+        device, dtype: of the parameters and buffers, as in PyTorch's own modules.
         switches: single ones to be changed, as in :class:`cbam_fused.switches.Switches`.
 
     Shape: (N, C, H, W) -> (N, C, 1, 1).
     State: ``fc1.weight (R, C, 1, 1)``, ``fc2.weight (C, R, 1, 1)``, and ``fc1.bias (R,)``, ``fc2.bias (C,)`` with the
     switch ``bias``. State under the names of a variant loads, too.
-    Raises: ValueError for an argument out of range, an unknown variant, a width of 0; TypeError for an unknown switch.
+    Raises: ValueError for an argument out of range, an unknown variant, a width of 0; TypeError for an unknown
+        keyword, with the nearest right one.
     """
 
     part = "ca"
 
-    def __init__(self, channels: int, reduction: int | None = None, *, variant: str = "tutorial", **switches: Any):
+    def __init__(
+        self,
+        channels: int,
+        reduction: int | None = None,
+        *,
+        variant: str = "tutorial",
+        device: torch.device | str | int | None = None,
+        dtype: torch.dtype | None = None,
+        **switches: Any,
+    ):
         super().__init__()
-        row, self.switches = resolve(variant, switches)
+        row, self.switches = resolve(variant, switches, type(self))
         self.variant = variant
         channels = _size("channels", channels)
         reduction = _size("reduction", row.reduction if reduction is None else reduction)
         hidden, bias = self.switches.hidden(channels, reduction), self.switches.bias
-        self.fc1 = nn.Conv2d(channels, hidden, 1, bias=bias)
-        self.fc2 = None if self.switches.width == "single" else nn.Conv2d(hidden, channels, 1, bias=bias)
+        single = self.switches.width == "single"
+        place: dict[str, Any] = {"device": device, "dtype": dtype}
+        self.fc1 = nn.Conv2d(channels, hidden, 1, bias=bias, **place)
+        self.fc2 = None if single else nn.Conv2d(hidden, channels, 1, bias=bias, **place)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.calls_layers():
@@ -235,7 +259,7 @@ class SpatialAttention(PublicNames):
 
     Args:
         kernel_size: odd size of the convolution over the [mean, max] maps; default that of the variant.
-        variant, switches: as in :class:`ChannelAttention`.
+        variant, device, dtype, switches: as in :class:`ChannelAttention`.
 
     Shape: (N, C, H, W) -> (N, 1, H, W).
     State: ``conv1.weight (1, 2, k, k)``, mean first; ``conv1.bias (1,)`` with the switch ``spatial_bias``; ``bn.*``
@@ -245,17 +269,27 @@ class SpatialAttention(PublicNames):
 
     part = "sa"
 
-    def __init__(self, kernel_size: int | None = None, *, variant: str = "tutorial", **switches: Any):
+    def __init__(
+        self,
+        kernel_size: int | None = None,
+        *,
+        variant: str = "tutorial",
+        device: torch.device | str | int | None = None,
+        dtype: torch.dtype | None = None,
+        **switches: Any,
+    ):
         super().__init__()
-        row, self.switches = resolve(variant, switches)
+        row, self.switches = resolve(variant, switches, type(self))
         self.variant = variant
         kernel_size = _size("kernel_size", row.kernel_size if kernel_size is None else kernel_size, odd=True)
         maps, bias = 2 if self.switches.maps == "both" else 1, self.switches.spatial_bias
-        self.conv1 = nn.Conv2d(maps, 1, kernel_size, padding=kernel_size // 2, bias=bias)
+        place: dict[str, Any] = {"device": device, "dtype": dtype}
+        self.conv1 = nn.Conv2d(maps, 1, kernel_size, padding=kernel_size // 2, bias=bias, **place)
         if self.switches.spatial_order == "max_mean":
             # For the same random numbers to give the function that they give in the variant.
             self.conv1.weight.data = self.conv1.weight.data.flip(1)
-        self.bn = nn.BatchNorm2d(1, momentum=self.switches.norm_momentum) if self.switches.norm else None
+        momentum = self.switches.norm_momentum
+        self.bn = nn.BatchNorm2d(1, momentum=momentum, **place) if self.switches.norm else None
 
     def forward(self, x: Tensor) -> Tensor:
         if self.calls_layers():
@@ -265,7 +299,7 @@ class SpatialAttention(PublicNames):
 
     def calls_layers(self) -> bool:
         """Whether forward calls conv1 and bn, for what they do to happen, and does not just use their parameters."""
-        return must_be_called(self.conv1) or has_hooks(self.bn)
+        return must_be_called(self.conv1) or has_hooks(self.bn) or (self.bn is not None and has_own_call(self.bn))
 
 
 class CBAM(PublicNames):
@@ -277,6 +311,7 @@ class CBAM(PublicNames):
             that of the variant, 16 for the tutorial.
         kernel_size: odd size of the spatial convolution; default that of the variant, 7 for the tutorial.
         variant: a name in ``cbam_fused.variants.VARIANTS``; its switches are taken.
+        device, dtype: of the parameters and buffers, as in PyTorch's own modules.
         switches: single ones to be changed, as in :class:`cbam_fused.switches.Switches`; ``spatial=False`` leaves
             the channel gate alone.
 
@@ -284,7 +319,8 @@ class CBAM(PublicNames):
     State: ``ca.fc1.weight (R, C, 1, 1)``, ``ca.fc2.weight (C, R, 1, 1)``, ``sa.conv1.weight (1, 2, k, k)``, mean
     first; with the switches ``bias``, ``spatial_bias`` and ``norm`` also ``ca.fc1.bias``, ``ca.fc2.bias``,
     ``sa.conv1.bias`` and ``sa.bn.*``. State under the names of any variant with these parameters loads, too.
-    Raises: ValueError for an argument out of range, an unknown variant, a width of 0; TypeError for an unknown switch.
+    Raises: ValueError for an argument out of range, an unknown variant, a width of 0; TypeError for an unknown
+        keyword, with the nearest right one.
     """
 
     parts: tuple[type, type] = (ChannelAttention, SpatialAttention)
@@ -296,21 +332,31 @@ class CBAM(PublicNames):
         kernel_size: int | None = None,
         *,
         variant: str = "tutorial",
+        device: torch.device | str | int | None = None,
+        dtype: torch.dtype | None = None,
         **switches: Any,
     ):
         super().__init__()
-        self.switches = resolve(variant, switches)[1]
+        self.switches = resolve(variant, switches, type(self))[1]
         self.variant = variant
         channel, spatial = self.parts
+        options: dict[str, Any] = {"variant": variant, "device": device, "dtype": dtype, **switches}
         # Any: which of the two are None follows from the arguments, as their users know.
-        self.ca: Any = channel(channels, reduction, variant=variant, **switches) if self.switches.channel else None
-        self.sa: Any = spatial(kernel_size, variant=variant, **switches) if self.switches.spatial else None
+        self.ca: Any = channel(channels, reduction, **options) if self.switches.channel else None
+        self.sa: Any = spatial(kernel_size, **options) if self.switches.spatial else None
+        for mask in filter(None, (self.ca, self.sa)):
+            mask.switches = self.switches  # the same object, which is quicker to compare
 
     def forward(self, x: Tensor, *, residual: Tensor | None = None, relu: bool = False) -> Tensor:
         """relu(CBAM(x) + residual), each part only where asked for."""
-        if masks_are_called(self.ca, self.sa):
+        if self.calls_masks():
             return gated(x, self.ca, self.sa, residual=residual, relu=relu, switches=self.switches)
         return cbam(x, **self._arguments(), residual=residual, relu=relu, switches=self.switches)
+
+    def calls_masks(self) -> bool:
+        """Whether forward calls ca and sa: unless both are the masks of this class, as built, without hooks."""
+        own = is_own(self.ca, ChannelAttention, self.switches) and is_own(self.sa, SpatialAttention, self.switches)
+        return not own
 
     def _arguments(self) -> dict[str, Any]:
         """What :func:`cbam` takes of the module."""

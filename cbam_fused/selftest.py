@@ -1,24 +1,22 @@
-"""python -m cbam_fused selftest: does this build compute on this machine what it should, and how fast?
+"""python -m cbam_fused selftest: does this build compute on this machine what it should?
 
 Each backend is compared with the float64 reference, with itself (run to run, bit by bit), and on a GPU with its replay
-from a CUDA graph; then timed beside plain PyTorch, torch.compile and a copy. All of it goes into a JSON file: what does
-not run too, and what there is when the run is stopped.
+from a CUDA graph. Each outcome, also that something does not run, is in a JSON file at once, and a run that was stopped
+goes on from it. It times nothing: that is for bench/, in the repository.
 """
 
-import json
 import traceback
 from collections.abc import Callable, Iterator
-from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.benchmark import Timer
 
 from . import functional, info, reference
 from .ops import registry
+from .resume import Record, limited
 from .tensors import accumulation_dtype
 
 # C, H, W of the stages of ResNet-18 and ResNet-50 at 224 pixels.
@@ -38,35 +36,52 @@ LAYOUTS = {"NCHW": torch.contiguous_format, "NHWC": torch.channels_last}
 KINDS = ("plain", "biases, residual and ReLU", "BatchNorm by the batch")
 REDUCTION = 16
 CHECKED_IMAGES = 4
-TIMED_IMAGES = {"cpu": 8, "cuda": 64}
-TIMED_DTYPES = (torch.float32, torch.bfloat16)
 # An error may be twice that of plain PyTorch in the same dtype, and a floor more, since that is 0 where it is the truth
 # itself: so many roundings of the result, and for sums over all n elements of x sqrt(n) of the accumulation type.
 ROUNDINGS = 4
-# How often a tensor of x's size must be moved: forward x, y; backward x, dy, dx.
-MOVED = {"forward": 2, "forward and backward": 5}
 
 
-def run(out: Path, quick: bool = False) -> int:
-    """Prints and writes what was found; 1 if a check failed, else 0."""
-    maps = QUICK if quick else MAPS
-    report: dict[str, Any] = {"about": info.facts(), "checks": [], "times": [], "finished": False}
-    devices = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
+def run(
+    out: Path,
+    quick: bool = False,
+    minutes: float | None = None,
+    maps: list[tuple[int, int, int]] | None = None,
+    parts: list[str] | None = None,
+) -> int:
+    """Prints and writes what was found; 1 if a check failed, else 0.
+
+    Args:
+        out: a finished file is replaced; one that is not is gone on with.
+        minutes: when to stop.
+        maps: (C, H, W) each.
+        parts: the backends to check; default: all that can serve tensors here.
+    """
+    record = Record(out, info.facts())
+    report = record.data
+    report |= {"checks": report.get("checks", []), "finished": False}
+    served = [(device, name) for device in devices() for name in backends(device)]
+    if missing := sorted(set(parts or ()) - {name for _, name in served}):
+        raise SystemExit(f"parts must be of {', '.join(name for _, name in served)}, got {', '.join(missing)}")
+    served = [pair for pair in served if parts is None or pair[1] in parts]
+    record.save()
     print("\n".join(f"{name + ':':<20} {value}" for name, value in report["about"].items()))
-    try:
-        for c in check([(device, backend) for device in devices for backend in backends(device)], maps):
+    for c in report["checks"]:
+        print(f"{describe(c)} (earlier)")
+    with limited(minutes):
+        for c in check(served, maps or (QUICK if quick else MAPS), report["checks"]):
             report["checks"].append(c)
-            print(describe_check(c), flush=True)
-        for device in devices:
-            for t in times(device, maps):
-                report["times"].append(t)
-                print(describe_times(t), flush=True)
+            record.save()
+            print(describe(c), flush=True)
         report["finished"] = True
-    finally:
-        failed = sum(not c["passed"] for c in report["checks"])
-        out.write_text(json.dumps(report, indent=1) + "\n")
-        print(f"{len(report['checks'])} checks, {failed} failed; written to {out}")
+        record.save()
+    failed = sum(not c["passed"] for c in report["checks"])
+    rest = "" if report["finished"] else "; stopped, the same command goes on from there"
+    print(f"{len(report['checks'])} checks, {failed} failed; written to {out}{rest}")
     return int(failed > 0)
+
+
+def devices() -> list[str]:
+    return ["cuda", "cpu"] if torch.cuda.is_available() else ["cpu"]
 
 
 def backends(device: str) -> list[str]:
@@ -119,16 +134,20 @@ def results(cbam: Callable, inputs: dict[str, Tensor], dy: Tensor, norm: nn.Modu
     return {"y": y.detach()} | {f"d{name}": g for name, g in zip(leaves, gradients, strict=True)}
 
 
-def check(served: list[tuple[str, str]], maps: list[tuple[int, int, int]]) -> Iterator[dict]:
-    """Every case on each device by each backend; what raises has failed, and the error is kept."""
-    for size, dtype, layout, kind in product(maps, DTYPES, LAYOUTS, KINDS):
+def check(served: list[tuple[str, str]], maps: list[tuple[int, int, int]], done: list[dict]) -> Iterator[dict]:
+    """Every case by each (device, backend) but those done; what raises has failed, and the error is kept."""
+    keys = {key(c) for c in done}
+    for kind, dtype, layout, size in product(KINDS, DTYPES, LAYOUTS, maps):  # the kinds last, since each has all maps
+        case = {"shape": [CHECKED_IMAGES, *size], "dtype": name_of(dtype), "layout": layout, "kind": kind}
+        left = [(device, backend) for device, backend in served if key({"backend": backend, **case}) not in keys]
+        if not left:
+            continue
         inputs, dy = draw((CHECKED_IMAGES, *size), dtype, layout, kind)
         doubles = {n: t.double() for n, t in inputs.items()}
         truth = results(reference.cbam, doubles, dy.double(), norm_of(kind, dy.double()))
         # On the CPU too: a GPU's convolutions round float32 to TF32, and the bound would be as loose.
         eager = results(reference.cbam, inputs, dy, norm_of(kind, dy))
-        case = {"shape": [CHECKED_IMAGES, *size], "dtype": name_of(dtype), "layout": layout, "kind": kind}
-        for device, backend in served:
+        for device, backend in left:
             try:
                 first, found = repeated(device, backend, inputs, dy, kind)
                 found |= compare(first, eager, truth)
@@ -137,6 +156,10 @@ def check(served: list[tuple[str, str]], maps: list[tuple[int, int, int]]) -> It
                 text = traceback.format_exc()
                 outcome = {"passed": False, "found": {}, "error": message(error), "traceback": text}
             yield {"backend": backend, **case, **outcome}
+
+
+def key(c: dict) -> tuple:
+    return c["backend"], *c["shape"], c["dtype"], c["layout"], c["kind"]
 
 
 def repeated(
@@ -179,77 +202,29 @@ def equal(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
 
 def replayed(inputs: dict[str, Tensor], dy: Tensor, norm: nn.Module | None) -> bool:
     """Whether a captured forward and backward, replayed on other data, gives the bits of a new call."""
+    graph, outputs = captured(lambda: results(functional.cbam, inputs, dy, norm))
+    inputs["x"].copy_(inputs["x"].flip(0))
+    graph.replay()
+    return equal(outputs, results(functional.cbam, inputs, dy, norm))
+
+
+def captured(call: Callable[[], Any]) -> tuple[torch.cuda.CUDAGraph, Any]:
+    """A CUDA graph of a call, made after a first one outside of it, and the results that every replay writes anew."""
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
-        results(functional.cbam, inputs, dy, norm)
+        call()
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        captured = results(functional.cbam, inputs, dy, norm)
-    inputs["x"].copy_(inputs["x"].flip(0))
-    graph.replay()
-    return equal(captured, results(functional.cbam, inputs, dy, norm))
+        outputs = call()
+    return graph, outputs
 
 
-def times(device: str, maps: list[tuple[int, int, int]]) -> Iterator[dict]:
-    for size, dtype, layout in product(maps, TIMED_DTYPES, LAYOUTS):
-        shape = (TIMED_IMAGES[device], *size)
-        inputs, dy = draw(shape, dtype, layout, "plain")
-        leaves, dy = {n: t.to(device).requires_grad_() for n, t in inputs.items()}, dy.to(device)
-        x = leaves["x"].detach()
-        torch.compiler.reset()
-        compiled = torch.compile(reference.cbam, dynamic=False)
-        calls: dict[str, tuple[Callable, str]]
-        calls = {"eager": (reference.cbam, "reference"), "torch.compile": (compiled, "reference")}
-        calls |= {backend: (functional.cbam, backend) for backend in backends(device)}
-        kept = torch.empty_like(x)
-        found: dict[str, dict[str, float | str]] = {"copy": {"forward": measure(partial(kept.copy_, x))}}
-        for name, (cbam, backend) in calls.items():
-            with functional.use_backend(backend):
-                found[name] = time_call(cbam, leaves, dy)
-        yield {"device": device, "shape": shape, "dtype": name_of(dtype), "layout": layout, "seconds": found}
-
-
-def time_call(cbam: Callable, leaves: dict[str, Tensor], dy: Tensor) -> dict[str, float | str]:
-    """Seconds of each pass, or why it does not run: torch.compile needs a compiler that may not be there."""
-
-    @torch.no_grad()
-    def forward() -> None:
-        cbam(**leaves)
-
-    def both() -> None:
-        torch.autograd.grad(cbam(**leaves), list(leaves.values()), dy)
-
-    try:
-        return {"forward": measure(forward), "forward and backward": measure(both)}
-    except Exception as error:
-        return {"error": message(error).splitlines()[0]}
-
-
-def measure(call: Callable[[], object]) -> float:
-    """The median time of a call; the timer waits for the GPU."""
-    timer = Timer("call()", globals={"call": call}, num_threads=torch.get_num_threads())
-    timer.timeit(3)
-    return timer.blocked_autorange(min_run_time=0.1).median
-
-
-def describe_check(c: dict) -> str:
+def describe(c: dict) -> str:
     what = f"{c['backend']:<6} {'x'.join(map(str, c['shape']))} {c['dtype']} {c['layout']} {c['kind']}"
     failure = c["error"].splitlines()[0] if "error" in c else ", ".join(wrong(c["found"]))
     return f"{what}: {'passed' if c['passed'] else f'FAILED: {failure}'}"
-
-
-def describe_times(t: dict) -> str:
-    size = torch.Size(t["shape"]).numel() * getattr(torch, t["dtype"]).itemsize
-    lines = [f"{t['device']} {'x'.join(map(str, t['shape']))} {t['dtype']} {t['layout']}"]
-    for name, seconds in t["seconds"].items():
-        passes = [
-            f"{p} {s * 1e6:.0f} us, {MOVED[p] * size / s / 1e9:.0f} GB/s" if p in MOVED else f"{p}: {s}"
-            for p, s in seconds.items()
-        ]
-        lines.append(f"    {name:<14} {'; '.join(passes)}")
-    return "\n".join(lines)
 
 
 def name_of(dtype: torch.dtype) -> str:

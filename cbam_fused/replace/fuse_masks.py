@@ -2,6 +2,7 @@
 
 import collections
 import copy
+import functools
 import operator
 import sys
 import types
@@ -14,45 +15,102 @@ from torch import Tensor, fx, nn
 from torch.fx.graph import inplace_methods
 
 from ..functional import without_demand
-from ..hooks import has_hooks
-from ..modules import ChannelAttention, SpatialAttention, attend
+from ..hooks import has_own_call, is_own
+from ..modules import CBAM, ChannelAttention, SpatialAttention, attend
+from . import generators
+from .inspection import MISSING, Reads, Unseen, inspect_forward
 from .match import random_copy, takes_one_argument
 
 _MULTIPLICATIONS = (operator.mul, torch.mul, "mul")
-_SIZES = (32, 224)
+_FUSED = "cbam_fused"  # on the forwards made here
+_COLLECTIONS = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
+_SHAPES = ((2, 32, 32, 1.0), (1, 9, 14, 1e2), (3, 16, 8, 1e-2), (1, 224, 224, 1.0))
 
 
-def fuse_pairs(module: nn.Module) -> list[tuple[str, str]]:
+def fuse_pairs(module: nn.Module) -> tuple[list[tuple[str, str]], str]:
     """Fuse the pairs of masks that the forward of this module applies in a row, as torch.fx finds them.
 
-    The module keeps its children, their names and its class, of which it gets a subclass with another ``forward``.
-    This is the traced one: what its Python code decides by attributes is decided for good. A forward is left as it is
-    if torch.fx cannot trace it, if it takes more than one argument, does not do the same in both modes, has a ``with``
-    or writes to attributes, which torch.fx does not see, or if a copy of the module does not run on a random map or
-    does not give the same there.
+    The module keeps its children, their names and its class, of which it gets a subclass with another ``forward``, the
+    traced one. Each call compares the attributes that the old one reads with those at tracing, and runs the old one if
+    they have changed. A forward is left as it is if its code does anything that torch.fx may not see (inspection.py),
+    if torch.fx cannot trace it, if it takes more than one argument or does not do the same in both modes, if a random
+    generator moves, or if a copy of the module does not run on random maps or does not give the same there.
 
     Returns:
-        The names of the pairs that were fused.
+        The names of the pairs that were fused, and if there are none though there are both masks, why.
     """
     kinds = [type(child) for child in module.children()]
-    if ChannelAttention not in kinds or SpatialAttention not in kinds or "forward" in module.__dict__:
-        return []
+    if (
+        isinstance(module, CBAM)
+        or hasattr(type(module).forward, _FUSED)
+        or ChannelAttention not in kinds
+        or SpatialAttention not in kinds
+    ):
+        return [], ""
+    if has_own_call(module):
+        return [], "its forward is not that of its class"
     if not takes_one_argument(module):
-        return []
+        return [], "its forward has more arguments than one"
+    cls = type(module)
+    if type(cls) is not type or any("__init_subclass__" in vars(base) for base in cls.__mro__ if base is not object):
+        return [], "its class does something when it gets a subclass"
+    try:
+        reads = inspect_forward(module)
+        for name, value in reads.constants.items():
+            if isinstance(value, list | tuple) and not _is_fixed(value):
+                raise Unseen(f"reads its attribute {name}, a {type(value).__name__}")
+        for name in reads.children:
+            if isinstance(getattr(module, name), _COLLECTIONS):
+                raise Unseen(f"goes through {name}, a {type(getattr(module, name)).__name__}")
+    except Unseen as unseen:
+        return [], f"its forward {unseen}"
     graphs = _traces(module)
-    if graphs is None or str(graphs[0]) != str(graphs[1]):
-        return []
+    if graphs is None:
+        return [], "torch.fx cannot trace its forward, or misses something of it"
+    if str(graphs[0]) != str(graphs[1]):
+        return [], "its forward is another in training mode"
     graph = graphs[0]
+    if nested := [str(n.target) for n in graph.nodes if n.op in ("call_module", "get_attr") and "." in str(n.target)]:
+        return [], f"its forward uses {nested[0]}, which is in another module"
     pairs = [pair for node in list(graph.nodes) if (pair := _fuse(module, graph, node))]
     if not pairs:
-        return []
-    cls = type(module)
-    forward = type(fx.GraphModule(module, graph)).forward
+        return [], "no two masks are multiplied in, one right after the other"
+    traced = type(fx.GraphModule(module, graph)).forward
+    forward = _guarded(cls.forward, traced, reads)
     fused = type(cls.__name__, (cls,), {"forward": forward, "__module__": cls.__module__})
-    if not _same(module, fused):
-        return []
+    if reason := _difference(module, fused):
+        return [], reason
     module.__class__ = fused
-    return pairs
+    return pairs, ""
+
+
+def _is_fixed(value: Any) -> bool:
+    return all(_is_fixed(item) for item in value) if isinstance(value, tuple) else not isinstance(value, list)
+
+
+def _guarded(original: Any, traced: Any, reads: Reads) -> Any:
+    """The traced forward, and the original one where attributes that it reads are no longer what they were."""
+    constants = {name: value for name, value in reads.constants.items() if value is not MISSING}
+    missing = [name for name, value in reads.constants.items() if value is MISSING]
+    present = [name for name, there in reads.children.items() if there]
+    absent = [name for name, there in reads.children.items() if not there]
+
+    @functools.wraps(original)
+    def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        changed = (
+            any(_differ(getattr(self, name, MISSING), value) for name, value in constants.items())
+            or any(hasattr(self, name) for name in missing)
+            or any(getattr(self, name, None) is None for name in present)
+            or any(getattr(self, name, None) is not None for name in absent)
+        )
+        return original(self, *args, **kwargs) if changed else traced(self, *args, **kwargs)
+
+    setattr(forward, _FUSED, True)
+    return forward
+
+
+def _differ(found: Any, value: Any) -> bool:
+    return found is not value and (type(found) is not type(value) or bool(found != value))
 
 
 def augmented(name: str, a: object, b: object) -> object:
@@ -158,7 +216,7 @@ def _product(module: nn.Module, mask: fx.Node, kind: type[nn.Module]) -> fx.Node
     if mask.op != "call_module" or len(mask.args) != 1 or mask.kwargs or [*mask.users] != [mask.next]:
         return None
     gate: Any = module.get_submodule(str(mask.target))
-    if type(gate) is not kind or gate._unserved or has_hooks(gate):
+    if not is_own(gate, kind, getattr(gate, "switches", None)) or gate._unserved:
         return None
     product = mask.next
     if product.op not in ("call_function", "call_method") or product.target not in _MULTIPLICATIONS or product.kwargs:
@@ -166,39 +224,55 @@ def _product(module: nn.Module, mask: fx.Node, kind: type[nn.Module]) -> fx.Node
     return product if len(product.args) == 2 and {*product.args} == {mask, mask.args[0]} else None
 
 
-def _same(module: nn.Module, fused: type) -> bool:
-    """Whether a copy of the module runs on a random map, and gives the same as one of the fused class."""
-    with torch.random.fork_rng(devices=[]), torch.device("cpu"), torch.enable_grad(), without_demand():
+def _difference(module: nn.Module, fused: type) -> str:
+    """Why the fused class does not fit the module, found on copies and random maps; empty if it does."""
+    compared = False
+    with generators.kept(), torch.device("cpu"), torch.enable_grad(), without_demand():
         try:
-            before = random_copy(module, torch.Generator().manual_seed(0))
-            after = copy.deepcopy(before)
+            original = random_copy(module, torch.Generator().manual_seed(0))
         except Exception:  # what cannot be copied cannot be compared
-            return False
-        after.__class__ = fused
+            return "it cannot be copied"
         for x in _inputs(module):
+            if compared and x.shape[-1] > 100:
+                continue
+            before, after = copy.deepcopy(original), copy.deepcopy(original)
+            after.__class__ = fused
+            states = generators.states()
             try:
                 expected = _run(before, x)
             except Exception:  # not an input of this module
                 continue
-            scales = [t.abs().max().item() for t in expected]
-            found = zip(_run(after, x), expected, scales, strict=True)
-            same = all(torch.allclose(a, b, rtol=0, atol=1e-9 * scale) for a, b, scale in found)
-            return same and _dtype_under_autocast(before, x) == _dtype_under_autocast(after, x)
-    return False
+            if generators.states() != states:
+                return "it draws random numbers"
+            try:
+                found = [*_run(after, x), *after.buffers()]
+            except Exception as error:
+                return f"in one call it fails: {type(error).__name__}: {error}"
+            expected += before.buffers()
+            if not all(_close(a, b) for a, b in zip(found, expected, strict=True)):
+                return "in one call its masks give something else"
+            if _dtype_under_autocast(before, x) != _dtype_under_autocast(after, x):
+                return "in one call it gives another dtype under autocast"
+            compared = True
+    return "" if compared else "it does not run on a random map"
+
+
+def _close(a: Tensor, b: Tensor) -> bool:
+    return torch.allclose(a, b, rtol=0, atol=1e-9 * float(b.detach().abs().max()) if b.numel() else 0, equal_nan=True)
 
 
 def _inputs(module: nn.Module) -> Iterator[Tensor]:
-    layers = [layer for layer in module.modules() if isinstance(layer, nn.Conv2d)]
-    for size in _SIZES:
-        for channels in dict.fromkeys(layer.in_channels for layer in layers):
-            yield torch.randn(2, channels, size, size, dtype=torch.float64)
+    """Maps of several sizes, batch sizes and scales, the largest last."""
+    channels = [*dict.fromkeys(layer.in_channels for layer in module.modules() if isinstance(layer, nn.Conv2d))]
+    for N, H, W, scale in _SHAPES:
+        for C in channels:
+            yield scale * torch.randn(N, C, H, W, dtype=torch.float64)
 
 
 def _run(module: nn.Module, x: Tensor) -> list[Tensor]:
     """Output, input gradient, and parameter gradients as one, in eval and in training mode."""
     found = []
     for training in (False, True):
-        torch.default_generator.manual_seed(0)  # torch.manual_seed would seed the GPUs', too
         x = x.detach().requires_grad_()
         y = module.train(training)(x)
         dx, *grads = torch.autograd.grad(y.square().sum(), (x, *module.parameters()), materialize_grads=True)

@@ -15,6 +15,10 @@ from .. import functional, modules
 from ..variants.config import ALLOWED, STATE, Switches
 from ..variants.state_dict import HIDDEN, PublicNames, rearranged
 from ..variants.table import VARIANTS, Variant
+from . import generators
+from .operators import foreign_operator, what_the_code_hides
+
+Steps = list[tuple[bool, Tensor]]
 
 HOOKS = (
     *("_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called"),
@@ -22,7 +26,14 @@ HOOKS = (
 )
 
 # float64 on both sides: what differs by more is another function.
-TOLERANCE = {"rtol": 1e-8, "atol": 1e-9}
+TOLERANCE = 1e-8
+
+# More draws of the weights, each with these inputs: N, H, W and the scale of the values.
+DRAWS = 2
+INPUTS = (
+    *((1, 1, 1, 1e-3), (1, 9, 4, 10.0), (5, 2, 3, 0.03)),
+    *((2, 12, 11, 1e3), (2, 12, 11, -1e3), (3, 3, 2, 1e4), (3, 3, 2, -1e4)),
+)
 
 
 @dataclass(frozen=True)
@@ -44,6 +55,8 @@ class Layers:
         conv: list[str] = []
         norm: list[str] = []
         for name, layer in module.named_modules():
+            if "parametrizations" in layer._modules:  # asking for its weight may change it, as in spectral_norm
+                return None
             if not layer._parameters and not layer._buffers:
                 continue
             shape: tuple[int, ...] = layer.weight.shape if isinstance(layer, nn.Linear | nn.Conv2d) else ()
@@ -170,36 +183,110 @@ def _row(module: nn.Module, switches: Switches, mask: bool) -> Variant:
 
 
 def prove(module: nn.Module, layers: Layers) -> tuple[Proof | None, str]:
-    """Which function a module is, by running it and every candidate on the same random weights and inputs."""
+    """Which function a module is, or why it may be none that is known.
+
+    Its code is inspected. Then it and every candidate run on the same random weights and inputs. The one candidate
+    that is equal runs with it on more, and torch.fx lists the operators.
+    """
+    if hidden := what_the_code_hides(module):
+        return None, hidden
     rng = torch.Generator().manual_seed(0)
     C = layers.channels
     distinct = torch.randn(2, C, 7, 6, generator=rng, dtype=torch.float64)
     tied = torch.randn(3, C, 5, 8, generator=rng, dtype=torch.float64).relu()
     tied[:, 0] = 0
     steps = [(training, x) for training in (False, True) for x in (distinct, tied)]
-    with torch.enable_grad(), functional.without_demand():
+    with torch.enable_grad(), functional.without_demand(), generators.kept():
+        before = generators.states()
         try:
             original = random_copy(module, rng)
             running = copy.deepcopy(original)
             expected = [_step(running, training, x, lambda: layers.state(running)) for training, x in steps]
         except Exception as error:  # whatever a foreign module does with such an input
             return None, f"it does not take a map (N, {C}, H, W) alone: {type(error).__name__}: {error}"
+        if generators.states() != before:
+            return None, "its forward draws random numbers"
         best = 0
         for proof in _functions(module, layers):
             candidate = proof.take(proof.build(proof.switches), original)
-            equal = 0
-            for (training, x), wanted in zip(steps, expected, strict=True):
-                got = _step(candidate, training, x, lambda: _own_state(candidate, proof.mask))  # noqa: B023
-                if not _equal(got, wanted, proof.switches.spatial_order):
-                    break
-                equal += 1
+            equal = _equal_steps(candidate, proof, steps, expected)
             if equal == len(steps):
-                wrong = _other_half(running, candidate, steps)
-                return (None, wrong) if wrong else (proof, "")
+                reason = foreign_operator(module) or _more_draws(module, proof, rng)
+                reason = reason or _other_half(running, candidate, steps)
+                return (None, reason) if reason else (proof, "")
             best = max(best, equal)
     if best < 2:
         return None, "in eval mode it is none of the known functions"
     return None, "in training mode it is none of the known functions, in eval mode it is one"
+
+
+def _equal_steps(candidate: PublicNames, proof: Proof, steps: Steps, expected: list[dict[str, Tensor]]) -> int:
+    """How many of the steps give the same, before one does not."""
+    for i, ((training, x), wanted) in enumerate(zip(steps, expected, strict=True)):
+        got = _step(candidate, training, x, lambda: _own_state(candidate, proof.mask))
+        if not _equal(got, wanted, proof.switches.spatial_order):
+            return i
+    return len(steps)
+
+
+def _more_draws(module: nn.Module, proof: Proof, rng: torch.Generator) -> str:
+    """Why a module is not this function with other weights, on larger and smaller inputs; empty if it is."""
+    seen = _Seen()
+    for _ in range(DRAWS):
+        original = random_copy(module, rng)
+        candidate = proof.take(proof.build(proof.switches), original)
+        steps = []
+        for N, H, W, scale in INPUTS:
+            if scale > 0:  # else it is the negative of the one before
+                noise = torch.randn(N, proof.layers.channels, H, W, generator=rng, dtype=torch.float64)
+            x = scale * noise
+            modes = (False,) if proof.layers.norm and N * H * W == 1 else (False, True)
+            steps += [(training, x) for training in modes]
+            seen.add(candidate, proof, x)
+        try:
+            expected = [_step(original, training, x, lambda: proof.layers.state(original)) for training, x in steps]  # noqa: B023
+        except Exception as error:
+            return f"it fails on some inputs: {type(error).__name__}: {error}"
+        equal = _equal_steps(candidate, proof, steps, expected)
+        if equal < len(steps):
+            training, x = steps[equal]
+            mode = "training" if training else "eval"
+            return (
+                f"in {mode} mode on a map {tuple(x.shape)} of values up to {x.abs().max():.1g} it is another function"
+            )
+    return seen.lacking()
+
+
+class _Seen:
+    """Which sides of 0 each hidden unit of the MLP was on, and how far the gates were open and closed."""
+
+    def __init__(self) -> None:
+        self.hidden: list[Tensor] = []
+        self.gates: dict[str, list[Tensor]] = {}
+
+    @torch.no_grad()
+    def add(self, candidate: Any, proof: Proof, x: Tensor) -> None:
+        candidate.eval()
+        ca = candidate if proof.mask and proof.switches.channel else getattr(candidate, "ca", None)
+        sa = candidate if proof.mask and not proof.switches.channel else getattr(candidate, "sa", None)
+        if ca is not None:
+            pooled = torch.cat([x.mean((2, 3), keepdim=True), x.amax((2, 3), keepdim=True)])
+            self.hidden += [ca.fc1(pooled)] if ca.fc2 is not None else []
+            self.gates.setdefault("channel", []).append(ca(x).flatten())
+        if sa is not None:
+            self.gates.setdefault("spatial", []).append(sa(x).flatten())
+
+    def lacking(self) -> str:
+        """What was not seen; empty if all was."""
+        if self.hidden:
+            hidden = torch.cat(self.hidden)
+            if not bool(((hidden.amin(0) < 0) & (hidden.amax(0) > 0)).all()):
+                return "a hidden unit was not seen on both sides of 0"
+        for name, values in self.gates.items():
+            gate = torch.cat(values)
+            if gate.amin() > 0.01 or gate.amax() < 0.99:
+                return f"the {name} gate was not seen open and closed"
+        return ""
 
 
 def takes_one_argument(module: nn.Module) -> bool:
@@ -260,7 +347,17 @@ def _step(module: nn.Module, training: bool, x: Tensor, state: Callable[[], dict
 
 
 def _equal(got: dict[str, Tensor], wanted: dict[str, Tensor], order: str) -> bool:
+    """Up to rounding, relative to the largest value of a tensor; sums that cancel have that of the whole step."""
     if got.keys() != wanted.keys() or got["output"].shape != wanted["output"].shape:
         return False
     pairs = ((got[name], rearranged(name, t, order, linear=False)) for name, t in wanted.items())
-    return all(torch.allclose(a, b, **TOLERANCE, equal_nan=True) for a, b in pairs)
+    largest = max(1.0, *(_largest(t) for t in wanted.values()))
+    return all(
+        torch.allclose(a, b, rtol=TOLERANCE, atol=TOLERANCE / 10 * _largest(b) + 1e-12 * largest, equal_nan=True)
+        for a, b in pairs
+    )
+
+
+def _largest(t: Tensor) -> float:
+    finite = t[t.isfinite()] if t.is_floating_point() else t
+    return float(finite.abs().max()) if finite.numel() else 0.0

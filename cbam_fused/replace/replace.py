@@ -10,7 +10,9 @@ from .. import modules, reference
 from ..hooks import has_hooks
 from ..surgery.freezing import BEFORE
 from ..variants.state_dict import PublicNames
+from . import generators
 from .fuse_masks import fuse_pairs
+from .holders import held_elsewhere
 from .match import HOOKS, Layers, Proof, prove, takes_one_argument
 
 STATE_DICT_HOOKS = (
@@ -27,11 +29,13 @@ class Report:
         replaced: name of each module that was replaced, and the variant that it was, with the switches that differ.
         skipped: name of each module that looks like a CBAM but was left alone, and why.
         fused: name of each module whose pair of masks became one fused call, by the names of the pair.
+        unfused: name of each module that has both masks and was left as it is, so that each runs by itself, and why.
     """
 
     replaced: dict[str, str] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
     fused: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
+    unfused: dict[str, str] = field(default_factory=dict)
 
 
 def replace_cbam(model: nn.Module) -> Report:
@@ -55,7 +59,7 @@ def replace_cbam(model: nn.Module) -> Report:
         A report of what was replaced, skipped and why, and fused.
     """
     report = Report()
-    with torch.random.fork_rng(devices=[]), torch.device("cpu"):  # building modules must not move the caller's numbers
+    with generators.kept(), torch.device("cpu"):  # building modules must not move the caller's numbers
         new = _replacements(model, report)
     _rename_frozen(model, new)
     for parent in list(model.modules()):
@@ -63,14 +67,17 @@ def replace_cbam(model: nn.Module) -> Report:
             if child in new:
                 parent._modules[child_name] = new[child]
     for name, module in model.named_modules():
-        if pairs := fuse_pairs(module):
+        pairs, reason = fuse_pairs(module)
+        if pairs:
             report.fused[name] = pairs
+        elif reason:
+            report.unfused[name] = reason
     return report
 
 
 def _replacements(model: nn.Module, report: Report) -> dict[nn.Module, PublicNames]:
     """The new module for each that is to be replaced; nothing is changed yet."""
-    owners = _owners(model)
+    owners, held = _owners(model), held_elsewhere(model)
     new: dict[nn.Module, PublicNames] = {}
     done: list[str] = []
     suspects: list[str] = []
@@ -88,7 +95,7 @@ def _replacements(model: nn.Module, report: Report) -> dict[nn.Module, PublicNam
         whole = layers.fc1 and layers.conv
         if whole and any(len(child.state_dict()) == len(module.state_dict()) for child in module.children()):
             continue  # a wrapper of what comes next
-        proof, reason = None, _obstacle(module, owners) if name else "it is the model itself"
+        proof, reason = None, _obstacle(module, owners, held) if name else "it is the model itself"
         if not reason:
             proof, reason = prove(module, layers)
         if proof is not None:
@@ -138,7 +145,7 @@ def _owners(model: nn.Module) -> dict[int, list[nn.Module]]:
     return owners
 
 
-def _obstacle(module: nn.Module, owners: dict[int, list[nn.Module]]) -> str:
+def _obstacle(module: nn.Module, owners: dict[int, list[nn.Module]], held: dict[int, str]) -> str:
     """Why a module cannot be replaced whatever it computes; empty if it can."""
     if type(module).forward is not reference.CBAM.forward and not takes_one_argument(module):
         return "its forward has more arguments than the one that a CBAM takes"
@@ -147,6 +154,8 @@ def _obstacle(module: nn.Module, owners: dict[int, list[nn.Module]]) -> str:
         whose = f"its sub-module {name}" if name else "it"
         if name and not inside.issuperset(owners[id(child)]):
             return f"{whose} is shared with another module"
+        if id(child) in held:
+            return f"{whose} is also held by {held[id(child)]}, which would keep the old one"
         if BEFORE in child.__dict__:
             return f"{whose} is frozen by a call of freeze_except for itself; unfreeze it first"
         if name and has_hooks(child):
@@ -156,6 +165,8 @@ def _obstacle(module: nn.Module, owners: dict[int, list[nn.Module]]) -> str:
     for name, p in module.named_parameters():
         if len(owners[id(p)]) > 1:
             return f"its parameter {name} is shared with another module"
+        if id(p) in held:
+            return f"its parameter {name} is also held by {held[id(p)]}, which would keep the old one"
         if p._backward_hooks or getattr(p, "_post_accumulate_grad_hooks", None):
             return f"its parameter {name} has hooks, which would not run"
     return ""

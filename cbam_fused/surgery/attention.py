@@ -1,12 +1,13 @@
 """The gates of every CBAM of a model, for one batch."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
 from .. import reference
+from ..keywords import names_keywords
 from .diagnosis import gate_problems
-from .dry_run import evaluating
+from .dry_run import call, evaluating
 from .selection import find_cbams
 
 
@@ -26,12 +27,13 @@ class AttentionMaps(NamedTuple):
         return gate_problems(*self)
 
 
-def attention_maps(model: nn.Module, x: Tensor) -> dict[str, AttentionMaps]:
+@names_keywords
+def attention_maps(model: nn.Module, x: Any) -> dict[str, AttentionMaps]:
     """The gates of each CBAM for the input x, in eval mode and without gradients; the model stays as it is.
 
     Args:
         model: a model with CBAMs, inserted ones or of its own.
-        x: the model's input.
+        x: the model's input: a tensor, a tuple of arguments, or a dictionary of keyword arguments.
 
     Returns:
         By the full name of the module, in the order of the forward pass. A CBAM that is called several times has
@@ -45,6 +47,9 @@ def attention_maps(model: nn.Module, x: Tensor) -> dict[str, AttentionMaps]:
     cbams = find_cbams(model)
     if not cbams:
         raise ValueError(f"attention_maps: {type(model).__name__} has no CBAM; insert_cbam puts one in")
+    for name, module in cbams.items():
+        if not _has_gates(module):
+            raise TypeError(f"{name}: {type(module).__name__} must have gates(x) -> (channel gate, spatial gate)")
     maps: dict[str, AttentionMaps] = {}
 
     def record(name: str):
@@ -57,7 +62,7 @@ def attention_maps(model: nn.Module, x: Tensor) -> dict[str, AttentionMaps]:
     hooks = [module.register_forward_pre_hook(record(name), with_kwargs=True) for name, module in cbams.items()]
     try:
         with evaluating(model):
-            model(x)
+            call(model, x)
     finally:
         for hook in hooks:
             hook.remove()
@@ -66,12 +71,17 @@ def attention_maps(model: nn.Module, x: Tensor) -> dict[str, AttentionMaps]:
 
 def gates_of(module: nn.Module, x: Tensor) -> tuple[Tensor | None, Tensor | None]:
     """The channel gate of a CBAM for x, and its spatial gate, which is that of x times the channel gate."""
-    gates = getattr(module, "gates", None)
+    if not _has_gates(module):
+        raise TypeError(f"{type(module).__name__} must have gates(x) -> (channel gate, spatial gate)")
+    gates: Any = getattr(module, "gates", None)
     if gates is not None:
         return gates(x)
-    if not isinstance(module, reference.CBAM):
-        raise TypeError(f"{type(module).__name__} must have gates(x) -> (channel gate, spatial gate)")
+    assert isinstance(module, reference.CBAM)
     channel = None if module.ca is None else module.ca(x)
     if module.sa is None:
         return channel, None
     return channel, module.sa(x if channel is None else x * channel)
+
+
+def _has_gates(module: nn.Module) -> bool:
+    return isinstance(module, reference.CBAM) or hasattr(module, "gates")

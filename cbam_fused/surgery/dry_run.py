@@ -1,11 +1,13 @@
 """Forward passes that leave a model as it was."""
 
+import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 
 @contextmanager
@@ -33,51 +35,82 @@ class Output(NamedTuple):
     type_name: str
 
 
-def observe(model: nn.Module, example_input: Tensor) -> dict[str, list[Output]]:
-    """One forward pass in eval mode: the outputs of each call of each sub-module, by its name, in order of calls."""
-    seen: dict[str, list[Output]] = {}
+Seen = dict[nn.Module, list[Output]]
 
-    def record(name: str):
-        def hook(module: nn.Module, args: tuple, output: object) -> None:
-            shape, dtype, device = None, None, None
-            if isinstance(output, Tensor):
-                shape, dtype, device = tuple(output.shape), output.dtype, output.device
-            seen.setdefault(name, []).append(Output(shape, dtype, device, type(output).__name__))
 
-        return hook
+def call(model: nn.Module, example: Any) -> Any:
+    """The model's result for an example: a tensor, a tuple of arguments, or a dictionary of keyword arguments.
 
-    hooks = [m.register_forward_hook(record(n)) for n, m in model.named_modules() if n]
+    A dictionary whose keys are no arguments of forward is the one argument itself, and so is anything else.
+    """
+    if isinstance(example, tuple):
+        return model(*example)
+    if isinstance(example, dict) and _are_keywords(model, example):
+        return model(**example)
+    return model(example)
+
+
+def _are_keywords(model: nn.Module, example: dict) -> bool:
     try:
-        with evaluating(model):
-            model(example_input)
+        inspect.signature(model.forward).bind(**example)
+    except (TypeError, ValueError):  # another argument is needed, a key is no text, or there is no signature
+        return False
+    return True
+
+
+def observe(model: nn.Module, example: Any) -> tuple[Seen, Any]:
+    """One call in the mode that the model is in: the outputs of each call of each module, and the model's result."""
+    seen: Seen = {}
+
+    def record(module: nn.Module, args: tuple, output: object) -> None:
+        shape, dtype, device = None, None, None
+        if isinstance(output, Tensor):
+            shape, dtype, device = tuple(output.shape), output.dtype, output.device
+        seen.setdefault(module, []).append(Output(shape, dtype, device, type(output).__name__))
+
+    # A ScriptModule takes no hooks, and calls its own sub-modules past them.
+    hooks = [m.register_forward_hook(record) for m in model.modules() if not isinstance(m, torch.jit.ScriptModule)]
+    try:
+        return seen, call(model, example)
     finally:
         for hook in hooks:
             hook.remove()
-    return seen
 
 
-def default_input(model: nn.Module) -> Tensor:
-    """Noise of shape (1, c, 224, 224), c from the first Conv2d; the global random state stays as it is."""
+def default_input(model: nn.Module, batch: int = 1) -> Tensor:
+    """Noise of shape (batch, c, 224, 224), c from the first Conv2d; the global random state stays as it is."""
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             rng = torch.Generator().manual_seed(0)
-            noise = torch.randn(1, module.in_channels, 224, 224, generator=rng, device="cpu")
+            noise = torch.randn(batch, module.in_channels, 224, 224, generator=rng, device="cpu")
             return noise.to(module.weight.device, module.weight.dtype)
-    raise ValueError("example_input is needed: the model has no Conv2d from which to guess its input")
+    raise ValueError(
+        "example_input is needed, a tensor, a tuple of arguments or a dictionary: the model has no Conv2d from which "
+        "to guess its input"
+    )
 
 
-def channel_axis(model: nn.Module, shape: tuple[int, ...], image: Tensor) -> int:
+def image_size(example: Any) -> tuple[int, int] | None:
+    """Height and width of the first image (N, C, H, W) or (C, H, W) in the example; None if there is none."""
+    found = [t for t in tree_leaves(example) if isinstance(t, Tensor) and t.dim() in (3, 4)]
+    images = [t for t in found if t.dim() == 4] or found
+    return (int(images[0].shape[-2]), int(images[0].shape[-1])) if images else None
+
+
+def channel_axis(model: nn.Module, shape: tuple[int, ...], image: tuple[int, int] | None) -> int:
     """1 if a feature map of this shape is (N, C, H, W), 3 if it is (N, H, W, C).
 
     Only networks with LayerNorm, such as Swin, keep channels last. In these H and W are the two neighbouring axes
-    in proportion to the image's sides h and w: h / H = w / W up to the rounding of H and W by less than 1 each.
+    in proportion to the sides h and w of the image: h / H = w / W up to the rounding of H and W by less than 1 each.
 
     Raises:
-        ValueError: both readings fit, or neither.
+        ValueError: both readings fit, or neither, or there is no image.
     """
     if not any(isinstance(m, nn.LayerNorm) for m in model.modules()):
         return 1
-    h, w = image.shape[-2:]
+    if image is None:
+        raise ValueError(f"the width of a feature map {shape} cannot be found: example_input has no image (N, C, H, W)")
+    h, w = image
     fits = {axis: abs(h * W - w * H) <= h + w for axis, (H, W) in ((1, shape[2:]), (3, shape[1:3]))}
     if fits[1] == fits[3]:
         raise ValueError(

@@ -1,17 +1,21 @@
 """Training only a part of a model, and a table of what is trained."""
 
 import re
+import warnings
 from collections.abc import Callable
 from typing import NamedTuple
 
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from ..keywords import names_keywords
 from .class_swap import Substitute, restore, substitute
-from .selection import find_cbams, select
+from .selection import find_cbams, select, unwrapped
 
 HEADS = ("fc", "classifier", "head")
-BEFORE = "_requires_grad_before_freezing"
+BEFORE = "_requires_grad_before_freezing"  # of a model that was frozen: by name, whether its parameters required one
+OWN = "_own_requires_grad_before_freezing"  # of each module in it: the same of its own parameters, wherever it goes
+PARAMETRIZED = re.compile(r"parametrizations\.(\w+)\.original\d*$")  # what register_parametrization makes of a name
 
 Part = str | re.Pattern | Callable[[str, nn.Module], bool]
 
@@ -23,6 +27,7 @@ class FrozenStatistics(Substitute):
         return super().train(False)
 
 
+@names_keywords
 def freeze_except(model: nn.Module, *parts: Part, bn_eval: bool = True) -> None:
     """Freeze everything but the named parts, in place, until :func:`unfreeze`.
 
@@ -42,46 +47,79 @@ def freeze_except(model: nn.Module, *parts: Part, bn_eval: bool = True) -> None:
             this; the model is then unchanged.
     """
     kept = {m for part in parts or ("cbam", "head") for top in _part(model, part) for m in top.modules()}
-    frozen = [] if hasattr(model, BEFORE) else [n for n, m in model.named_modules() if isinstance(m, FrozenStatistics)]
+    network = unwrapped(model)
+    frozen = [] if BEFORE in vars(network) else [n for n, m in network.named_modules() if _is_frozen(m)]
     if frozen:
+        frozen.sort(key=lambda name: not isinstance(network.get_submodule(name), FrozenStatistics))
         raise ValueError(
-            f"freeze_except: {frozen[0]} is already frozen, by a call for a part of this {type(model).__name__} "
-            "or for what it is a part of; unfreeze that first"
+            f"freeze_except: {frozen[0] or 'it'} is already frozen, by a call for a part of this "
+            f"{type(network).__name__} or for what it is a part of; unfreeze that first"
         )
     trained = {id(p) for m in kept for p in m.parameters(recurse=False)}
-    if hasattr(model, BEFORE):
-        unfreeze(model)
-    setattr(model, BEFORE, {n: p.requires_grad for n, p in model.named_parameters()})
-    for parameter in model.parameters():
-        parameter.requires_grad_(id(parameter) in trained)
-    for module in list(model.modules()):
+    if BEFORE in vars(network):
+        unfreeze(network)
+    setattr(network, BEFORE, {n: p.requires_grad for n, p in network.named_parameters()})
+    for module in list(network.modules()):
+        if own := {n: p.requires_grad for n, p in module._parameters.items() if p is not None}:
+            setattr(module, OWN, own)
         if bn_eval and isinstance(module, _NormBase) and module.track_running_stats and module not in kept:
             substitute(module, FrozenStatistics)
             module.eval()
+    for parameter in network.parameters():
+        parameter.requires_grad_(id(parameter) in trained)
 
 
 def unfreeze(model: nn.Module) -> None:
     """Undo freeze_except: parameters require a gradient where they did before, BatchNorm is in the model's mode again.
 
+    This holds for what was wrapped, moved or renamed since, and for a part that was taken out of the model, by a call
+    for that part. What was put in since keeps its state; a warning names the parameters that stay frozen without
+    having been so before freeze_except.
+
     Raises:
         ValueError: freeze_except was not called for this model, or a BatchNorm has got a parametrization since; the
             model is then unchanged.
     """
-    if not hasattr(model, BEFORE):
-        raise ValueError(f"unfreeze: freeze_except was not called for this {type(model).__name__}")
-    frozen = {n: m for n, m in model.named_modules() if isinstance(m, FrozenStatistics)}
+    network = unwrapped(model)
+    if BEFORE not in vars(network) and not any(_is_frozen(m) for m in network.modules()):
+        raise ValueError(f"unfreeze: freeze_except was not called for this {type(network).__name__}")
+    frozen = {n: m for n, m in network.named_modules() if isinstance(m, FrozenStatistics)}
     if changed := [n for n, m in frozen.items() if type(m).__bases__[0] is not FrozenStatistics]:
         raise ValueError(
             f"unfreeze: {changed[0]} has got another class since freeze_except, such as that of a parametrization; "
             "remove that first"
         )
-    before = getattr(model, BEFORE)
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(before.get(name, parameter.requires_grad))
+    before = vars(network).get(BEFORE, {})
+    left = []
+    for prefix, module in network.named_modules():
+        own = vars(module).get(OWN, {})
+        for name, parameter in module._parameters.items():
+            full = f"{prefix}.{name}" if prefix else name
+            first = PARAMETRIZED.sub(r"\1", full)
+            if parameter is None:
+                continue
+            if name in own:
+                parameter.requires_grad_(own[name])
+            elif before.get(first, False):  # replaced under the same name
+                parameter.requires_grad_(True)
+            elif first not in before and not parameter.requires_grad:
+                left.append(full)
     for module in frozen.values():
         restore(module)
-        module.train(model.training)
-    delattr(model, BEFORE)
+        module.train(network.training)
+    for module in network.modules():
+        for record in (BEFORE, OWN):
+            vars(module).pop(record, None)
+    if left:
+        warnings.warn(
+            f"unfreeze: {', '.join(left)} came after freeze_except, frozen, and stay so; set requires_grad if they are "
+            "to be trained",
+            stacklevel=2,
+        )
+
+
+def _is_frozen(module: nn.Module) -> bool:
+    return OWN in vars(module) or isinstance(module, FrozenStatistics)
 
 
 class PartParameters(NamedTuple):
@@ -122,7 +160,7 @@ def _part(model: nn.Module, part: Part) -> list[nn.Module]:
             )
         return found
     if part == "head":
-        found = [m for n, m in model.named_children() if n in HEADS]
+        found = [m for n, m in unwrapped(model).named_children() if n in HEADS]
         if not found:
             raise ValueError(
                 f"freeze_except: {type(model).__name__} has no child named {', '.join(HEADS)}; name its head"

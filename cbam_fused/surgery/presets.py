@@ -4,21 +4,23 @@ import itertools
 import re
 from collections.abc import Callable
 
-from torch import Tensor, nn
+from torch import nn
 
-from .dry_run import Output, channel_axis
-from .residual import computes_residual, is_residual_block
+from .dry_run import Seen, channel_axis
+from .residual import is_residual_block, why_not_residual
 from .selection import CHILD, nearest
 
+Image = tuple[int, int] | None  # its height and width
 POOLS = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
 
 
-def preset_places(preset: str, model: nn.Module, seen: dict[str, list[Output]], image: Tensor) -> list[str]:
+def preset_places(preset: str, model: nn.Module, seen: Seen, image: Image) -> list[str]:
     """The names of the sub-modules that CBAM follows.
 
     Args:
         preset: one of PRESETS.
-        seen: the outputs of every sub-module in a forward pass of image.
+        seen: the outputs of every sub-module in a forward pass.
+        image: height and width of its image.
 
     Raises:
         ValueError: an unknown preset (the nearest are given), or one that does not fit the network.
@@ -35,7 +37,7 @@ def preset_places(preset: str, model: nn.Module, seen: dict[str, list[Output]], 
     return places
 
 
-def _each_layer(model: nn.Module, seen: dict[str, list[Output]], image: Tensor) -> list[str]:
+def _each_layer(model: nn.Module, seen: Seen, image: Image) -> list[str]:
     """The end of every stage."""
     layers = [n for n, _ in model.named_children() if re.fullmatch(r"layer\d+", n)]
     if layers:
@@ -43,12 +45,13 @@ def _each_layer(model: nn.Module, seen: dict[str, list[Output]], image: Tensor) 
     names = [f"features.{n}" for n in _features(model)]
     if "features.norm5" in names:  # DenseNet: its blocks return their inputs too, what they learn ends in transitions
         return [n for n in names if "transition" in n or n == "features.norm5"]
-    maps = {n: shape for n in names if n in seen and len(shape := seen[n][0].shape or ()) == 4}
+    outputs = {n: seen[m] for n in names if (m := model.get_submodule(n)) in seen}
+    maps = {n: shape for n, (first, *_) in outputs.items() if len(shape := first.shape or ()) == 4}
     stages = _by_size(model, maps, image)
     return [stage[-1] for stage in stages if stage != names[:1] and not _all_pools(model, stage)]
 
 
-def _by_size(model: nn.Module, maps: dict[str, tuple[int, ...]], image: Tensor) -> list[list[str]]:
+def _by_size(model: nn.Module, maps: dict[str, tuple[int, ...]], image: Image) -> list[list[str]]:
     """The modules, by their outputs' shapes, in groups of successive ones of one height and width."""
 
     def size(name: str) -> tuple[int, ...]:
@@ -62,11 +65,11 @@ def _all_pools(model: nn.Module, names: list[str]) -> bool:
     return all(isinstance(model.get_submodule(n), POOLS) for n in names)
 
 
-def _last(model: nn.Module, seen: dict[str, list[Output]], image: Tensor) -> list[str]:
+def _last(model: nn.Module, seen: Seen, image: Image) -> list[str]:
     return _each_layer(model, seen, image)[-1:]
 
 
-def _stem_last(model: nn.Module, seen: dict[str, list[Output]], image: Tensor) -> list[str]:
+def _stem_last(model: nn.Module, seen: Seen, image: Image) -> list[str]:
     stem, last = _stem(model), _last(model, seen, image)
     return [stem, *last] if stem and last and [stem] != last else []
 
@@ -83,13 +86,16 @@ def _stem(model: nn.Module) -> str | None:
     return None
 
 
-def _in_block(model: nn.Module, seen: dict[str, list[Output]], image: Tensor) -> list[str]:
+def _in_block(model: nn.Module, seen: Seen, image: Image) -> list[str]:
     """Residual blocks of ResNet themselves; in other blocks with an addition the Sequential that is added."""
     places = []
     for name, module in model.named_modules():
         if is_residual_block(module):
-            if not hasattr(module, CHILD) and not computes_residual(module):
-                raise ValueError(f"where: {name!r} looks like a block of ResNet but returns something else")
+            if not hasattr(module, CHILD) and (reason := why_not_residual(module)):
+                raise ValueError(
+                    f"where: {name!r} looks like a block of ResNet but {reason}; name the last module of each branch "
+                    f"with after=, such as {f'{name}.bn3' if hasattr(module, 'conv3') else f'{name}.bn2'!r}"
+                )
             places.append(name)
         # MobileNet and EfficientNet have the flag, ConvNeXt has the scale.
         if getattr(module, "use_res_connect", False) or hasattr(module, "layer_scale"):
@@ -105,7 +111,7 @@ def _features(model: nn.Module) -> dict[str, nn.Module]:
     return dict(features.named_children()) if isinstance(features, nn.Sequential) else {}
 
 
-PRESETS: dict[str, Callable[[nn.Module, dict[str, list[Output]], Tensor], list[str]]] = {
+PRESETS: dict[str, Callable[[nn.Module, Seen, Image], list[str]]] = {
     "each_layer": _each_layer,
     "stem_last": _stem_last,
     "last": _last,

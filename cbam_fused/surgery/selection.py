@@ -11,6 +11,8 @@ from .. import reference
 CHILD = "cbam"  # the name under which an inserted module is registered
 HANDLES = "_cbam_handles"  # on the module that it was put into: the hooks that belong to it, perhaps none
 
+WRAPPERS = ("OptimizedModule", "DataParallel", "DistributedDataParallel")
+
 Choice = str | Iterable[str] | re.Pattern | Callable[[str, nn.Module], bool]
 
 
@@ -56,6 +58,33 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def find_cbams(model: nn.Module) -> dict[str, nn.Module]:
-    """Every CBAM of the model by its full name: what insert_cbam put there, and the CBAM modules it was built with."""
-    inserted = {id(m.get_submodule(CHILD)) for m in model.modules() if hasattr(m, HANDLES)}
-    return {n: m for n, m in model.named_modules() if id(m) in inserted or isinstance(m, reference.CBAM)}
+    """Every CBAM of the model by its full name: what insert_cbam put there, and the CBAM modules it was built with.
+
+    One that was wrapped after its insertion, as torch.compile does, has the name of its wrapper.
+    """
+    inserted = {}
+    for holder in model.modules():
+        child = holder._modules.get(CHILD) if HANDLES in vars(holder) else None
+        if child is not None:
+            inserted[child] = _within(child)
+    wrapped = {m for child, m in inserted.items() if child is not m}
+    return {
+        n: inserted.get(m, m)
+        for n, m in model.named_modules()
+        if m in inserted or (isinstance(m, reference.CBAM) and m not in wrapped)
+    }
+
+
+def _within(module: nn.Module) -> nn.Module:
+    """The one CBAM in a wrapper; the module itself if it is none."""
+    if isinstance(module, reference.CBAM) or hasattr(type(module), "gates"):
+        return module
+    found = [m for m in module.modules() if isinstance(m, reference.CBAM) or hasattr(type(m), "gates")]
+    return found[0] if len(found) == 1 else module
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The network in torch.compile's and DataParallel's wrappers."""
+    while type(model).__name__ in WRAPPERS:
+        (model,) = model.children()
+    return model

@@ -7,6 +7,7 @@ from functools import cache
 
 from torch import Tensor, nn
 
+from ..keywords import names_keywords
 from .config import Switches
 from .table import VARIANTS, Variant, resolve
 
@@ -46,6 +47,7 @@ class PublicNames(nn.Module):
         )
 
 
+@names_keywords
 def export_state_dict(model: nn.Module, variant: str) -> dict[str, Tensor]:
     """The state_dict of a model with every CBAM in it under the names, shapes and order of a variant.
 

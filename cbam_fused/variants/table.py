@@ -4,10 +4,12 @@ Names and formulas are matched; no code of these sources is used. docs/guide/var
 """
 
 import difflib
+import inspect
 from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+from ..keywords import wrong_keyword
 from .config import STATE, Switches
 
 
@@ -146,12 +148,15 @@ _SE_CHOICES = {"linear": True, "choices": ("residual",)}
 _add("monai_se", "MONAI, ChannelSELayer", "Apache-2.0", _SE, "fc.0, fc.2", "", reduction=2, **_SE_CHOICES)
 
 
-def resolve(variant: str, switches: dict[str, Any]) -> tuple[Variant, Switches]:
+def resolve(variant: str, switches: dict[str, Any], owner: type | None = None) -> tuple[Variant, Switches]:
     """The row of a variant, and its switches with the given ones in their place.
+
+    Args:
+        owner: the class whose constructor got them, for the error about a keyword that it does not have.
 
     Raises:
         ValueError: an unknown variant (the nearest names are given) or a value that a switch cannot have.
-        TypeError: an unknown switch.
+        TypeError: an unknown switch; the nearest keywords of the owner are given.
     """
     if not isinstance(variant, str) or variant not in VARIANTS:
         raise ValueError(f"variant: there is no {variant!r}; {_nearest(str(variant), VARIANTS)}")
@@ -159,7 +164,8 @@ def resolve(variant: str, switches: dict[str, Any]) -> tuple[Variant, Switches]:
     known = [f.name for f in fields(Switches)]
     for name in switches:
         if name not in known:
-            raise TypeError(f"there is no switch {name!r}; {_nearest(name, known)}")
+            own = [n for n in inspect.signature(owner).parameters if n != "switches"] if owner else []
+            raise wrong_keyword(owner.__name__ if owner else "Switches", name, (*own, *known))
     if variant == "tutorial" and switches.get("spatial_order", "mean_max") != "mean_max":
         raise ValueError(
             "spatial_order must be mean_max for variant 'tutorial', whose names are those of the module itself; "

@@ -51,16 +51,13 @@ def share_of(images: Images, batch_size: int, rank: int = 0, world_size: int = 1
 
 
 class Batches(Dataset):
-    """Each item is a batch: uint8 (B, 3, H, W), and int64 labels (B,)."""
+    """For each Batch uint8 (B, 3, H, W), and int64 labels (B,)."""
 
-    def __init__(self, images: Images, batches: Sequence[Batch], transform: Callable[[Tensor], Tensor] | None):
-        self.images, self.batches, self.transform = images, batches, transform
+    def __init__(self, images: Images, transform: Callable[[Tensor], Tensor] | None):
+        self.images, self.transform = images, transform
 
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __getitem__(self, i: int) -> tuple[Tensor, Tensor]:
-        seed, indices = self.batches[i]
+    def __getitem__(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        seed, indices = batch
         pixels = self.images.pixels(indices)
         if self.transform is not None:
             # torchvision's transforms know only the global generator. With a seed for each batch the result does
@@ -74,16 +71,26 @@ class Batches(Dataset):
 def make_loader(
     images: Images, batches: Sequence[Batch], workers: int, transform: Callable[[Tensor], Tensor] | None = None
 ) -> DataLoader:
-    """The batches in order. Workers make them where files are to be decoded, or a GPU would have to wait."""
+    """The batches in order; start_epoch names others, which the same workers then make.
+
+    Workers decode files; where a GPU would have to wait, they also augment what is in memory.
+    """
     gpu = torch.cuda.is_available()
-    workers = workers if images.cache is None or gpu else 0
+    workers = workers if images.cache is None or (gpu and transform is not None) else 0
     return DataLoader(
-        Batches(images, batches, transform),
+        Batches(images, transform),
         batch_size=None,
+        sampler=list(batches),
         num_workers=workers,
         pin_memory=gpu,
         worker_init_fn=_signals_of_a_worker,
+        persistent_workers=workers > 0,
     )
+
+
+def start_epoch(loader: DataLoader, batches: Sequence[Batch]) -> None:
+    """Have a loader of make_loader give these batches when it is next iterated over."""
+    loader.sampler[:] = batches
 
 
 def _signals_of_a_worker(_: int) -> None:

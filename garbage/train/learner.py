@@ -82,6 +82,25 @@ def make_learner(settings: Settings, classes: list[str], steps_per_epoch: int, r
     return Learner(model, optimizer, schedule, scaler, ema)
 
 
+@torch.no_grad()
+def update_average(ema: AveragedModel, model: nn.Module) -> None:
+    """AveragedModel.update_parameters, without its copy of n_averaged to the GPU, for which the host would wait."""
+    pairs = [
+        pair
+        for tensors in (nn.Module.parameters, nn.Module.buffers)
+        for pair in zip(tensors(ema.module), tensors(model), strict=True)
+    ]
+    if ema.n_averaged == 0:
+        for average, current in pairs:
+            average.copy_(current)
+    else:
+        for floating in (True, False):  # the rule looks at the first of a list
+            kind = [pair for pair in pairs if pair[0].is_floating_point() is floating]
+            if kind:
+                ema.multi_avg_fn(*map(list, zip(*kind, strict=True)), ema.n_averaged)
+    ema.n_averaged += 1
+
+
 def _check_deterministic(model: nn.Module, side: int) -> None:
     """Raise InputError if PyTorch has no deterministic form of an operation of a step; the model stays as it is."""
     trial, device = copy.deepcopy(model).train(), next(model.parameters()).device

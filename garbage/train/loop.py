@@ -11,11 +11,12 @@ from pathlib import Path
 import rich
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from .. import InputError, Interrupted, distributed
 from ..data.augmentation import make_mixing, train_transform
 from ..data.folders import ImageFolder, normalise
-from ..data.loading import Batch, epoch_batches, make_loader, share_of
+from ..data.loading import Batch, epoch_batches, make_loader, share_of, start_epoch
 from ..report.write import write_report
 from ..run.environment import start_run
 from ..run.folder import LAST, check_space, check_writable, locked, read_config, write_config
@@ -23,7 +24,7 @@ from ..seeds import seed_all
 from ..settings import Settings
 from .freezing import Freezing
 from .interruption import interruptible
-from .learner import bytes_to_write, make_learner, to_run
+from .learner import bytes_to_write, make_learner, to_run, update_average
 from .logbook import Logbook
 from .loss import class_weights, cross_entropy
 from .state import Progress, resume, save
@@ -71,6 +72,9 @@ class _Training:
         check_writable(run)
         check_space(run, bytes_to_write(self.learner, settings))
         self.mixing = make_mixing(settings, len(images.classes))
+        self.loaders: dict[int, DataLoader] = {}  # by the size of the images; one, but in the epoch of a change
+        val = share_of(images.val, settings.batch_size, self.rank, self.processes)
+        self.val_loader = make_loader(images.val, val, settings.workers)
         self.weight = None
         if settings.balance == "weights":
             self.weight = class_weights(images.train.labels, len(images.classes)).to(self.device)
@@ -117,10 +121,8 @@ class _Training:
         loss, right, seen = distributed.total(torch.tensor(progress.sums, dtype=torch.float64)).tolist()
         if not math.isfinite(loss):
             raise FloatingPointError(f"the training loss is {loss} in epoch {epoch}; try a lower --lr")
-        batches = share_of(self.images.val, self.settings.batch_size, self.rank, self.processes)
-        loader = make_loader(self.images.val, batches, self.settings.workers)
         distributed.share_buffers(self.learner.for_use)
-        logits = whole(predict_batches(self.learner.for_use, loader, self.amp))
+        logits = whole(predict_batches(self.learner.for_use, self.val_loader, self.amp))
         progress.epoch, progress.step, progress.sums = epoch, 0, [0.0, 0.0, 0.0]
         record = None
         if logits is not None:
@@ -148,14 +150,15 @@ class _Training:
         """The rest of an epoch's steps; progress.sums and progress.step follow."""
         settings, learner, progress = self.settings, self.learner, self.progress
         sums = torch.tensor(progress.sums, dtype=torch.float64, device=self.device)
-        transform = train_transform(settings, settings.train_size(epoch))
-        loader = make_loader(self.images.train, self._batches(epoch)[progress.step :], settings.workers, transform)
+        loader = self._loader(settings.train_size(epoch))
+        start_epoch(loader, self._batches(epoch)[progress.step :])
         network.train()
         for step, (pixels, labels) in enumerate(loader, progress.step):
             if epoch == 1 and step == 0:
                 book.images("training", pixels)
             seed_all(settings.seed, epoch, self.rank, step, 1)  # for mixing and dropout
-            x, labels = normalise(pixels.to(self.device, non_blocking=True)), labels.to(self.device)
+            x = normalise(pixels.to(self.device, non_blocking=True))
+            labels = labels.to(self.device, non_blocking=True)
             targets = labels
             if self.mixing is not None:
                 x, targets = self.mixing(x, labels)
@@ -189,8 +192,15 @@ class _Training:
         learner.scaler.update()
         learner.schedule.step()
         if learner.ema is not None:
-            learner.ema.update_parameters(learner.model)
+            update_average(learner.ema, learner.model)
         return loss.detach(), logits.detach()
+
+    def _loader(self, side: int) -> DataLoader:
+        """Training images of this size; its workers stay until another size is asked for."""
+        if side not in self.loaders:
+            transform = train_transform(self.settings, side)
+            self.loaders = {side: make_loader(self.images.train, [], self.settings.workers, transform)}
+        return self.loaders[side]
 
     def _batches(self, epoch: int) -> list[Batch]:
         settings = self.settings

@@ -86,6 +86,39 @@ def test_of_a_compiled_model():
         torch.testing.assert_close(maps[f"_orig_mod.{name}"], expected)
 
 
+@pytest.mark.parametrize("where", ["each_layer", "in_block"])
+@pytest.mark.parametrize(
+    "wrapper",
+    [lambda m: torch.compile(m, backend="eager"), nn.DataParallel],
+    ids=["compiled", "DataParallel"],
+)
+def test_a_wrapper_around_an_inserted_cbam(wrapper, where):
+    """It has the name that insert_cbam gave."""
+    model = small_resnet().eval()
+    inserted = insert_cbam(model, where=where, example_input=image(1))
+    expected = attention_maps(model, image())
+    holder = model.layer2 if where == "each_layer" else model.layer2[0]
+    holder.cbam = wrapper(holder.cbam)
+    with torch.no_grad():
+        model(image())  # compiled, it does not see the hooks
+    maps = attention_maps(model, image())
+    assert list(maps) == list(inserted)
+    for name in inserted:
+        torch.testing.assert_close(maps[name], expected[name])
+
+
+def test_a_wrapper_that_is_more_than_cbam():
+    model = small_resnet().eval()
+    inserted = insert_cbam(model, where="each_layer", example_input=image(1))
+    model.layer2.cbam = nn.Sequential(model.layer2.cbam, nn.Dropout())
+    assert list(attention_maps(model, image())) == list(inserted)
+    model.layer2.cbam = torch.jit.trace(model.layer2.cbam[0], torch.randn(1, 128, 8, 8))
+    with pytest.raises(TypeError, match=r"layer2\.cbam: TopLevelTracedModule must have gates\(x\)"):
+        attention_maps(model, image())
+    model.layer2.cbam = CBAM(128)  # another one in its place
+    assert list(attention_maps(model, image())) == list(inserted)
+
+
 def test_errors():
     with pytest.raises(ValueError, match="ResNet has no CBAM"):
         attention_maps(small_resnet(), image())

@@ -94,7 +94,7 @@ WRONG = [
     ({"variant": "offical"}, ValueError, "variant: there is no 'offical'; the nearest names are official"),
     ({"variant": ["official"]}, ValueError, r"variant: there is no \['official'\]; the nearest names are official"),
     ({"variant": "?"}, ValueError, r"variant: there is no '\?'; there are tutorial, luuuyi"),
-    ({"spatal_bias": True}, TypeError, "there is no switch 'spatal_bias'; the nearest names are spatial_bias"),
+    ({"spatal_bias": True}, TypeError, "CBAM has no argument 'spatal_bias'; the nearest names are spatial_bias"),
     ({"act": "selu"}, ValueError, "act must be one of relu, leaky_relu, silu, gelu, got 'selu'"),
     (
         {"pools": ("avg", "avg")},

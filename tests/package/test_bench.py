@@ -39,7 +39,7 @@ def run(monkeypatch, fused: type[torch.nn.Module] = cbam_fused.CBAM) -> dict:
     monkeypatch.setattr(cases, "implementations", implementations)
     results = {"layers": [], "refused": []}
     try:
-        test_layers.test_layer(CASE, Benchmark(), results, quick=True)
+        test_layers.test_layer(CASE, Benchmark(), lambda kind, e: results[kind].append(e), results, quick=True)
     except pytest.fail.Exception as error:
         results["refused"].append(str(error))
     return results
@@ -238,7 +238,8 @@ BENCH = Path(conftest.__file__).parent
 def test_a_part_of_a_run_leaves_the_full_one_alone(arguments, deselected, ran, written, tmp_path, monkeypatch):
     monkeypatch.setattr(conftest, "ROOT", tmp_path)
     stash = {conftest.RESULTS: copy.deepcopy(RESULTS), conftest.STARTED: time.monotonic()}
-    config = SimpleNamespace(stash=stash, args=arguments, invocation_params=SimpleNamespace(dir=BENCH.parent))
+    directory = SimpleNamespace(dir=BENCH.parent)
+    config = SimpleNamespace(stash=stash, args=arguments, invocation_params=directory, earlier=[{"test": "earlier"}])
     items = [SimpleNamespace(nodeid=str(i), config=config) for i in range(2)]
     conftest.pytest_collection_finish(SimpleNamespace(config=config, items=items))
     for item in items[:ran]:
@@ -246,7 +247,10 @@ def test_a_part_of_a_run_leaves_the_full_one_alone(arguments, deselected, ran, w
         next(report_made)
         with pytest.raises(StopIteration):
             report_made.send(SimpleNamespace(when="call", failed=False))
-    terminal = SimpleNamespace(stats={"deselected": deselected}, section=print, write_line=print)
+    (path,) = (tmp_path / "runs").iterdir()
+    assert path.name == "bench_part.json" and json.loads(path.read_text())["layers"] == RESULTS["layers"]
+    items = [SimpleNamespace(nodeid=name) for name in ("earlier", *deselected)]
+    terminal = SimpleNamespace(stats={"deselected": items}, section=print, write_line=print)
     conftest.pytest_terminal_summary(terminal, config)
     (path,) = (tmp_path / "runs").iterdir()
     assert path.name == written

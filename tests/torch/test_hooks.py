@@ -131,7 +131,7 @@ class Block(nn.Module):
 def test_hooks_of_masks_that_became_one_call_run():
     block, calls = Block(), []
     plain = copy.deepcopy(block)
-    assert fuse_pairs(block) == [("ca", "sa")]
+    assert fuse_pairs(block) == ([("ca", "sa")], "")
     block.sa.conv1.register_forward_hook(lambda *args: calls.append("conv1"))
     torch.testing.assert_close(block(X), plain(X))
     assert calls == ["conv1"]

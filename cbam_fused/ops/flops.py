@@ -1,0 +1,93 @@
+"""Formulas with which torch.utils.flop_counter counts what the operators compute as it counts the plain module.
+
+Its rules are those of convolutions: 2 operations for each weight at each place, nothing for pools, gates, products and
+BatchNorm. In the backward a convolution counts once for its weight and once for its input, where these need a gradient.
+"""
+
+import importlib.abc
+import importlib.machinery
+import importlib.util
+import sys
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+from torch import Tensor
+
+from .._ops import ops
+from . import registry
+
+COUNTER = "torch.utils.flop_counter"
+POOLS = 2  # the kernels serve both, each goes through the MLP
+
+
+def _layer(w: Tensor | None, places: int) -> int:
+    if w is None:
+        return 0
+    expanded = w.dim() == 4 and w.shape[1] == 2 and w.stride(1) == 0  # one weight over the mean of the two maps
+    return 2 * places * w.numel() // (2 if expanded else 1)
+
+
+def _attend(x: Tensor, w1, b1, w2, b2, ws, bs, *_: Any, **__: Any) -> int:
+    N, _C, H, W = x.shape
+    return _layer(w1, POOLS * N) + _layer(w2, POOLS * N) + _layer(ws, N * H * W)
+
+
+def _gradients(x: Tensor, w1, b1, w2, b2, ws, bs) -> int:
+    def learn(*tensors: Tensor | None) -> bool:
+        return any(t is not None and t.requires_grad for t in tensors)
+
+    N, _C, H, W = x.shape
+    first = learn(x) + learn(w1)
+    second = learn(x, w1, b1) + learn(w2)
+    spatial = learn(x, w1, b1, w2, b2) + learn(ws)
+    return first * _layer(w1, POOLS * N) + second * _layer(w2, POOLS * N) + spatial * _layer(ws, N * H * W)
+
+
+def _backward(dy, x, y, saved, index, w1, b1, w2, b2, ws, bs, *_: Any, **__: Any) -> int:
+    return _gradients(x, w1, b1, w2, b2, ws, bs)
+
+
+def _backward_gates(dy, s, dg, dlogits, x, saved, index, w1, b1, w2, b2, ws, bs, *_: Any, **__: Any) -> int:
+    return _gradients(x, w1, b1, w2, b2, ws, bs)
+
+
+# apply and products are pointwise.
+FORMULAS: dict[str, Callable[..., int]] = {
+    "forward": _attend,
+    "attend": _attend,
+    "backward": _backward,
+    "backward_gates": _backward_gates,
+}
+
+
+def _register(counter: ModuleType) -> None:
+    for prefix in ("triton_", *({""} if registry.operators.keys() - {"triton"} else ())):
+        for name, formula in FORMULAS.items():
+            counter.register_flop_formula(getattr(ops, prefix + name), get_raw=True)(formula)
+
+
+class _Finder(importlib.abc.MetaPathFinder):
+    """Registers the formulas when the counter is imported: an import of ours would import Triton with it."""
+
+    def find_spec(self, name: str, path: Any, target: Any = None) -> importlib.machinery.ModuleSpec | None:
+        if name != COUNTER:
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        if spec is not None and spec.loader is not None:
+            loader: Any = spec.loader
+            execute = loader.exec_module
+
+            def execute_and_register(module: ModuleType) -> None:
+                execute(module)
+                _register(module)
+
+            loader.exec_module = execute_and_register
+        return spec
+
+
+if COUNTER in sys.modules:
+    _register(sys.modules[COUNTER])
+else:
+    sys.meta_path.insert(0, _Finder())

@@ -1,0 +1,53 @@
+"""300 models drawn at random behave after replace_cbam as before it: outputs, gradients, random numbers, calls."""
+
+import collections
+import random
+
+import family
+import pytest
+import torch
+
+from cbam_fused import replace_cbam
+
+SEEDS = range(300)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("seeds", [SEEDS[i::10] for i in range(10)], ids=[f"from {i}" for i in range(10)])
+def test_no_silent_difference(seeds):
+    wrong = {}
+    for seed in seeds:
+        wanted = family.observe(family.draw(seed), seed)
+        drawn = family.draw(seed)
+        random.seed(seed)
+        torch.manual_seed(seed)
+        before = random.getstate(), torch.get_rng_state().tolist(), [*family.LOG], family.Counting.calls
+        replace_cbam(drawn.model)
+        if (random.getstate(), torch.get_rng_state().tolist(), [*family.LOG], family.Counting.calls) != before:
+            wrong[seed] = drawn.parts, "replace_cbam itself has side effects"
+            continue
+        if found := family.differences(family.observe(drawn, seed), wanted):
+            wrong[seed] = drawn.parts, found[0]
+    assert not wrong
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_family_is_not_left_alone_altogether():
+    """Plain models are replaced, and fused where they are callers."""
+    counts = collections.Counter()
+    for seed in SEEDS[:150]:
+        drawn = family.draw(seed)
+        plain = (
+            drawn.parts[0] in ("Channel", "LinearChannel")
+            and drawn.parts[1] in ("Spatial", "max first")
+            and not drawn.parts[3]
+        )
+        if plain and drawn.parts[2] in ("Whole", "Caller"):
+            report = replace_cbam(drawn.model)
+            # Even ties in one mask and the first maximum in the other are no one call.
+            one = drawn.parts[0] == "Channel"
+            whole = drawn.parts[2] == "Whole" and one
+            assert report.replaced.keys() == ({"1"} if whole else {"1.ca", "1.sa"}), drawn.parts
+            assert report.fused == ({"1": [("ca", "sa")]} if one and not whole else {}), (drawn.parts, report)
+            counts[drawn.parts[2], one] += 1
+    assert counts["Whole", True] > 1 and counts["Caller", True] > 0
