@@ -88,7 +88,8 @@ class Kernels:
     def binding(self, *options: str) -> list[str]:
         """The command for BINDING."""
         only = [f"-DCBAM_NATIVE={isa}" for isa in self.isas] if self.native else []
-        return self.compiler.compile([*only, *self._of_torch(), *self.sanitize, *options])
+        anywhere = flags.isas(platform.machine())["generic"]  # it chooses the kernels, and so must run first
+        return self.compiler.compile([*only, *anywhere, *self._of_torch(), *self.sanitize, *options])
 
     def cuda_binding(self, *options: str) -> list[str]:
         """The command for CUDA_BINDING; options for the C++ compiler that nvcc calls."""

@@ -35,6 +35,14 @@ USERS = [
 
 
 @pytest.mark.skipif(os.uname().machine != "x86_64", reason="its instruction sets")
+def test_the_binding_runs_on_every_processor(monkeypatch):
+    """It asks the processor what it has before any kernel runs."""
+    monkeypatch.setenv("CXXFLAGS", "-march=native -mavx2")
+    defined = macros(build_kernels.Kernels().binding())
+    assert not [name for name in defined if name.startswith("__AVX")]
+
+
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="its instruction sets")
 @pytest.mark.parametrize("name", COMPILERS)
 @pytest.mark.parametrize("isa", flags.X86_64)
 def test_compilers_take_the_kernels(name, isa, monkeypatch):
