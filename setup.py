@@ -59,7 +59,9 @@ class BuildKernels(build_ext):
     def build_extension(self, ext):
         target = Path(self.get_ext_fullpath(ext.name))
         target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(self.made[ext.name.rpartition(".")[2]], target)
+        unfinished = target.with_name(f"{target.name}.{os.getpid()}")  # a process may have loaded what is there
+        shutil.copyfile(self.made[ext.name.rpartition(".")[2]], unfinished)
+        unfinished.replace(target)
 
 
 setup(

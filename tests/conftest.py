@@ -42,8 +42,11 @@ def small_groups(monkeypatch):
     monkeypatch.setattr(launch, "images_per_launch", lambda N, image_bytes, l2_bytes: min(N, 2))
 
 
-def pytest_collection_modifyitems(items) -> None:
+def pytest_collection_modifyitems(config, items) -> None:
     """The tests marked ``cuda`` come first: what PyTorch remembers of the GPU it then learns while it sees one."""
+    if "CBAM_FUSED_SLOW" not in os.environ:
+        config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("slow")])
+        items[:] = [item for item in items if not item.get_closest_marker("slow")]
     items.sort(key=lambda item: item.get_closest_marker("cuda") is None)
     if not torch.cuda.is_available():
         for item in items:

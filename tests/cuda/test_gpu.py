@@ -3,8 +3,6 @@
 The truth is computed on the CPU: PyTorch's own backward of the maximum is not deterministic on a GPU.
 """
 
-import os
-
 import pytest
 import torch
 from gates import FUNCTIONS
@@ -228,7 +226,7 @@ def test_many_images(shape, layout):
 
 
 @layouts
-@pytest.mark.skipif("CBAM_FUSED_SLOW" not in os.environ, reason="takes 15 GB of GPU memory: set CBAM_FUSED_SLOW=1")
+@pytest.mark.slow  # 15 GB of GPU memory
 def test_more_than_2_to_the_31_elements(layout):
     """The last image of a batch whose addresses do not fit in 32 bits."""
     x = torch.empty(43, 256, 448, 448, dtype=torch.float16, device="cuda", memory_format=layout).zero_()

@@ -352,9 +352,7 @@ def test_a_second_copy_is_refused(tmp_path):
     )
 
 
-@pytest.mark.skipif(
-    "CBAM_FUSED_SLOW" not in os.environ, reason="takes a minute and needs an index: set CBAM_FUSED_SLOW=1"
-)
+@pytest.mark.slow  # a minute, and an index of packages
 def test_pip_install_into_a_new_environment(tmp_path):
     subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
     new = tmp_path / "venv" / "bin" / "python"

@@ -188,7 +188,7 @@ def test_autotune_computes_the_same(layout, monkeypatch):
 
 
 @layouts
-@pytest.mark.skipif("CBAM_FUSED_SLOW" not in os.environ, reason="takes 15 GB of GPU memory: set CBAM_FUSED_SLOW=1")
+@pytest.mark.slow  # 15 GB of GPU memory
 def test_more_than_2_to_the_31_elements(layout):
     """The last image of a batch whose addresses do not fit in 32 bits."""
     x = torch.empty(43, 256, 448, 448, dtype=torch.float16, device="cuda", memory_format=layout).zero_()
