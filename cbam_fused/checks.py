@@ -6,7 +6,7 @@ from torch import Tensor, nn
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
-def check(x, w1, w2, ws, b1, b2, bs, residual, ties="first", norm=None) -> None:
+def check(x, w1, w2, ws, b1, b2, bs, residual, ties="first", norm=None, switches=None) -> None:
     """Arguments as in :func:`cbam_fused.functional.cbam`.
 
     Raises:
@@ -20,7 +20,14 @@ def check(x, w1, w2, ws, b1, b2, bs, residual, ties="first", norm=None) -> None:
         raise ValueError(f"ties must be 'first' or 'even', got {ties!r}")
     C = x.shape[1]
     R = w1.shape[0] if isinstance(w1, Tensor) and w1.dim() > 0 else 0
-    if w1 is not None or w2 is not None:
+    maps = 1 if switches is not None and switches.maps == "mean" else 2
+    if switches is not None and switches.width == "single":
+        if w1 is not None and (not isinstance(w1, Tensor) or w1.shape not in ((C, C), (C, C, 1, 1))):
+            raise _wrong("w1", w1, f"({C}, {C}) or ({C}, {C}, 1, 1), for the {C} channels of x")
+        for name, t in (("w2", w2), ("b2", b2)):
+            if t is not None:
+                raise ValueError(f"{name} must be None with width='single': there is one layer")
+    elif w1 is not None or w2 is not None:
         if not isinstance(w1, Tensor) or (w1.shape != (R, C) and w1.shape != (R, C, 1, 1)) or R == 0:
             raise _wrong("w1", w1, f"(R, {C}) or (R, {C}, 1, 1) with R of at least 1, for the {C} channels of x")
         if not isinstance(w2, Tensor) or (w2.shape != (C, R, 1, 1) and w2.shape != (C, R)):
@@ -28,11 +35,11 @@ def check(x, w1, w2, ws, b1, b2, bs, residual, ties="first", norm=None) -> None:
     if ws is not None and (
         not isinstance(ws, Tensor)
         or ws.dim() != 4
-        or ws.shape[:2] != (1, 2)
+        or ws.shape[:2] != (1, maps)
         or ws.shape[2] != ws.shape[3]
         or ws.shape[3] % 2 == 0
     ):
-        raise _wrong("ws", ws, "(1, 2, k, k) with k odd")
+        raise _wrong("ws", ws, f"(1, {maps}, k, k) with k odd")
     for name, bias, size, weight in (("b1", b1, R, w1), ("b2", b2, C, w1), ("bs", bs, 1, ws)):
         if bias is not None and weight is None:
             raise ValueError(

@@ -9,24 +9,24 @@ import torch
 from torch import Tensor, library
 
 from . import reference
-from .functional import backend_for, unserved
+from .functional import backend_for, gates_of, unserved
 from .ops import autograd, registry
 from .tensors import accumulation_dtype
+from .variants.config import decode
 
 
-def cbam(x, w1, w2, ws, b1, b2, bs, residual, relu, ties):
-    backend = _backend(x, ties)
+def cbam(x, w1, w2, ws, b1, b2, bs, residual, relu, switches):
+    backend = _backend(x, w1, ws, switches)
     if backend == "reference":
-        switches = reference.TIES[ties]
-        return reference.cbam(x, w1, w2, ws, b1, b2, bs, residual=residual, relu=relu, switches=switches)
-    return autograd.Cbam.apply(x, w1, w2, ws, b1, b2, bs, residual, relu, ties, backend)
+        return reference.cbam(x, w1, w2, ws, b1, b2, bs, residual=residual, relu=relu, switches=decode(switches))
+    return autograd.Cbam.apply(x, w1, w2, ws, b1, b2, bs, residual, relu, switches, backend)
 
 
-def cbam_batch_norm(x, w1, w2, ws, b1, b2, bs, weight, bias, residual, relu, ties, eps):
+def cbam_batch_norm(x, w1, w2, ws, b1, b2, bs, weight, bias, residual, relu, switches, eps):
     """y, and the statistics of the batch: mean and variance."""
-    backend = _backend(x, ties)
+    backend = _backend(x, w1, ws, switches)
     if backend != "reference":
-        args = (x, w1, w2, ws, b1, b2, bs, weight, bias, residual, relu, ties, eps, backend)
+        args = (x, w1, w2, ws, b1, b2, bs, weight, bias, residual, relu, switches, eps, backend)
         return autograd.CbamBatchNorm.apply(*args)
     statistics = []
 
@@ -35,31 +35,31 @@ def cbam_batch_norm(x, w1, w2, ws, b1, b2, bs, weight, bias, residual, relu, tie
         statistics.extend((mean.detach(), inverse_deviation.detach() ** -2 - eps))
         return normalised
 
-    switches = reference.TIES[ties]
-    y = reference.cbam(x, w1, w2, ws, b1, b2, bs, norm=norm, residual=residual, relu=relu, switches=switches)
+    of = decode(switches)
+    y = reference.cbam(x, w1, w2, ws, b1, b2, bs, norm=norm, residual=residual, relu=relu, switches=of)
     return y, statistics[0], statistics[1]
 
 
-def gate(x, w1, w2, ws, b1, b2, bs, ties):
-    backend = _backend(x, ties)
+def gate(x, w1, w2, ws, b1, b2, bs, switches):
+    backend = _backend(x, w1, ws, switches)
     if backend == "reference":
         # Not x's type: a program has what the kernels gave.
-        return autograd.gate_reference(ties, x, w1, w2, ws, b1, b2, bs).to(accumulation_dtype(x.dtype))
-    return autograd.Gate.apply(x, w1, w2, ws, b1, b2, bs, ties, backend)
+        return autograd.gate_reference(switches, x, w1, w2, ws, b1, b2, bs).to(accumulation_dtype(x.dtype))
+    return autograd.Gate.apply(x, w1, w2, ws, b1, b2, bs, switches, backend)
 
 
-def _backend(x: Tensor, ties: str) -> str:
+def _backend(x: Tensor, w1: Tensor | None, ws: Tensor | None, switches: int) -> str:
     backend = backend_for(x)
-    plain = torch.onnx.is_in_onnx_export() or unserved(backend, x, None, ties)
+    plain = torch.onnx.is_in_onnx_export() or unserved(backend, x, None, decode(switches), *gates_of(w1, ws))
     return "reference" if plain else backend
 
 
 _PARAMS = "Tensor? w1, Tensor? w2, Tensor? ws, Tensor? b1, Tensor? b2, Tensor? bs"
 _SCHEMAS = {
-    cbam: f"cbam(Tensor x, {_PARAMS}, Tensor? residual, bool relu, str ties) -> Tensor",
+    cbam: f"cbam(Tensor x, {_PARAMS}, Tensor? residual, bool relu, int switches) -> Tensor",
     cbam_batch_norm: f"cbam_batch_norm(Tensor x, {_PARAMS}, Tensor? weight, Tensor? bias, Tensor? residual, "
-    "bool relu, str ties, float eps) -> (Tensor, Tensor, Tensor)",
-    gate: f"gate(Tensor x, {_PARAMS}, str ties) -> Tensor",
+    "bool relu, int switches, float eps) -> (Tensor, Tensor, Tensor)",
+    gate: f"gate(Tensor x, {_PARAMS}, int switches) -> Tensor",
 }
 _library = library.Library(registry.NAMESPACE, "FRAGMENT")
 for _function, _schema in _SCHEMAS.items():

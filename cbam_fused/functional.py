@@ -15,6 +15,7 @@ from .checks import check
 from .hooks import has_own_call
 from .ops import autograd, registry
 from .tensors import TRITON_ELEMENTS, accumulation_dtype
+from .variants.config import Switches
 
 # In the order in which they are asked.
 BACKENDS = ("cpu", "cuda", "triton")
@@ -38,6 +39,7 @@ def cbam(
     residual: Tensor | None = None,
     relu: bool = False,
     ties: str = "first",
+    switches: Switches | None = None,
 ) -> Tensor:
     """relu(x g s + residual): CBAM with its channel gate g and spatial gate s, each part only where asked for.
 
@@ -57,13 +59,17 @@ def cbam(
         residual: x's shape and dtype, added before the ReLU.
         relu: apply a ReLU at the end.
         ties: the gradient of a maximum goes to the "first" element that reaches it, or "even"ly to all of them.
+        switches: other pools, activation, sums and gates, a single layer (w1 is (C, C), w2 and b2 are None), a
+            convolution over the maps' mean (ws is (1, 1, k, k)), x itself as a residual; in place of ``ties``, which
+            they have, too. Widths are those of the weights, and which gates there are follows from them.
 
     Returns:
         (N, C, H, W) in x's dtype and memory layout.
 
     Raises:
         TypeError: an argument that is not a tensor or has a wrong dtype.
-        ValueError: a wrong shape or device, unknown ties; norm or bs without ws, b1 or b2 without w1 and w2.
+        ValueError: a wrong shape or device, unknown ties, ties beside switches; norm or bs without ws, b1 or b2 without
+            w1 and w2.
 
     Source: Woo et al., "CBAM: Convolutional Block Attention Module", ECCV 2018.
     """
@@ -71,30 +77,54 @@ def cbam(
     try:
         backend = backend_for(x)
         # These operators themselves refuse what does not fit, so that the check is spared where all is well.
-        if backend in ("cpu", "cuda") and norm is None and ties == "first" and (w1 is not None or ws is not None):
-            return _kernels(x, w1, w2, ws, b1, b2, bs, residual, relu, ties, backend)
+        if backend in ("cpu", "cuda") and norm is None and (w1 is not None or ws is not None):
+            if switches is None and ties == "first":
+                return _kernels(x, w1, w2, ws, b1, b2, bs, residual, relu, 0, backend)
+            if switches is not None and ties == "first" and switches.direct and backend == "cpu":
+                return _kernels(x, w1, w2, ws, b1, b2, bs, residual, relu, switches.code, backend)
     except Exception as error:
         failure = error
-    check(x, w1, w2, ws, b1, b2, bs, residual, ties, norm)
+    switches = _checked(x, w1, w2, ws, b1, b2, bs, residual, ties, norm, switches)
     if failure is not None:
         raise failure
-    if backend == "reference" or unserved(backend, x, norm, ties):
-        switches = reference.TIES[ties]
+    if backend == "reference" or unserved(backend, x, norm, switches, *gates_of(w1, ws)):
         return reference.cbam(x, w1, w2, ws, b1, b2, bs, norm=norm, residual=residual, relu=relu, switches=switches)
+    if switches.residual:
+        residual = x if residual is None else x + residual
+    if ws is not None:
+        ws = _over_both_maps(ws, switches)
+    code = switches.code
     norm = cast("nn.BatchNorm2d | None", norm)  # anything else is not served
     if norm is not None and _uses_batch_statistics(norm):
-        return _with_batch_norm(x, w1, w2, ws, b1, b2, bs, norm, residual, relu, ties, backend)
+        return _with_batch_norm(x, w1, w2, ws, b1, b2, bs, norm, residual, relu, code, backend)
     if norm is not None and ws is not None:
         ws, bs = _fold(ws, bs, norm, accumulation_dtype(x.dtype))
-    return _kernels(x, w1, w2, ws, b1, b2, bs, residual, relu, ties, backend)
+    return _kernels(x, w1, w2, ws, b1, b2, bs, residual, relu, code, backend)
 
 
-def _kernels(x, w1, w2, ws, b1, b2, bs, residual, relu, ties, backend) -> Tensor:
+def _checked(x, w1, w2, ws, b1, b2, bs, residual, ties, norm, switches) -> Switches:
+    """The switches of a call, whose arguments are right."""
+    if switches is not None and ties != "first":
+        raise ValueError(f"ties must be a part of switches where these are given, got ties={ties!r}")
+    check(x, w1, w2, ws, b1, b2, bs, residual, ties, norm, switches)
+    return reference.TIES[ties] if switches is None else switches
+
+
+def gates_of(w1: Tensor | None, ws: Tensor | None) -> tuple[str, ...]:
+    return ("channel",) * (w1 is not None) + ("spatial",) * (ws is not None)
+
+
+def _over_both_maps(ws: Tensor, switches: Switches) -> Tensor:
+    """The weight over [mean, max]; of one over their mean half for each, expanded: ops/flops.py counts it once."""
+    return ws if switches.maps == "both" else (ws / 2).expand(-1, 2, -1, -1)
+
+
+def _kernels(x, w1, w2, ws, b1, b2, bs, residual, relu, code, backend) -> Tensor:
     if torch.compiler.is_exporting():
-        return ops.cbam(x, w1, w2, ws, b1, b2, bs, residual, relu, ties)  # exported_ops.py, as all of ops here
+        return ops.cbam(x, w1, w2, ws, b1, b2, bs, residual, relu, code)  # exported_ops.py, as all of ops here
     if torch.is_grad_enabled():
-        return autograd.Cbam.apply(*_apart(x, w1, w2, ws, b1, b2, bs, residual, relu, ties, backend))
-    return registry.operators[backend].forward(x, w1, b1, w2, b2, ws, bs, residual, relu)[0]
+        return autograd.Cbam.apply(*_apart(x, w1, w2, ws, b1, b2, bs, residual, relu, code, backend))
+    return registry.operators[backend].forward(x, w1, b1, w2, b2, ws, bs, residual, relu, code)[0]
 
 
 def _apart(*args):
@@ -107,43 +137,61 @@ def _apart(*args):
 def channel_gate(
     x: Tensor,
     w1: Tensor,
-    w2: Tensor,
+    w2: Tensor | None,
     b1: Tensor | None = None,
     b2: Tensor | None = None,
     *,
     ties: str = "first",
+    switches: Switches | None = None,
 ) -> Tensor:
     """The channel gate alone: arguments, result and errors as in :func:`cbam`, (N, C, 1, 1) in x's dtype."""
-    check(x, w1, w2, None, b1, b2, None, None, ties)
+    switches = _checked(x, w1, w2, None, b1, b2, None, None, ties, None, switches)
     backend = backend_for(x)
-    if backend == "reference" or unserved(backend, x, None, ties):
-        return reference.channel_gate(x, w1, w2, b1, b2, reference.TIES[ties])
-    return _gate(x, w1, w2, None, b1, b2, None, ties, backend).to(x.dtype)
+    if backend == "reference" or unserved(backend, x, None, switches, "channel"):
+        return reference.channel_gate(x, w1, w2, b1, b2, switches)
+    return _gate(x, w1, w2, None, b1, b2, None, switches.code, backend).to(x.dtype)
 
 
 def spatial_gate(
-    x: Tensor, ws: Tensor, bs: Tensor | None = None, *, norm: nn.Module | None = None, ties: str = "first"
+    x: Tensor,
+    ws: Tensor,
+    bs: Tensor | None = None,
+    *,
+    norm: nn.Module | None = None,
+    ties: str = "first",
+    switches: Switches | None = None,
 ) -> Tensor:
     """The spatial gate alone, of x as it is: arguments, result and errors as in :func:`cbam`, (N, 1, H, W)."""
-    check(x, None, None, ws, None, None, bs, None, ties, norm)
+    switches = _checked(x, None, None, ws, None, None, bs, None, ties, norm, switches)
     backend = backend_for(x)
-    if backend == "reference" or unserved(backend, x, None, ties) or not _is_batch_norm(norm):
-        return reference.spatial_gate(x, ws, bs, norm=norm, switches=reference.TIES[ties])
-    logits = _gate(x, None, None, ws, None, None, bs, ties, backend)
+    if backend == "reference" or unserved(backend, x, None, switches, "spatial") or not _is_batch_norm(norm):
+        return reference.spatial_gate(x, ws, bs, norm=norm, switches=switches)
+    logits = _gate(x, None, None, _over_both_maps(ws, switches), None, None, bs, switches.code, backend)
     if norm is not None:  # it computes in the type of its tensors, and sums of a half type are better float32
         of_norm = [t.dtype for t in (norm.weight, norm.running_mean) if t is not None]
         logits = norm(logits.to(of_norm[0]) if of_norm else logits)
-    return logits.sigmoid().to(x.dtype)
+    return reference.GATES[switches.spatial_gate](logits).to(x.dtype)
 
 
-def _gate(x, w1, w2, ws, b1, b2, bs, ties, backend):
+def _gate(x, w1, w2, ws, b1, b2, bs, code, backend):
     if torch.compiler.is_exporting():
-        return ops.gate(x, w1, w2, ws, b1, b2, bs, ties)
-    return autograd.Gate.apply(*_apart(x, w1, w2, ws, b1, b2, bs, ties, backend))
+        return ops.gate(x, w1, w2, ws, b1, b2, bs, code)
+    return autograd.Gate.apply(*_apart(x, w1, w2, ws, b1, b2, bs, code, backend))
 
 
-def unserved(backend: str, x: Tensor, norm: nn.Module | None, ties: str) -> str:
+def unserved_switches(backend: str, switches: Switches, *gates: str) -> str:
+    """Which switches of these gates, "channel" or "spatial", this backend leaves to the reference; empty if none."""
+    if backend == "cpu":
+        other = "channel" in gates and not {*switches.pools} <= {"avg", "max"}
+        return f"pools={switches.pools!r}" if other else ""
+    even = "ties='even'" if switches.ties == "even" else ""
+    return ", ".join(filter(None, (switches.differing(reference.TUTORIAL, *gates), even)))
+
+
+def unserved(backend: str, x: Tensor, norm: nn.Module | None, switches: Switches, *gates: str) -> str:
     """Why this backend leaves such a call to the reference; empty if it serves it."""
+    if reason := unserved_switches(backend, switches, *gates):
+        return reason
     if not _is_batch_norm(norm):
         return f"{type(norm).__name__} in the place of BatchNorm2d"
     if isinstance(norm, nn.BatchNorm2d | nn.SyncBatchNorm) and _uses_batch_statistics(norm):
@@ -151,8 +199,6 @@ def unserved(backend: str, x: Tensor, norm: nn.Module | None, ties: str) -> str:
             return "SyncBatchNorm, whose statistics are those of all processes"
         if x.shape[0] == 0:
             return "BatchNorm by the statistics of an empty batch"
-    if backend in ("cuda", "triton") and ties == "even":
-        return "ties='even'"
     if backend == "triton" and x.shape[1:].numel() > TRITON_ELEMENTS:
         return "images of more than 2^29 elements"
     return ""
@@ -174,13 +220,13 @@ def _uses_batch_statistics(norm: nn.BatchNorm2d | nn.SyncBatchNorm) -> bool:
     return norm.training or norm.running_mean is None
 
 
-def _with_batch_norm(x, w1, w2, ws, b1, b2, bs, norm, residual, relu, ties, backend) -> Tensor:
+def _with_batch_norm(x, w1, w2, ws, b1, b2, bs, norm, residual, relu, code, backend) -> Tensor:
     """cbam() with the statistics of the batch; the running ones move as in nn.BatchNorm2d."""
     N, _, H, W = x.shape
     count = N * H * W
     if count == 1:  # an empty batch is the reference's
         raise ValueError(f"BatchNorm by the batch needs more than one pixel in it, got x of shape {tuple(x.shape)}")
-    args = (x, w1, w2, ws, b1, b2, bs, norm.weight, norm.bias, residual, relu, ties, norm.eps)
+    args = (x, w1, w2, ws, b1, b2, bs, norm.weight, norm.bias, residual, relu, code, norm.eps)
     exporting = torch.compiler.is_exporting()
     results = ops.cbam_batch_norm(*args) if exporting else autograd.CbamBatchNorm.apply(*_apart(*args, backend))
     y, mean, variance = results

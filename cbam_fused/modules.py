@@ -1,25 +1,19 @@
 """The drop-in modules: the parameters of the reference, the computation of the fused kernels."""
 
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, fx, nn
 
 from . import functional, reference
-from .checks import check, check_input
+from .checks import check_input
 from .hooks import AsBuilt, is_own
 from .variants.config import Switches
 
 __all__ = ["CBAM", "Backend", "ChannelAttention", "SpatialAttention"]
 
 fx.wrap("check_input")  # leaves: tracing has no tensor to check
-fx.wrap("check_unserved")
-
-# The kernels know only the tutorial's values of these switches, by gate.
-SERVED = {
-    "channel": ("act", "pools", "combine", "gate_place", "channel_gate"),
-    "spatial": ("spatial_gate",),
-}
 
 
 class Backend(NamedTuple):
@@ -32,73 +26,36 @@ class Backend(NamedTuple):
 class ChannelAttention(reference.ChannelAttention):
     """Fused :class:`cbam_fused.reference.ChannelAttention`: same arguments, parameters and results."""
 
-    def __init__(
-        self,
-        channels: int,
-        reduction: int | None = None,
-        *,
-        variant: str = "tutorial",
-        device: torch.device | str | int | None = None,
-        dtype: torch.dtype | None = None,
-        **switches: Any,
-    ):
-        super().__init__(channels, reduction, variant=variant, device=device, dtype=dtype, **switches)
-        self._unserved = _unserved(self.switches, "channel")
-
     def forward(self, x: Tensor) -> Tensor:
         if self.calls_layers():
             check_input(x)
             return super().forward(x)
-        w1, w2, b1, b2 = self.weights()
-        if self._unserved:
-            check_unserved(x, w1, w2, None, b1, b2)
-            return reference.channel_gate(x, w1, w2, b1, b2, self.switches)
-        assert w2 is not None  # the width "single" is not served
-        return functional.channel_gate(x, w1, w2, b1, b2, ties=self.switches.ties)
+        return functional.channel_gate(x, *self.weights(), switches=self.switches)
 
     def backend_for(self, x: Tensor) -> Backend:
         """Which implementation serves x, and why."""
-        return _backend(x, self, None, self.calls_layers())
+        return _backend(x, self.switches, None, self.calls_layers(), "channel")
 
 
 class SpatialAttention(reference.SpatialAttention):
     """Fused :class:`cbam_fused.reference.SpatialAttention`: same arguments, parameters and results."""
 
-    def __init__(
-        self,
-        kernel_size: int | None = None,
-        *,
-        variant: str = "tutorial",
-        device: torch.device | str | int | None = None,
-        dtype: torch.dtype | None = None,
-        **switches: Any,
-    ):
-        super().__init__(kernel_size, variant=variant, device=device, dtype=dtype, **switches)
-        self._unserved = _unserved(self.switches, "spatial")
-
     def forward(self, x: Tensor) -> Tensor:
         if self.calls_layers():
             check_input(x)
             return super().forward(x)
-        if self._unserved:
-            ws, bs, norm = self.conv1.weight, self.conv1.bias, self.bn
-            check_unserved(x, None, None, ws, bs=bs, norm=norm)
-            return reference.spatial_gate(x, ws, bs, norm=norm, switches=self.switches)
-        return functional.spatial_gate(x, self.weight(), self.conv1.bias, norm=self.norm(), ties=self.switches.ties)
+        conv, norm = self.conv1, self.norm()
+        return functional.spatial_gate(x, conv.weight, conv.bias, norm=norm, switches=self.switches)
 
     def norm(self) -> nn.BatchNorm2d | None:
         """What follows the convolution; nothing if it was folded, for which fuse_modules leaves an nn.Identity."""
         return None if isinstance(self.bn, nn.Identity) else self.bn
 
-    def weight(self) -> Tensor:
-        """The weight over [mean, max]; of one over their mean half for each, expanded: ops/flops.py counts it once."""
-        weight = self.conv1.weight
-        return weight if self.switches.maps == "both" else (weight / 2).expand(-1, 2, -1, -1)
-
     def backend_for(self, x: Tensor) -> Backend:
         """Which implementation serves x, and why."""
         norm = self.norm()  # the mask calls it itself, so that SyncBatchNorm is served here
-        return _backend(x, self, None if isinstance(norm, nn.SyncBatchNorm) else norm, self.calls_layers())
+        norm = None if isinstance(norm, nn.SyncBatchNorm) else norm
+        return _backend(x, self.switches, norm, self.calls_layers(), "spatial")
 
 
 class CBAM(reference.CBAM):
@@ -130,12 +87,11 @@ class CBAM(reference.CBAM):
         **switches: Any,
     ):
         super().__init__(channels, reduction, kernel_size, variant=variant, device=device, dtype=dtype, **switches)
-        self._unserved = _unserved(self.switches, "channel", "spatial")
         # Only w1, w2, ws: the fast path spares the look-ups of everything else.
         s = self.switches
-        extras = s.bias or s.spatial_bias or s.norm or s.residual or s.maps == "mean" or s.ties == "even"
+        extras = s.bias or s.spatial_bias or s.norm or s.code or not s.direct
         self._as_built = None
-        if s.channel and s.spatial and not extras and not self._unserved:
+        if s.channel and s.spatial and not extras:
             self._as_built = AsBuilt((self.ca, self.sa), (self.ca.fc1, self.ca.fc2, self.sa.conv1))
 
     def forward(self, x: Tensor, *, residual: Tensor | None = None, relu: bool = False) -> Tensor:
@@ -147,13 +103,13 @@ class CBAM(reference.CBAM):
         if self.calls_masks():
             check_input(x, residual)
             return super().forward(x, residual=residual, relu=relu)
-        if self._unserved:
-            arguments = self._arguments()
-            check_unserved(x, **arguments, residual=residual)
-            return reference.cbam(x, **arguments, residual=residual, relu=relu, switches=self.switches)
-        if self.switches.residual:
-            residual = x if residual is None else x + residual
-        return _fused(self.ca, self.sa, x, residual, relu)
+        return functional.cbam(x, **self._arguments(), residual=residual, relu=relu, switches=self.switches)
+
+    def _arguments(self) -> dict[str, Any]:
+        arguments = super()._arguments()
+        if self.sa is not None:
+            arguments["norm"] = self.sa.norm()
+        return arguments
 
     def _three_weights(self, as_built: AsBuilt) -> tuple[Tensor, Tensor, Tensor] | None:
         """w1, w2, ws where nothing else counts and nothing must be called.
@@ -182,7 +138,9 @@ class CBAM(reference.CBAM):
     def backend_for(self, x: Tensor) -> Backend:
         """Which implementation serves x, and why."""
         called = self.calls_masks()
-        return _backend(x, self, None if called or self.sa is None else self.sa.norm(), called)
+        norm = None if called or self.sa is None else self.sa.norm()
+        gates = ("channel",) * (self.ca is not None) + ("spatial",) * (self.sa is not None)
+        return _backend(x, self.switches, norm, called, *gates)
 
     def calls_masks(self) -> bool:
         """Whether forward calls ca and sa: unless both are the masks of this class, as built, without hooks."""
@@ -191,58 +149,31 @@ class CBAM(reference.CBAM):
 
 
 def attend(ca: Any, sa: Any, x: Tensor) -> Tensor:
-    """x g s with the two masks of a caller, in one pass where both are as built, of this module and served."""
+    """x g s with the two masks of a caller, in one pass where both are as built, of this module, with the same ties."""
     switches = getattr(ca, "switches", None), getattr(sa, "switches", None)
     own = is_own(ca, ChannelAttention, switches[0]) and is_own(sa, SpatialAttention, switches[1])
-    if ca is None or sa is None or not own or ca._unserved or sa._unserved or ca.switches.ties != sa.switches.ties:
+    if ca is None or sa is None or not own or ca.switches.ties != sa.switches.ties:
         y = ca(x) * x
         return sa(y) * y
-    return _fused(ca, sa, x)
+    w1, w2, b1, b2 = ca.weights()
+    conv, norm, joined = sa.conv1, sa.norm(), _joined(ca.switches, sa.switches)
+    return functional.cbam(x, w1, w2, conv.weight, b1, b2, conv.bias, norm=norm, switches=joined)
 
 
-def _fused(
-    ca: ChannelAttention | None,
-    sa: SpatialAttention | None,
-    x: Tensor,
-    residual: Tensor | None = None,
-    relu: bool = False,
-) -> Tensor:
-    """relu(x g s + residual) with the parameters of two masks that need not be called, in one pass."""
-    w1, w2, b1, b2 = (None,) * 4 if ca is None else ca.weights()
-    ws, bs, norm = (None,) * 3 if sa is None else (sa.weight(), sa.conv1.bias, sa.norm())
-    mask = sa if ca is None else ca
-    assert mask is not None  # there is no CBAM without either
-    ties = mask.switches.ties
-    return functional.cbam(x, w1, w2, ws, b1, b2, bs, norm=norm, residual=residual, relu=relu, ties=ties)
+def _joined(of_ca: Switches, of_sa: Switches) -> Switches:
+    """The switches of x g s, from those of each mask."""
+    if not of_ca.residual and (of_ca.spatial_gate, of_ca.maps) == (of_sa.spatial_gate, of_sa.maps):
+        return of_ca
+    return replace(of_ca, residual=False, spatial_gate=of_sa.spatial_gate, maps=of_sa.maps)
 
 
-def check_unserved(x, w1, w2, ws, b1=None, b2=None, bs=None, residual=None, norm=None) -> None:
-    """check() of what only the reference computes: one layer C -> C for two, a convolution over the maps' mean."""
-    w2 = w1 if w2 is None else w2
-    ws = None if ws is None else ws.expand(1, 2, -1, -1)
-    check(x, w1, w2, ws, b1, b2, bs, residual, norm=norm)
-
-
-def _unserved(switches: Switches, *gates: str) -> str:
-    """Why the kernels do not serve these gates; empty if they do."""
-    used = [gate for gate in gates if getattr(switches, gate)]
-    names = [n for gate in used for n in SERVED[gate] if getattr(switches, n) != getattr(reference.TUTORIAL, n)]
-    if "channel" in used and switches.width == "single":
-        names.append("width")
-    return ", ".join(f"{n}={getattr(switches, n)!r}" for n in names)
-
-
-def _backend(
-    x: Tensor, module: CBAM | ChannelAttention | SpatialAttention, norm: nn.Module | None, called: bool
-) -> Backend:
+def _backend(x: Tensor, switches: Switches, norm: nn.Module | None, called: bool, *gates: str) -> Backend:
     if called:
         reason = "masks and layers with hooks, a forward of their own or another geometry are called one by one"
         return Backend("reference", reason)
-    if module._unserved:
-        return Backend("reference", f"no kernels for {module._unserved}")
     name = functional.backend_for(x)
     if name == "reference":
         return Backend(name, functional.why_reference(x.device))
-    if reason := functional.unserved(name, x, norm, module.switches.ties):
+    if reason := functional.unserved(name, x, norm, switches, *gates):
         return Backend("reference", f"no {name} kernels for {reason}")
     return Backend(name, "")

@@ -28,7 +28,7 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": F.silu,
     "gelu": F.gelu,
 }
-_GATES: dict[str, Callable[[Tensor], Tensor]] = {"sigmoid": torch.sigmoid, "hard_sigmoid": F.hardsigmoid}
+GATES: dict[str, Callable[[Tensor], Tensor]] = {"sigmoid": torch.sigmoid, "hard_sigmoid": F.hardsigmoid}
 
 
 def channel_gate(
@@ -76,7 +76,7 @@ def _like(x: Tensor, **parameters: Tensor | None) -> list[Any]:
 
 
 def _gate_of_pools(x: Tensor, mlp: Callable[[Tensor], Tensor], switches: Switches) -> Tensor:
-    gate = _GATES[switches.channel_gate]
+    gate = GATES[switches.channel_gate]
     pools = [_pool(x, name, switches.ties) for name in switches.pools]
     if switches.combine == "mean":
         return gate(mlp(torch.stack(pools).mean(0)))
@@ -123,7 +123,7 @@ def spatial_gate(
         (N, 1, H, W) in x's dtype, every value in [0, 1].
     """
     logits = spatial_logits(x, ws, bs, switches)
-    return _GATES[switches.spatial_gate](logits if norm is None else norm(logits))
+    return GATES[switches.spatial_gate](logits if norm is None else norm(logits))
 
 
 def spatial_logits(x: Tensor, ws: Tensor, bs: Tensor | None = None, switches: Switches = TUTORIAL) -> Tensor:
@@ -294,7 +294,7 @@ class SpatialAttention(PublicNames):
     def forward(self, x: Tensor) -> Tensor:
         if self.calls_layers():
             logits = self.conv1(_maps(x, self.switches))
-            return _GATES[self.switches.spatial_gate](logits if self.bn is None else self.bn(logits))
+            return GATES[self.switches.spatial_gate](logits if self.bn is None else self.bn(logits))
         return spatial_gate(x, self.conv1.weight, self.conv1.bias, norm=self.bn, switches=self.switches)
 
     def calls_layers(self) -> bool:

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from .variants.config import GATE_TERMS, MEAN_OF_POOLS, NO_AVG, NO_MAX, SINGLE
+
 # Of an image, for the Triton kernels: the places in it, and in its row of saved, are then 32-bit numbers.
 TRITON_ELEMENTS = 2**29
 
@@ -22,10 +24,31 @@ def dense_like(x: Tensor) -> Tensor:
     return torch.empty_like(x, memory_format=torch.preserve_format if x.is_contiguous(memory_format=layout) else layout)
 
 
-def saved_gate(saved: Tensor, x: Tensor) -> Tensor:
-    """g, (N, C, 1, 1), in saved."""
+def row_sizes(x: Tensor, w1: Tensor | None, ws: Tensor | None, switches: int, full: bool) -> tuple[int, int]:
+    """Numbers of an image in saved and in index; full: absent gates have room, too. csrc/problem.h has the same."""
+    C, P = x.shape[1], x.shape[2] * x.shape[3]
+    pools = _pools(switches)
+    channel, spatial = w1 is not None or full, ws is not None or full
+    hidden = 0 if w1 is None or switches & SINGLE else terms(switches) * w1.shape[0]
+    of_channels = C * (pools + 1 + (2 if switches & GATE_TERMS else 0))
+    places = C if channel and not switches & NO_MAX else 0
+    return channel * of_channels + hidden + spatial * 3 * P, places + spatial * P
+
+
+def terms(switches: int) -> int:
+    """How often the MLP is taken."""
+    return 1 if _pools(switches) == 1 or switches & MEAN_OF_POOLS else 2
+
+
+def _pools(switches: int) -> int:
+    return 2 - bool(switches & NO_AVG) - bool(switches & NO_MAX)
+
+
+def saved_gate(saved: Tensor, x: Tensor, switches: int) -> Tensor:
+    """g, (N, C, 1, 1), in saved: behind the pools."""
     C = x.shape[1]
-    return saved[:, 2 * C : 3 * C, None, None]
+    first = C * _pools(switches)
+    return saved[:, first : first + C, None, None]
 
 
 def saved_logits(saved: Tensor, x: Tensor) -> Tensor:

@@ -16,22 +16,53 @@ enum class Dtype { f32, f64, f16, bf16 };
 // Bytes of an element.
 inline int size_of(Dtype dtype) { return dtype == Dtype::f64 ? 8 : dtype == Dtype::f32 ? 4 : 2; }
 
+enum class Activation { relu, leaky_relu, silu, gelu };
+
+// What attentions differ in, from the one integer that every operator takes, in the bits of cbam_fused/switches.py. All
+// false is the tutorial's CBAM.
+struct Switches {
+    bool even_ties;        // the gradient of a maximum goes to all elements that reach it, not to the first
+    bool no_mean, no_max;  // pools that the channel gate does not see
+    bool mean_of_pools;    // the MLP takes the mean of the two pools, not each of them
+    bool gate_terms;       // each pool's result goes through the channel gate's sigmoid before they are added
+    bool single;           // the MLP is one layer, (C, C), without an activation
+    bool hard_channel, hard_spatial;  // gates are min(max(v / 6 + 1 / 2, 0), 1), not the sigmoid
+    Activation activation;
+    bool no_channel;  // there is no channel gate, for operators that are not given its weights
+
+    static constexpr int64_t kNoChannel = 1 << 10;
+
+    Switches() = default;
+    explicit Switches(int64_t code) {
+        auto bit = [&](int i) { return bool(code >> i & 1); };
+        even_ties = bit(0), no_mean = bit(1), no_max = bit(2), mean_of_pools = bit(3), gate_terms = bit(4);
+        single = bit(5), hard_channel = bit(6), hard_spatial = bit(7), no_channel = code & kNoChannel;
+        activation = Activation(code >> 8 & 3);
+    }
+    // How often the MLP is taken, and how many sums of its results have a sigmoid of their own.
+    CBAM_ANYWHERE int terms() const { return no_mean || no_max || mean_of_pools ? 1 : 2; }
+    CBAM_ANYWHERE int gates() const { return gate_terms ? terms() : 1; }
+};
+
 // One call. Tensors of x's shape are dense, all in the same layout: (N, C, H, W) or, channels_last,
 // (N, H, W, C). Everything else is contiguous and in the accumulation type (double for f64, else float).
 struct Problem {
     Dtype dtype;
     bool channels_last;
-    bool relu;       // the forward ends in a ReLU
-    bool even_ties;  // the gradient of a maximum goes to all elements that reach it, not to the first one
+    bool relu;              // the forward ends in a ReLU
+    bool channel, spatial;  // whether there is this gate; one that is absent is 1
+    bool saves_absent;      // saved and index have room for both gates all the same
+    Switches switches;
     int64_t N, C, H, W, R, k;
+    int64_t saved_hidden;  // numbers of an image's row of saved that are of the hidden layer
 
     const void *x, *residual;  // residual may be null
-    // (R, C) (R) (C, R) (C) (2, k, k) (1). Biases may be null; so may w1 and w2 (no channel gate, R = 0) or ws (no
-    // spatial gate, k = 1): what is absent has a gate of ones.
+    // (R, C) (R) (C, R) (C) (2, k, k) (1). Biases may be null. So may w1 and w2 (no channel gate, R = 0), w1 alone (one
+    // layer, R = C), and ws (no spatial gate, k = 1).
     const void *w1, *b1, *w2, *b2, *ws, *bs;
     void* y;         // written forward; read backward if relu
     void* saved;     // (N, saved_size)
-    int32_t* index;  // (N, C + HW): where the maxima over HW and over C were
+    int32_t* index;  // (N, index_size): where the maxima over HW and over C were
     const void* s;   // (N, HW): the spatial gate, where it is not the sigmoid of the convolution; null if it is
 
     const void* dy;                           // null in backward: the gates alone were the result
@@ -44,8 +75,19 @@ struct Problem {
     void* partial;  // (N, partial_size): each image's part of the parameter gradients
 
     CBAM_ANYWHERE int64_t HW() const { return H * W; }
-    CBAM_ANYWHERE int64_t saved_size() const { return 3 * C + 2 * R + 3 * HW(); }
-    CBAM_ANYWHERE int64_t partial_size() const { return C + 3 * R + 2 * k * k + 1; }
+    // Only what there is of the gates has room.
+    CBAM_ANYWHERE bool saves_channel() const { return channel || saves_absent; }
+    CBAM_ANYWHERE bool saves_spatial() const { return spatial || saves_absent; }
+    CBAM_ANYWHERE int64_t saved_size() const {
+        const int of_channels = 3 - switches.no_mean - switches.no_max + (switches.gates() == 2 ? 2 : 0);
+        return (saves_channel() ? of_channels * C : 0) + saved_hidden + (saves_spatial() ? 3 * HW() : 0);
+    }
+    CBAM_ANYWHERE int64_t index_size() const {
+        return (saves_channel() && !switches.no_max ? C : 0) + (saves_spatial() ? HW() : 0);
+    }
+    CBAM_ANYWHERE int64_t partial_size() const {
+        return switches.gates() * (C + R) + switches.terms() * R + 2 * k * k + 1;
+    }
 };
 
 }  // namespace cbam

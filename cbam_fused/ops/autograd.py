@@ -10,17 +10,20 @@ from torch.autograd import Function, forward_ad
 
 from .. import reference
 from ..tensors import saved_gate, saved_logits
+from ..variants.config import HARD_SPATIAL, NO_CHANNEL, decode
 from . import registry
+
+SIXTH = 0.1666666716337204  # that of float32, which PyTorch's derivative of the hard sigmoid has in every type
 
 
 class Cbam(Function):
     """y of :func:`cbam_fused.functional.cbam`."""
 
     @staticmethod
-    def forward(ctx, x, w1, w2, ws, b1, b2, bs, residual, relu, ties, backend):
-        y, saved, index = registry.operators[backend].forward(x, w1, b1, w2, b2, ws, bs, residual, relu)
+    def forward(ctx, x, w1, w2, ws, b1, b2, bs, residual, relu, switches, backend):
+        y, saved, index = registry.operators[backend].forward(x, w1, b1, w2, b2, ws, bs, residual, relu, switches)
         ctx.save_for_backward(x, w1, w2, ws, b1, b2, bs, y if relu else None, saved, index)
-        ctx.has_residual, ctx.ties, ctx.backend = residual is not None, ties, backend
+        ctx.has_residual, ctx.switches, ctx.backend = residual is not None, switches, backend
         return y
 
     @staticmethod
@@ -28,13 +31,12 @@ class Cbam(Function):
         *inputs, y, saved, index = ctx.saved_tensors
         if _differentiated():
             dy = _through_relu(dy, y)
-            cbam = partial(reference.cbam, switches=reference.TIES[ctx.ties])
+            cbam = partial(reference.cbam, switches=decode(ctx.switches))
             grads = _differentiable(cbam, inputs, ctx.needs_input_grad, dy)
             return *grads, _residual_gradient(ctx, dy), None, None, None
         x, w1, w2, ws, b1, b2, bs = inputs
-        even = ctx.ties == "even"
         backward = registry.operators[ctx.backend].backward
-        dx, dresidual, *grads = backward(dy, x, y, saved, index, w1, b1, w2, b2, ws, bs, even)
+        dx, dresidual, *grads = backward(dy, x, y, saved, index, w1, b1, w2, b2, ws, bs, ctx.switches)
         return dx, *_in_order(grads, inputs), _residual_gradient(ctx, dy if y is None else dresidual), None, None, None
 
 
@@ -42,18 +44,18 @@ class CbamBatchNorm(Function):
     """y with BatchNorm, by the statistics of the batch, behind the convolution; their mean and variance."""
 
     @staticmethod
-    def forward(ctx, x, w1, w2, ws, b1, b2, bs, weight, bias, residual, relu, ties, eps, backend):
+    def forward(ctx, x, w1, w2, ws, b1, b2, bs, weight, bias, residual, relu, switches, eps, backend):
         operators = registry.operators[backend]
-        saved, index = operators.attend(x, w1, b1, w2, b2, ws, bs)
+        saved, index = operators.attend(x, w1, b1, w2, b2, ws, bs, switches)
         logits = saved_logits(saved, x)
         affine = [None if p is None else p.to(saved.dtype) for p in (weight, bias)]
         normalised, mean, inverse_deviation = torch.native_batch_norm(logits, *affine, None, None, True, 0.0, eps)
-        s = normalised.sigmoid()
-        y = operators.apply(x, saved, s, residual, relu)
+        s = reference.GATES[decode(switches).spatial_gate](normalised)
+        y = operators.apply(x, saved, s, residual, relu, _of_gates(switches, w1))
         ctx.save_for_backward(
             x, w1, w2, ws, b1, b2, bs, weight, bias, y if relu else None, saved, index, s, mean, inverse_deviation
         )
-        ctx.has_residual, ctx.ties, ctx.eps, ctx.backend = residual is not None, ties, eps, backend
+        ctx.has_residual, ctx.switches, ctx.eps, ctx.backend = residual is not None, switches, eps, backend
         variance = inverse_deviation**-2 - eps  # here, as torch.compile knows a changed eps in this graph alone
         ctx.mark_non_differentiable(mean, variance)
         return y, mean, variance
@@ -63,16 +65,16 @@ class CbamBatchNorm(Function):
         *inputs, weight, bias, y, saved, index, s, mean, inverse_deviation = ctx.saved_tensors
         if _differentiated():
             dy = _through_relu(dy, y)
-            cbam = partial(_batch_norm_reference, ctx.ties, ctx.eps)
+            cbam = partial(_batch_norm_reference, ctx.switches, ctx.eps)
             grads = _differentiable(cbam, [*inputs, weight, bias], ctx.needs_input_grad, dy)
             return *grads, _residual_gradient(ctx, dy), None, None, None, None
         x, w1, w2, ws, b1, b2, bs = inputs
         operators = registry.operators[ctx.backend]
-        dg, ds, masked = operators.products(dy, x, y, saved, s)
+        dg, ds, masked = operators.products(dy, x, y, saved, s, _of_gates(ctx.switches, w1))
         if y is not None:
             dy = masked
         dlogits, dweight, dbias = torch.ops.aten.native_batch_norm_backward(
-            ds * s * (1 - s),
+            _through_gate(s, ds, ctx.switches),
             saved_logits(saved, x),
             None if weight is None else weight.to(saved.dtype),
             None,
@@ -83,8 +85,7 @@ class CbamBatchNorm(Function):
             ctx.eps,
             [True, weight is not None, bias is not None],
         )
-        even = ctx.ties == "even"
-        dx, *grads = operators.backward_gates(dy, s, dg, dlogits, x, saved, index, w1, b1, w2, b2, ws, bs, even)
+        dx, *grads = operators.backward_gates(dy, s, dg, dlogits, x, saved, index, w1, b1, w2, b2, ws, bs, ctx.switches)
         affine = [None if p is None else d.to(p.dtype) for p, d in ((weight, dweight), (bias, dbias))]
         return dx, *_in_order(grads, inputs), *affine, _residual_gradient(ctx, dy), None, None, None, None
 
@@ -93,25 +94,36 @@ class Gate(Function):
     """Of the one gate whose parameters are given: g (N, C, 1, 1), or s before its sigmoid (N, 1, H, W), in acc."""
 
     @staticmethod
-    def forward(ctx, x, w1, w2, ws, b1, b2, bs, ties, backend):
-        saved, index = registry.operators[backend].attend(x, w1, b1, w2, b2, ws, bs)
+    def forward(ctx, x, w1, w2, ws, b1, b2, bs, switches, backend):
+        saved, index = registry.operators[backend].attend(x, w1, b1, w2, b2, ws, bs, switches)
         ctx.save_for_backward(x, w1, w2, ws, b1, b2, bs, saved, index)
-        ctx.ties, ctx.backend = ties, backend
-        part = saved_gate if ws is None else saved_logits
-        return part(saved, x).clone()
+        ctx.switches, ctx.backend = switches, backend
+        part = saved_gate(saved, x, switches) if ws is None else saved_logits(saved, x)
+        return part.clone()
 
     @staticmethod
     def backward(ctx, d):
         *inputs, saved, index = ctx.saved_tensors
         x, w1, w2, ws, b1, b2, bs = inputs
         if _differentiated():
-            gate = partial(gate_reference, ctx.ties)
+            gate = partial(gate_reference, ctx.switches)
             return *_differentiable(gate, inputs, ctx.needs_input_grad, d), None, None
         dg, dlogits = (d[:, :, 0, 0], None) if ws is None else (None, d)
-        even = ctx.ties == "even"
         backward = registry.operators[ctx.backend].backward_gates
-        dx, *grads = backward(None, None, dg, dlogits, x, saved, index, w1, b1, w2, b2, ws, bs, even)
+        dx, *grads = backward(None, None, dg, dlogits, x, saved, index, w1, b1, w2, b2, ws, bs, ctx.switches)
         return dx, *_in_order(grads, inputs), None, None
+
+
+def _of_gates(switches: int, w1: Tensor | None) -> int:
+    """For the operators that know the gates alone."""
+    return switches | NO_CHANNEL if w1 is None else switches
+
+
+def _through_gate(s: Tensor, ds: Tensor, switches: int) -> Tensor:
+    """The gradient of the spatial gate, taken before it."""
+    if switches & HARD_SPATIAL:
+        return torch.where((s > 0) & (s < 1), ds * SIXTH, 0)
+    return ds * s * (1 - s)
 
 
 def _in_order(grads: list[Tensor], inputs: list[Tensor | None]) -> list[Tensor | None]:
@@ -157,14 +169,14 @@ def _differentiable(
     return [found.get(i) for i in range(len(inputs))]
 
 
-def _batch_norm_reference(ties, eps, x, w1, w2, ws, b1, b2, bs, weight, bias):
+def _batch_norm_reference(switches, eps, x, w1, w2, ws, b1, b2, bs, weight, bias):
     def norm(logits: Tensor) -> Tensor:
         return F.batch_norm(logits, None, None, weight, bias, True, 0.0, eps)
 
-    return reference.cbam(x, w1, w2, ws, b1, b2, bs, norm=norm, switches=reference.TIES[ties])
+    return reference.cbam(x, w1, w2, ws, b1, b2, bs, norm=norm, switches=decode(switches))
 
 
-def gate_reference(ties, x, w1, w2, ws, b1, b2, bs):
+def gate_reference(switches, x, w1, w2, ws, b1, b2, bs):
     if ws is None:
-        return reference.channel_gate(x, w1, w2, b1, b2, reference.TIES[ties])
-    return reference.spatial_logits(x, ws, bs, reference.TIES[ties])
+        return reference.channel_gate(x, w1, w2, b1, b2, decode(switches))
+    return reference.spatial_logits(x, ws, bs, decode(switches))

@@ -15,10 +15,10 @@ from typing import Any
 from torch import Tensor
 
 from .._ops import ops
+from ..tensors import terms
 from . import registry
 
 COUNTER = "torch.utils.flop_counter"
-POOLS = 2  # the kernels serve both, each goes through the MLP
 
 
 def _layer(w: Tensor | None, places: int) -> int:
@@ -28,12 +28,13 @@ def _layer(w: Tensor | None, places: int) -> int:
     return 2 * places * w.numel() // (2 if expanded else 1)
 
 
-def _attend(x: Tensor, w1, b1, w2, b2, ws, bs, *_: Any, **__: Any) -> int:
+def _attend(x: Tensor, w1, b1, w2, b2, ws, bs, *rest: Any, **_: Any) -> int:
     N, _C, H, W = x.shape
-    return _layer(w1, POOLS * N) + _layer(w2, POOLS * N) + _layer(ws, N * H * W)
+    vectors = N * terms(rest[-1])  # that go through the MLP
+    return _layer(w1, vectors) + _layer(w2, vectors) + _layer(ws, N * H * W)
 
 
-def _gradients(x: Tensor, w1, b1, w2, b2, ws, bs) -> int:
+def _gradients(x: Tensor, w1, b1, w2, b2, ws, bs, switches: int) -> int:
     def learn(*tensors: Tensor | None) -> bool:
         return any(t is not None and t.requires_grad for t in tensors)
 
@@ -41,15 +42,16 @@ def _gradients(x: Tensor, w1, b1, w2, b2, ws, bs) -> int:
     first = learn(x) + learn(w1)
     second = learn(x, w1, b1) + learn(w2)
     spatial = learn(x, w1, b1, w2, b2) + learn(ws)
-    return first * _layer(w1, POOLS * N) + second * _layer(w2, POOLS * N) + spatial * _layer(ws, N * H * W)
+    vectors = N * terms(switches)
+    return first * _layer(w1, vectors) + second * _layer(w2, vectors) + spatial * _layer(ws, N * H * W)
 
 
-def _backward(dy, x, y, saved, index, w1, b1, w2, b2, ws, bs, *_: Any, **__: Any) -> int:
-    return _gradients(x, w1, b1, w2, b2, ws, bs)
+def _backward(dy, x, y, saved, index, w1, b1, w2, b2, ws, bs, switches, **_: Any) -> int:
+    return _gradients(x, w1, b1, w2, b2, ws, bs, switches)
 
 
-def _backward_gates(dy, s, dg, dlogits, x, saved, index, w1, b1, w2, b2, ws, bs, *_: Any, **__: Any) -> int:
-    return _gradients(x, w1, b1, w2, b2, ws, bs)
+def _backward_gates(dy, s, dg, dlogits, x, saved, index, w1, b1, w2, b2, ws, bs, switches, **_: Any) -> int:
+    return _gradients(x, w1, b1, w2, b2, ws, bs, switches)
 
 
 # apply and products are pointwise.

@@ -1,29 +1,32 @@
 """Loads the binaries, registers the Triton kernels, and describes the operators.
 
 params stands for w1, b1, w2, b2, ws, bs; acc for the accumulation type: float64 for a float64 x, else float32.
+switches is Switches.code of cbam_fused/switches.py.
 
-forward(x, params, residual, relu) -> (y, saved, index)
-backward(dy, x, y, saved, index, params, even_ties) -> (dx, dresidual, dw1, db1, dw2, db2, dws, dbs)
+forward(x, params, residual, relu, switches) -> (y, saved, index)
+backward(dy, x, y, saved, index, params, switches) -> (dx, dresidual, dw1, db1, dw2, db2, dws, dbs)
 
-w1 and w2, or ws, may be None: that gate is then 1. ``saved`` (N, 3C + 2R + 3HW), acc, holds, per image: mean and max
-over H, W; the channel gate g; the two hidden vectors; mean and max over C; the spatial gate s. ``index``
-(N, C + HW), int32, holds where the maxima were. backward takes y if the forward ended in a ReLU, else None, and then
-leaves dresidual empty. Gradients of parameters have their type and strides; those of absent ones are empty.
+w1 and w2, or ws, may be None: that gate is then 1. w2 alone is None where the switches say "single". ``saved``, acc,
+holds, per image: mean and max over H, W; the channel gate g; the hidden vectors before their activation, one for each
+time that the MLP is taken; the two gates whose sum g is, where it is one; mean and max over C; the spatial gate s.
+``index``, int32, holds where the maxima were: (C) and (HW). Of both tensors only what there is has room
+(layout.row_sizes); on GPUs, whose kernels know the tutorial's switches alone, both gates always, and the hidden vectors
+behind their activation. backward takes y if the forward ended in a ReLU, else None, and then leaves dresidual empty.
+Gradients of parameters have their type and strides; those of absent ones are empty.
 
 Where something stands between the convolution and its sigmoid, each of the two is cut there:
 
-attend(x, params) -> (saved, index), with the convolution's result in the place of s
-apply(x, saved, s, residual, relu) -> y
-products(dy, x, y, saved, s) -> (dg, ds, dresidual)
-backward_gates(dy, s, dg, dlogits, x, saved, index, params, even_ties) -> (dx, dw1, db1, dw2, db2, dws, dbs)
+attend(x, params, switches) -> (saved, index), with the convolution's result in the place of s
+apply(x, saved, s, residual, relu, switches) -> y
+products(dy, x, y, saved, s, switches) -> (dg, ds, dresidual)
+backward_gates(dy, s, dg, dlogits, x, saved, index, params, switches) -> (dx, dw1, db1, dw2, db2, dws, dbs)
 
 s, ds and dlogits, the gradient of the convolution's result, are (N, 1, H, W), dg is (N, C), all acc. backward_gates
 takes dy behind the ReLU; without dy and s it gives the gradients of the gates alone. dg or dlogits None: zeros.
-even_ties: the gradient of a maximum goes evenly to all elements that reach it, not to the first one.
 
 _C implements them for tensors on the CPU and _C_cuda for those on NVIDIA GPUs. The Triton kernels are operators of
 their own, triton_forward and so on, with the same arguments and results on any device: they exist without a binary, and
-beside one that serves the same device. On GPUs neither serves even ties.
+beside one that serves the same device.
 """
 
 import importlib
@@ -33,6 +36,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -42,7 +46,8 @@ from torch._ops import OpOverload
 
 from .._ops import ops
 from ..checks import check
-from ..tensors import accumulation_dtype, dense_like
+from ..tensors import accumulation_dtype, dense_like, row_sizes
+from ..variants.config import decode
 
 NAMESPACE = ops.name
 DISTRIBUTION = "cbam_fused"
@@ -132,35 +137,34 @@ def runs(architectures: tuple[str, ...], major: int, minor: int) -> bool:
     return False
 
 
-def _fake_attend(x, w1, b1, w2, b2, ws, bs):
-    N, C, H, W = x.shape
-    R = 0 if w1 is None else w1.shape[0]
-    saved = x.new_empty((N, 3 * C + 2 * R + 3 * H * W), dtype=accumulation_dtype(x.dtype))
-    return saved, x.new_empty((N, C + H * W), dtype=torch.int32)
+def _fake_attend(x, w1, b1, w2, b2, ws, bs, switches, full=False):
+    saved, index = row_sizes(x, w1, ws, switches, full or x.device.type == "cuda")
+    acc = accumulation_dtype(x.dtype)
+    return x.new_empty((x.shape[0], saved), dtype=acc), x.new_empty((x.shape[0], index), dtype=torch.int32)
 
 
-def _fake_forward(x, w1, b1, w2, b2, ws, bs, residual, relu):
-    check(x, w1, w2, ws, b1, b2, bs, residual)
-    return dense_like(x), *_fake_attend(x, w1, b1, w2, b2, ws, bs)
+def _fake_forward(x, w1, b1, w2, b2, ws, bs, residual, relu, switches, full=False):
+    check(x, w1, w2, ws, b1, b2, bs, residual, switches=decode(switches))
+    return dense_like(x), *_fake_attend(x, w1, b1, w2, b2, ws, bs, switches, full)
 
 
-def _fake_apply(x, saved, s, residual, relu):
+def _fake_apply(x, saved, s, residual, relu, switches):
     return dense_like(x)
 
 
-def _fake_products(dy, x, y, saved, s):
+def _fake_products(dy, x, y, saved, s, switches):
     N, C, H, W = x.shape
     dresidual = x.new_empty((0,)) if y is None else dense_like(x)
     return saved.new_empty((N, C)), saved.new_empty((N, 1, H, W)), dresidual
 
 
-def _fake_backward_gates(dy, s, dg, dlogits, x, saved, index, w1, b1, w2, b2, ws, bs, even_ties):
+def _fake_backward_gates(dy, s, dg, dlogits, x, saved, index, w1, b1, w2, b2, ws, bs, switches):
     params = (w1, b1, w2, b2, ws, bs)
     return dense_like(x), *(saved.new_empty((0,)) if p is None else torch.empty_like(p) for p in params)
 
 
-def _fake_backward(dy, x, y, saved, index, w1, b1, w2, b2, ws, bs, even_ties):
-    dx, *rest = _fake_backward_gates(dy, None, None, None, x, saved, index, w1, b1, w2, b2, ws, bs, even_ties)
+def _fake_backward(dy, x, y, saved, index, w1, b1, w2, b2, ws, bs, switches):
+    dx, *rest = _fake_backward_gates(dy, None, None, None, x, saved, index, w1, b1, w2, b2, ws, bs, switches)
     return dx, x.new_empty((0,)) if y is None else torch.empty_like(dx), *rest
 
 
@@ -172,17 +176,18 @@ _FAKES: dict[str, Callable] = {
     "products": _fake_products,
     "backward_gates": _fake_backward_gates,
 }
+_TRITON_FAKES = {name: partial(_FAKES[name], full=True) for name in ("forward", "attend")}
 _PARAMS = "Tensor? w1, Tensor? b1, Tensor? w2, Tensor? b2, Tensor? ws, Tensor? bs"
 # As csrc/binding/cpu.cpp has them.
 _SCHEMAS = {
-    "forward": f"(Tensor x, {_PARAMS}, Tensor? residual, bool relu) -> (Tensor, Tensor, Tensor)",
-    "backward": f"(Tensor dy, Tensor x, Tensor? y, Tensor saved, Tensor index, {_PARAMS}, bool even_ties) "
+    "forward": f"(Tensor x, {_PARAMS}, Tensor? residual, bool relu, int switches) -> (Tensor, Tensor, Tensor)",
+    "backward": f"(Tensor dy, Tensor x, Tensor? y, Tensor saved, Tensor index, {_PARAMS}, int switches) "
     "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
-    "attend": f"(Tensor x, {_PARAMS}) -> (Tensor, Tensor)",
-    "apply": "(Tensor x, Tensor saved, Tensor s, Tensor? residual, bool relu) -> Tensor",
-    "products": "(Tensor dy, Tensor x, Tensor? y, Tensor saved, Tensor s) -> (Tensor, Tensor, Tensor)",
+    "attend": f"(Tensor x, {_PARAMS}, int switches) -> (Tensor, Tensor)",
+    "apply": "(Tensor x, Tensor saved, Tensor s, Tensor? residual, bool relu, int switches) -> Tensor",
+    "products": "(Tensor dy, Tensor x, Tensor? y, Tensor saved, Tensor s, int switches) -> (Tensor, Tensor, Tensor)",
     "backward_gates": "(Tensor? dy, Tensor? s, Tensor? dg, Tensor? dlogits, Tensor x, Tensor saved, Tensor index, "
-    f"{_PARAMS}, bool even_ties) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+    f"{_PARAMS}, int switches) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
 }
 
 
@@ -208,7 +213,7 @@ _library = library.Library(NAMESPACE, "FRAGMENT")
 for _name, _schema in _SCHEMAS.items():
     _library.define(f"triton_{_name}{_schema}")
     _library.impl(f"triton_{_name}", _triton(_name), "CompositeExplicitAutograd")
-    library.register_fake(f"{NAMESPACE}::triton_{_name}", _FAKES[_name])
+    library.register_fake(f"{NAMESPACE}::triton_{_name}", (_FAKES | _TRITON_FAKES)[_name])
 operators = {"triton": _named("triton_")}
 if cpu_missing and not cuda_missing:  # _C would have defined them
     for _name, _schema in _SCHEMAS.items():

@@ -216,7 +216,7 @@ def _product(module: nn.Module, mask: fx.Node, kind: type[nn.Module]) -> fx.Node
     if mask.op != "call_module" or len(mask.args) != 1 or mask.kwargs or [*mask.users] != [mask.next]:
         return None
     gate: Any = module.get_submodule(str(mask.target))
-    if not is_own(gate, kind, getattr(gate, "switches", None)) or gate._unserved:
+    if not is_own(gate, kind, getattr(gate, "switches", None)):
         return None
     product = mask.next
     if product.op not in ("call_function", "call_method") or product.target not in _MULTIPLICATIONS or product.kwargs:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .. import functional, modules
+from .. import functional, modules, reference
 from ..variants.config import ALLOWED, STATE, Switches
 from ..variants.state_dict import HIDDEN, PublicNames, rearranged
 from ..variants.table import VARIANTS, Variant
@@ -154,18 +154,26 @@ def _functions(module: nn.Module, layers: Layers) -> Iterator[Proof]:
     """What the module may be: the functions in the table, with either order of the maps, with and without residual."""
     whole = layers.switches.channel and layers.switches.spatial
     seen = set()
+    hidden = [*HIDDEN["ca"]] * layers.switches.channel + [*HIDDEN["sa"]] * layers.switches.spatial + ["ties"]
     for row, order, residual, mask in itertools.product(
         VARIANTS.values(), ALLOWED["spatial_order"], (False, True), (False,) if whole else (False, True)
     ):
-        hidden = [*HIDDEN["ca"]] * layers.switches.channel + [*HIDDEN["sa"]] * layers.switches.spatial + ["ties"]
-        values = {f: getattr(row.switches, f) for f in hidden} | {"residual": residual}
-        if layers.switches.spatial:
-            values["spatial_order"] = order
-        switches = replace(layers.switches, **values)
-        if (switches, mask) in seen or (mask and residual) or (not whole and switches.pools != ("avg", "max")):
-            continue
-        seen.add((switches, mask))
-        yield Proof(layers, switches, mask, _row(module, switches, mask))
+        for chosen in _chosen(row, hidden):
+            values = {f: getattr(row.switches, f) for f in hidden} | chosen | {"residual": residual}
+            if layers.switches.spatial:
+                values["spatial_order"] = order
+            switches = replace(layers.switches, **values)
+            if (switches, mask) in seen or (mask and residual):
+                continue
+            seen.add((switches, mask))
+            yield Proof(layers, switches, mask, _row(module, switches, mask))
+
+
+def _chosen(row: Variant, hidden: list[str]) -> Iterator[dict[str, str]]:
+    """What a row's users may have chosen of these switches, its own values first."""
+    names = [name for name in row.choices if name in hidden and name != "pools"]
+    values = [sorted(ALLOWED[name], key=lambda v: v != getattr(row.switches, name)) for name in names]
+    return (dict(zip(names, chosen, strict=True)) for chosen in itertools.product(*values))
 
 
 def _row(module: nn.Module, switches: Switches, mask: bool) -> Variant:
@@ -208,6 +216,8 @@ def prove(module: nn.Module, layers: Layers) -> tuple[Proof | None, str]:
             return None, "its forward draws random numbers"
         best = 0
         for proof in _functions(module, layers):
+            if not _may_be(proof, original, distinct, expected[0]["output"]):
+                continue
             candidate = proof.take(proof.build(proof.switches), original)
             equal = _equal_steps(candidate, proof, steps, expected)
             if equal == len(steps):
@@ -287,6 +297,22 @@ class _Seen:
             if gate.amin() > 0.01 or gate.amax() < 0.99:
                 return f"the {name} gate was not seen open and closed"
         return ""
+
+
+@torch.no_grad()
+def _may_be(proof: Proof, original: nn.Module, x: Tensor, wanted: Tensor) -> bool:
+    """Whether the output in eval mode is that of the function, which costs less than a module and its gradients."""
+    switches, layers = proof.switches, proof.layers
+    state = {n: rearranged(n, t, switches.spatial_order, linear=False) for n, t in layers.state(original).items()}
+    w1, b1, w2, b2, ws, bs = (state.get(name) for name in STATE[:6])
+    norm = original.get_submodule(layers.norm).eval() if layers.norm else None
+    if not proof.mask:
+        y = reference.cbam(x, w1, w2, ws, b1, b2, bs, norm=norm, switches=switches)
+    elif switches.channel:
+        y = reference.channel_gate(x, w1, w2, b1, b2, switches)  # type: ignore[arg-type]  # such a mask has w1
+    else:
+        y = reference.spatial_gate(x, ws, bs, norm=norm, switches=switches)  # type: ignore[arg-type]
+    return y.shape == wanted.shape and torch.allclose(y, wanted, rtol=TOLERANCE, atol=TOLERANCE, equal_nan=True)
 
 
 def takes_one_argument(module: nn.Module) -> bool:

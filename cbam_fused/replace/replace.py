@@ -50,7 +50,7 @@ def replace_cbam(model: nn.Module) -> Report:
     forward has more than one argument, and one whose layers or parameters another module shares. In modules that
     multiply the two masks in themselves, ``x = ca(x) * x; x = sa(x) * x``, the masks are replaced, and where torch.fx
     finds exactly this pattern it becomes one call; such a module gets a subclass of its class, for its present
-    attributes, and can no longer be pickled as a whole. A squeeze-and-excitation block is no CBAM.
+    attributes, and can no longer be pickled as a whole.
 
     Args:
         model: any module. If it is a CBAM itself it cannot be replaced in place.
@@ -102,7 +102,7 @@ def _replacements(model: nn.Module, report: Report) -> dict[nn.Module, PublicNam
             new[module] = _fused(proof, module)
             report.replaced[name] = proof.description()
             done.append(name)
-        elif suspicious or whole or re.search("attention|gate", type(module).__name__, re.I):
+        elif suspicious or whole or re.search("attention|gate|squeeze|excit", type(module).__name__, re.I):
             report.skipped[name] = reason
     for name in suspects:
         inside = [other for other in (*done, *report.skipped, *suspects) if other != name]

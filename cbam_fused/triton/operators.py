@@ -8,11 +8,13 @@ import torch
 from torch import Tensor
 
 from ..tensors import TRITON_ELEMENTS, accumulation_dtype, dense_like, is_channels_last, saved_gate, saved_logits
+from ..variants.config import NO_CHANNEL
 from . import launch
 from .autotune import tuned
 
 
-def forward(x, w1, b1, w2, b2, ws, bs, residual, relu):
+def forward(x, w1, b1, w2, b2, ws, bs, residual, relu, switches):
+    _refuse(switches)
     call = _call(x, w1, ws)
     y = dense_like(x)
     x, residual = _dense(call, x, residual)
@@ -28,7 +30,8 @@ def forward(x, w1, b1, w2, b2, ws, bs, residual, relu):
     return y, saved, index
 
 
-def attend(x, w1, b1, w2, b2, ws, bs):
+def attend(x, w1, b1, w2, b2, ws, bs, switches):
+    _refuse(switches)
     call = _call(x, w1, ws)
     (x,) = _dense(call, x)
     params = _contiguous(call, w1, b1, w2, b2, ws, bs)
@@ -44,7 +47,8 @@ def attend(x, w1, b1, w2, b2, ws, bs):
     return saved, index
 
 
-def apply(x, saved, s, residual, relu):
+def apply(x, saved, s, residual, relu, switches):
+    _refuse(switches)
     call = _call(x, saved=saved)
     y = dense_like(x)
     x, residual = _dense(call, x, residual)
@@ -58,7 +62,8 @@ def apply(x, saved, s, residual, relu):
     return y
 
 
-def products(dy, x, y, saved, s):
+def products(dy, x, y, saved, s, switches):
+    _refuse(switches)
     call = _call(x, saved=saved)
     dg, ds = saved.new_empty((call.N, call.C)), saved.new_empty((call.N, 1, call.H, call.W))
     masked = x.new_empty((0,)) if y is None else dense_like(x)
@@ -74,8 +79,8 @@ def products(dy, x, y, saved, s):
     return dg, ds, masked
 
 
-def backward(dy, x, y, saved, index, w1, b1, w2, b2, ws, bs, even_ties):
-    _refuse(even_ties)
+def backward(dy, x, y, saved, index, w1, b1, w2, b2, ws, bs, switches):
+    _refuse(switches)
     call = _call(x, w1, ws)
     masked = x.new_empty((0,)) if y is None else dense_like(x)
     dy, x, y = _dense(call, dy, x, y)
@@ -91,8 +96,8 @@ def backward(dy, x, y, saved, index, w1, b1, w2, b2, ws, bs, even_ties):
     return dx, masked, *grads
 
 
-def backward_gates(dy, s, dg, dlogits, x, saved, index, w1, b1, w2, b2, ws, bs, even_ties):
-    _refuse(even_ties)
+def backward_gates(dy, s, dg, dlogits, x, saved, index, w1, b1, w2, b2, ws, bs, switches):
+    _refuse(switches)
     call = _call(x, w1, ws)
     dy, x = _dense(call, dy, x)
     s = None if s is None else s.contiguous()
@@ -144,9 +149,9 @@ def _launch(operator: str, call: launch.Call, x: Tensor, run: Callable[[launch.C
         run(tuned(operator, call, x, run))
 
 
-def _refuse(even_ties: bool) -> None:
-    if even_ties:
-        raise NotImplementedError("the Triton kernels give the gradient of a maximum to the first element")
+def _refuse(switches: int) -> None:
+    if switches & ~NO_CHANNEL:
+        raise NotImplementedError("the Triton kernels serve the tutorial's switches alone")
 
 
 def _call(x: Tensor, w1: Tensor | None = None, ws: Tensor | None = None, saved: Tensor | None = None) -> launch.Call:
@@ -167,7 +172,7 @@ def _new_saved(call: launch.Call, x: Tensor) -> tuple[Tensor, Tensor]:
     if call.R and call.K:
         return x.new_empty(size, dtype=call.acc), x.new_empty(places, dtype=torch.int32)
     saved = x.new_zeros(size, dtype=call.acc)
-    (saved_logits if call.R else saved_gate)(saved, x).fill_(1)
+    (saved_logits(saved, x) if call.R else saved_gate(saved, x, 0)).fill_(1)
     return saved, x.new_zeros(places, dtype=torch.int32)
 
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, fields
 
 ALLOWED = {
-    "width": ("floor", "at_least_1", "nearest", "sixteenth", "single"),
+    "width": ("floor", "at_least_1", "nearest", "nearest_8", "round", "sixteenth", "single"),
     "act": ("relu", "leaky_relu", "silu", "gelu"),
     "pools": ("avg", "max", "lp", "lse"),
     "combine": ("sum", "mean"),
@@ -22,6 +22,18 @@ STATE = (
 )
 
 
+# Bits of Switches.code, as csrc/problem.h has them; the activation's number is behind them.
+EVEN, NO_AVG, NO_MAX, MEAN_OF_POOLS, GATE_TERMS, SINGLE, HARD_CHANNEL, HARD_SPATIAL = (1 << i for i in range(8))
+ACTIVATION = 8
+NO_CHANNEL = 1 << 10  # for operators that are not given the weights
+
+# The switches that change what a gate computes.
+OF_GATE = {
+    "channel": ("width", "act", "pools", "combine", "gate_place", "channel_gate"),
+    "spatial": ("spatial_gate",),
+}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Switches:
     """What public implementations differ in; the defaults are those of the tutorial. C channels, reduction r.
@@ -29,7 +41,8 @@ class Switches:
     Attributes:
         channel, spatial: whether there is this gate; at least one.
         width: hidden units of the MLP. "floor": C // r; "at_least_1": max(1, C // r); "nearest": C / r rounded,
-            halves up, at least 1; "sixteenth": C // 16, whatever r; "single": one layer C -> C and no activation;
+            halves up, at least 1; "nearest_8": to a multiple of 8, at least 8; "round": C / r rounded, halves to
+            the even number; "sixteenth": C // 16, whatever r; "single": one layer C -> C and no activation;
             an integer: so many.
         bias: biases in the MLP. The second counts once per pool.
         act: activation between its layers.
@@ -86,6 +99,45 @@ class Switches:
                 raise ValueError(f"{field.name} must be one of {', '.join(allowed)}{number}, got {value!r}")
         if not self.channel and not self.spatial:
             raise ValueError("channel and spatial must not both be False: there is no gate without them")
+        direct = {*self.pools} <= {"avg", "max"} and self.maps == "both" and not self.residual
+        self.__dict__.update(_code=self._encode(), _direct=direct)
+
+    @property
+    def code(self) -> int:
+        """What kernels take: the two functions of a map, and ties, as one integer. 0 is the tutorial's.
+
+        It has no room for the pools "lp" and "lse", nor for ``maps`` and ``residual``, which are other arguments.
+        """
+        return self.__dict__["_code"]
+
+    @property
+    def direct(self) -> bool:
+        """Whether ``code`` says all that kernels have to know."""
+        return self.__dict__["_direct"]
+
+    def _encode(self) -> int:
+        two = {"avg", "max"} <= {*self.pools}
+        single = self.width == "single"
+        bits = {
+            EVEN: self.ties == "even",
+            NO_AVG: "avg" not in self.pools,
+            NO_MAX: "max" not in self.pools,
+            MEAN_OF_POOLS: two and self.combine == "mean",
+            GATE_TERMS: two and self.combine == "sum" and self.gate_place == "before_sum",
+            SINGLE: single,
+            HARD_CHANNEL: self.channel_gate == "hard_sigmoid",
+            HARD_SPATIAL: self.spatial_gate == "hard_sigmoid",
+        }
+        activation = 0 if single else ALLOWED["act"].index(self.act)
+        return sum(bit for bit, there in bits.items() if there) | activation << ACTIVATION
+
+    def differing(self, other: "Switches", *gates: str) -> str:
+        """What these gates compute otherwise than those of the other ones, such as "act='silu'"; empty if nothing."""
+        names = [name for gate in gates for name in OF_GATE[gate]]
+        differ = [n for n in names if getattr(self, n) != getattr(other, n)]
+        if "single" not in (self.width, other.width):  # other widths are a matter of the weights
+            differ = [n for n in differ if n != "width"]
+        return ", ".join(f"{n}={getattr(self, n)!r}" for n in differ)
 
     def hidden(self, channels: int, reduction: int) -> int:
         """Width of the hidden layer; for "single", that of the only layer.
@@ -101,6 +153,8 @@ class Switches:
             "sixteenth": channels // divisor,
             "at_least_1": max(1, channels // divisor),
             "nearest": max(1, (2 * channels + divisor) // (2 * divisor)),
+            "nearest_8": max(8, (channels + 4 * divisor) // (8 * divisor) * 8),
+            "round": round(channels / divisor),
             "single": channels,
         }[self.width]
         if hidden == 0:
@@ -122,3 +176,19 @@ class Switches:
             "sa.bn.": not self.norm,
         }
         return tuple(name for name in STATE if not any(name.startswith(part) for part, gone in absent.items() if gone))
+
+
+def decode(code: int) -> Switches:
+    """Switches of this code."""
+    pools = ("avg",) * (not code & NO_AVG) + ("max",) * (not code & NO_MAX)
+    gate = {False: "sigmoid", True: "hard_sigmoid"}
+    return Switches(
+        width="single" if code & SINGLE else "at_least_1",
+        act=ALLOWED["act"][code >> ACTIVATION & 3],
+        pools=pools,
+        combine="mean" if code & MEAN_OF_POOLS else "sum",
+        gate_place="before_sum" if code & GATE_TERMS else "after_sum",
+        channel_gate=gate[bool(code & HARD_CHANNEL)],
+        spatial_gate=gate[bool(code & HARD_SPATIAL)],
+        ties="even" if code & EVEN else "first",
+    )

@@ -62,6 +62,7 @@ _EXTERNAL = Switches(width="floor", spatial_bias=True, spatial_order="max_mean")
 _PEACHY = Switches(width="floor", bias=True, residual=True, spatial_order="max_mean")
 _TIMM = Switches(width="nearest", norm=True, ties="even")
 _SE = Switches(width="floor", bias=True, pools=("avg",), spatial=False)
+_OF_SE = ("act", "channel_gate")
 
 VARIANTS: dict[str, Variant] = {}
 
@@ -143,8 +144,16 @@ _SINGLE = Switches(width="single", bias=True, pools=("avg",))
 _add("ultralytics", "ultralytics", "AGPL-3.0", _SINGLE, "channel_attention: fc", "spatial_attention: cv1")
 
 # A channel gate alone.
-_add("torchvision_se", "torchvision, SqueezeExcitation", "BSD-3-Clause", _SE, "fc1, fc2", "", reduction=4)
-_SE_CHOICES = {"linear": True, "choices": ("residual",)}
+_SOURCE = "torchvision, SqueezeExcitation"
+_add("torchvision_se", _SOURCE, "BSD-3-Clause", _SE, "fc1, fc2", "", reduction=4, choices=_OF_SE)
+_SE_8 = replace(_SE, width="nearest_8")
+_add("timm_se", "timm, SEModule", "Apache-2.0", _SE_8, "fc1, fc2", "", choices=(*_OF_SE, "bias"))
+_ROUNDED = replace(_SE, width="round")
+_SOURCE, _CA = "timm, SqueezeExcite of its EfficientNets", "conv_reduce, conv_expand"
+_add("timm_squeeze_excite", _SOURCE, "Apache-2.0", _ROUNDED, _CA, "", reduction=4, choices=_OF_SE)
+_EFFECTIVE = replace(_SE, width="single", channel_gate="hard_sigmoid")
+_add("timm_effective_se", "timm, EffectiveSEModule", "Apache-2.0", _EFFECTIVE, "fc", "", choices=_OF_SE[1:])
+_SE_CHOICES = {"linear": True, "choices": ("residual", *_OF_SE)}
 _add("monai_se", "MONAI, ChannelSELayer", "Apache-2.0", _SE, "fc.0, fc.2", "", reduction=2, **_SE_CHOICES)
 
 

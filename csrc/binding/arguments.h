@@ -56,24 +56,33 @@ struct Call {
     Parameters given, held;  // held: contiguous, in the accumulation type
     cbam::Problem p{};
 
-    Call(const Tensor& x_, const Parameters& parameters)
+    Call(const Tensor& x_, const Parameters& parameters, int64_t switches)
         : x(dense(checked_image(x_), is_channels_last(x_))), given(parameters) {
+        p.switches = cbam::Switches(switches);
+        const bool single = p.switches.single;
         p.dtype = dtype_of(x);
         p.channels_last = is_channels_last(x_);
         p.N = x.size(0), p.C = x.size(1), p.H = x.size(2), p.W = x.size(3);
-        STD_TORCH_CHECK(given.w1.has_value() == given.w2.has_value(), "w1 and w2 must be given together");
+        STD_TORCH_CHECK(
+            given.w1.has_value() == (given.w2 || (single && given.w1)) && !(single && (given.w2 || given.b2)),
+            "w1 and w2 must be given together, or w1 alone with the switch 'single'");
         p.R = given.w1 && given.w1->dim() > 0 ? given.w1->size(0) : 0;
+        p.channel = given.w1.has_value(), p.spatial = given.ws.has_value();
+        p.switches.even_ties &= p.spatial || !p.switches.no_max;
         p.k = given.ws && given.ws->dim() == 4 ? given.ws->size(3) : 1;
         STD_TORCH_CHECK(!given.w1 || p.R > 0, "w1 must be (R, C) with R of at least 1");
         STD_TORCH_CHECK(p.k % 2 == 1, "ws must be (1, 2, k, k) with k odd");
         STD_TORCH_CHECK((given.w1 || (!given.b1 && !given.b2)) && (given.ws || !given.bs),
                         "b1 and b2 must be None without w1 and w2, and bs without ws");
+        STD_TORCH_CHECK(!single || !p.channel || p.R == p.C, "w1 must be (C, C) without w2");
         check_parameter(x, given.w1, {p.R, p.C}, "w1"), check_parameter(x, given.b1, {p.R}, "b1");
         check_parameter(x, given.w2, {p.C, p.R}, "w2"), check_parameter(x, given.b2, {p.C}, "b2");
         check_parameter(x, given.ws, {1, 2, p.k, p.k}, "ws"), check_parameter(x, given.bs, {1}, "bs");
         p.x = x.const_data_ptr();
         p.w1 = hold(given.w1, held.w1), p.b1 = hold(given.b1, held.b1);
         p.w2 = hold(given.w2, held.w2), p.b2 = hold(given.b2, held.b2);
+        if (single) second_alone(p.w1, p.b1, p.w2, p.b2);
+        p.saved_hidden = p.w1 ? p.switches.terms() * p.R : 0;
         p.ws = hold(given.ws, held.ws), p.bs = hold(given.bs, held.bs);
     }
 
@@ -93,6 +102,11 @@ struct Call {
 
     Tensor new_sums(torch::headeronly::IntHeaderOnlyArrayRef shape) const {
         return torch::stable::new_empty(x, shape, accumulation_type(x));
+    }
+
+    // A single layer is, for the kernels, the second one, whose input is the pools.
+    template <class Pointer> static void second_alone(Pointer& w1, Pointer& b1, Pointer& w2, Pointer& b2) {
+        w2 = w1, b2 = b1, w1 = b1 = nullptr;
     }
 
     Tensor new_bytes(int64_t count) const { return torch::stable::new_empty(x, {count}, ScalarType::Byte); }
@@ -124,6 +138,7 @@ struct Gradients {
         w1 = room(call.held.w1, p.dw1), b1 = room(call.held.b1, p.db1);
         w2 = room(call.held.w2, p.dw2), b2 = room(call.held.b2, p.db2);
         ws = room(call.held.ws, p.dws), bs = room(call.held.bs, p.dbs);
+        if (p.switches.single) Call::second_alone(p.dw1, p.db1, p.dw2, p.db2);
     }
 
     // The results in the type of the parameters and with their strides, which may be those of channels_last.
@@ -139,14 +154,19 @@ struct Gradients {
     }
 };
 
-// What the forward left. R is read from it, since not every operator is given w1.
+// What the forward left, for an operator that is not given the parameters: R is read from it.
+inline void set_gates(Call& call, const Tensor& saved) {
+    cbam::Problem& p = call.p;
+    p.channel = !p.switches.no_channel, p.spatial = true;
+    p.saved_hidden = saved.dim() == 2 ? saved.size(1) - p.saved_size() : 0;
+    p.R = p.saved_hidden / p.switches.terms();
+    STD_TORCH_CHECK(p.R >= 0 && p.R * p.switches.terms() == p.saved_hidden, "saved is not what the forward left");
+}
+
 inline void set_saved(Call& call, const Tensor& saved) {
     cbam::Problem& p = call.p;
     check_left(call.x, saved, accumulation_type(call.x), "saved");
     STD_TORCH_CHECK(saved.dim() == 2, "saved is not what the forward left");
-    const int64_t R = (saved.size(1) - 3 * p.C - 3 * p.HW()) / 2;
-    STD_TORCH_CHECK(R >= 0 && (p.R == 0 || p.R == R), "saved is not what the forward left");
-    p.R = R;
     check_numel(saved, p.N * p.saved_size(), "saved");
     p.saved = const_cast<void*>(saved.const_data_ptr());
 }
@@ -160,7 +180,7 @@ inline void set_saved(Call& call, const Tensor& saved, const Tensor& index) {
 inline std::tuple<Tensor, Tensor> new_saved(Call& call) {
     cbam::Problem& p = call.p;
     Tensor saved = call.new_sums({p.N, p.saved_size()});
-    Tensor index = torch::stable::new_empty(call.x, {p.N, p.C + p.HW()}, ScalarType::Int);
+    Tensor index = torch::stable::new_empty(call.x, {p.N, p.index_size()}, ScalarType::Int);
     p.saved = saved.mutable_data_ptr(), p.index = (int32_t*)index.mutable_data_ptr();
     return {saved, index};
 }

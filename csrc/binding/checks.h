@@ -64,10 +64,10 @@ inline void check_left(const Tensor& x, const Tensor& t, ScalarType type, const 
                     " is not what the forward left");
 }
 
-// Where the maxima were: indices of pixels, (C), and of channels, (HW), for each image.
+// Where the maxima were: indices of pixels, (C), and of channels, (HW), for each image, of the gates that there are.
 inline void check_index(const cbam::Problem& p, const Tensor& x, const Tensor& index) {
     check_left(x, index, ScalarType::Int, "index");
-    check_numel(index, p.N * (p.C + p.HW()), "index");
+    check_numel(index, p.N * p.index_size(), "index");
     if (!index.is_cpu()) return;
     auto largest = [](const int32_t* i, int64_t n) {
         uint32_t result = 0;  // of a negative number, too, since it counts as a large one
@@ -75,8 +75,9 @@ inline void check_index(const cbam::Problem& p, const Tensor& x, const Tensor& i
         return result;
     };
     const int32_t* i = (const int32_t*)index.const_data_ptr();
-    for (int64_t n = 0; n < p.N; ++n, i += p.C + p.HW())
-        STD_TORCH_CHECK(largest(i, p.C) < p.HW() && largest(i + p.C, p.HW()) < p.C,
+    const int64_t pixels = p.saves_spatial() ? p.HW() : 0, channels = p.index_size() - pixels;
+    for (int64_t n = 0; n < p.N; ++n, i += p.index_size())
+        STD_TORCH_CHECK(largest(i, channels) < p.HW() && largest(i + channels, pixels) < p.C,
                         "index is not what the forward left: a hook on saved tensors must give integers back exactly");
 }
 

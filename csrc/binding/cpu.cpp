@@ -52,6 +52,8 @@ std::string cpu_capability() { return kernels().name; }
 
 class Cpu {
 public:
+    static constexpr bool tutorial_only = false;
+
     explicit Cpu(const Tensor&) {}
 
     void forward(const Call& call) const { run(call, kernels().forward(call.p), new_workspace(call, 0)); }
@@ -132,15 +134,16 @@ private:
 #define CBAM_PARAMETERS "Tensor? w1, Tensor? b1, Tensor? w2, Tensor? b2, Tensor? ws, Tensor? bs"
 
 CBAM_EXPANDED(STABLE_TORCH_LIBRARY, TORCH_EXTENSION_NAME, m) {
-    m.def("forward(Tensor x, " CBAM_PARAMETERS ", Tensor? residual, bool relu) -> (Tensor, Tensor, Tensor)");
+    m.def("forward(Tensor x, " CBAM_PARAMETERS
+          ", Tensor? residual, bool relu, int switches) -> (Tensor, Tensor, Tensor)");
     m.def("backward(Tensor dy, Tensor x, Tensor? y, Tensor saved, Tensor index, " CBAM_PARAMETERS
-          ", bool even_ties) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
-    m.def("attend(Tensor x, " CBAM_PARAMETERS ") -> (Tensor, Tensor)");
-    m.def("apply(Tensor x, Tensor saved, Tensor s, Tensor? residual, bool relu) -> Tensor");
-    m.def("products(Tensor dy, Tensor x, Tensor? y, Tensor saved, Tensor s) -> (Tensor, Tensor, Tensor)");
+          ", int switches) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
+    m.def("attend(Tensor x, " CBAM_PARAMETERS ", int switches) -> (Tensor, Tensor)");
+    m.def("apply(Tensor x, Tensor saved, Tensor s, Tensor? residual, bool relu, int switches) -> Tensor");
+    m.def("products(Tensor dy, Tensor x, Tensor? y, Tensor saved, Tensor s, int switches) -> (Tensor, Tensor, Tensor)");
     m.def(
         "backward_gates(Tensor? dy, Tensor? s, Tensor? dg, Tensor? dlogits, Tensor x, Tensor saved, Tensor "
-        "index, " CBAM_PARAMETERS ", bool even_ties) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
+        "index, " CBAM_PARAMETERS ", int switches) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
     m.def("cpu_capability() -> str");
 }
 

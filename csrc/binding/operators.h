@@ -19,9 +19,9 @@ template <class Device> struct Operators {
                                                       const OptionalTensor& b1, const OptionalTensor& w2,
                                                       const OptionalTensor& b2, const OptionalTensor& ws,
                                                       const OptionalTensor& bs, const OptionalTensor& residual,
-                                                      bool relu) {
+                                                      bool relu, int64_t switches) {
         const Device device(x);
-        Call call(x, {w1, b1, w2, b2, ws, bs});
+        Call call = served(x, {w1, b1, w2, b2, ws, bs}, switches);
         cbam::Problem& p = call.p;
         const OptionalTensor dense_residual = call.like_x(residual);
         Tensor y = torch::stable::empty_like(call.x);
@@ -35,22 +35,23 @@ template <class Device> struct Operators {
 
     static std::tuple<Tensor, Tensor> attend(const Tensor& x, const OptionalTensor& w1, const OptionalTensor& b1,
                                              const OptionalTensor& w2, const OptionalTensor& b2,
-                                             const OptionalTensor& ws, const OptionalTensor& bs) {
+                                             const OptionalTensor& ws, const OptionalTensor& bs, int64_t switches) {
         const Device device(x);
-        Call call(x, {w1, b1, w2, b2, ws, bs});
+        Call call = served(x, {w1, b1, w2, b2, ws, bs}, switches);
         auto result = new_saved(call);
         device.forward(call);
         return result;
     }
 
     static Tensor apply(const Tensor& x, const Tensor& saved, const Tensor& s, const OptionalTensor& residual,
-                        bool relu) {
+                        bool relu, int64_t switches) {
         const Device device(x);
-        Call call(x, {});
+        Call call = served(x, {}, switches);
         cbam::Problem& p = call.p;
         const Tensor dense_s = call.sums(s, p.N * p.HW());
         const OptionalTensor dense_residual = call.like_x(residual);
         Tensor y = torch::stable::empty_like(call.x);
+        set_gates(call, saved);
         set_saved(call, saved);
         p.residual = pointer(dense_residual), p.relu = relu;
         p.s = dense_s.const_data_ptr(), p.y = y.mutable_data_ptr();
@@ -59,14 +60,15 @@ template <class Device> struct Operators {
     }
 
     static std::tuple<Tensor, Tensor, Tensor> products(const Tensor& dy, const Tensor& x, const OptionalTensor& y,
-                                                       const Tensor& saved, const Tensor& s) {
+                                                       const Tensor& saved, const Tensor& s, int64_t switches) {
         const Device device(x);
-        Call call(x, {});
+        Call call = served(x, {}, switches);
         cbam::Problem& p = call.p;
         const Tensor dense_dy = call.like_x(dy), dense_s = call.sums(s, p.N * p.HW());
         const OptionalTensor dense_y = call.like_x(y);
         Tensor dg = call.new_sums({p.N, p.C}), ds = call.new_sums({p.N, 1, p.H, p.W});
         Tensor dresidual = y ? torch::stable::empty_like(call.x) : torch::stable::new_empty(x, {0});
+        set_gates(call, saved);
         set_saved(call, saved);
         p.dy = dense_dy.const_data_ptr(), p.s = dense_s.const_data_ptr();
         p.relu = y.has_value(), p.y = const_cast<void*>(pointer(dense_y));
@@ -79,11 +81,10 @@ template <class Device> struct Operators {
     static std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backward(
         const Tensor& dy, const Tensor& x, const OptionalTensor& y, const Tensor& saved, const Tensor& index,
         const OptionalTensor& w1, const OptionalTensor& b1, const OptionalTensor& w2, const OptionalTensor& b2,
-        const OptionalTensor& ws, const OptionalTensor& bs, bool even_ties) {
+        const OptionalTensor& ws, const OptionalTensor& bs, int64_t switches) {
         const Device device(x);
-        Call call(x, {w1, b1, w2, b2, ws, bs});
+        Call call = served(x, {w1, b1, w2, b2, ws, bs}, switches);
         cbam::Problem& p = call.p;
-        p.even_ties = even_ties;
         const Tensor dense_dy = call.like_x(dy);
         const OptionalTensor dense_y = call.like_x(y);
         Tensor dx = torch::stable::empty_like(call.x);
@@ -102,11 +103,10 @@ template <class Device> struct Operators {
         const OptionalTensor& dy, const OptionalTensor& s, const OptionalTensor& dg, const OptionalTensor& dlogits,
         const Tensor& x, const Tensor& saved, const Tensor& index, const OptionalTensor& w1, const OptionalTensor& b1,
         const OptionalTensor& w2, const OptionalTensor& b2, const OptionalTensor& ws, const OptionalTensor& bs,
-        bool even_ties) {
+        int64_t switches) {
         const Device device(x);
-        Call call(x, {w1, b1, w2, b2, ws, bs});
+        Call call = served(x, {w1, b1, w2, b2, ws, bs}, switches);
         cbam::Problem& p = call.p;
-        p.even_ties = even_ties;
         const OptionalTensor dense_dy = call.like_x(dy);
         const OptionalTensor dense_s = call.sums(s, p.N * p.HW()), dense_dg = call.sums(dg, p.N * p.C),
                              dense_dlogits = call.sums(dlogits, p.N * p.HW());
@@ -119,6 +119,14 @@ template <class Device> struct Operators {
         device.backward(call);
         d.finish();
         return {dx, d.w1, d.b1, d.w2, d.b2, d.ws, d.bs};
+    }
+
+    static Call served(const Tensor& x, const Parameters& parameters, int64_t switches) {
+        Call call(x, parameters, switches);
+        STD_TORCH_CHECK(!Device::tutorial_only || !(switches & ~cbam::Switches::kNoChannel),
+                        "cbam_fused: these kernels serve the tutorial's switches alone");
+        call.p.saves_absent = Device::tutorial_only;
+        return call;
     }
 
     static void implement(torch::stable::detail::StableLibrary& m) {

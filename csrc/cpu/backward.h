@@ -10,25 +10,27 @@ namespace {
 
 using cbam::Steps;
 
-template <class F> const F* spatial_gate_of(const Problem& p, const Saved<F>& saved, int64_t image) {
-    return p.s ? (const F*)p.s + image * p.HW() : saved.s;
-}
-
 // Where the forward ended in a ReLU, the first pass writes dy behind it here, for the last pass to read.
 template <class T> T* masked_dy(const Problem& p) { return (T*)(p.dresidual ? p.dresidual : p.dx); }
 
-// Of the tiles, the sums over pixels of s x dy and over channels of g x dy.
+// Of the tiles, the sums over pixels of s x dy and over channels of g x dy, each for a gate that there is.
 template <class T, bool channels_last> void gate_products(const Problem& p, const Share& share) {
     for (int64_t n = share.first; n < share.last; ++n) {
         const int64_t at = n * p.C * p.HW();
         const T *x = (const T*)p.x + at, *dy = (const T*)p.dy + at;
-        const Saved<Acc<T>> v(p, n);
         const Scratch<Acc<T>> scratch(p, share.scratch_of(n));
-        const auto *s = spatial_gate_of(p, v, n), *u = channels_last ? s : v.g, *w = channels_last ? v.g : s;
-        each_tile_of(share, channels_last, scratch.direct, scratch.ds, [&](auto tile) {
-            if (p.relu) products<true>(x, dy, (const T*)p.y + at, masked_dy<T>(p) + at, u, w, tile);
-            else products<false, T>(x, dy, nullptr, nullptr, u, w, tile);
-        });
+        const Gates gates(p, n, scratch);
+        const auto *u = channels_last ? gates.s : gates.g, *w = channels_last ? gates.g : gates.s;
+        auto run = [&]<bool channel, bool spatial>() {
+            constexpr bool along = channels_last ? spatial : channel, down = channels_last ? channel : spatial;
+            each_tile_of(share, channels_last, scratch.direct, scratch.ds, [&](auto tile) {
+                if (p.relu) products<true, along, down>(x, dy, (const T*)p.y + at, masked_dy<T>(p) + at, u, w, tile);
+                else products<false, along, down, T>(x, dy, nullptr, nullptr, u, w, tile);
+            });
+        };
+        if (!p.spatial) run.template operator()<true, false>();
+        else if (!p.channel) run.template operator()<false, true>();
+        else run.template operator()<true, true>();
     }
 }
 
@@ -36,13 +38,15 @@ template <class T, bool channels_last> void gate_products(const Problem& p, cons
 template <class F> void give_products(const Problem& p, const Share& share) {
     for (int64_t n = share.first; n < share.last; ++n) {
         const Scratch<F> scratch(p, share.scratch_of(n));
-        __builtin_memcpy((F*)p.dg + n * p.C, scratch.direct.total({0, p.C}), p.C * sizeof(F));
+        if (p.channel) __builtin_memcpy((F*)p.dg + n * p.C, scratch.direct.total({0, p.C}), p.C * sizeof(F));
+        else fill((F*)p.dg + n * p.C, p.C, F(0));
         __builtin_memcpy((F*)p.ds + n * p.HW(), scratch.ds.total({0, p.HW()}), p.HW() * sizeof(F));
     }
 }
 
 template <class T, bool channels_last> Steps products_steps(const Problem& p) {
     Steps steps;
+    if (!p.channel) steps.add(absent_gate<Acc<T>>, 0);
     steps.add(gate_products<T, channels_last>, 2 * p.C * p.HW());
     steps.add(give_products<Acc<T>>, 0);
     return steps;
@@ -60,7 +64,8 @@ template <class F> void logit_gradient(const Problem& p, const Share& share) {
             for (int64_t k = pixels.first; k < pixels.last; ++k) scratch.t[k] = given ? given[k] : F(0);
         } else {
             const F* ds = scratch.ds.total(pixels);
-            for (int64_t k = pixels.first; k < pixels.last; ++k) scratch.t[k] = ds[k] * (v.s[k] * (1 - v.s[k]));
+            for (int64_t k = pixels.first; k < pixels.last; ++k)
+                scratch.t[k] = through_gate(p.switches.hard_spatial, v.s[k], ds[k]);
         }
         frame(scratch.map, scratch.t, rows, scratch.framed_dz);
         frame(scratch.map, v.mean_c, rows, scratch.framed[0]);
@@ -87,7 +92,7 @@ template <class F> void maps_backward(const Problem& p, const Share& share) {
         const Saved<F> v(p, n);
         const Scratch<F> scratch(p, share.scratch_of(n));
         spatial_logits_backward(p, share, rows, Partial<F>(p, n), scratch);
-        const F* count = p.even_ties ? scratch.count_c.total(pixels) : nullptr;
+        const F* count = p.switches.even_ties ? scratch.count_c.total(pixels) : nullptr;
         for (int64_t k = pixels.first; count && k < pixels.last; ++k)
             scratch.share[k] = (scratch.routed[k] /= count[k]) * v.max_c[k];
     }
@@ -109,7 +114,7 @@ template <class T, bool channels_last> void through_mean(const Problem& p, const
 template <class T, bool channels_last> void count_maxima(const Problem& p, const Share& share) {
     for (int64_t n = share.first; n < share.last; ++n) {
         const Scratch<Acc<T>> scratch(p, share.scratch_of(n));
-        const Maxima<T, channels_last> maxima(p, n);
+        const Maxima<T, channels_last> maxima(p, n, scratch);
         each_tile_of(share, channels_last, scratch.count_hw, scratch.count_c, [&](auto tile) { maxima.count(tile); });
     }
 }
@@ -118,36 +123,44 @@ template <class T, bool channels_last> void count_maxima(const Problem& p, const
 template <class T, bool channels_last> void through_maxima(const Problem& p, const Share& share) {
     for (int64_t n = share.first; n < share.last; ++n) {
         const Scratch<Acc<T>> scratch(p, share.scratch_of(n));
-        const Maxima<T, channels_last> maxima(p, n);
+        const Maxima<T, channels_last> maxima(p, n, scratch);
         each_tile_of(share, channels_last, scratch.from_pixels, scratch.count_c,
                      [&](auto tile) { maxima.sum_shares(scratch.share, tile); });
     }
 }
 
 // From the three parts of dg, the direct one and what comes through the two maps: the gradient before the sigmoid. dg
-// times g is what is needed, and saves reading the maxima from x, since max_c = g x there.
+// times g is what a sigmoid needs, and saves reading the maxima from x, since max_c = g x there.
 template <class F> void gate_gradient(const Problem& p, const Share& share) {
     const int64_t C = p.C;
     for (int64_t n = share.first; n < share.last; ++n) {
         const Saved<F> v(p, n);
         const Scratch<F> scratch(p, share.scratch_of(n));
         F *routed = scratch.routed, *da = scratch.da, *dm = scratch.dm;
+        if (!p.channel) {
+            for (F* absent : {da, dm}) fill(absent, C, F(0));
+            continue;
+        }
         double* dg = scratch.dg;
         const F* direct = !p.given ? scratch.direct.total({0, C}) : p.dg ? (const F*)p.dg + n * C : nullptr;
         for (int64_t c = 0; c < C; ++c) dg[c] = (double(direct ? direct[c] : 0) + dm[c]) * v.g[c];
-        if (p.ws && p.even_ties) {
+        if (p.spatial && p.switches.even_ties) {
             const F* from_pixels = scratch.from_pixels.total({0, C});
             for (int64_t c = 0; c < C; ++c) dg[c] += from_pixels[c];
-        } else if (p.ws) {
+        } else if (p.spatial) {
             for (int64_t k = 0; k < p.HW(); ++k) {
                 dg[v.argmax_c[k]] += double(routed[k]) * v.max_c[k];
                 routed[k] *= v.g[v.argmax_c[k]];
             }
         }
         F* dlogit = Partial<F>(p, n).dlogit;
-        for (int64_t c = 0; p.w1 && c < C; ++c) dlogit[c] = F(dg[c]) * (1 - v.g[c]);
-        if (!p.w1)
-            for (F* absent : {da, dm}) fill(absent, C, F(0));
+        if (v.gate_terms || p.switches.hard_channel)
+            for (int64_t i = 0; i < p.switches.gates() * C; ++i) {
+                const F g = v.g[i % C], term = v.gate_terms ? v.gate_terms[i] : g;
+                dlogit[i] = g == 0 ? 0 : through_gate(p.switches.hard_channel, term, F(dg[i % C] / g));
+            }
+        else
+            for (int64_t c = 0; c < C; ++c) dlogit[c] = F(dg[c]) * (1 - v.g[c]);
     }
 }
 
@@ -160,12 +173,25 @@ template <class T, bool channels_last> void x_gradient(const Problem& p, const S
         const Scratch<Acc<T>> scratch(p, share.scratch_of(n));
         const T* z = p.dy ? (p.relu ? masked_dy<T>(p) : (const T*)p.dy) + at : nullptr;
         T* dx = (T*)p.dx + at;
-        const auto *s = spatial_gate_of(p, v, n), *t = scratch.t, *routed = scratch.routed;
+        const Gates gates(p, n, scratch);
+        // Of the channel gate alone, 0 times g must stay 0, whatever g is.
+        const auto *g = p.dy || p.spatial ? gates.g : scratch.ones, *s = gates.s, *t = scratch.t;
+        const auto* routed = scratch.routed;
         const auto *da = scratch.da, *dm = scratch.dm;
-        if (p.even_ties) Maxima<T, channels_last>(p, n).input_gradient(z, part, s, t, routed, da, dm, dx);
-        else if (channels_last)
-            input_gradient<T, true>(z, part, C, s, t, v.g, da, v.argmax_hw, dm, v.argmax_c, routed, dx);
-        else input_gradient<T, false>(z, part, HW, s, t, v.g, da, v.argmax_c, routed, v.argmax_hw, dm, dx);
+        auto run = [&]<bool by_column, bool by_row>() {
+            if (channels_last)
+                input_gradient<T, true, by_column, by_row>(z, part, C, s, t, g, da, v.argmax_hw, dm, v.argmax_c, routed,
+                                                           dx);
+            else
+                input_gradient<T, false, by_column, by_row>(z, part, HW, s, t, g, da, v.argmax_c, routed, v.argmax_hw,
+                                                            dm, dx);
+        };
+        const bool by_column = channels_last ? v.argmax_hw : v.argmax_c,
+                   by_row = channels_last ? v.argmax_c : v.argmax_hw;
+        if (p.switches.even_ties)
+            Maxima<T, channels_last>(p, n, scratch).input_gradient(z, part, s, t, routed, g, da, dm, dx);
+        else if (by_column) by_row ? run.template operator()<true, true>() : run.template operator()<true, false>();
+        else by_row ? run.template operator()<false, true>() : run.template operator()<false, false>();
     }
 }
 
@@ -173,18 +199,19 @@ template <class T, bool channels_last> Steps backward_steps(const Problem& p) {
     using F = Acc<T>;
     const int64_t image = p.C * p.HW(), weights = p.R * p.C;
     Steps steps;
+    if (!(p.channel && p.spatial)) steps.add(absent_gate<F>, 0);
     if (!p.given) steps.add(gate_products<T, channels_last>, 2 * image);
-    if (p.even_ties) steps.add(count_maxima<T, channels_last>, image);
-    if (p.ws) {
+    if (p.switches.even_ties) steps.add(count_maxima<T, channels_last>, image);
+    if (p.spatial) {
         steps.add(logit_gradient<F>, 4 * p.HW());
         steps.add(maps_backward<F>, 2 * convolution_work(p));
-        steps.add(through_mean<T, channels_last>, image);
-        if (p.even_ties) steps.add(through_maxima<T, channels_last>, image);
+        if (p.channel) steps.add(through_mean<T, channels_last>, image);
+        if (p.channel && p.switches.even_ties) steps.add(through_maxima<T, channels_last>, image);
     } else {
         steps.add(no_map_gradients<F>, 0);
     }
     steps.add(gate_gradient<F>, 0);
-    if (p.w1) {
+    if (p.channel) {
         steps.add(hidden_layer_backward<F>, weights);
         steps.add(pools_backward<F>, weights);
     }
@@ -203,14 +230,21 @@ template <class F> void backward_parameters(const Problem& p, int64_t first, int
     const Saved<F> saved(p, 0);
     const Partial<F> partial(p, 0);
     const int64_t r1 = least(last, R), c0 = first > R ? first - R : 0, c1 = least(last - R, C);
-    if (p.w1) {
-        outer_sums<2>(first, r1, C, p.N, partial.dhidden_mean, stride, R, saved.mean_hw, p.saved_size(), C, (F*)p.dw1);
-        outer_sums<1>(c0, c1, R, p.N, partial.dlogit, stride, 0, partial.hidden, stride, 0, (F*)p.dw2);
-    }
+    const int terms = p.switches.terms(), gates = p.switches.gates();
+    // Sums over images and over n terms, u of a row of the result and v of a column.
+    auto outer = [&](int n, int64_t from, int64_t to, int64_t cols, const F* u, int64_t u_term, const F* v,
+                     int64_t v_stride, int64_t v_term, F* out) {
+        if (n == 2) outer_sums<2>(from, to, cols, p.N, u, stride, u_term, v, v_stride, v_term, out);
+        else outer_sums<1>(from, to, cols, p.N, u, stride, u_term, v, v_stride, v_term, out);
+    };
+    if (p.w1) outer(terms, first, r1, C, partial.dhidden, R, saved.pool(0), p.saved_size(), C, (F*)p.dw1);
+    if (p.channel) outer(gates, c0, c1, R, partial.dlogit, C, partial.hidden, stride, R, (F*)p.dw2);
     for (int64_t r = first; p.db1 && r < r1; ++r)
-        ((F*)p.db1)[r] = sum(partial.dhidden_mean, r) + sum(partial.dhidden_max, r);
-    for (int64_t c = c0; p.db2 && c < c1; ++c) ((F*)p.db2)[c] = 2 * sum(partial.dlogit, c);
-    if (!p.ws || last < R + C) return;
+        ((F*)p.db1)[r] = sum(partial.dhidden, r) + (terms == 2 ? sum(partial.dhidden, R + r) : 0);
+    for (int64_t c = c0; p.db2 && c < c1; ++c)
+        ((F*)p.db2)[c] =
+            gates == 2 ? sum(partial.dlogit, c) + sum(partial.dlogit, C + c) : terms * sum(partial.dlogit, c);
+    if (!p.spatial || last < R + C) return;
     for (int64_t i = 0; i < 2 * p.k * p.k; ++i) ((F*)p.dws)[i] = sum(partial.dws, i);
     if (p.dbs) *(F*)p.dbs = sum(partial.dbs, 0);
 }

@@ -12,11 +12,11 @@ using cbam::Steps;
 
 // y = relu(x g s + residual) of some pixels of one image, each part only where asked for.
 template <class T, bool channels_last, class F = Acc<T>>
-void apply_gates(const Problem& p, int64_t image, Range pixels, const F* g, const F* s) {
+void apply_gates(const Problem& p, int64_t image, Range pixels, const Gates<F>& gates) {
+    const F *g = gates.g, *s = gates.s + pixels.first;
     const int64_t C = p.C, HW = p.HW(), at = image * C * HW + pixels.first * (channels_last ? C : 1);
     const T *x = (const T*)p.x + at, *add = p.residual ? (const T*)p.residual + at : nullptr;
     T* y = (T*)p.y + at;
-    s += pixels.first;
     auto run = [&]<bool residual, bool relu>() {
         if (channels_last) scale<residual, relu>(x, pixels.size(), C, C, s, g, add, y);
         else scale<residual, relu>(x, C, pixels.size(), HW, g, s, add, y);
@@ -25,7 +25,7 @@ void apply_gates(const Problem& p, int64_t image, Range pixels, const F* g, cons
     else p.relu ? run.template operator()<false, true>() : run.template operator()<false, false>();
 }
 
-// a and m.
+// a and m, those of them that there are.
 template <class T, bool channels_last> void pool_pixels(const Problem& p, const Share& share) {
     const int64_t C = p.C, HW = p.HW();
     const Range part = channels_of<T, channels_last>(p, share);
@@ -33,10 +33,15 @@ template <class T, bool channels_last> void pool_pixels(const Problem& p, const 
     for (int64_t n = share.first; n < share.last; ++n) {
         const Saved<Acc<T>> v(p, n);
         const T* x = (const T*)p.x + n * C * HW;
-        auto *mean = v.mean_hw + c, *max = v.max_hw + c;
-        int32_t* arg = v.argmax_hw + c;
-        if (channels_last) col_stats<T, false>(x + c, HW, part.size(), C, nullptr, mean, max, arg);
-        else row_stats<T, false>(x + c * HW, part.size(), HW, nullptr, mean, max, arg);
+        // The mean tells where there is NaN, so that there is no maximum without it.
+        auto* mean = (v.mean_hw ? v.mean_hw : Scratch<Acc<T>>(p, share.scratch_of(n)).da) + c;
+        auto pool = [&]<bool with_max>(auto* max, int32_t* arg) {
+            if (channels_last) col_stats<T, false, with_max>(x + c, HW, part.size(), C, nullptr, mean, max, arg);
+            else row_stats<T, false, with_max>(x + c * HW, part.size(), HW, nullptr, mean, max, arg);
+        };
+        if (v.max_hw) pool.template operator()<true>(v.max_hw + c, v.argmax_hw + c);
+        else pool.template operator()<false>(mean, nullptr);
+        for (int64_t i = 0; p.switches.mean_of_pools && i < part.size(); ++i) mean[i] = (mean[i] + v.max_hw[c + i]) / 2;
     }
 }
 
@@ -51,8 +56,11 @@ template <class T, bool channels_last> void pool_channels(const Problem& p, cons
         const T* x = (const T*)p.x + n * C * HW;
         auto *mean = v.mean_c + k, *max = v.max_c + k;
         int32_t* arg = v.argmax_c + k;
-        if (channels_last) row_stats<T, true>(x + k * C, part.size(), C, v.g, mean, max, arg);
-        else col_stats<T, true>(x + k, C, part.size(), HW, v.g, mean, max, arg);
+        auto pool = [&]<bool weighted>() {
+            if (channels_last) row_stats<T, weighted, true>(x + k * C, part.size(), C, v.g, mean, max, arg);
+            else col_stats<T, weighted, true>(x + k, C, part.size(), HW, v.g, mean, max, arg);
+        };
+        v.g ? pool.template operator()<true>() : pool.template operator()<false>();
         frame(scratch.map, v.mean_c, rows, scratch.framed[0]);
         frame(scratch.map, v.max_c, rows, scratch.framed[1]);
     }
@@ -63,25 +71,12 @@ template <class T, bool channels_last> void spatial_gate(const Problem& p, const
     const Range rows = part_of(share, p.H), part = rows.times(p.W);
     for (int64_t n = share.first; n < share.last; ++n) {
         const Saved<Acc<T>> v(p, n);
-        if (p.ws) {
-            spatial_logits(p, rows, v, Scratch<Acc<T>>(p, share.scratch_of(n)));
-            if (p.y) sigmoid(v.s + part.first, part.size());
+        const Scratch<Acc<T>> scratch(p, share.scratch_of(n));
+        if (p.spatial) {
+            spatial_logits(p, rows, v, scratch);
+            if (p.y) gate(p.switches.hard_spatial, v.s + part.first, part.size());
         }
-        if (p.y) apply_gates<T, channels_last>(p, n, part, v.g, v.s);
-    }
-}
-
-// What is saved of a gate that is absent.
-template <class F> void absent_gates(const Problem& p, const Share& share) {
-    auto absent = [](int64_t size, F* mean, F* max, F* gate, int32_t* arg) {
-        for (F* pool : {mean, max}) fill(pool, size, F(0));
-        fill(gate, size, F(1));
-        fill(arg, size, 0);
-    };
-    for (int64_t n = share.first; n < share.last; ++n) {
-        const Saved<F> v(p, n);
-        if (!p.w1) absent(p.C, v.mean_hw, v.max_hw, v.g, v.argmax_hw);
-        if (!p.ws) absent(p.HW(), v.mean_c, v.max_c, v.s, v.argmax_c);
+        if (p.y) apply_gates<T, channels_last>(p, n, part, Gates(p, n, scratch));
     }
 }
 
@@ -89,25 +84,28 @@ template <class T, bool channels_last> Steps forward_steps(const Problem& p) {
     using F = Acc<T>;
     const int64_t image = p.C * p.HW();
     Steps steps;
-    if (!p.w1 || !p.ws) steps.add(absent_gates<F>, 0);
-    if (p.w1) {
+    if (p.y && !(p.channel && p.spatial)) steps.add(absent_gate<F>, 0);
+    if (p.channel) {
         steps.add(pool_pixels<T, channels_last>, image);
         steps.add(hidden_layer<F>, p.R * p.C);
         steps.add(channel_gate<F>, p.R * p.C);
     }
-    if (p.ws) steps.add(pool_channels<T, channels_last>, image);
-    if (p.ws || p.y) steps.add(spatial_gate<T, channels_last>, (p.y ? image : 0) + (p.ws ? convolution_work(p) : 0));
+    if (p.spatial) steps.add(pool_channels<T, channels_last>, image);
+    if (p.spatial || p.y)
+        steps.add(spatial_gate<T, channels_last>, (p.y ? image : 0) + (p.spatial ? convolution_work(p) : 0));
     return steps;
 }
 
 template <class T, bool channels_last> void apply(const Problem& p, const Share& share) {
-    using F = Acc<T>;
-    for (int64_t n = share.first; n < share.last; ++n)
-        apply_gates<T, channels_last>(p, n, part_of(share, p.HW()), Saved<F>(p, n).g, (const F*)p.s + n * p.HW());
+    for (int64_t n = share.first; n < share.last; ++n) {
+        const Scratch<Acc<T>> scratch(p, share.scratch_of(n));
+        apply_gates<T, channels_last>(p, n, part_of(share, p.HW()), Gates(p, n, scratch));
+    }
 }
 
 template <class T, bool channels_last> Steps apply_steps(const Problem& p) {
     Steps steps;
+    if (!p.channel) steps.add(absent_gate<Acc<T>>, 0);
     steps.add(apply<T, channels_last>, p.C * p.HW());
     return steps;
 }

@@ -1,8 +1,8 @@
 // The two gates, from the pooled values of an image, and their gradients.
 #pragma once
 
+#include "activations.h"
 #include "passes/scale_and_dots.h"
-#include "sigmoid.h"
 #include "workspace.h"
 
 namespace {
@@ -17,48 +17,69 @@ template <class T, bool channels_last> Range channels_of(const Problem& p, const
 // A multiplication of the convolution takes about as long as the reading of an element.
 inline int64_t convolution_work(const Problem& p) { return p.HW() * p.k * p.k; }
 
-// relu(w1 a + b1) and relu(w1 m + b1), and their sum.
+// The gate that is absent.
+template <class F> void absent_gate(const Problem& p, const Share& share) {
+    for (int64_t n = share.first; n < share.last; ++n)
+        fill(Scratch<F>(p, share.scratch_of(n)).ones, p.C > p.HW() ? p.C : p.HW(), F(1));
+}
+
+// The pointers that of(image, i) gives for i < n of each of the share's images, image by image.
+template <class P, class Of> int collect(const Share& share, int n, P (&pointers)[2 * kMaxGroup], Of of) {
+    const int count = int(share.last - share.first) * n;
+    for (int i = 0; i < count; ++i) pointers[i] = of(share.first + i / n, i % n);
+    return count;
+}
+
+// Which of the vectors that the second layer takes has the activations of a term.
+inline int gate_of(const Problem& p, int term) { return p.switches.gates() == 2 ? term : 0; }
+
+// Into the vectors that the second layer takes, the sums of act(w1 a + b1) and act(w1 m + b1), or, of one layer, of the
+// pools.
 template <class F> void hidden_layer(const Problem& p, const Share& share) {
     const Range part = part_of(share, p.R, kLanes<F>);
-    const F *pooled[2 * kMaxGroup], *w1 = (const F*)p.w1, *b1 = (const F*)p.b1;
-    F* hidden[2 * kMaxGroup];
-    const int count = int(share.last - share.first);
-    for (int i = 0; i < count; ++i) {
-        const Saved<F> v(p, share.first + i);
-        pooled[2 * i] = v.mean_hw;
-        pooled[2 * i + 1] = v.max_hw;
-        hidden[2 * i] = v.hidden_mean + part.first;
-        hidden[2 * i + 1] = v.hidden_max + part.first;
+    const int terms = p.switches.terms();
+    const F *pooled[2 * kMaxGroup] = {}, *w1 = (const F*)p.w1, *b1 = (const F*)p.b1;
+    F* hidden[2 * kMaxGroup] = {};
+    const int count = collect(share, terms, pooled, [&](int64_t n, int t) { return Saved<F>(p, n).pool(t); });
+    if (w1) {
+        collect(share, terms, hidden, [&](int64_t n, int t) { return Saved<F>(p, n).hidden + t * p.R + part.first; });
+        row_dots(w1 + part.first * p.C, part.size(), p.C, count, pooled, hidden);
     }
-    row_dots(w1 + part.first * p.C, part.size(), p.C, 2 * count, pooled, hidden);
     for (int i = 0; i < count; ++i) {
-        F* sum = Scratch<F>(p, share.scratch_of(share.first + i)).hidden;
+        const int term = i % terms, gate = gate_of(p, term);
+        F* sum = Scratch<F>(p, share.scratch_of(share.first + i / terms)).hidden + gate * p.R;
         for (int64_t r = part.first; r < part.last; ++r) {
-            F *mean = hidden[2 * i] + r - part.first, *max = hidden[2 * i + 1] + r - part.first;
-            for (F* h : {mean, max}) {
-                if (b1) *h += b1[r];
-                if (*h < 0) *h = 0;
-            }
-            sum[r] = *mean + *max;
+            F* h = w1 ? hidden[i] + r - part.first : nullptr;
+            if (b1) *h += b1[r];
+            const F value = w1 ? activate(p.switches.activation, *h) : pooled[i][r];
+            sum[r] = term && !gate ? sum[r] + value : value;
         }
     }
 }
 
-// g = sigmoid(w2 (relu(w1 a + b1) + relu(w1 m + b1)) + 2 b2): the MLP's second layer is linear, so its two inputs add.
+// g = sigmoid(w2 (act(w1 a + b1) + act(w1 m + b1)) + 2 b2): the MLP's second layer is linear, so its two inputs add;
+// not so where each has a sigmoid of its own.
 template <class F> void channel_gate(const Problem& p, const Share& share) {
     const Range part = part_of(share, p.C, kLanes<F>);
-    const F *hidden[kMaxGroup], *w2 = (const F*)p.w2, *b2 = (const F*)p.b2;
-    F* g[kMaxGroup];
-    const int count = int(share.last - share.first);
-    for (int i = 0; i < count; ++i) {
-        hidden[i] = Scratch<F>(p, share.scratch_of(share.first + i)).hidden;
-        g[i] = Saved<F>(p, share.first + i).g + part.first;
-    }
-    row_dots(w2 + part.first * p.R, part.size(), p.R, count, hidden, g);
+    const int gates = p.switches.gates(), terms = p.switches.terms();
+    const F *hidden[2 * kMaxGroup] = {}, *w2 = (const F*)p.w2, *b2 = (const F*)p.b2;
+    F* logits[2 * kMaxGroup] = {};
+    collect(share, gates, hidden,
+            [&](int64_t n, int i) { return Scratch<F>(p, share.scratch_of(n)).hidden + i * p.R; });
+    const int count = collect(share, gates, logits, [&](int64_t n, int i) {
+        const Saved<F> v(p, n);
+        return (gates == 2 ? v.gate_terms + i * p.C : v.g) + part.first;
+    });
+    row_dots(w2 + part.first * p.R, part.size(), p.R, count, hidden, logits);
+    const F times = F(terms / gates);
     for (int i = 0; i < count; ++i) {
         if (b2)
-            for (int64_t c = 0; c < part.size(); ++c) g[i][c] += 2 * b2[part.first + c];
-        sigmoid(g[i], part.size());
+            for (int64_t c = 0; c < part.size(); ++c) logits[i][c] += times * b2[part.first + c];
+        gate(p.switches.hard_channel, logits[i], part.size());
+    }
+    for (int i = 0; gates == 2 && i < count; i += 2) {
+        F* g = Saved<F>(p, share.first + i / 2).g + part.first;
+        for (int64_t c = 0; c < part.size(); ++c) g[c] = logits[i][c] + logits[i + 1][c];
     }
 }
 
@@ -85,25 +106,30 @@ template <class F> void spatial_logits_backward(const Problem& p, const Share& s
     if (share.part + 1 == share.parts) *partial.dbs = F(framed_sum(scratch.map, scratch.framed_dz));
 }
 
-// From the gradients before the channel sigmoid: those before the ReLU of the MLP.
+// From the gradients before the channel sigmoid: those before the activation of the MLP.
 template <class F> void hidden_layer_backward(const Problem& p, const Share& share) {
     const Range part = part_of(share, p.R, kLanes<F>);
-    const F *dlogit[kMaxGroup], *w2 = (const F*)p.w2;
-    F* dhidden[kMaxGroup];
-    const int count = int(share.last - share.first);
-    for (int i = 0; i < count; ++i) {
-        dlogit[i] = Partial<F>(p, share.first + i).dlogit;
-        dhidden[i] = Scratch<F>(p, share.scratch_of(share.first + i)).dhidden + part.first;
-    }
+    const int gates = p.switches.gates(), terms = p.switches.terms();
+    const F *dlogit[2 * kMaxGroup] = {}, *w2 = (const F*)p.w2;
+    F* dhidden[2 * kMaxGroup] = {};
+    collect(share, gates, dlogit, [&](int64_t n, int i) { return Partial<F>(p, n).dlogit + i * p.C; });
+    const int count = collect(share, gates, dhidden, [&](int64_t n, int i) {
+        return Scratch<F>(p, share.scratch_of(n)).dhidden + i * p.R + part.first;
+    });
     col_dots(w2 + part.first, p.C, part.size(), p.R, count, dlogit, dhidden);
-    for (int i = 0; i < count; ++i) {
-        const Saved<F> v(p, share.first + i);
-        const Partial<F> partial(p, share.first + i);
-        for (int64_t r = part.first; r < part.last; ++r) {
-            const F hm = v.hidden_mean[r], hx = v.hidden_max[r], d = dhidden[i][r - part.first];
-            partial.dhidden_mean[r] = hm <= 0 ? 0 : d;
-            partial.dhidden_max[r] = hx <= 0 ? 0 : d;
-            partial.hidden[r] = hm + hx;
+    for (int64_t n = share.first; n < share.last; ++n) {
+        const Saved<F> v(p, n);
+        const Partial<F> partial(p, n);
+        const F* given = Scratch<F>(p, share.scratch_of(n)).dhidden;
+        for (int t = 0; t < terms; ++t) {
+            const int gate = gate_of(p, t);
+            F *sum = partial.hidden + gate * p.R, *d = partial.dhidden + t * p.R;
+            for (int64_t r = part.first; r < part.last; ++r) {
+                const F h = p.w1 ? v.hidden[t * p.R + r] : v.pool(t)[r], above = given[gate * p.R + r];
+                d[r] = p.w1 ? through_activation(p.switches.activation, h, above) : above;
+                const F value = p.w1 ? activate(p.switches.activation, h) : h;
+                sum[r] = t && !gate ? sum[r] + value : value;
+            }
         }
     }
 }
@@ -111,24 +137,27 @@ template <class F> void hidden_layer_backward(const Problem& p, const Share& sha
 // Those of the pools, in da (mean, over HW) and dm (maximum; of even ties, each one's share).
 template <class F> void pools_backward(const Problem& p, const Share& share) {
     const Range part = part_of(share, p.C, kLanes<F>);
-    const F *dhidden[2 * kMaxGroup], *w1 = (const F*)p.w1;
-    F* dpooled[2 * kMaxGroup];
-    const int count = int(share.last - share.first);
-    for (int i = 0; i < count; ++i) {
-        const Partial<F> partial(p, share.first + i);
-        const Scratch<F> scratch(p, share.scratch_of(share.first + i));
-        dhidden[2 * i] = partial.dhidden_mean;
-        dhidden[2 * i + 1] = partial.dhidden_max;
-        dpooled[2 * i] = scratch.da + part.first;
-        dpooled[2 * i + 1] = scratch.dm + part.first;
-    }
-    col_dots(w1 + part.first, p.R, part.size(), p.C, 2 * count, dhidden, dpooled);
-    for (int i = 0; i < count; ++i) {
-        const Scratch<F> scratch(p, share.scratch_of(share.first + i));
-        const F* counted = p.even_ties ? scratch.count_hw.total(part) : nullptr;
+    const int terms = p.switches.terms();
+    const F *dhidden[2 * kMaxGroup] = {}, *w1 = (const F*)p.w1;
+    F* dpooled[2 * kMaxGroup] = {};
+    const int count =
+        collect(share, terms, dhidden, [&](int64_t n, int t) { return Partial<F>(p, n).dhidden + t * p.R; });
+    collect(share, terms, dpooled, [&](int64_t n, int t) {
+        const Scratch<F> scratch(p, share.scratch_of(n));
+        return (t || p.switches.no_mean ? scratch.dm : scratch.da) + part.first;
+    });
+    if (w1) col_dots(w1 + part.first, p.R, part.size(), p.C, count, dhidden, dpooled);
+    else
+        for (int i = 0; i < count; ++i) __builtin_memcpy(dpooled[i], dhidden[i] + part.first, part.size() * sizeof(F));
+    for (int64_t n = share.first; n < share.last; ++n) {
+        const Scratch<F> scratch(p, share.scratch_of(n));
+        F *da = scratch.da, *dm = scratch.dm;
+        const F* counted = p.switches.even_ties && !p.switches.no_max ? scratch.count_hw.total(part) : nullptr;
         for (int64_t c = part.first; c < part.last; ++c) {
-            scratch.da[c] /= F(p.HW());
-            if (counted) scratch.dm[c] /= counted[c];
+            if (p.switches.mean_of_pools) dm[c] = da[c] /= 2;
+            da[c] = p.switches.no_mean ? 0 : da[c] / F(p.HW());
+            if (p.switches.no_max) dm[c] = 0;
+            if (counted) dm[c] /= counted[c];
         }
     }
 }

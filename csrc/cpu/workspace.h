@@ -20,45 +20,53 @@ inline int group_size(const Problem& p, int64_t element_size, int64_t sum_size) 
     return int(least(kMaxGroup, 1 + weights / image));
 }
 
-// What the forward leaves for the backward, for one image.
+// What the forward leaves for the backward, for one image. What there is not is null.
 template <class F> struct Saved {
-    F *mean_hw, *max_hw;            // (C) the two pools a, m
+    F *mean_hw, *max_hw;            // (C) the two pools a, m; the mean of both in the place of a if the MLP takes that
     F* g;                           // (C)
-    F *hidden_mean, *hidden_max;    // (R) relu(w1 a + b1), relu(w1 m + b1)
+    F* hidden;                      // (terms, R) w1 a + b1, w1 m + b1
+    F* gate_terms;                  // (2, C) if g is the sum of two gates: these
     F *mean_c, *max_c;              // (HW) the two maps
     F* s;                           // (HW) the spatial gate; before its sigmoid if only attended
     int32_t *argmax_hw, *argmax_c;  // (C), (HW)
 
-    Saved() = default;
     Saved(const Problem& p, int64_t n) {
-        mean_hw = (F*)p.saved + n * p.saved_size();
-        max_hw = mean_hw + p.C;
-        g = max_hw + p.C;
-        hidden_mean = g + p.C;
-        hidden_max = hidden_mean + p.R;
-        mean_c = hidden_max + p.R;
-        max_c = mean_c + p.HW();
-        s = max_c + p.HW();
-        argmax_hw = p.index + n * (p.C + p.HW());
-        argmax_c = argmax_hw + p.C;
+        F* next = (F*)p.saved + n * p.saved_size();
+        int32_t* place = p.index + n * p.index_size();
+        auto take = [](auto*& from, bool there, int64_t size) {
+            auto* at = from;
+            from += there ? size : 0;
+            return there ? at : nullptr;
+        };
+        mean_hw = take(next, p.channel && !p.switches.no_mean, p.C);
+        max_hw = take(next, p.channel && !p.switches.no_max, p.C);
+        g = take(next, p.channel, p.C);
+        hidden = take(next, p.saved_hidden, p.saved_hidden);
+        gate_terms = take(next, p.channel && p.switches.gates() == 2, 2 * p.C);
+        mean_c = take(next, p.spatial, p.HW());
+        max_c = take(next, p.spatial, p.HW());
+        s = take(next, p.spatial, p.HW());
+        argmax_hw = take(place, max_hw, p.C);
+        argmax_c = take(place, p.spatial, p.HW());
     }
+
+    // What the MLP takes as its term-th input.
+    F* pool(int term) const { return term || !mean_hw ? max_hw : mean_hw; }
 };
 
 // One image's part of the parameter gradients.
 template <class F> struct Partial {
-    F* dlogit;                      // (C) gradient before the channel sigmoid
-    F *dhidden_mean, *dhidden_max;  // (R) gradients before the ReLU
-    F* hidden;                      // (R) hidden_mean + hidden_max
-    F* dws;                         // (2 k k)
-    F* dbs;                         // (1)
+    F* dlogit;   // (gates, C) gradient before the channel sigmoid
+    F* hidden;   // (gates, R) what the second layer takes: sums over the terms that share a sigmoid
+    F* dhidden;  // (terms, R) gradients before the activation
+    F* dws;      // (2 k k)
+    F* dbs;      // (1)
 
-    Partial() = default;
     Partial(const Problem& p, int64_t n) {
         dlogit = (F*)p.partial + n * p.partial_size();
-        dhidden_mean = dlogit + p.C;
-        dhidden_max = dhidden_mean + p.R;
-        hidden = dhidden_max + p.R;
-        dws = hidden + p.R;
+        hidden = dlogit + p.switches.gates() * p.C;
+        dhidden = hidden + p.switches.gates() * p.R;
+        dws = dhidden + p.switches.terms() * p.R;
         dbs = dws + 2 * p.k * p.k;
     }
 };
@@ -78,7 +86,8 @@ struct Arena {
 template <class F> struct Scratch {
     MapShape<F> map;
     F *framed[2], *framed_dz, *flipped;
-    F *hidden, *dhidden;                     // (R)
+    F *hidden, *dhidden;                     // (gates, R)
+    F* ones;                                 // (C) or (HW), whichever is longer, where a gate is absent
     F *t, *routed, *share;                   // (HW)
     F *da, *dm;                              // (C)
     double* dg;                              // (C) gradient of the gate, times the gate
@@ -92,7 +101,8 @@ template <class F> struct Scratch {
         Arena arena{(char*)base};
         for (F** b : {&framed[0], &framed[1], &framed_dz}) *b = arena.take<F>(map.size());
         flipped = arena.take<F>(2 * p.k * p.k);
-        for (F** b : {&hidden, &dhidden}) *b = arena.take<F>(p.R);
+        for (F** b : {&hidden, &dhidden}) *b = arena.take<F>(p.switches.gates() * p.R);
+        ones = arena.take<F>(p.channel && p.spatial ? 0 : C > HW ? C : HW);
         for (F** b : {&t, &routed, &share}) *b = arena.take<F>(HW);
         for (F** b : {&da, &dm}) *b = arena.take<F>(C);
         dg = arena.take<double>(C);
@@ -100,8 +110,19 @@ template <class F> struct Scratch {
         auto of_channels = [&] { return sums(p.channels_last ? below : across, C); };
         auto of_pixels = [&] { return sums(p.channels_last ? across : below, HW); };
         direct = of_channels(), ds = of_pixels();
-        if (p.even_ties) count_hw = of_channels(), count_c = of_pixels(), from_pixels = of_channels();
+        if (p.switches.even_ties) count_hw = of_channels(), count_c = of_pixels(), from_pixels = of_channels();
         bytes = arena.used;
+    }
+};
+
+// The two gates of an image, of which the scratch has the one that is absent, as ones.
+template <class F> struct Gates {
+    const F *g, *s;
+
+    Gates(const Problem& p, int64_t n, const Scratch<F>& scratch) {
+        const Saved<F> saved(p, n);
+        g = p.channel ? saved.g : scratch.ones;
+        s = !p.spatial ? scratch.ones : p.s ? (const F*)p.s + n * p.HW() : saved.s;
     }
 };
 

@@ -23,7 +23,7 @@ def test_numbers_under(limit):
         pytest.skip(f"this processor has no more than {widest}")
     if registry.cpu_capability() in (limit, "generic"):
         pytest.skip(f"{registry.cpu_capability()} is what this run uses anyway")
-    numerics = ("values", "gates", "semantics", "random_problems")
+    numerics = ("values", "gates", "kernel_switches", "semantics", "random_problems")
     files = [f"numerics/test_{name}.py" for name in numerics] + ["cpu/test_split.py"]
     # Derivatives of derivatives are plain PyTorch.
     command = [sys.executable, "-m", "pytest", "-x", "-p", "no:cacheprovider", "-k", "not gradcheck"]

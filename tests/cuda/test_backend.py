@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from cbam_fused import functional
+from cbam_fused import functional, reference
 from cbam_fused.ops import registry
 
 CUDA = SimpleNamespace(device=torch.device("cuda"))
@@ -56,8 +56,8 @@ def test_cuda_kernels_that_are_not_there(device, monkeypatch):
 
 def test_even_ties_are_left_to_the_reference():
     x = torch.zeros(1, 2, 3, 3)
-    assert functional.unserved("cuda", x, None, "even") == "ties='even'"
-    assert functional.unserved("cuda", x, None, "first") == ""
+    assert functional.unserved("cuda", x, None, reference.TIES["even"]) == "ties='even'"
+    assert functional.unserved("cuda", x, None, reference.TUTORIAL) == ""
 
 
 @built
@@ -89,7 +89,7 @@ for name in registry.Operators._fields:
     assert has(f"{registry.NAMESPACE}::{name}", "CUDA") and not has(f"{registry.NAMESPACE}::{name}", "CPU"), name
 with torch._subclasses.FakeTensorMode():
     x, w1, w2, ws = (torch.empty(s, device="cuda") for s in ((2, 16, 9, 8), (4, 16), (16, 4), (1, 2, 7, 7)))
-    y, saved, index = registry.operators["cuda"].forward(x, w1, None, w2, None, ws, None, None, False)
+    y, saved, index = registry.operators["cuda"].forward(x, w1, None, w2, None, ws, None, None, False, 0)
 assert y.shape == x.shape and y.device.type == "cuda" and saved.shape == (2, 272) and index.shape == (2, 88)
 assert not torch.cuda.is_initialized()
 """

@@ -104,7 +104,7 @@ def test_places_of_the_maxima(cluster, layout):
     x[0, 1, 1, 2:4] = float("nan")
     x[0, 2] = float("-inf")
     x[0, 3, 2, 3:] = float("inf")
-    _, _, expected = registry.operators["cpu"].forward(x, *params, None, False)
+    _, _, expected = registry.operators["cpu"].forward(x, *params, None, False, 0)
     _, _, index = driver.forward(x, *params, None, False, plan=driver.Plan("on_chip", cluster))
     assert torch.equal(index, expected)
 

@@ -24,7 +24,8 @@ def fresh_warnings():
 
 def same_function(a, b):
     """Whether two variants are the same function of the same canonical parameters."""
-    keys = ("bias", "act", "pools", "combine", "gate_place", "maps", "spatial_bias", "norm", "residual", "spatial")
+    keys = ("bias", "act", "pools", "combine", "gate_place", "channel_gate", "maps", "spatial_bias", "norm", "residual")
+    keys += ("spatial",)
     return all(getattr(a.switches, k) == getattr(b.switches, k) for k in keys) and a.kernel_size == b.kernel_size
 
 
@@ -242,8 +243,7 @@ def test_a_named_variant_does_not_warn():
         warnings.simplefilter("error")
         for variant in VARIANTS:
             state = PUBLIC[variant](32, 16).state_dict()
-            width = {"width": 2} if VARIANTS[variant].switches.width != "single" else {}
-            CBAM(32, variant=variant, **width).load_state_dict(state, strict=True)
+            CBAM(32, 16, variant=variant).load_state_dict(state, strict=True)
 
 
 def test_order_can_be_given():

@@ -1,36 +1,45 @@
 """Which variants run on the kernels, and what backend_for says of the others."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from cbam_fused import CBAM
+from cbam_fused import CBAM, functional
+from cbam_fused.variants.table import VARIANTS
 
-BACKENDS = {
-    "tutorial": "",
-    "luuuyi": "",
-    "official": "",
-    "pytorchcv": "",
-    "mmyolo": "",
-    "peachypie98": "",
-    "external_attention": "",
-    "timm": "",
-    "timm_light": "combine='mean'",
-    "hyso": "act='silu'",
-    "ultralytics": "pools=('avg',), width='single'",
-    "torchvision_se": "pools=('avg',)",
-}
+TABLE = (Path(__file__).parents[2] / "docs/guide/variants.md").read_text()
 
 
-@pytest.mark.parametrize("variant", BACKENDS)
-def test_backend_for(variant, monkeypatch):
+@pytest.mark.parametrize("backend", functional.BACKENDS)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_backend_for_is_what_the_table_says(variant, backend, monkeypatch):
+    """That a backend is there is not the question: the rows say what it serves where it is."""
+    (row,) = (line for line in TABLE.splitlines() if line.startswith(f"| `{variant}` |"))
+    said = dict(cell.split(": ", 1) for cell in row.rpartition(" | ")[2].removesuffix(" |").split("<br>"))
+    monkeypatch.setattr(functional, "backend_for", lambda x: backend)
     module, x = CBAM(64, variant=variant).eval(), torch.zeros(1, 64, 2, 2)
-    reason = BACKENDS[variant]
-    assert module.backend_for(x) == (("reference", f"no kernels for {reason}") if reason else ("cpu", ""))
+    got = module.backend_for(x)
+    if said[backend] == "yes":
+        assert got == (backend, "")
+    else:
+        reason = said[backend].removeprefix("no, for ")
+        assert reason and got == ("reference", f"no {backend} kernels for {reason}")
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_cpu_serves_every_variant(variant, monkeypatch):
+    module, x = CBAM(64, variant=variant).eval(), torch.zeros(1, 64, 2, 2)
+    assert module.backend_for(x) == ("cpu", "")
     monkeypatch.setattr("cbam_fused.functional.wanted", "reference")
     name, why = module.backend_for(x)
-    assert name == "reference" and (reason in why if reason else "switched off" in why)
+    assert name == "reference" and "switched off" in why
+
+
+def test_backend_for_other_pools():
+    module = CBAM(64, variant="official", pools=("avg", "lse")).eval()
+    assert module.backend_for(torch.zeros(1, 64, 2, 2)) == ("reference", "no cpu kernels for pools=('avg', 'lse')")
 
 
 @pytest.mark.parametrize(

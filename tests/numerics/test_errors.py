@@ -81,24 +81,26 @@ MODULES = {
     "hyso": lambda: CBAM(8, 2, variant="hyso"),
     "ultralytics": lambda: CBAM(8, variant="ultralytics"),  # one layer in the MLP
     "timm_light": lambda: CBAM(8, 2, variant="timm_light"),  # one map into the convolution
+    "lp": lambda: CBAM(8, 2, variant="official", pools=("avg", "lp")),
     "hooks": hooked,
 }
 
 
 @pytest.mark.parametrize("build", MODULES.values(), ids=MODULES)
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-def test_wrong_argument_of_a_module_that_the_reference_serves(case, build):
+def test_wrong_argument_of_a_module_with_other_switches(case, build):
     name, value, kind, message = case
     module = build()
-    assert module.backend_for(OK["x"]).name == "reference"
+    expected = "reference" if build in (MODULES["lp"], MODULES["hooks"]) else "cpu"
+    assert module.eval().backend_for(OK["x"]).name == expected
     module(OK["x"], residual=OK["residual"])
     with pytest.raises(kind, match=message):
         module(**{"x": OK["x"], "residual": OK["residual"], name: value})
 
 
-@pytest.mark.parametrize("build", [MODULES["hyso"], MODULES["ultralytics"], MODULES["timm_light"]])
+@pytest.mark.parametrize("build", [MODULES[name] for name in ("hyso", "ultralytics", "timm_light", "lp")])
 @pytest.mark.parametrize("part", ["", "ca", "sa"])
-def test_x_and_the_parameters_of_a_module_that_the_reference_serves(part, build):
+def test_x_and_the_parameters_of_a_module_with_other_switches(part, build):
     module = build().get_submodule(part)
     with pytest.raises(TypeError, match=r"w[1s] must be torch.float64, for x of torch.float64, got torch.float32"):
         module(OK["x"].double())

@@ -6,7 +6,6 @@ import pytest
 import torch
 from fuzz import CASES, WRONG, wrong
 from fuzz_modules import MODULE_CASES
-from gates import FUNCTIONS
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from truth import NAMES, compare
@@ -45,7 +44,7 @@ def signature(results):
 @given(case=CASES)
 def test_values_and_gradients_are_those_of_the_reference(case):
     """Whatever the strides, and whichever of the inputs need a gradient."""
-    problem, (fused, plain) = case.problem(), FUNCTIONS[case.name][1][case.ties]
+    problem, (fused, plain) = case.problem(), case.functions()
     before = {n: t.detach().clone() for n, t in problem.inputs.items() if t is not None}
     for name, (error, eager, bound) in compare(problem, fused, plain).items():
         # Gradients through the statistics of a few pixels are what cancellation leaves; test_gates.py has them of more.
@@ -67,7 +66,7 @@ def test_values_and_gradients_are_those_of_the_reference(case):
     places=st.lists(st.integers(0, 2**31), min_size=3, max_size=3),
 )
 def test_nan_and_inf_are_where_the_reference_has_them(case, values, places):
-    problem, (fused, plain) = case.problem(), FUNCTIONS[case.name][1][case.ties]
+    problem, (fused, plain) = case.problem(), case.functions()
     x = problem.inputs["x"].detach().contiguous()
     for value, place in zip(values, places, strict=False):
         if x.numel():
@@ -87,7 +86,7 @@ def test_nan_and_inf_are_where_the_reference_has_them(case, values, places):
 @cases(3000)
 @given(case=CASES, chosen=st.lists(st.tuples(st.sampled_from(NAMES), WRONG), min_size=1, max_size=3))
 def test_wrong_arguments_are_named(case, chosen):
-    problem, fused = case.problem(), FUNCTIONS[case.name][1][case.ties][0]
+    problem, fused = case.problem(), case.functions()[0]
     used = {n: t for n, t in problem.inputs.items() if n in NAMES and t is not None}
     changed = {n: wrong(n, used[n].detach(), *how) for n, how in chosen if n in used} or {"x": None}
     problem.inputs |= changed

@@ -145,18 +145,18 @@ def operator_arguments():
     """For each raw operator, arguments that are right."""
     x, residual = OK["x"], OK["residual"]
     params = {n: OK[n] for n in PARAMETERS}
-    y, saved, index = registry.operators["cpu"].forward(x, *params.values(), residual, True)
+    y, saved, index = registry.operators["cpu"].forward(x, *params.values(), residual, True, 0)
     s, dg = torch.zeros(2, 1, 5, 5), torch.zeros(2, 8)
     return {
-        "forward": {"x": x, **params, "residual": residual, "relu": True},
-        "backward": {"dy": y, "x": x, "y": y, "saved": saved, "index": index, **params, "even_ties": False},
-        "attend": {"x": x, **params},
-        "apply": {"x": x, "saved": saved, "s": s, "residual": residual, "relu": True},
-        "products": {"dy": y, "x": x, "y": y, "saved": saved, "s": s},
+        "forward": {"x": x, **params, "residual": residual, "relu": True, "switches": 0},
+        "backward": {"dy": y, "x": x, "y": y, "saved": saved, "index": index, **params, "switches": 0},
+        "attend": {"x": x, **params, "switches": 0},
+        "apply": {"x": x, "saved": saved, "s": s, "residual": residual, "relu": True, "switches": 0},
+        "products": {"dy": y, "x": x, "y": y, "saved": saved, "s": s, "switches": 0},
         "backward_gates": {
             **{"dy": y, "s": s, "dg": dg, "dlogits": s, "x": x, "saved": saved, "index": index},
             **params,
-            "even_ties": False,
+            "switches": 0,
         },
     }
 

@@ -3,10 +3,12 @@
 from dataclasses import dataclass
 
 import torch
-from gates import FUNCTIONS
+from gates import FUNCTIONS, SWITCHES, switched
 from hypothesis import strategies as st
 from torch import Tensor
 from truth import DTYPES, Problem
+
+from cbam_fused.variants.config import Switches
 
 KINDS = ("relu", "normal", "large", "small", "constant")
 SHAPES = st.tuples(st.integers(0, 3), st.integers(1, 36), st.integers(1, 9), st.integers(1, 12))
@@ -50,10 +52,11 @@ PLACES = st.builds(
 
 @dataclass(frozen=True)
 class Case:
-    """A call of the pair of functions that gates.FUNCTIONS has under this name."""
+    """A call of the pair of functions that gates.FUNCTIONS has under this name, perhaps with gates.SWITCHES."""
 
     name: str
     ties: str
+    switches: str
     shape: tuple[int, int, int, int]
     dtype: torch.dtype
     float32_parameters: bool
@@ -63,6 +66,13 @@ class Case:
     places: dict[str, Place]
     needs_gradient: dict[str, bool]
 
+    def functions(self) -> tuple:
+        """(fused, plain)."""
+        return self._switched()[1] if self.switches else FUNCTIONS[self.name][1][self.ties]
+
+    def _switched(self) -> tuple:
+        return switched(self.name, Switches(ties=self.ties, **SWITCHES[self.switches]))
+
     def problem(self) -> Problem:
         half = self.dtype in (torch.float16, torch.bfloat16)
         # The norm of that mask computes in the type of its tensors; a half one is as inaccurate as eager is.
@@ -71,7 +81,8 @@ class Case:
         if "norm" in self.name and N * H * W < 2:  # there are no statistics of less than two pixels
             N, H = 2, 2
         relu = self.relu and "mask" not in self.name
-        problem = FUNCTIONS[self.name][0]((N, C, H, W), self.dtype, params=params, relu=relu, **self.options)
+        draw = self._switched()[0] if self.switches else FUNCTIONS[self.name][0]
+        problem = draw((N, C, H, W), self.dtype, params=params, relu=relu, **self.options)
         # What BatchNorm makes of a constant map is rounding errors times 1 / sqrt(eps).
         if self.kind != "relu" and (self.kind, "norm" in self.name) != ("constant", True):
             x, small = problem.inputs["x"].detach(), torch.finfo(self.dtype).tiny ** 0.5
@@ -94,6 +105,7 @@ CASES = st.builds(
     Case,
     name=st.sampled_from(tuple(FUNCTIONS)),
     ties=st.sampled_from(("first", "even")),
+    switches=st.sampled_from(("", *SWITCHES)),
     shape=SHAPES,
     dtype=st.sampled_from(DTYPES),
     float32_parameters=st.booleans(),

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from truth import DTYPES, Problem
 
-import cbam_fused
 from cbam_fused import VARIANTS, reference
 
 SWITCHES = {
@@ -78,8 +77,7 @@ class ModuleCase:
             N, H = 2, 2
         x = self.place.put(draw((N, C, H, W)).relu().to(self.dtype))
         half = self.dtype in (torch.float16, torch.bfloat16)
-        # Plain operators, which serve some variants, compute in x's type whichever the parameters have.
-        mixed = half and self.float32_parameters and not self.build(cbam_fused)._unserved
+        mixed = half and self.float32_parameters
         params = torch.float32 if mixed else self.dtype
         state = {}
         module = self.build(reference)

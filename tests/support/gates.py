@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from truth import Problem, random_problem
 
 from cbam_fused import functional, reference
+from cbam_fused.variants.config import Switches
 
 EVEN = {"switches": reference.TIES["even"]}
 
@@ -74,23 +75,57 @@ def _call(cbam, **inputs) -> Tensor:
     return cbam(**inputs)
 
 
-# name: (how its problem is drawn, {ties: (fused, plain)})
-FUNCTIONS = {
-    "both": (random_problem, _pair(_call, functional.cbam, reference.cbam)),
-    "channel": (channel_only, _pair(_call, functional.cbam, reference.cbam)),
-    "spatial": (spatial_only, _pair(_call, functional.cbam, reference.cbam)),
-    "channel mask": (channel_mask, _pair(_channel, functional.channel_gate, reference.channel_gate)),
-    "spatial mask": (spatial_mask, _pair(_spatial, functional.spatial_gate, reference.spatial_gate)),
+# name: (how its problem is drawn, how a function is called with it, fused, plain)
+CALLS = {
+    "both": (random_problem, _call, functional.cbam, reference.cbam),
+    "channel": (channel_only, _call, functional.cbam, reference.cbam),
+    "spatial": (spatial_only, _call, functional.cbam, reference.cbam),
+    "channel mask": (channel_mask, _channel, functional.channel_gate, reference.channel_gate),
+    "spatial mask": (spatial_mask, _spatial, functional.spatial_gate, reference.spatial_gate),
     "both, norm": (
         lambda *args, **options: with_norm(random_problem(*args, **options)),
-        _pair(_normed, functional.cbam, reference.cbam),
+        *(_normed, functional.cbam, reference.cbam),
     ),
     "spatial, norm": (
         lambda *args, **options: with_norm(spatial_only(*args, **options)),
-        _pair(_normed, functional.cbam, reference.cbam),
+        *(_normed, functional.cbam, reference.cbam),
     ),
     "spatial mask, norm": (
         lambda *args, **options: with_norm(spatial_mask(*args, **options)),
-        _pair(_spatial, functional.spatial_gate, reference.spatial_gate),
+        *(_spatial, functional.spatial_gate, reference.spatial_gate),
     ),
 }
+# name: (how its problem is drawn, {ties: (fused, plain)})
+FUNCTIONS = {name: (draw, _pair(call, fused, plain)) for name, (draw, call, fused, plain) in CALLS.items()}
+
+_HARD = {"channel_gate": "hard_sigmoid", "spatial_gate": "hard_sigmoid"}
+# Every value of every switch that the kernels know, in combinations that share no code where they can.
+SWITCHES = {
+    "se": {"pools": ("avg",)},
+    "se, silu, hard": {"pools": ("avg",), "act": "silu", **_HARD},
+    "effective se": {"pools": ("avg",), "width": "single", **_HARD},
+    "maximum, gelu": {"pools": ("max",), "act": "gelu"},
+    "maximum, single": {"pools": ("max",), "width": "single"},
+    "mean of pools": {"combine": "mean", "maps": "mean", "act": "silu"},
+    "mean of pools, single": {"combine": "mean", "width": "single"},
+    "terms, leaky": {"gate_place": "before_sum", "act": "leaky_relu"},
+    "terms, single, hard": {"gate_place": "before_sum", "width": "single", **_HARD},
+    "silu": {"act": "silu"},
+    "single": {"width": "single"},
+    "hard": _HARD,
+}
+
+
+def switched(name: str, switches: Switches):
+    """How the problem of this name is drawn with the switches, and its (fused, plain)."""
+    draw, call, *functions = CALLS[name]
+
+    def fitting(shape, *args, **options) -> Problem:
+        single = switches.width == "single"
+        problem = draw(shape, *args, **options | ({"hidden": shape[1]} if single else {}))
+        ws = problem.inputs["ws"]
+        if ws is not None and switches.maps == "mean":
+            problem.inputs["ws"] = ws.detach()[:, :1].clone().requires_grad_()
+        return without(problem, "w2", "b2") if single else problem
+
+    return fitting, tuple(partial(call, partial(function, switches=switches)) for function in functions)

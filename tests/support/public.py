@@ -161,6 +161,19 @@ def _pytorchcv(channels, reduction):
     return models.CbamBlock(channels, reduction)
 
 
+def _timm_se(name, **arguments):
+    def build(channels, reduction):
+        layers = pytest.importorskip("timm.layers", reason="timm is not installed")
+        return getattr(layers, name)(channels, **{n: of(channels, reduction) for n, of in arguments.items()})
+
+    return build
+
+
+def _timm_squeeze_excite(channels, reduction):
+    blocks = pytest.importorskip("timm.models._efficientnet_blocks", reason="timm is not installed")
+    return blocks.SqueezeExcite(channels, rd_ratio=1 / reduction)
+
+
 def _torchvision_se(channels, reduction):
     from torchvision.ops import SqueezeExcitation
 
@@ -213,6 +226,9 @@ PUBLIC = {
     "timm_light": _timm("LightCbamModule"),
     "ultralytics": _ultralytics,
     "torchvision_se": _torchvision_se,
+    "timm_se": _timm_se("SEModule", rd_ratio=lambda C, r: 1 / r),
+    "timm_squeeze_excite": _timm_squeeze_excite,
+    "timm_effective_se": _timm_se("EffectiveSEModule"),
     "monai_se": _rebuilt(se_linear, "fc.0", "fc.2", "", linear=True, bias=True),
 }
 

@@ -119,21 +119,21 @@ def launches(
 
 
 def operate(x: torch.Tensor, params: list, options: bool) -> None:
-    y, saved, index = operators.forward(x, *params, x if options else None, options)
-    operators.backward(x, x, y if options else None, saved, index, *params, False)
+    y, saved, index = operators.forward(x, *params, x if options else None, options, 0)
+    operators.backward(x, x, y if options else None, saved, index, *params, 0)
 
 
 def mask(x: torch.Tensor, params: list) -> None:
-    saved, index = operators.attend(x, *params)
-    operators.backward_gates(None, None, None, None, x, saved, index, *params, False)
+    saved, index = operators.attend(x, *params, 0)
+    operators.backward_gates(None, None, None, None, x, saved, index, *params, 0)
 
 
 def operate_around_norm(x: torch.Tensor, params: list, options: bool) -> None:
-    saved, index = operators.attend(x, *params)
+    saved, index = operators.attend(x, *params, 0)
     s = torch.empty_like(saved_logits(saved, x))
-    y = operators.apply(x, saved, s, x if options else None, options)
-    dg, ds, masked = operators.products(x, x, y if options else None, saved, s)
-    operators.backward_gates(masked if options else x, s, dg, ds, x, saved, index, *params, False)
+    y = operators.apply(x, saved, s, x if options else None, options, 0)
+    dg, ds, masked = operators.products(x, x, y if options else None, saved, s, 0)
+    operators.backward_gates(masked if options else x, s, dg, ds, x, saved, index, *params, 0)
 
 
 def compile_for(target: Target, kernel: JITFunction, args: tuple, kwargs: dict):

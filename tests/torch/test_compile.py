@@ -6,6 +6,7 @@ from functools import partial
 import pytest
 import torch
 from functorch.compile import make_boxed_func
+from gates import SWITCHES, switched
 from torch import library
 from torch._dynamo.backends.common import aot_autograd
 from torch._dynamo.testing import CompileCounter
@@ -15,6 +16,7 @@ from truth import LAYOUTS, random_problem
 from cbam_fused import CBAM, functional, reference
 from cbam_fused.ops import registry
 from cbam_fused.tensors import saved_logits
+from cbam_fused.variants.config import NO_CHANNEL, Switches
 
 
 @pytest.fixture(autouse=True)
@@ -25,23 +27,27 @@ def forget_compiled_code():
 layouts = pytest.mark.parametrize("layout", LAYOUTS, ids=["nchw", "nhwc"])
 
 
-def operator_arguments(problem, even_ties=False):
-    """Arguments of each operator, by its name."""
+def operator_arguments(problem, switches=0):
+    """Arguments of each operator, by its name; of one that is about the spatial gate alone only where there is one."""
     given = {n: None if t is None else t.detach() for n, t in problem.inputs.items()}
     x, residual, relu = given["x"], given["residual"], problem.relu
     params = [given[n] for n in ("w1", "b1", "w2", "b2", "ws", "bs")]
-    y, saved, index = registry.operators["cpu"].forward(x, *params, residual, relu)
+    y, saved, index = registry.operators["cpu"].forward(x, *params, residual, relu, switches)
     y = y if relu else None
-    s = saved_logits(saved, x).contiguous()
-    dg, ds, masked = registry.operators["cpu"].products(problem.dy, x, y, saved, s)
-    return {
-        "forward": (x, *params, residual, relu),
-        "backward": (problem.dy, x, y, saved, index, *params, even_ties),
-        "attend": (x, *params),
-        "apply": (x, saved, s, residual, relu),
-        "products": (problem.dy, x, y, saved, s),
-        "backward_gates": (masked if relu else problem.dy, s, dg, ds, x, saved, index, *params, even_ties),
+    result = {
+        "forward": (x, *params, residual, relu, switches),
+        "backward": (problem.dy, x, y, saved, index, *params, switches),
+        "attend": (x, *params, switches),
     }
+    s = dg = ds = None
+    dy = problem.dy
+    if given["ws"] is not None:
+        s, of_gates = saved_logits(saved, x).contiguous(), switches | (NO_CHANNEL if given["w1"] is None else 0)
+        dg, ds, masked = registry.operators["cpu"].products(dy, x, y, saved, s, of_gates)
+        dy = masked if relu else dy
+        result["apply"] = (x, saved, s, residual, relu, of_gates)
+        result["products"] = (problem.dy, x, y, saved, s, of_gates)
+    return result | {"backward_gates": (dy, s, dg, ds, x, saved, index, *params, switches)}
 
 
 @layouts
@@ -50,7 +56,7 @@ def operator_arguments(problem, even_ties=False):
 @pytest.mark.parametrize("shape", [(2, 6, 5, 7), (0, 6, 5, 7), (2, 1, 5, 7), (2, 6, 1, 1)], ids=str)
 def test_opcheck(shape, dtype, options, layout):
     problem = random_problem(shape, dtype, layout, biases=options, residual=options, relu=options)
-    for name, arguments in operator_arguments(problem, even_ties=options).items():
+    for name, arguments in operator_arguments(problem, switches=int(options)).items():
         library.opcheck(getattr(registry.operators["cpu"], name), arguments)
 
 
@@ -60,6 +66,16 @@ def test_opcheck_of_one_gate(absent):
     problem.inputs |= dict.fromkeys(absent)
     for name, arguments in operator_arguments(problem).items():
         library.opcheck(getattr(registry.operators["cpu"], name), arguments)
+
+
+@pytest.mark.parametrize("name", SWITCHES)
+def test_opcheck_of_switches(name):
+    switches = Switches(**SWITCHES[name])
+    draw, _ = switched("both", switches)
+    problem = draw((2, 6, 5, 7), biases=True)
+    problem.inputs["ws"] = random_problem((2, 6, 5, 7)).inputs["ws"]  # the operators know no mean of the maps
+    for operator, arguments in operator_arguments(problem, switches.code).items():
+        library.opcheck(getattr(registry.operators["cpu"], operator), arguments)
 
 
 VIEWS = {

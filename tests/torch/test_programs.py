@@ -41,6 +41,8 @@ def without_running_statistics():
 MODULES = {
     "tutorial": ("cbam", lambda: CBAM(8, 4)),
     "even ties": ("cbam", lambda: CBAM(8, 4, ties="even")),
+    "squeeze-and-excitation": ("cbam", lambda: CBAM(8, 4, variant="torchvision_se", act="silu")),
+    "one layer": ("cbam", lambda: CBAM(8, variant="ultralytics")),
     "residual": ("cbam", Residual),
     "folded BatchNorm": ("cbam", lambda: CBAM(8, 4, variant="official").eval()),
     "BatchNorm by the batch": ("cbam_batch_norm", lambda: CBAM(8, 4, variant="official")),

@@ -43,14 +43,14 @@ def test_counted_bytes_equal_the_formulas(epilogue, dtype, layout, checker):
         return result
 
     with torch.no_grad():
-        y, saved, index = count("forward", x, *params, residual, epilogue)
-        count("backward", dy, x, y if epilogue else None, saved, index, *params, False)
-        saved, index = count("attend", x, *params)
+        y, saved, index = count("forward", x, *params, residual, epilogue, 0)
+        count("backward", dy, x, y if epilogue else None, saved, index, *params, 0)
+        saved, index = count("attend", x, *params, 0)
         s = saved_logits(saved, x).sigmoid()
-        y = count("apply", x, saved, s, residual, epilogue)
-        dg, ds, masked = count("products", dy, x, y if epilogue else None, saved, s)
+        y = count("apply", x, saved, s, residual, epilogue, 0)
+        dg, ds, masked = count("products", dy, x, y if epilogue else None, saved, s, 0)
         masked = masked if epilogue else dy
-        count("backward_gates", masked, s, dg, ds, x, saved, index, *params, False)
+        count("backward_gates", masked, s, dg, ds, x, saved, index, *params, 0)
     expected = formulas(shape, 4, dtype, layout == torch.channels_last, epilogue)
     assert counted.keys() == expected.keys()
     for operator, traffic in expected.items():

@@ -11,6 +11,7 @@ from truth import LAYOUTS, assert_close_to_truth, random_problem
 from cbam_fused import functional, reference
 from cbam_fused.ops import registry
 from cbam_fused.tensors import saved_logits
+from cbam_fused.variants.config import NO_CHANNEL
 
 pytestmark = [
     pytest.mark.usefixtures("checker"),
@@ -99,13 +100,23 @@ def test_empty_batch(name):
 
 @pytest.mark.parametrize("name", ["both", "channel", "spatial"])
 def test_saved_is_that_of_the_cpu(name):
-    """An absent gate is 1 there, and the rest of it 0."""
+    """An absent gate, which the CPU does not save, is 1 there, and the rest of it 0. The CPU's hidden vectors are those
+    before the ReLU.
+    """
     inputs = FUNCTIONS[name][0]((2, 6, 3, 4), biases=True).inputs
     args = [None if t is None else t.detach() for t in (inputs[n] for n in ("x", "w1", "b1", "w2", "b2", "ws", "bs"))]
-    for got, expected in zip(
-        *(registry.operators[backend].attend(*args) for backend in ("triton", "cpu")), strict=True
-    ):
-        torch.testing.assert_close(got, expected)
+    (saved, index), expected = (registry.operators[backend].attend(*args, 0) for backend in ("triton", "cpu"))
+    C, pixels = 6, 12
+    channel, spatial = saved[:, : saved.shape[1] - 3 * pixels], saved[:, -3 * pixels :]
+    if name == "channel":
+        assert (spatial[:, -pixels:] == 1).all() and not spatial[:, :-pixels].any() and not index[:, C:].any()
+        saved, index = channel, index[:, :C]
+    if name == "spatial":
+        assert (channel[:, 2 * C :] == 1).all() and not channel[:, : 2 * C].any() and not index[:, :C].any()
+        saved, index = spatial, index[:, C:]
+    if name != "spatial":
+        expected[0][:, 3 * C : 3 * C + 8].relu_()
+    torch.testing.assert_close((saved, index), expected)
 
 
 @pytest.mark.parametrize("name", ["both", "channel", "spatial"])
@@ -114,16 +125,16 @@ def test_opcheck(name):
     inputs = {n: None if t is None else t.detach() for n, t in problem.inputs.items()}
     x, params = inputs["x"], [inputs[n] for n in ("w1", "b1", "w2", "b2", "ws", "bs")]
     run = registry.operators["triton"]
-    saved, index = run.attend(x, *params)
-    s = saved_logits(saved, x).sigmoid()
-    y = run.apply(x, saved, s, inputs["residual"], True)
-    dg, ds, masked = run.products(problem.dy, x, y, saved, s)
+    saved, index = run.attend(x, *params, 0)
+    s, gates = saved_logits(saved, x).sigmoid(), NO_CHANNEL if params[0] is None else 0
+    y = run.apply(x, saved, s, inputs["residual"], True, gates)
+    dg, ds, masked = run.products(problem.dy, x, y, saved, s, gates)
     for operator, args in (
-        (run.attend, (x, *params)),
-        (run.apply, (x, saved, s, inputs["residual"], True)),
-        (run.products, (problem.dy, x, y, saved, s)),
-        (run.backward_gates, (masked, s, dg, ds, x, saved, index, *params, False)),
-        (run.backward_gates, (None, None, None, None, x, saved, index, *params, False)),
+        (run.attend, (x, *params, 0)),
+        (run.apply, (x, saved, s, inputs["residual"], True, gates)),
+        (run.products, (problem.dy, x, y, saved, s, gates)),
+        (run.backward_gates, (masked, s, dg, ds, x, saved, index, *params, 0)),
+        (run.backward_gates, (None, None, None, None, x, saved, index, *params, 0)),
     ):
         library.opcheck(operator, args, test_utils=("test_schema", "test_faketensor"))
 
@@ -148,9 +159,9 @@ def test_running_statistics_move_as_in_pytorch(checker):
 def test_what_is_left_to_the_reference(checker):
     problem = random_problem((1, 4, 3, 4))
     x = torch.empty(1, 1, 1, 1)
-    assert functional.unserved("triton", x, None, "even") == "ties='even'"
-    assert not functional.unserved("triton", x.expand(2, 2, 2**14, 2**14), None, "first")
-    assert "2^29" in functional.unserved("triton", x.expand(2, 2, 2**14, 2**14 + 1), None, "first")
-    assert not functional.unserved("cpu", x.expand(2, 2, 2**14, 2**14 + 1), None, "even")
+    assert functional.unserved("triton", x, None, reference.TIES["even"]) == "ties='even'"
+    assert not functional.unserved("triton", x.expand(2, 2, 2**14, 2**14), None, reference.TUTORIAL)
+    assert "2^29" in functional.unserved("triton", x.expand(2, 2, 2**14, 2**14 + 1), None, reference.TUTORIAL)
+    assert not functional.unserved("cpu", x.expand(2, 2, 2**14, 2**14 + 1), None, reference.TIES["even"])
     functional.cbam(**problem.inputs, ties="even")
     assert not checker.launches

@@ -7,19 +7,20 @@ namespace {
 
 // With z = dy, or if relu where that let y through, reads x and dy once and gives a tile's
 //   along[r] = sum over columns of x z v,  down[c] = sum over rows of x z u,
-// u being one factor a row and v one a column. If relu, z is written to masked.
-template <bool relu, class T, class F = Acc<T>>
+// u being one factor a row and v one a column, those of the two that are asked for. If relu, z is written to masked.
+template <bool relu, bool to_rows, bool to_cols, class T, class F = Acc<T>>
 void products(const T* x, const T* dy, const T* y, T* masked, const F* u, const F* v, const Tile<F>& tile) {
     using V = Vec<F>;
     const int64_t width = tile.c1 - tile.c0, cols = tile.cols;
     F sum[kTileCols];
-    for (int64_t c = 0; c < width; ++c) sum[c] = 0;
+    for (int64_t c = 0; to_cols && c < width; ++c) sum[c] = 0;
     each_group(tile.r0, tile.r1, [&]<int n>(int64_t r, Count<n>) {
         V along[n] = {};
         each_vector<F>(width, [&](int64_t c, auto lanes) {
-            const V factor = load(v + tile.c0 + c, lanes);
+            V factor = {}, down = {};
+            if constexpr (to_rows) factor = load(v + tile.c0 + c, lanes);
+            if constexpr (to_cols) down = load(sum + c, lanes);
             const int64_t later = ahead<T>(c, width, cols);
-            V down = load(sum + c, lanes);
 #pragma GCC unroll 4
             for (int j = 0; j < n; ++j) {
                 const int64_t at = (r + j) * cols + tile.c0 + c;
@@ -31,33 +32,36 @@ void products(const T* x, const T* dy, const T* y, T* masked, const F* u, const 
                     store(masked + at, z, lanes);
                 }
                 const V xz = load(x + at, lanes) * z;
-                down += xz * u[r + j];
-                along[j] += xz * factor;
+                if constexpr (to_cols) down += xz * u[r + j];
+                if constexpr (to_rows) along[j] += xz * factor;
             }
-            store(sum + c, down, lanes);
+            if constexpr (to_cols) store(sum + c, down, lanes);
         });
-        for (int j = 0; j < n; ++j) tile.along[r + j] = sum_lanes<F>(along[j]);
+        for (int j = 0; to_rows && j < n; ++j) tile.along[r + j] = sum_lanes<F>(along[j]);
     });
-    for (int64_t c = 0; c < width; ++c) tile.down[tile.c0 + c] = sum[c];
+    for (int64_t c = 0; to_cols && c < width; ++c) tile.down[tile.c0 + c] = sum[c];
 }
 
 // Of some rows, dx = (z s + t) g + b (z null: zeros), plus col_add[c] at row col_index[c] of each column and row_add[r]
 // at column row_index[r] of each row: the gradients that the maxima route to one element. s and t belong to pixels, g
-// and b to channels; channels are the columns if channels_last, else the rows. dx may be z.
-template <class T, bool channels_last, class F = Acc<T>>
+// and b to channels; channels are the columns if channels_last, else the rows. dx may be z. by_column, by_row: whether
+// there are these maxima.
+template <class T, bool channels_last, bool by_column, bool by_row, class F = Acc<T>>
 void input_gradient(const T* z, Range rows, int64_t cols, const F* s, const F* t, const F* g, const F* b,
                     const int32_t* col_index, const F* col_add, const int32_t* row_index, const F* row_add, T* dx) {
     using V = Vec<F>;
     each_group(rows.first, rows.last, [&]<int n>(int64_t first, Count<n>) {
         // give(j, gradient) for the n rows at column c.
         auto gradients = [&](int64_t c, auto lanes, auto give) {
-            const IndexVec<F> index = load_index(col_index + c, lanes, F{});
-            const V add = load(col_add + c, lanes);
+            IndexVec<F> index = {};
+            V add = {};
+            if constexpr (by_column) index = load_index(col_index + c, lanes, F{}), add = load(col_add + c, lanes);
             const V scale = load((channels_last ? g : s) + c, lanes), offset = load((channels_last ? b : t) + c, lanes);
 #pragma GCC unroll 4
             for (int j = 0; j < n; ++j) {
                 const int64_t r = first + j;
-                const V added = index == int32_t(r) ? add : V{};
+                V added = {};
+                if constexpr (by_column) added = index == int32_t(r) ? add : V{};
                 V zs = {};
                 if (z) {
                     const V element = load(z + r * cols + c, lanes);
@@ -69,7 +73,8 @@ void input_gradient(const T* z, Range rows, int64_t cols, const F* s, const F* t
             }
         };
         V special[n] = {};
-        if constexpr (sizeof(T) == 2)  // of a half type that element is computed apart, so that it is rounded once
+        // Of a half type that element is computed apart, so that it is rounded once.
+        if constexpr (sizeof(T) == 2 && by_row)
             for (int k = 0; k < n; ++k)
                 gradients(row_index[first + k], First{1}, [&](int j, V v) {
                     if (j == k) special[k] = v + row_add[first + k];
@@ -82,7 +87,7 @@ void input_gradient(const T* z, Range rows, int64_t cols, const F* s, const F* t
                 store(dx + at, v, lanes);
             });
         });
-        for (int j = 0; j < n; ++j) {
+        for (int j = 0; by_row && j < n; ++j) {
             T* p = dx + (first + j) * cols + row_index[first + j];
             if constexpr (sizeof(T) == 2) store(p, special[j], First{1});
             else *p += row_add[first + j];

@@ -16,10 +16,12 @@ template <class T, bool channels_last> struct Maxima {
     int64_t cols;
     const F *g, *max_hw, *max_c;
 
-    Maxima(const Problem& p, int64_t image) : x((const T*)p.x + image * p.C * p.HW()) {
+    // Where there are no maxima of one kind, whose shares are 0 then, any numbers will do for them.
+    Maxima(const Problem& p, int64_t image, const Scratch<F>& scratch) : x((const T*)p.x + image * p.C * p.HW()) {
         const Saved<F> v(p, image);
         cols = channels_last ? p.C : p.HW();
-        g = v.g, max_hw = v.max_hw, max_c = v.max_c;
+        g = Gates(p, image, scratch).g;
+        max_hw = v.max_hw ? v.max_hw : g, max_c = v.max_c ? v.max_c : scratch.ones;
     }
 
     // How many elements of a tile reach the maximum of each channel, and of each pixel.
@@ -52,17 +54,17 @@ template <class T, bool channels_last> struct Maxima {
         }
     }
 
-    // Of some rows, dx = (z s + t + share_c where a pixel's maximum) g + b + share_hw where a channel's maximum; z
-    // null: zeros. s, t and share_c belong to pixels, g, b and share_hw to channels. dx may be z.
-    void input_gradient(const T* z, Range rows, const F* s, const F* t, const F* share_c, const F* b, const F* share_hw,
-                        T* dx) const {
+    // Of some rows, dx = (z s + t + share_c where a pixel's maximum) scale + b + share_hw where a channel's maximum; z
+    // null: zeros. s, t and share_c belong to pixels, scale, b and share_hw to channels. dx may be z.
+    void input_gradient(const T* z, Range rows, const F* s, const F* t, const F* share_c, const F* scale, const F* b,
+                        const F* share_hw, T* dx) const {
         for (int64_t r = rows.first; r < rows.last; ++r)
             each_vector<F>(cols, [&](int64_t c, auto lanes) {
                 V inner = of_pixel(t, r, c, lanes) + is_pixel_max(r, c, lanes) * of_pixel(share_c, r, c, lanes);
                 if (z) inner += load(z + r * cols + c, lanes) * of_pixel(s, r, c, lanes);
                 const V outer =
                     of_channel(b, r, c, lanes) + is_channel_max(r, c, lanes) * of_channel(share_hw, r, c, lanes);
-                store(dx + r * cols + c, inner * of_channel(g, r, c, lanes) + outer, lanes);
+                store(dx + r * cols + c, inner * of_channel(scale, r, c, lanes) + outer, lanes);
             });
     }
 

@@ -1,4 +1,5 @@
-// Mean, maximum and place of the maximum of every row and of every column of a matrix: the two pools of each gate.
+// Mean, maximum and place of the maximum of every row and of every column of a matrix: the two pools of each gate. The
+// mean can be had alone.
 // Long rows are read along their vectors and reduced across lanes at their end; short rows, where that end would be
 // most of the work, are transposed in blocks so that each is a lane; columns are lanes by nature.
 #pragma once
@@ -20,8 +21,8 @@ template <class F, class Value> void prefer_nan(int64_t n, Value value, F* max, 
     }
 }
 
-// Mean, maximum and the maximum's index of each row of w x; w is one weight a column, null for ones.
-template <class T, bool weighted, class F = Acc<T>>
+// Mean, maximum and the maximum's index of each row of w x; w is one weight a column.
+template <class T, bool weighted, bool with_max, class F = Acc<T>>
 void long_row_stats(const T* x, int64_t rows, int64_t cols, const Acc<T>* w, F* mean, F* max, int32_t* arg) {
     using V = Vec<F>;
     using I = IndexVec<F>;
@@ -36,6 +37,7 @@ void long_row_stats(const T* x, int64_t rows, int64_t cols, const Acc<T>* w, F* 
         V best = lowest;  // per lane: the largest value so far, and the step it came in
         I where = {};
         auto compare = [&](V top, int64_t c) {
+            if constexpr (!with_max) return;
             const I better = top > best;
             best = better ? top : best;
             where = better ? broadcast<I>(int32_t(c / step)) : where;
@@ -59,6 +61,7 @@ void long_row_stats(const T* x, int64_t rows, int64_t cols, const Acc<T>* w, F* 
             total += sum_lanes<F>((sum[0] + sum[1]) + (sum[2] + sum[3]));
         });
         mean[r] = F(total * share);
+        if constexpr (!with_max) continue;
         max[r] = max_lanes<F>(best);
         const V top = broadcast<V>(max[r]);
         int64_t c = 0;
@@ -74,18 +77,20 @@ void long_row_stats(const T* x, int64_t rows, int64_t cols, const Acc<T>* w, F* 
 }
 
 // Adds v, of this row, to a vector of columns' sum, maximum and place of the maximum.
-template <class V, class I> inline void add_row(V v, int64_t row, V& sum, V& max, I& where) {
-    const I better = v > max;
+template <bool with_max, class V, class I> inline void add_row(V v, int64_t row, V& sum, V& max, I& where) {
     sum += v;
+    if constexpr (!with_max) return;
+    const I better = v > max;
     max = better ? v : max;
     where = better ? broadcast<I>(int32_t(row)) : where;
 }
 
 // Writes the results for one vector of columns; value(row, i) gives an element of the i-th, for where there is NaN.
-template <class F, class Lanes, class Value> void write_stats(Vec<F> m, Vec<F> top, IndexVec<F> where, Lanes lanes,
-                                                              int64_t rows, Value value, F* mean, F* max,
-                                                              int32_t* arg) {
+template <bool with_max, class F, class Lanes, class Value> void write_stats(Vec<F> m, Vec<F> top, IndexVec<F> where,
+                                                                             Lanes lanes, int64_t rows, Value value,
+                                                                             F* mean, F* max, int32_t* arg) {
     store(mean, m, lanes);
+    if constexpr (!with_max) return;
     store(max, top, lanes);
     store_index(arg, where, lanes, F{});
     if (equal_bits<F>(m, m) == (1u << kLanes<F>)-1) return;
@@ -93,8 +98,8 @@ template <class F, class Lanes, class Value> void write_stats(Vec<F> m, Vec<F> t
         if (mean[i] != mean[i]) prefer_nan(rows, [&](int64_t r) { return value(r, i); }, max + i, arg + i);
 }
 
-// The same of each column of w x; w is one weight a row, null for ones.
-template <class T, bool weighted, class F = Acc<T>>
+// The same of each column of w x; w is one weight a row.
+template <class T, bool weighted, bool with_max, class F = Acc<T>>
 void col_stats(const T* x, int64_t rows, int64_t cols, int64_t pitch, const Acc<T>* w, F* mean, F* max, int32_t* arg) {
     each_tile<F>(cols, [&]<int n>(int64_t c, Count<n>, auto last) {
         auto value = [&](const T* row, int64_t r, int64_t i, auto lanes) {
@@ -110,21 +115,21 @@ void col_stats(const T* x, int64_t rows, int64_t cols, int64_t pitch, const Acc<
             Vec<F> sum[n] = {};
             for (const T* row = x + r * pitch + c; r < end; ++r, row += pitch)
                 each_in_tile<n>(last, [&](int j, auto lanes) {
-                    add_row(value(row, r, j * kLanes<F>, lanes), r, sum[j], top[j], where[j]);
+                    add_row<with_max>(value(row, r, j * kLanes<F>, lanes), r, sum[j], top[j], where[j]);
                 });
             total.add(sum);
         });
         each_in_tile<n>(last, [&](int j, auto lanes) {
             const int64_t at = c + j * kLanes<F>;
             auto one = [&](int64_t r, int i) { return value(x + r * pitch, r, at + i, First{1})[0]; };
-            write_stats<F>(total.times(j, 1.0 / double(rows)), top[j], where[j], lanes, rows, one, mean + at, max + at,
-                           arg + at);
+            write_stats<with_max, F>(total.times(j, 1.0 / double(rows)), top[j], where[j], lanes, rows, one, mean + at,
+                                     max + at, arg + at);
         });
     });
 }
 
 // What long_row_stats does, with blocks of rows transposed so that each row is a lane and nothing goes across lanes.
-template <class T, bool weighted, class F = Acc<T>>
+template <class T, bool weighted, bool with_max, class F = Acc<T>>
 void short_row_stats(const T* x, int64_t rows, int64_t cols, const Acc<T>* w, F* mean, F* max, int32_t* arg) {
     constexpr int n = kLanes<F>;
     auto value = [&](int64_t r, int64_t c, auto lanes) {
@@ -147,24 +152,41 @@ void short_row_stats(const T* x, int64_t rows, int64_t cols, const Acc<T>* w, F*
                 const int count = lane_count<F>(lanes);
 #pragma GCC unroll 16
                 for (int j = 0; j < n; ++j)
-                    if (j < count) add_row(v[j], c + j, sum[0], top, where);
+                    if (j < count) add_row<with_max>(v[j], c + j, sum[0], top, where);
             });
             total.add(sum);
         });
         auto write = [&](auto lanes) {
             auto one = [&](int64_t c, int r) { return value(first + r, c, First{1})[0]; };
-            write_stats<F>(total.times(0, 1.0 / double(cols)), top, where, lanes, cols, one, mean + first, max + first,
-                           arg + first);
+            write_stats<with_max, F>(total.times(0, 1.0 / double(cols)), top, where, lanes, cols, one, mean + first,
+                                     max + first, arg + first);
         };
         if (last - first == n) write(Whole{});
         else write(First{int(last - first)});
     });
 }
 
-template <class T, bool weighted, class F = Acc<T>>
+// The mean alone of each row: as many short rows as there are lanes are summed across their lanes at a time.
+template <class T, class F = Acc<T>> void short_row_means(const T* x, int64_t rows, int64_t cols, F* mean) {
+    constexpr int n = kLanes<F>;
+    each_part(rows, n, [&](int64_t first, int64_t last) {
+        Vec<F> sum[n] = {};
+        each_vector<F>(cols, [&](int64_t c, auto lanes) {
+#pragma GCC unroll 16
+            for (int j = 0; j < n; ++j) sum[j] += load(x + least(first + j, last - 1) * cols + c, lanes);
+        });
+        const Vec<F> result = sum_each(sum) / F(cols);
+        if (last - first == n) store(mean + first, result, Whole{});
+        else store(mean + first, result, First{int(last - first)});
+    });
+}
+
+template <class T, bool weighted, bool with_max, class F = Acc<T>>
 void row_stats(const T* x, int64_t rows, int64_t cols, const Acc<T>* w, F* mean, F* max, int32_t* arg) {
-    if (cols <= 8 * kLanes<F>) short_row_stats<T, weighted>(x, rows, cols, w, mean, max, arg);
-    else long_row_stats<T, weighted>(x, rows, cols, w, mean, max, arg);
+    const bool is_short = cols <= 8 * kLanes<F>;
+    if (is_short && !weighted && !with_max) short_row_means(x, rows, cols, mean);
+    else if (is_short) short_row_stats<T, weighted, with_max>(x, rows, cols, w, mean, max, arg);
+    else long_row_stats<T, weighted, with_max>(x, rows, cols, w, mean, max, arg);
 }
 
 }  // namespace

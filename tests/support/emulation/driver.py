@@ -14,6 +14,7 @@ from torch import Tensor
 
 from cbam_fused.ops import registry
 from cbam_fused.tensors import accumulation_dtype, is_channels_last
+from cbam_fused.variants.config import NO_CHANNEL
 
 from . import build, symbols
 
@@ -109,7 +110,7 @@ def traffic() -> list[Launch]:
 class _Call:
     """Tensors in the emulated memory, and the pointers to them in a Problem."""
 
-    def __init__(self, x: Tensor, params: tuple[Tensor | None, ...], seed: int, check: bool):
+    def __init__(self, x: Tensor, params: tuple[Tensor | None, ...], switches: int, seed: int, check: bool):
         if x.dtype not in _DTYPES:
             raise ValueError(f"x is {x.dtype}; the kernels take {', '.join(map(str, _DTYPES))}")
         global _last
@@ -117,6 +118,8 @@ class _Call:
         self.module.clear_traffic()
         self.module.remove_buffers()
         self.module.set_seed(seed)
+        if switches & ~NO_CHANNEL:
+            raise ValueError(f"the kernels serve the tutorial's switches alone, got the code {switches}")
         self.acc = accumulation_dtype(x.dtype)
         self.layout = torch.channels_last if is_channels_last(x) else torch.contiguous_format
         self.params = dict(zip(("w1", "b1", "w2", "b2", "ws", "bs"), params, strict=False))
@@ -132,6 +135,7 @@ class _Call:
                 self.give(name, t.to(self.acc))
         if self.params.get("w1") is not None:
             self.p.R = self.params["w1"].shape[0]
+        self.p.saves_absent, self.p.saved_hidden = True, 2 * self.p.R
         if self.params.get("ws") is not None:
             self.p.k = self.params["ws"].shape[3]
         self.like_x = torch.empty_like(x.contiguous(memory_format=self.layout))
@@ -148,6 +152,7 @@ class _Call:
 
     def give_saved(self, saved: Tensor, index: Tensor | None = None) -> None:
         self.p.R = (saved.shape[1] - 3 * self.p.C - 3 * self.p.H * self.p.W) // 2
+        self.p.saved_hidden = 2 * self.p.R
         self.give("saved", saved)
         self.give("index", index)
 
@@ -206,8 +211,8 @@ class _Call:
         return address
 
 
-def forward(x, w1, b1, w2, b2, ws, bs, residual, relu, *, plan=None, seed=0, check=True):
-    call = _Call(x, (w1, b1, w2, b2, ws, bs), seed, check)
+def forward(x, w1, b1, w2, b2, ws, bs, residual, relu, switches=0, *, plan=None, seed=0, check=True):
+    call = _Call(x, (w1, b1, w2, b2, ws, bs), switches, seed, check)
     call.give_image("residual", residual)
     call.p.relu = relu
     results = call.want_image("y"), *call.want_saved()
@@ -215,15 +220,15 @@ def forward(x, w1, b1, w2, b2, ws, bs, residual, relu, *, plan=None, seed=0, che
     return results
 
 
-def attend(x, w1, b1, w2, b2, ws, bs, *, plan=None, seed=0, check=True):
-    call = _Call(x, (w1, b1, w2, b2, ws, bs), seed, check)
+def attend(x, w1, b1, w2, b2, ws, bs, switches=0, *, plan=None, seed=0, check=True):
+    call = _Call(x, (w1, b1, w2, b2, ws, bs), switches, seed, check)
     results = call.want_saved()
     call.run("forward", plan, "plan_forward")
     return results
 
 
-def apply(x, saved, s, residual, relu, *, seed=0, check=True):
-    call = _Call(x, (), seed, check)
+def apply(x, saved, s, residual, relu, switches=0, *, seed=0, check=True):
+    call = _Call(x, (), switches, seed, check)
     call.give_saved(saved)
     call.give("s", s)
     call.give_image("residual", residual)
@@ -233,8 +238,8 @@ def apply(x, saved, s, residual, relu, *, seed=0, check=True):
     return y
 
 
-def products(dy, x, y, saved, s, *, plan=None, seed=0, check=True):
-    call = _Call(x, (), seed, check)
+def products(dy, x, y, saved, s, switches=0, *, plan=None, seed=0, check=True):
+    call = _Call(x, (), switches, seed, check)
     call.give_image("dy", dy)
     call.give_image("y", y)
     call.p.relu = y is not None
@@ -247,9 +252,8 @@ def products(dy, x, y, saved, s, *, plan=None, seed=0, check=True):
     return *results, dresidual
 
 
-def backward(dy, x, y, saved, index, w1, b1, w2, b2, ws, bs, even_ties, *, plan=None, seed=0, check=True):
-    call = _Call(x, (w1, b1, w2, b2, ws, bs), seed, check)
-    call.p.even_ties = even_ties
+def backward(dy, x, y, saved, index, w1, b1, w2, b2, ws, bs, switches=0, *, plan=None, seed=0, check=True):
+    call = _Call(x, (w1, b1, w2, b2, ws, bs), switches, seed, check)
     call.give_image("dy", dy)
     call.give_image("y", y)
     call.p.relu = y is not None
@@ -260,10 +264,9 @@ def backward(dy, x, y, saved, index, w1, b1, w2, b2, ws, bs, even_ties, *, plan=
 
 
 def backward_gates(
-    dy, s, dg, dlogits, x, saved, index, w1, b1, w2, b2, ws, bs, even_ties, *, plan=None, seed=0, check=True
+    dy, s, dg, dlogits, x, saved, index, w1, b1, w2, b2, ws, bs, switches=0, *, plan=None, seed=0, check=True
 ):
-    call = _Call(x, (w1, b1, w2, b2, ws, bs), seed, check)
-    call.p.even_ties = even_ties
+    call = _Call(x, (w1, b1, w2, b2, ws, bs), switches, seed, check)
     call.give_image("dy", dy)
     call.give("s", s)
     call.give("dg", dg)

@@ -20,7 +20,7 @@ void define_problem(py::module_& m) {
     py::class_<Problem> problem(m, "Problem", py::module_local());
     problem.def(py::init([] { return Problem{}; }));
 #define FIELD(name) problem.def_readwrite(#name, &Problem::name)
-    FIELD(dtype), FIELD(channels_last), FIELD(relu), FIELD(even_ties), FIELD(given);
+    FIELD(dtype), FIELD(channels_last), FIELD(relu), FIELD(saves_absent), FIELD(saved_hidden), FIELD(given);
     FIELD(N), FIELD(C), FIELD(H), FIELD(W), FIELD(R), FIELD(k);
 #undef FIELD
     problem.def("saved_size", &Problem::saved_size).def("partial_size", &Problem::partial_size);

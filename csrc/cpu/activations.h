@@ -1,0 +1,82 @@
+// The gates of a vector of logits, in place, and the activations within the MLP.
+#pragma once
+
+#include <math.h>
+
+#include <initializer_list>
+
+#include "../problem.h"
+#include "simd.h"
+
+namespace {
+
+// e^x for |x| <= 87 to about one unit in the last place: x = n ln 2 + r, e^x = 2^n e^r, e^r by its series to r^7. NaN
+// stays NaN: of one, 2^n is a number like any other, by which e^r = NaN is multiplied.
+inline Vec<float> exp_bounded(Vec<float> x) {
+    const Vec<float> magic = broadcast<Vec<float>>(0x1.8p23f);  // adding it rounds to an integer in the low bits
+    const Vec<float> shifted = x * 1.44269504f + magic;
+    const Vec<float> n = shifted - magic;
+    const Vec<float> r = (x - n * 0x1.63p-1f) + n * 2.12194440e-4f;  // ln 2 = 0x1.63p-1 - 2.1219444e-4
+    Vec<float> e = broadcast<Vec<float>>(1.f / 5040);
+    for (float c : {1.f / 720, 1.f / 120, 1.f / 24, 1.f / 6, 1.f / 2, 1.f, 1.f}) e = e * r + c;
+    const IndexVec<float> exponent = (bit_cast<IndexVec<float>>(shifted) << 23) + (127 << 23);
+    return e * bit_cast<Vec<float>>(exponent);
+}
+
+inline void sigmoid(float* v, int64_t n) {
+    each_vector<float>(n, [&](int64_t i, auto lanes) {
+        const Vec<float> x = load(v + i, lanes);
+        // Comparisons are false for NaN, which therefore goes on as it is.
+        const Vec<float> bounded = x > 87.f    ? broadcast<Vec<float>>(87.f)
+                                   : x < -87.f ? broadcast<Vec<float>>(-87.f)
+                                               : x;
+        const Vec<float> s = 1.f / (1.f + exp_bounded(-bounded));
+        store(v + i, x < -87.f ? Vec<float>{} : s, lanes);
+    });
+}
+
+inline void sigmoid(double* v, int64_t n) {
+    for (int64_t i = 0; i < n; ++i) v[i] = 1 / (1 + exp(-v[i]));
+}
+
+// The sigmoid, or min(max(v / 6 + 1 / 2, 0), 1); comparisons are false for NaN, which stays.
+template <class F> void gate(bool hard, F* v, int64_t n) {
+    if (!hard) return sigmoid(v, n);
+    for (int64_t i = 0; i < n; ++i) {
+        const F x = v[i] + 3;
+        v[i] = (x < 0 ? 0 : x > 6 ? 6 : x) / 6;
+    }
+}
+
+// The gradient d of a gate that has this value, taken before it. PyTorch has a float's sixth in every type.
+template <class F> F through_gate(bool hard, F value, F d) {
+    if (hard) return value > 0 && value < 1 ? d * F(1.f / 6) : 0;
+    return d * (value * (1 - value));
+}
+
+template <class F> F activate(cbam::Activation activation, F v) {
+    switch (activation) {
+        case cbam::Activation::leaky_relu: return v > 0 ? v : v * F(0.01);
+        case cbam::Activation::silu: return v / (1 + exp(-v));
+        case cbam::Activation::gelu: return v * ((1 + erf(v * F(M_SQRT1_2))) / 2);
+        default: return v < 0 ? 0 : v;
+    }
+}
+
+// The gradient d behind the activation of v, taken before it.
+template <class F> F through_activation(cbam::Activation activation, F v, F d) {
+    switch (activation) {
+        case cbam::Activation::leaky_relu: return v > 0 ? d : d * F(0.01);
+        case cbam::Activation::silu: {
+            const F s = 1 / (1 + exp(-v));
+            return d * (s * (1 + v * (1 - s)));
+        }
+        case cbam::Activation::gelu: {
+            const F cdf = (1 + erf(v * F(M_SQRT1_2))) / 2, pdf = exp(v * v / -2) * F(M_2_SQRTPI * M_SQRT1_2 / 2);
+            return d * (cdf + v * pdf);
+        }
+        default: return v <= 0 ? 0 : d;
+    }
+}
+
+}  // namespace

@@ -1,0 +1,150 @@
+"""Whole networks that have attention already: after replace_cbam they compute, and learn, what they did before."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from truth import LAYOUTS
+
+from cbam_fused import CBAM, replace_cbam
+
+
+def torchvision_model(name):
+    def build():
+        models = pytest.importorskip("torchvision.models", reason="torchvision is not installed")
+        return models.get_model(name, num_classes=10)
+
+    return build
+
+
+def timm_resnet50(attention):
+    def build():
+        timm = pytest.importorskip("timm", reason="timm is not installed")
+        options = {"block_args": {"attn_layer": attention}, "num_classes": 10, "zero_init_last": False}
+        return timm.create_model("resnet50", **options)
+
+    return build
+
+
+class ChannelGate(nn.Module):
+    """ultralytics' channel attention, from its formula and names."""
+
+    def __init__(self, channels):
+        super().__init__()
+        self.pool, self.fc, self.act = nn.AdaptiveAvgPool2d(1), nn.Conv2d(channels, channels, 1), nn.Sigmoid()
+
+    def forward(self, x):
+        return x * self.act(self.fc(self.pool(x)))
+
+
+class SpatialGate(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.cv1, self.act = nn.Conv2d(2, 1, 7, padding=3, bias=False), nn.Sigmoid()
+
+    def forward(self, x):
+        return x * self.act(self.cv1(torch.cat([x.mean(1, keepdim=True), x.max(1, keepdim=True)[0]], 1)))
+
+
+class Ultralytics(nn.Module):
+    def __init__(self, channels):
+        super().__init__()
+        self.channel_attention, self.spatial_attention = ChannelGate(channels), SpatialGate()
+
+    def forward(self, x):
+        return self.spatial_attention(self.channel_attention(x))
+
+
+def yolo_like():
+    """Convolutions with BatchNorm and SiLU, halving the map, each stage with attention behind it."""
+    layers, channels = [], 3
+    for width in (16, 32, 64, 128):
+        convolution = nn.Conv2d(channels, width, 3, stride=2, padding=1, bias=False)
+        layers += [convolution, nn.BatchNorm2d(width), nn.SiLU(), Ultralytics(width)]
+        channels = width
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, 10))
+
+
+HARD = "torchvision_se with channel_gate='hard_sigmoid'"
+# Name: how it is built, how many attentions it has, and of which variant.
+NETWORKS = {
+    "efficientnet_b0": (torchvision_model("efficientnet_b0"), 16, "torchvision_se with act='silu'"),
+    "mobilenet_v3_large": (
+        torchvision_model("mobilenet_v3_large"),
+        8,
+        "torchvision_se with channel_gate='hard_sigmoid'",
+    ),
+    "regnet_y_400mf": (torchvision_model("regnet_y_400mf"), 16, "torchvision_se"),
+    "resnet50 se": (timm_resnet50("se"), 16, "torchvision_se"),
+    "resnet50 cbam": (timm_resnet50("cbam"), 16, "timm"),
+    "resnet50 lcbam": (timm_resnet50("lcbam"), 16, "timm_light"),
+    "yolo-like": (yolo_like, 4, "ultralytics"),
+}
+
+
+def step(model, x):
+    """Logits and every gradient of a training step, by name, and the logits of inference after it."""
+    torch.manual_seed(0)  # dropout
+    model.zero_grad()
+    logits = model.train()(x)
+    logits.mul(torch.linspace(-1, 1, logits.numel(), dtype=logits.dtype).view_as(logits)).sum().backward()
+    return {"logits": logits.detach(), "inference": model.eval()(x).detach()}, [p.grad for p in model.parameters()]
+
+
+@pytest.fixture(scope="module")
+def pairs():
+    """Each network before and after replace_cbam, and the report."""
+    found = {}
+
+    def pair(name):
+        if name not in found:
+            torch.manual_seed(0)
+            before = NETWORKS[name][0]()
+            after = copy.deepcopy(before)
+            found[name] = before, after, replace_cbam(after)
+        return found[name]
+
+    return pair
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_attention_is_replaced(pairs, name):
+    before, after, report = pairs(name)
+    _, count, variant = NETWORKS[name]
+    assert len(report.replaced) == count and {*report.replaced.values()} == {variant} and not report.skipped
+    assert sum(isinstance(m, CBAM) for m in after.modules()) == count
+    after.load_state_dict(before.state_dict(), strict=True)
+    for module in after.modules():
+        if isinstance(module, CBAM):
+            x = torch.randn(2, module.ca.fc1.in_channels, 6, 5)
+            assert module.backend_for(x).name == "cpu"
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=["nchw", "nhwc"])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_step_and_inference_are_as_before(pairs, name, layout):
+    """In float64, where what differs is not rounding; also channels_last."""
+    before, after, _ = pairs(name)
+    x = torch.randn(2, 3, 48, 48, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    x = x.to(memory_format=layout)
+    results = [step(copy.deepcopy(m).double().to(memory_format=layout), x) for m in (before, after)]
+    (values, grads), (got, got_grads) = results
+    for key, expected in values.items():
+        torch.testing.assert_close(got[key], expected, rtol=1e-6, atol=1e-7)
+    for g, expected in zip(got_grads, grads, strict=True):  # new names, in the same order
+        torch.testing.assert_close(g, expected, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_bfloat16_is_no_worse_than_before(pairs, name):
+    """The error of the logits against float64, in bfloat16 and channels_last."""
+    before, after, _ = pairs(name)
+    x = torch.randn(2, 3, 48, 48, generator=torch.Generator().manual_seed(2)).bfloat16()
+    exact = copy.deepcopy(before).eval().double()(x.double())
+    x = x.to(memory_format=torch.channels_last)
+    errors = []
+    for model in (before, after):
+        model = copy.deepcopy(model).eval().bfloat16().to(memory_format=torch.channels_last)
+        errors.append((model(x).double() - exact).abs().max().item())
+    assert errors[1] <= 2 * errors[0] + 2**-8 * exact.abs().max().item()
