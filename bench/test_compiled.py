@@ -16,7 +16,7 @@ class Bare(reference.CBAM):
 
     def forward(self, x: Tensor) -> Tensor:
         backend = functional.backend_for(x)
-        return autograd.Cbam.apply(x, *self.weights(), None, None, None, None, False, "first", backend)
+        return autograd.Cbam.apply(x, *self.weights(), None, None, None, None, False, 0, backend)
 
 
 def pytest_generate_tests(metafunc):
