@@ -4,8 +4,7 @@ import inspect
 from dataclasses import fields
 from pathlib import Path
 
-from cbam_fused import CBAM
-from cbam_fused.modules import _unserved
+from cbam_fused import CBAM, functional
 from cbam_fused.variants.config import Switches
 from cbam_fused.variants.table import VARIANTS, Variant
 
@@ -32,7 +31,7 @@ with the names of any variant that has these parameters, by itself or deep in a 
 
 ## Variants
 
-*kernels*: whether the fused kernels serve it on the devices that have some; else the reason for the reference route.
+*kernels*: whether those of a backend serve it, as `backend_for` says; else what leaves it to the reference route.
 *call*: A, `y = cbam(x)`; B, two modules return masks that the caller multiplies in.
 """
 
@@ -72,11 +71,16 @@ def _cells(row: Variant) -> list[str]:
     names = {k: v for half in ("ca", "sa") for k, v in row.names(half, alone=False).items()}
     shapes = [f"{names[n]} {_shape(n, module.state_dict()[n].shape, row)}" for n in own if not n.startswith("sa.bn")]
     shapes += [f"{names['sa.bn.weight'].removesuffix('weight')}*"] if row.switches.norm else []
-    unserved = _unserved(row.switches, "channel", "spatial")
     sizes = f"{row.reduction}, {row.kernel_size}" if row.switches.spatial else f"{row.reduction}"
-    fused = unserved or "yes"
+    fused = "<br>".join(f"{backend}: {_served(backend, row)}" for backend in functional.BACKENDS)
     source = f"{row.source} ({row.licence})"
     return [f"`{row.name}`", source, sizes, switches, "<br>".join(shapes), row.call, fused]
+
+
+def _served(backend: str, row: Variant) -> str:
+    gates = [gate for gate in ("channel", "spatial") if getattr(row.switches, gate)]
+    reason = functional.unserved_switches(backend, row.switches, *gates)
+    return f"no, for {reason}" if reason else "yes"
 
 
 def _shape(name: str, shape, row: Variant) -> str:
