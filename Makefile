@@ -1,7 +1,8 @@
 # make train   set up .venv and train the garbage classifier on its sample set
 # make test    set up .venv, check style and types, run the tests
+# make quick   style, types and a choice of tests of every area, for the loop of editing
 # make gpu     what ten minutes on a GPU can tell (MINUTES=10), into runs/gpu; again: goes on from there
-# make test-all  make test, make headers, and the tests that need Debian packages, which it installs
+# make test-all  make headers and make test with the slow tests and those that need Debian packages, which it installs
 # make headers  compile the bindings against the headers of the oldest torch that is supported
 # make sanitize  the fuzz tests on kernels built with AddressSanitizer and UndefinedBehaviorSanitizer, for every
 #              instruction set of this processor
@@ -18,24 +19,38 @@ CPP = $(shell find csrc tests bench torch-ext -name '*.cpp' -o -name '*.h' -o -n
 # A change in any of these needs a new build; Python files do not, since the installation is editable.
 BUILT_FROM := setup.py pyproject.toml $(wildcard _build/*.py) $(shell find csrc -type f)
 
-.PHONY: train test gpu test-all headers compilers format sanitize dist wheels smoke hub check-tag
+.PHONY: train test quick style gpu test-all headers compilers format sanitize dist wheels smoke hub check-tag
 
 train: .venv/train.installed
 	$(BIN)/python train_example.py
 
-test: .venv/test,dev.installed
+# A worker for each core, with one thread each; a file's tests share a worker and so its fixtures.
+WORKERS ?= $(shell n=$$(nproc); echo $$((n < 8 ? n : 8)))
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
+QUICK := numerics/test_values numerics/test_semantics numerics/test_errors cpu/test_threads cuda/test_plan \
+	triton/test_tiles models/test_modules models/test_switches models/test_variants models/test_attention_maps \
+	torch/test_programs torch/test_func garbage/test_settings garbage/test_metrics garbage/test_sources \
+	package/test_typing package/test_workflows
+
+test: style
+	$(PYTEST)
+
+quick: style
+	$(PYTEST) -q $(QUICK:%=tests/%.py)
+
+style: .venv/test,dev.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/clang-format --dry-run --Werror $(CPP)
 	$(BIN)/mypy
 	$(BIN)/typos
-	$(BIN)/python -m pytest
 
 # In an environment that has PyTorch, since ten minutes are not for downloading it: .venv, or PYTHON's.
 MINUTES ?= 10
 gpu:
 	$(or $(wildcard $(BIN)/python),$(PYTHON)) tools/gpu.py --minutes $(MINUTES)
 
+test-all: export CBAM_FUSED_SLOW = 1
 test-all: headers compilers test
 
 headers: .venv/torch.installed

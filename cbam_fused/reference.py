@@ -70,7 +70,8 @@ def _like(x: Tensor, **parameters: Tensor | None) -> list[Any]:
         ValueError: one is on the meta device and x is not: PyTorch would return memory that nothing was written to.
     """
     for name, p in parameters.items():
-        if p is not None and p.is_meta and not x.is_meta:
+        # Under torch.fx both are proxies, which have no device yet.
+        if isinstance(p, Tensor) and isinstance(x, Tensor) and p.is_meta and not x.is_meta:
             raise ValueError(f"{name} must be on {x.device}, where x is, got meta")
     return [None if p is None else p.to(x.dtype) for p in parameters.values()]
 

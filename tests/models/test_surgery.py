@@ -281,5 +281,5 @@ def test_identity_is_measured_where_a_demanded_backend_does_not_serve(backend, m
 def test_the_examples_in_the_documentation():
     text = (Path(__file__).parents[2] / "docs" / "guide" / "surgery.md").read_text()
     blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    assert len(blocks) == 6
+    assert len(blocks) == 7
     exec("\n".join(blocks), {})
