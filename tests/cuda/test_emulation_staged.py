@@ -20,8 +20,8 @@ def _arguments(shape, dtype, layout, **options):
     return inputs["x"], problem.dy, inputs["residual"], [inputs[name] for name in ("w1", "b1", "w2", "b2", "ws", "bs")]
 
 
-# The kernels that go over x, and how many blocks of each find shared memory on a multiprocessor at a time, also where it
-# has least of it; on a T4 two of each do.
+# The kernels that go over x, and how many blocks of each find shared memory on a multiprocessor at a time, also where
+# it has least of it; on a T4 two of each do.
 PASSES = {"reduce_along": 3, "reduce_across": 3, "scale": 2, "products": 2, "input_gradient": 2}
 SHARED = min(target.shared for name, target in TARGETS.items() if name != "sm_75")
 RESERVED = 1024  # of each block, by the system, from sm_80 on
