@@ -49,7 +49,7 @@ def _passes(x: torch.Tensor) -> dict[str, tuple[float, float]]:
         assert not (launch.kernel in PASSES and launch.bank_conflicts), launch
         assert all(launch.kernel in PASSES for name in LARGE if name in launch.buffers), launch
         assert PASSES.get(launch.kernel, 2) * (launch.shared_bytes + RESERVED) <= SHARED, launch
-        assert 2 * launch.shared_bytes <= TARGETS["sm_75"].shared, launch
+        assert launch.kernel not in PASSES or 2 * launch.shared_bytes <= TARGETS["sm_75"].shared, launch
     return {
         name: (sum(b.read for b in moved) / x.nbytes, sum(b.written for b in moved) / x.nbytes)
         for name in LARGE
