@@ -47,6 +47,7 @@ template <class T, bool channels_last> void time_passes(int64_t N, int64_t C, in
     cbam::Problem p{};
     p.channels_last = channels_last;
     p.N = N, p.C = C, p.H = p.W = side, p.R = R, p.k = 7;
+    p.channel = p.spatial = true, p.saved_hidden = 2 * R;
     F *w1 = allocate<F>(R * C), *w2 = allocate<F>(R * C), *ws = allocate<F>(98);
     for (int64_t i = 0; i < R * C; ++i) w1[i] = normal(random) / F(C), w2[i] = normal(random) / F(R);
     for (int i = 0; i < 98; ++i) ws[i] = normal(random) / 7;
@@ -74,10 +75,11 @@ template <class T, bool channels_last> void time_passes(int64_t N, int64_t C, in
         each([&](Saved<F>, const T*, const T*, T*, int64_t i) { pool_channels<T, channels_last>(p, share(i)); });
     const double conv = each([&](Saved<F> v, auto...) {
         spatial_logits(p, map, v, scratch);
-        sigmoid(v.s, HW);
+        gate(p.switches.hard_spatial, v.s, HW);
     });
-    const double apply = each(
-        [&](Saved<F> v, const T*, const T*, T*, int64_t i) { apply_gates<T, channels_last>(p, i, {0, HW}, v.g, v.s); });
+    const double apply = each([&](Saved<F>, const T*, const T*, T*, int64_t i) {
+        apply_gates<T, channels_last>(p, i, {0, HW}, Gates(p, i, scratch));
+    });
     const double sums =
         each([&](Saved<F>, const T*, const T*, T*, int64_t i) { gate_products<T, channels_last>(p, share(i)); });
     const double conv_backward = each([&](Saved<F>, const T*, const T*, T*, int64_t i) {
@@ -88,8 +90,11 @@ template <class T, bool channels_last> void time_passes(int64_t N, int64_t C, in
         each([&](Saved<F>, const T*, const T*, T*, int64_t i) { through_mean<T, channels_last>(p, share(i)); });
     const double dx = each([&](Saved<F> v, const T*, const T* dy, T* dx, int64_t) {
         if (channels_last)
-            input_gradient<T, true>(dy, {0, rows}, cols, v.s, t, v.g, da, v.argmax_hw, dm, v.argmax_c, routed, dx);
-        else input_gradient<T, false>(dy, {0, rows}, cols, v.s, t, v.g, da, v.argmax_c, routed, v.argmax_hw, dm, dx);
+            input_gradient<T, true, true, true>(dy, {0, rows}, cols, v.s, t, v.g, da, v.argmax_hw, dm, v.argmax_c,
+                                                routed, dx);
+        else
+            input_gradient<T, false, true, true>(dy, {0, rows}, cols, v.s, t, v.g, da, v.argmax_c, routed, v.argmax_hw,
+                                                 dm, dx);
     });
     const double copy = best([&] { memcpy(y, x, n * sizeof(T)); });
     printf("%3ldx%ldx%ldx%ld %s\t%7.0f %8.0f %6.0f %6.0f %6.0f %9.0f %6.0f %6.0f %6.0f\n", long(N), long(C), long(side),

@@ -18,8 +18,8 @@ inline int size_of(Dtype dtype) { return dtype == Dtype::f64 ? 8 : dtype == Dtyp
 
 enum class Activation { relu, leaky_relu, silu, gelu };
 
-// What attentions differ in, from the one integer that every operator takes, in the bits of cbam_fused/switches.py. All
-// false is the tutorial's CBAM.
+// What attentions differ in, from the one integer that every operator takes, in the bits of
+// cbam_fused/variants/config.py. All false is the tutorial's CBAM.
 struct Switches {
     bool even_ties;        // the gradient of a maximum goes to all elements that reach it, not to the first
     bool no_mean, no_max;  // pools that the channel gate does not see

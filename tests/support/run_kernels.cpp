@@ -67,7 +67,8 @@ int main(int, char** arguments) {
     p.channels_last = atoi(arguments[2]);
     const int64_t parts = atoi(arguments[3]);
     p.N = 2, p.C = 37, p.H = 13, p.W = 11, p.R = 5, p.k = 7;
-    p.relu = true;
+    p.relu = p.channel = p.spatial = true;
+    p.saved_hidden = p.switches.terms() * p.R;
 
     Memory memory;
     Random numbers;
