@@ -34,6 +34,7 @@ def sanitized(*arguments: str) -> subprocess.CompletedProcess:
     return subprocess.run(command, cwd=build.ROOT, env=environment, capture_output=True, text=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("file", "tests"),
     [("test_staged.py", "test_sizes and not several or test_options"), ("test_on_chip.py", "test_clusters")],
