@@ -16,10 +16,6 @@ import argparse
 import os
 import sys
 
-# Before torch is imported: OpenMP reads it once. Threads that wait for work then sleep instead of spinning on cores
-# that other programs need.
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-
 try:
     from garbage import InputError, Interrupted
     from garbage.commands import compare, evaluate, explain, export, inspect, predict, report, train

@@ -19,7 +19,6 @@ from garbage.samples.draw import draw_sample_set
 
 POLICIES = ("default", "passive")
 LIMIT = 0.02  # what passive may cost on a quiet machine, for train_example.py to set it
-# Torch comes first here, so that train_example.py cannot set the policy any more.
 TRAIN = "import sys, torch, train_example; sys.exit(train_example.main(sys.argv[1:]))"
 SPIN = "while True: pass"
 

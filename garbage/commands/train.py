@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -43,6 +44,8 @@ def _train(args: argparse.Namespace) -> int:
         with distributed.first_alone() as first:
             if first and not args.resume:
                 check_run(run, sample=settings.data is None)
+        if slow := busy_machine():
+            rich.get_console().print(slow, soft_wrap=True, markup=False)
         best = train(settings, load_images(settings, run, args.resume is not None), run, go_on=args.resume is not None)
     rich.get_console().print(
         f"best epoch {best['epoch']}: val accuracy {best['val_accuracy']:.2%}, val loss {best['val_loss']:.4f}, "
@@ -51,6 +54,17 @@ def _train(args: argparse.Namespace) -> int:
         markup=False,
     )
     return 0
+
+
+def busy_machine() -> str:
+    """What to do where other programs use the cores; empty if they do not, or if the user has done it."""
+    load, cores = os.getloadavg()[0], os.cpu_count() or 1
+    if load <= cores or "OMP_WAIT_POLICY" in os.environ:
+        return ""
+    return (
+        f"{load:.0f} programs share {cores} cores: OMP_WAIT_POLICY=passive in front of the command lets waiting threads "
+        "sleep, which is faster on a busy machine"
+    )
 
 
 def _new(args: argparse.Namespace) -> Settings:

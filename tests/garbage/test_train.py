@@ -5,8 +5,6 @@ import json
 import math
 import os
 import shutil
-import subprocess
-import sys
 import urllib.error
 from pathlib import Path
 
@@ -133,20 +131,14 @@ def small_default(tmp_path, monkeypatch) -> Path:
     return Path("runs/sample")
 
 
-@pytest.mark.parametrize(("given", "policy"), [(None, "passive"), ("active", "active")])
-def test_waiting_threads_sleep_unless_the_user_has_it_otherwise(given, policy):
-    """Torch's OpenMP reads the variable once, when torch is imported."""
-    code = (
-        "import builtins, os, sys; real = builtins.__import__\n"
-        "def watch(name, *args):\n"
-        "    if name == 'torch' and 'torch' not in sys.modules: print('torch', os.environ.get('OMP_WAIT_POLICY'))\n"
-        "    return real(name, *args)\n"
-        "builtins.__import__ = watch; import train_example"
-    )
-    environment = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"}
-    environment |= {"OMP_WAIT_POLICY": given} if given else {}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, cwd=REPO, capture_output=True, text=True)
-    assert done.stdout.splitlines()[0] == f"torch {policy}", done.stderr
+@pytest.mark.parametrize(("load", "given", "said"), [(9.0, None, True), (1.0, None, False), (9.0, "active", False)])
+def test_a_busy_machine_is_told_what_helps(load, given, said, monkeypatch):
+    monkeypatch.setattr(os, "getloadavg", lambda: (load, 0.0, 0.0))
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    if given:
+        monkeypatch.setenv("OMP_WAIT_POLICY", given)
+    assert ("9 programs share 2 cores: OMP_WAIT_POLICY=passive" in train_command.busy_machine()) == said
 
 
 def test_without_arguments_it_is_the_main_job(small_default, monkeypatch):
