@@ -28,8 +28,8 @@ train: .venv/train.installed
 WORKERS ?= $(shell n=$$(nproc); echo $$((n < 8 ? n : 8)))
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
 QUICK := numerics/test_values numerics/test_semantics numerics/test_errors cpu/test_threads cuda/test_plan \
-	triton/test_tiles models/test_modules models/test_switches models/test_variants models/test_attention_maps \
-	torch/test_programs torch/test_func garbage/test_settings garbage/test_metrics garbage/test_sources \
+	triton/test_tiles models/test_switches models/test_variants models/test_attention_maps \
+	torch/test_programs torch/test_func garbage/test_settings garbage/test_metrics \
 	package/test_typing package/test_workflows
 
 test: style
