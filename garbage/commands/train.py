@@ -62,7 +62,7 @@ def busy_machine() -> str:
     if load <= cores or "OMP_WAIT_POLICY" in os.environ:
         return ""
     return (
-        f"{load:.0f} programs share {cores} cores: OMP_WAIT_POLICY=passive in front of the command lets waiting "
+        f"the load is {load:.0f} on {cores} cores: OMP_WAIT_POLICY=passive in front of the command lets waiting "
         "threads sleep, which is faster on a busy machine"
     )
 

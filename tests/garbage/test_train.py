@@ -138,7 +138,15 @@ def test_a_busy_machine_is_told_what_helps(load, given, said, monkeypatch):
     monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
     if given:
         monkeypatch.setenv("OMP_WAIT_POLICY", given)
-    assert ("9 programs share 2 cores: OMP_WAIT_POLICY=passive" in train_command.busy_machine()) == said
+    assert ("the load is 9 on 2 cores: OMP_WAIT_POLICY=passive" in train_command.busy_machine()) == said
+
+
+def test_training_prints_it(small_default, monkeypatch, capsys):
+    done = dict.fromkeys(["epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy"], 0)
+    monkeypatch.setattr(train_command, "train", lambda *args, **kwargs: done)
+    monkeypatch.setattr(train_command, "busy_machine", lambda: "the load is 9")
+    assert main([]) == 0
+    assert "the load is 9\n" in capsys.readouterr().out
 
 
 def test_without_arguments_it_is_the_main_job(small_default, monkeypatch):
