@@ -124,7 +124,7 @@ def _kernels(x, w1, w2, ws, b1, b2, bs, residual, relu, code, backend) -> Tensor
         return ops.cbam(x, w1, w2, ws, b1, b2, bs, residual, relu, code)  # exported_ops.py, as all of ops here
     if torch.is_grad_enabled():
         return autograd.Cbam.apply(*_apart(x, w1, w2, ws, b1, b2, bs, residual, relu, code, backend))
-    return registry.operators[backend].forward(x, w1, b1, w2, b2, ws, bs, residual, relu, code)[0]
+    return registry.operators[backend].forward(x, w1, w2, ws, b1, b2, bs, residual, relu, code)[0]
 
 
 def _apart(*args):

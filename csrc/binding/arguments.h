@@ -1,6 +1,7 @@
 // From the arguments of an operator to the pointers of a Problem, whichever device they are on.
 #pragma once
 
+#include <array>
 #include <optional>
 #include <tuple>
 
@@ -9,6 +10,7 @@
 #include <torch/csrc/stable/tensor.h>
 
 #include "../problem.h"
+#include "allocation.h"
 #include "checks.h"
 
 namespace {
@@ -26,64 +28,68 @@ inline cbam::Dtype dtype_of(const Tensor& t) {
     }
 }
 
-inline ScalarType accumulation_type(const Tensor& x) {
-    return x.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
-}
-
 // The layout that serves x; cbam_fused/tensors.py has the same rule.
 inline bool is_channels_last(const Tensor& x) { return !x.is_contiguous() && x.stride(1) < x.stride(3); }
+
+// Whether t, of four dimensions, is dense in channels_last.
+inline bool is_dense_channels_last(const Tensor& t) {
+    const IntHeaderOnlyArrayRef sizes = t.sizes(), strides = t.strides();
+    int64_t expected = 1;
+    for (int d : {1, 3, 2, 0}) {
+        if (sizes[d] != 1 && strides[d] != expected) return false;
+        expected *= sizes[d];
+    }
+    return true;
+}
 
 // t itself if it is dense in the layout asked for, else a copy that is.
 inline Tensor dense(const Tensor& t, bool channels_last) {
     if (!channels_last) return t.is_contiguous() ? t : torch::stable::contiguous(t);
-    int64_t expected = 1;
-    for (int d : {1, 3, 2, 0}) {
-        if (t.size(d) != 1 && t.stride(d) != expected) return torch::stable::contiguous(t, MemoryFormat::ChannelsLast);
-        expected *= t.size(d);
-    }
-    return t;
+    return is_dense_channels_last(t) ? t : torch::stable::contiguous(t, MemoryFormat::ChannelsLast);
 }
 
 inline const void* pointer(const OptionalTensor& t) { return t ? t->const_data_ptr() : nullptr; }
 
-struct Parameters {
-    OptionalTensor w1, b1, w2, b2, ws, bs;
-};
+// The parameters in the order that they have in every signature.
+enum { W1, W2, WS, B1, B2, BS, kParameters };
+using Parameters = std::array<OptionalTensor, kParameters>;
 
 // Shapes, x and the parameters; the tensors are kept alive, dense, for as long as the call lasts.
 struct Call {
     Tensor x;
-    Parameters given, held;  // held: contiguous, in the accumulation type
+    Parameters given, held;  // held: in the accumulation type, contiguous, ws also in channels_last
+    int32_t sums_type;       // the accumulation type
     cbam::Problem p{};
 
     Call(const Tensor& x_, const Parameters& parameters, int64_t switches)
-        : x(dense(checked_image(x_), is_channels_last(x_))), given(parameters) {
+        : x(checked_image(x_)), given(parameters), sums_type(accumulation_code(x_)) {
+        p.channels_last = is_channels_last(x_);
+        x = dense(x_, p.channels_last);
         p.switches = cbam::Switches(switches);
         const bool single = p.switches.single;
         p.dtype = dtype_of(x);
-        p.channels_last = is_channels_last(x_);
-        p.N = x.size(0), p.C = x.size(1), p.H = x.size(2), p.W = x.size(3);
-        STD_TORCH_CHECK(
-            given.w1.has_value() == (given.w2 || (single && given.w1)) && !(single && (given.w2 || given.b2)),
-            "w1 and w2 must be given together, or w1 alone with the switch 'single'");
-        p.R = given.w1 && given.w1->dim() > 0 ? given.w1->size(0) : 0;
-        p.channel = given.w1.has_value(), p.spatial = given.ws.has_value();
+        const IntHeaderOnlyArrayRef sizes = x.sizes();
+        p.N = sizes[0], p.C = sizes[1], p.H = sizes[2], p.W = sizes[3];
+        const auto& [w1, w2, ws, b1, b2, bs] = given;
+        STD_TORCH_CHECK(w1.has_value() == (w2 || (single && w1)) && !(single && (w2 || b2)),
+                        "w1 and w2 must be given together, or w1 alone with the switch 'single'");
+        p.R = w1 && w1->dim() > 0 ? w1->size(0) : 0;
+        p.channel = w1.has_value(), p.spatial = ws.has_value();
         p.switches.even_ties &= p.spatial || !p.switches.no_max;
-        p.k = given.ws && given.ws->dim() == 4 ? given.ws->size(3) : 1;
-        STD_TORCH_CHECK(!given.w1 || p.R > 0, "w1 must be (R, C) with R of at least 1");
+        p.k = ws && ws->dim() == 4 ? ws->size(3) : 1;
+        STD_TORCH_CHECK(!w1 || p.R > 0, "w1 must be (R, C) with R of at least 1");
         STD_TORCH_CHECK(p.k % 2 == 1, "ws must be (1, 2, k, k) with k odd");
-        STD_TORCH_CHECK((given.w1 || (!given.b1 && !given.b2)) && (given.ws || !given.bs),
+        STD_TORCH_CHECK((w1 || (!b1 && !b2)) && (ws || !bs),
                         "b1 and b2 must be None without w1 and w2, and bs without ws");
         STD_TORCH_CHECK(!single || !p.channel || p.R == p.C, "w1 must be (C, C) without w2");
-        check_parameter(x, given.w1, {p.R, p.C}, "w1"), check_parameter(x, given.b1, {p.R}, "b1");
-        check_parameter(x, given.w2, {p.C, p.R}, "w2"), check_parameter(x, given.b2, {p.C}, "b2");
-        check_parameter(x, given.ws, {1, 2, p.k, p.k}, "ws"), check_parameter(x, given.bs, {1}, "bs");
+        check_parameter(x, w1, {p.R, p.C}, "w1"), check_parameter(x, b1, {p.R}, "b1");
+        check_parameter(x, w2, {p.C, p.R}, "w2"), check_parameter(x, b2, {p.C}, "b2");
+        check_parameter(x, ws, {1, 2, p.k, p.k}, "ws"), check_parameter(x, bs, {1}, "bs");
+        p.ws_channels_last = ws && !ws->is_contiguous() && is_dense_channels_last(*ws);
         p.x = x.const_data_ptr();
-        p.w1 = hold(given.w1, held.w1), p.b1 = hold(given.b1, held.b1);
-        p.w2 = hold(given.w2, held.w2), p.b2 = hold(given.b2, held.b2);
+        p.w1 = hold(W1), p.w2 = hold(W2), p.ws = hold(WS), p.b1 = hold(B1), p.b2 = hold(B2), p.bs = hold(BS);
         if (single) second_alone(p.w1, p.b1, p.w2, p.b2);
         p.saved_hidden = p.w1 ? p.switches.terms() * p.R : 0;
-        p.ws = hold(given.ws, held.ws), p.bs = hold(given.bs, held.bs);
     }
 
     // A tensor like x, dense in its layout.
@@ -92,7 +98,7 @@ struct Call {
 
     // A contiguous tensor of this many sums.
     Tensor sums(const Tensor& t, int64_t numel) const {
-        STD_TORCH_CHECK(t.numel() == numel && t.scalar_type() == accumulation_type(x) && same_device(x, t),
+        STD_TORCH_CHECK(t.numel() == numel && type_code(t) == sums_type && same_device(x, t),
                         "s, dg or dlogits does not fit x");
         return torch::stable::contiguous(t);
     }
@@ -100,57 +106,73 @@ struct Call {
         return t ? OptionalTensor(sums(*t, numel)) : t;
     }
 
-    Tensor new_sums(torch::headeronly::IntHeaderOnlyArrayRef shape) const {
-        return torch::stable::new_empty(x, shape, accumulation_type(x));
-    }
-
     // A single layer is, for the kernels, the second one, whose input is the pools.
     template <class Pointer> static void second_alone(Pointer& w1, Pointer& b1, Pointer& w2, Pointer& b2) {
         w2 = w1, b2 = b1, w1 = b1 = nullptr;
     }
 
-    Tensor new_bytes(int64_t count) const { return torch::stable::new_empty(x, {count}, ScalarType::Byte); }
+    Tensor new_bytes(int64_t count) const { return new_vector(x, count, aoti_torch_dtype_uint8()); }
+
+    // Whether the kernels take a parameter, and leave its gradient, as it lies in memory.
+    bool direct(int i) const {
+        const Tensor& t = *given[i];
+        return type_code(t) == sums_type && (t.is_contiguous() || (i == WS && p.ws_channels_last));
+    }
 
 private:
-    const void* hold(const OptionalTensor& given, OptionalTensor& held) const {
-        if (!given) return nullptr;
-        held = given;
-        if (!given->is_contiguous() || given->scalar_type() != accumulation_type(x)) {
-            held = new_sums(given->sizes());
-            torch::stable::copy_(*held, *given);
-        }
-        return held->const_data_ptr();
+    static int32_t accumulation_code(const Tensor& x) {
+        return x.scalar_type() == ScalarType::Double ? aoti_torch_dtype_float64() : aoti_torch_dtype_float32();
     }
+
+    const void* hold(int i) {
+        if (!given[i]) return nullptr;
+        held[i] = given[i];
+        if (!direct(i)) {
+            if (i == WS) p.ws_channels_last = false;
+            held[i] = torch::stable::new_empty(x, given[i]->sizes(), sums_scalar());
+            torch::stable::copy_(*held[i], *given[i]);
+        }
+        return held[i]->const_data_ptr();
+    }
+
+    ScalarType sums_scalar() const { return p.dtype == cbam::Dtype::f64 ? ScalarType::Double : ScalarType::Float; }
 };
 
-// Room for the gradients of the parameters, in the accumulation type.
+// Room for the gradients of the parameters, in the accumulation type: slices of one buffer.
 struct Gradients {
-    const Parameters& given;
-    Tensor w1, b1, w2, b2, ws, bs;
+    const Call& call;
+    std::array<Tensor, kParameters> of;  // undefined, None in Python, where the parameter is absent
 
-    explicit Gradients(Call& call) : given(call.given) {
-        auto room = [&](const OptionalTensor& parameter, void*& data) {
-            Tensor t = parameter ? torch::stable::empty_like(*parameter) : call.new_sums({0});
-            data = parameter ? t.mutable_data_ptr() : nullptr;
-            return t;
-        };
-        cbam::Problem& p = call.p;
-        w1 = room(call.held.w1, p.dw1), b1 = room(call.held.b1, p.db1);
-        w2 = room(call.held.w2, p.dw2), b2 = room(call.held.b2, p.db2);
-        ws = room(call.held.ws, p.dws), bs = room(call.held.bs, p.dbs);
+    explicit Gradients(Call& call_) : call(call_) {
+        constexpr int64_t kAlignment = 64;  // bytes
+        cbam::Problem& p = call_.p;
+        const int64_t size = p.dtype == cbam::Dtype::f64 ? 8 : 4;
+        std::array<int64_t, kParameters> offset{};
+        int64_t bytes = 0;
+        for (int i = 0; i < kParameters; ++i) {
+            offset[i] = bytes / size;
+            if (call.given[i]) bytes += (call.given[i]->numel() * size + kAlignment - 1) / kAlignment * kAlignment;
+        }
+        const Tensor buffer = new_vector(call.x, bytes / size, call.sums_type);
+        char* const data = (char*)buffer.mutable_data_ptr();
+        void** const pointers[] = {&p.dw1, &p.dw2, &p.dws, &p.db1, &p.db2, &p.dbs};
+        for (int i = 0; i < kParameters; ++i) {
+            if (!call.given[i]) continue;
+            const Tensor& like = *call.held[i];
+            of[i] = slice(buffer, like.sizes(), like.strides(), offset[i]);
+            *pointers[i] = data + offset[i] * size;
+        }
         if (p.switches.single) Call::second_alone(p.dw1, p.db1, p.dw2, p.db2);
     }
 
-    // The results in the type of the parameters and with their strides, which may be those of channels_last.
+    // The results in the type of the parameters and with their strides.
     void finish() {
-        auto like = [](Tensor& sum, const OptionalTensor& parameter) {
-            if (!parameter || (parameter->is_contiguous() && parameter->scalar_type() == sum.scalar_type())) return;
-            Tensor result = torch::stable::empty_like(*parameter);
-            torch::stable::copy_(result, sum);
-            sum = result;
-        };
-        like(w1, given.w1), like(b1, given.b1), like(w2, given.w2);
-        like(b2, given.b2), like(ws, given.ws), like(bs, given.bs);
+        for (int i = 0; i < kParameters; ++i) {
+            if (!call.given[i] || call.direct(i)) continue;
+            Tensor result = torch::stable::empty_like(*call.given[i]);
+            torch::stable::copy_(result, of[i]);
+            of[i] = result;
+        }
     }
 };
 
@@ -165,7 +187,7 @@ inline void set_gates(Call& call, const Tensor& saved) {
 
 inline void set_saved(Call& call, const Tensor& saved) {
     cbam::Problem& p = call.p;
-    check_left(call.x, saved, accumulation_type(call.x), "saved");
+    check_left(call.x, saved, call.sums_type, "saved");
     STD_TORCH_CHECK(saved.dim() == 2, "saved is not what the forward left");
     check_numel(saved, p.N * p.saved_size(), "saved");
     p.saved = const_cast<void*>(saved.const_data_ptr());
@@ -179,8 +201,8 @@ inline void set_saved(Call& call, const Tensor& saved, const Tensor& index) {
 
 inline std::tuple<Tensor, Tensor> new_saved(Call& call) {
     cbam::Problem& p = call.p;
-    Tensor saved = call.new_sums({p.N, p.saved_size()});
-    Tensor index = torch::stable::new_empty(call.x, {p.N, p.index_size()}, ScalarType::Int);
+    Tensor saved = new_matrix(call.x, p.N, p.saved_size(), call.sums_type);
+    Tensor index = new_matrix(call.x, p.N, p.index_size(), aoti_torch_dtype_int32());
     p.saved = saved.mutable_data_ptr(), p.index = (int32_t*)index.mutable_data_ptr();
     return {saved, index};
 }

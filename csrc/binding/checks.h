@@ -13,11 +13,9 @@
 #include <torch/csrc/stable/tensor.h>
 
 #include "../problem.h"
+#include "allocation.h"
 
 namespace {
-
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
 
 // x itself. Where a maximum is, is kept in int32, and blocks of threads count some way beyond the last one.
 inline const Tensor& checked_image(const Tensor& x) {
@@ -59,14 +57,14 @@ inline void check_numel(const Tensor& t, int64_t numel, const char* name) {
     STD_TORCH_CHECK(t.numel() == numel, name, " must have ", numel, " elements, got ", t.numel());
 }
 
-inline void check_left(const Tensor& x, const Tensor& t, ScalarType type, const char* name) {
-    STD_TORCH_CHECK(t.scalar_type() == type && t.is_contiguous() && same_device(x, t), name,
+inline void check_left(const Tensor& x, const Tensor& t, int32_t type, const char* name) {
+    STD_TORCH_CHECK(type_code(t) == type && t.is_contiguous() && same_device(x, t), name,
                     " is not what the forward left");
 }
 
 // Where the maxima were: indices of pixels, (C), and of channels, (HW), for each image, of the gates that there are.
 inline void check_index(const cbam::Problem& p, const Tensor& x, const Tensor& index) {
-    check_left(x, index, ScalarType::Int, "index");
+    check_left(x, index, aoti_torch_dtype_int32(), "index");
     check_numel(index, p.N * p.index_size(), "index");
     if (!index.is_cpu()) return;
     auto largest = [](const int32_t* i, int64_t n) {

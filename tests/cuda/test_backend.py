@@ -89,7 +89,7 @@ for name in registry.Operators._fields:
     assert has(f"{registry.NAMESPACE}::{name}", "CUDA") and not has(f"{registry.NAMESPACE}::{name}", "CPU"), name
 with torch._subclasses.FakeTensorMode():
     x, w1, w2, ws = (torch.empty(s, device="cuda") for s in ((2, 16, 9, 8), (4, 16), (16, 4), (1, 2, 7, 7)))
-    y, saved, index = registry.operators["cuda"].forward(x, w1, None, w2, None, ws, None, None, False, 0)
+    y, saved, index = registry.operators["cuda"].forward(x, w1, w2, ws, None, None, None, None, False, 0)
 assert y.shape == x.shape and y.device.type == "cuda" and saved.shape == (2, 272) and index.shape == (2, 88)
 assert not torch.cuda.is_initialized()
 """

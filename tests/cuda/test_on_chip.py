@@ -91,7 +91,7 @@ def _arguments(shape, dtype, layout, relu=False):
     """x, dy, the residual and the parameters."""
     problem = random_problem(shape, dtype, layout, biases=True, residual=True, relu=relu)
     inputs = {n: t.detach() for n, t in problem.inputs.items()}
-    params = [inputs[n] for n in ("w1", "b1", "w2", "b2", "ws", "bs")]
+    params = [inputs[n] for n in ("w1", "w2", "ws", "b1", "b2", "bs")]
     return inputs["x"], problem.dy, inputs["residual"], params
 
 

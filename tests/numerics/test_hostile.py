@@ -12,7 +12,7 @@ from truth import random_problem
 from cbam_fused import CBAM, functional
 from cbam_fused.ops import registry
 
-PARAMETERS = ("w1", "b1", "w2", "b2", "ws", "bs")
+PARAMETERS = ("w1", "w2", "ws", "b1", "b2", "bs")
 
 
 def test_strides_beyond_32_bits():

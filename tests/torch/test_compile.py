@@ -31,7 +31,7 @@ def operator_arguments(problem, switches=0):
     """Arguments of each operator, by its name; of one that is about the spatial gate alone only where there is one."""
     given = {n: None if t is None else t.detach() for n, t in problem.inputs.items()}
     x, residual, relu = given["x"], given["residual"], problem.relu
-    params = [given[n] for n in ("w1", "b1", "w2", "b2", "ws", "bs")]
+    params = [given[n] for n in ("w1", "w2", "ws", "b1", "b2", "bs")]
     y, saved, index = registry.operators["cpu"].forward(x, *params, residual, relu, switches)
     y = y if relu else None
     result = {

@@ -117,7 +117,7 @@ def test_triton_operators(checker):
     fused, plain = twins(8, 4, 3, norm=True)
     x = torch.randn(1, 8, 4, 4, requires_grad=True)
     with torch.no_grad():
-        assert registry.operators["triton"].forward(x, *(None,) * 4, torch.zeros(1, 2, 3, 3), None, None, False, 0)
+        assert registry.operators["triton"].forward(x, None, None, torch.zeros(1, 2, 3, 3), *(None,) * 4, False, 0)
     for training in (True, False):
         ours = count(fused.train(training), x)
         with pytest.MonkeyPatch.context() as patch:

@@ -189,8 +189,8 @@ def test_fake_cuda_tensors(layout):
     with FakeTensorMode():
         x = torch.empty(2, 16, 9, 8, device="cuda", dtype=torch.bfloat16, memory_format=layout)
         w1, w2, ws = (torch.empty(size, device="cuda") for size in ((4, 16), (16, 4), (1, 2, 7, 7)))
-        y, saved, index = registry.operators["triton"].forward(x, w1, None, w2, None, ws, None, x, True, 0)
-        grads = registry.operators["triton"].backward(y, x, y, saved, index, w1, None, w2, None, ws, None, 0)
+        y, saved, index = registry.operators["triton"].forward(x, w1, w2, ws, None, None, None, x, True, 0)
+        grads = registry.operators["triton"].backward(y, x, y, saved, index, w1, w2, ws, None, None, None, 0)
     assert y.device == x.device and y.stride() == x.stride() and y.dtype == x.dtype
     assert saved.shape == (2, 3 * 16 + 2 * 4 + 3 * 72) and saved.dtype == torch.float32
     assert [tuple(g.shape) for g in grads] == [x.shape, x.shape, (4, 16), (0,), (16, 4), (0,), (1, 2, 7, 7), (0,)]
@@ -202,7 +202,7 @@ def test_fake_cuda_tensors(layout):
 def test_opcheck(shape, layout, checker):
     problem = random_problem(shape, torch.float32, layout, biases=True, residual=True, relu=True)
     inputs = {n: t.detach() for n, t in problem.inputs.items()}
-    params = [inputs[n] for n in ("w1", "b1", "w2", "b2", "ws", "bs")]
+    params = [inputs[n] for n in ("w1", "w2", "ws", "b1", "b2", "bs")]
     forward = (inputs["x"], *params, inputs["residual"], True, 0)
     library.opcheck(registry.operators["triton"].forward, forward)
     y, saved, index = registry.operators["triton"].forward(*forward)

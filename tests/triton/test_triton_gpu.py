@@ -114,7 +114,7 @@ def test_nan_and_ties(layout):
     x = torch.ones(1, 40, 30, 30, device="cuda").to(memory_format=layout)
     x[0, 7, 2, 5] = x[0, 7, 20, 20] = float("nan")
     w1, w2, ws = (torch.rand(size, device="cuda") for size in ((2, 40), (40, 2), (1, 2, 7, 7)))
-    _, _, index = registry.operators["triton"].forward(x, w1, None, w2, None, ws, None, None, False, 0)
+    _, _, index = registry.operators["triton"].forward(x, w1, w2, ws, None, None, None, None, False, 0)
     assert index[0, 7] == 2 * 30 + 5 and not index[0, :7].any() and not index[0, 8:].any()
 
 
