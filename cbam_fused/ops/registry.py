@@ -12,7 +12,7 @@ time that the MLP is taken; the two gates whose sum g is, where it is one; mean 
 ``index``, int32, holds where the maxima were: (C) and (HW). Of both tensors only what there is has room
 (layout.row_sizes); on GPUs, whose kernels know the tutorial's switches alone, both gates always, and the hidden vectors
 behind their activation. backward takes y if the forward ended in a ReLU, else None, and dresidual is then None, too.
-Gradients of parameters have their type and strides, and may share one buffer; those of absent ones are None.
+Gradients of parameters have their type and strides; those of absent ones are None.
 
 Where something stands between the convolution and its sigmoid, each of the two is cut there:
 

@@ -16,16 +16,20 @@
 namespace {
 
 using torch::headeronly::MemoryFormat;
+using torch::headeronly::ScalarType;
 using OptionalTensor = std::optional<Tensor>;
 
-inline cbam::Dtype dtype_of(const Tensor& t) {
-    switch (t.scalar_type()) {
-        case ScalarType::Float: return cbam::Dtype::f32;
-        case ScalarType::Double: return cbam::Dtype::f64;
-        case ScalarType::Half: return cbam::Dtype::f16;
-        case ScalarType::BFloat16: return cbam::Dtype::bf16;
-        default: STD_TORCH_CHECK(false, "tensors must be float32, float64, float16 or bfloat16"); return {};
-    }
+inline cbam::Dtype dtype_of(const Kind& kind) {
+    if (kind.type == aoti_torch_dtype_float32()) return cbam::Dtype::f32;
+    if (kind.type == aoti_torch_dtype_bfloat16()) return cbam::Dtype::bf16;
+    if (kind.type == aoti_torch_dtype_float16()) return cbam::Dtype::f16;
+    STD_TORCH_CHECK(kind.type == aoti_torch_dtype_float64(), "tensors must be float32, float64, float16 or bfloat16");
+    return cbam::Dtype::f64;
+}
+
+// Of the type that sums have.
+inline Kind sums_of(const Kind& kind) {
+    return kind.of_type(kind.type == aoti_torch_dtype_float64() ? kind.type : aoti_torch_dtype_float32());
 }
 
 // The layout that serves x; cbam_fused/tensors.py has the same rule.
@@ -52,25 +56,29 @@ inline const void* pointer(const OptionalTensor& t) { return t ? t->const_data_p
 
 // The parameters in the order that they have in every signature.
 enum { W1, W2, WS, B1, B2, BS, kParameters };
-using Parameters = std::array<OptionalTensor, kParameters>;
+using Parameters = std::array<const OptionalTensor*, kParameters>;
 
 // Shapes, x and the parameters; the tensors are kept alive, dense, for as long as the call lasts.
 struct Call {
+    const Kind kind, sums_kind;  // of x, and of sums
     Tensor x;
-    Parameters given, held;  // held: in the accumulation type, contiguous, ws also in channels_last
-    int32_t sums_type;       // the accumulation type
+    const Parameters given;
+    // Of the parameters that the kernels cannot take as they lie in memory, copies that are contiguous and of the type
+    // of sums. ws may be in channels_last where the kernels know it.
+    std::array<OptionalTensor, kParameters> converted;
     cbam::Problem p{};
 
-    Call(const Tensor& x_, const Parameters& parameters, int64_t switches)
-        : x(checked_image(x_)), given(parameters), sums_type(accumulation_code(x_)) {
+    Call(const Tensor& x_, const Parameters& parameters, int64_t switches, bool ws_in_channels_last)
+        : kind(x_), sums_kind(sums_of(kind)), x(checked_image(x_)), given(parameters) {
+        p.dtype = dtype_of(kind);
         p.channels_last = is_channels_last(x_);
         x = dense(x_, p.channels_last);
         p.switches = cbam::Switches(switches);
         const bool single = p.switches.single;
-        p.dtype = dtype_of(x);
         const IntHeaderOnlyArrayRef sizes = x.sizes();
         p.N = sizes[0], p.C = sizes[1], p.H = sizes[2], p.W = sizes[3];
-        const auto& [w1, w2, ws, b1, b2, bs] = given;
+        const OptionalTensor &w1 = *given[W1], &w2 = *given[W2], &ws = *given[WS];
+        const OptionalTensor &b1 = *given[B1], &b2 = *given[B2], &bs = *given[BS];
         STD_TORCH_CHECK(w1.has_value() == (w2 || (single && w1)) && !(single && (w2 || b2)),
                         "w1 and w2 must be given together, or w1 alone with the switch 'single'");
         p.R = w1 && w1->dim() > 0 ? w1->size(0) : 0;
@@ -82,24 +90,24 @@ struct Call {
         STD_TORCH_CHECK((w1 || (!b1 && !b2)) && (ws || !bs),
                         "b1 and b2 must be None without w1 and w2, and bs without ws");
         STD_TORCH_CHECK(!single || !p.channel || p.R == p.C, "w1 must be (C, C) without w2");
-        check_parameter(x, w1, {p.R, p.C}, "w1"), check_parameter(x, b1, {p.R}, "b1");
-        check_parameter(x, w2, {p.C, p.R}, "w2"), check_parameter(x, b2, {p.C}, "b2");
-        check_parameter(x, ws, {1, 2, p.k, p.k}, "ws"), check_parameter(x, bs, {1}, "bs");
-        p.ws_channels_last = ws && !ws->is_contiguous() && is_dense_channels_last(*ws);
+        check_parameter(kind, sums_kind, w1, {p.R, p.C}, "w1"), check_parameter(kind, sums_kind, b1, {p.R}, "b1");
+        check_parameter(kind, sums_kind, w2, {p.C, p.R}, "w2"), check_parameter(kind, sums_kind, b2, {p.C}, "b2");
+        check_parameter(kind, sums_kind, ws, {1, 2, p.k, p.k}, "ws"), check_parameter(kind, sums_kind, bs, {1}, "bs");
         p.x = x.const_data_ptr();
-        p.w1 = hold(W1), p.w2 = hold(W2), p.ws = hold(WS), p.b1 = hold(B1), p.b2 = hold(B2), p.bs = hold(BS);
+        p.w1 = use(W1), p.w2 = use(W2), p.b1 = use(B1), p.b2 = use(B2), p.bs = use(BS);
+        p.ws = use(WS, ws_in_channels_last);
+        p.ws_channels_last = ws && !converted[WS] && !ws->is_contiguous();
         if (single) second_alone(p.w1, p.b1, p.w2, p.b2);
         p.saved_hidden = p.w1 ? p.switches.terms() * p.R : 0;
     }
 
     // A tensor like x, dense in its layout.
-    Tensor like_x(const Tensor& t) const { return dense(checked_like(x, t), p.channels_last); }
+    Tensor like_x(const Tensor& t) const { return dense(checked_like(x, kind, t), p.channels_last); }
     OptionalTensor like_x(const OptionalTensor& t) const { return t ? OptionalTensor(like_x(*t)) : t; }
 
     // A contiguous tensor of this many sums.
     Tensor sums(const Tensor& t, int64_t numel) const {
-        STD_TORCH_CHECK(t.numel() == numel && type_code(t) == sums_type && same_device(x, t),
-                        "s, dg or dlogits does not fit x");
+        STD_TORCH_CHECK(t.numel() == numel && Kind(t) == sums_kind, "s, dg or dlogits does not fit x");
         return torch::stable::contiguous(t);
     }
     OptionalTensor sums(const OptionalTensor& t, int64_t numel) const {
@@ -111,56 +119,33 @@ struct Call {
         w2 = w1, b2 = b1, w1 = b1 = nullptr;
     }
 
-    Tensor new_bytes(int64_t count) const { return new_vector(x, count, aoti_torch_dtype_uint8()); }
-
-    // Whether the kernels take a parameter, and leave its gradient, as it lies in memory.
-    bool direct(int i) const {
-        const Tensor& t = *given[i];
-        return type_code(t) == sums_type && (t.is_contiguous() || (i == WS && p.ws_channels_last));
-    }
+    Tensor new_bytes(int64_t count) const { return new_vector(kind.of_type(aoti_torch_dtype_uint8()), count); }
 
 private:
-    static int32_t accumulation_code(const Tensor& x) {
-        return x.scalar_type() == ScalarType::Double ? aoti_torch_dtype_float64() : aoti_torch_dtype_float32();
+    const void* use(int i, bool in_channels_last = false) {
+        if (!*given[i]) return nullptr;
+        const Tensor& t = **given[i];
+        const bool dense = t.is_contiguous() || (in_channels_last && is_dense_channels_last(t));
+        if (dense && Kind(t).type == sums_kind.type) return t.const_data_ptr();
+        const bool wide = p.dtype == cbam::Dtype::f64;
+        converted[i] = torch::stable::new_empty(x, t.sizes(), wide ? ScalarType::Double : ScalarType::Float);
+        torch::stable::copy_(*converted[i], t);
+        return converted[i]->const_data_ptr();
     }
-
-    const void* hold(int i) {
-        if (!given[i]) return nullptr;
-        held[i] = given[i];
-        if (!direct(i)) {
-            if (i == WS) p.ws_channels_last = false;
-            held[i] = torch::stable::new_empty(x, given[i]->sizes(), sums_scalar());
-            torch::stable::copy_(*held[i], *given[i]);
-        }
-        return held[i]->const_data_ptr();
-    }
-
-    ScalarType sums_scalar() const { return p.dtype == cbam::Dtype::f64 ? ScalarType::Double : ScalarType::Float; }
 };
 
-// Room for the gradients of the parameters, in the accumulation type: slices of one buffer.
+// Room for the gradients of the parameters, in the accumulation type.
 struct Gradients {
     const Call& call;
     std::array<Tensor, kParameters> of;  // undefined, None in Python, where the parameter is absent
 
     explicit Gradients(Call& call_) : call(call_) {
-        constexpr int64_t kAlignment = 64;  // bytes
         cbam::Problem& p = call_.p;
-        const int64_t size = p.dtype == cbam::Dtype::f64 ? 8 : 4;
-        std::array<int64_t, kParameters> offset{};
-        int64_t bytes = 0;
-        for (int i = 0; i < kParameters; ++i) {
-            offset[i] = bytes / size;
-            if (call.given[i]) bytes += (call.given[i]->numel() * size + kAlignment - 1) / kAlignment * kAlignment;
-        }
-        const Tensor buffer = new_vector(call.x, bytes / size, call.sums_type);
-        char* const data = (char*)buffer.mutable_data_ptr();
         void** const pointers[] = {&p.dw1, &p.dw2, &p.dws, &p.db1, &p.db2, &p.dbs};
         for (int i = 0; i < kParameters; ++i) {
-            if (!call.given[i]) continue;
-            const Tensor& like = *call.held[i];
-            of[i] = slice(buffer, like.sizes(), like.strides(), offset[i]);
-            *pointers[i] = data + offset[i] * size;
+            if (!*call.given[i]) continue;
+            of[i] = new_like(call.sums_kind, call.converted[i] ? *call.converted[i] : **call.given[i]);
+            *pointers[i] = of[i].mutable_data_ptr();
         }
         if (p.switches.single) Call::second_alone(p.dw1, p.db1, p.dw2, p.db2);
     }
@@ -168,8 +153,8 @@ struct Gradients {
     // The results in the type of the parameters and with their strides.
     void finish() {
         for (int i = 0; i < kParameters; ++i) {
-            if (!call.given[i] || call.direct(i)) continue;
-            Tensor result = torch::stable::empty_like(*call.given[i]);
+            if (!call.converted[i]) continue;
+            Tensor result = torch::stable::empty_like(**call.given[i]);
             torch::stable::copy_(result, of[i]);
             of[i] = result;
         }
@@ -187,7 +172,7 @@ inline void set_gates(Call& call, const Tensor& saved) {
 
 inline void set_saved(Call& call, const Tensor& saved) {
     cbam::Problem& p = call.p;
-    check_left(call.x, saved, call.sums_type, "saved");
+    check_left(call.sums_kind, saved, "saved");
     STD_TORCH_CHECK(saved.dim() == 2, "saved is not what the forward left");
     check_numel(saved, p.N * p.saved_size(), "saved");
     p.saved = const_cast<void*>(saved.const_data_ptr());
@@ -195,14 +180,14 @@ inline void set_saved(Call& call, const Tensor& saved) {
 
 inline void set_saved(Call& call, const Tensor& saved, const Tensor& index) {
     set_saved(call, saved);
-    check_index(call.p, call.x, index);
+    check_index(call.p, call.kind, index);
     call.p.index = (int32_t*)const_cast<void*>(index.const_data_ptr());
 }
 
 inline std::tuple<Tensor, Tensor> new_saved(Call& call) {
     cbam::Problem& p = call.p;
-    Tensor saved = new_matrix(call.x, p.N, p.saved_size(), call.sums_type);
-    Tensor index = new_matrix(call.x, p.N, p.index_size(), aoti_torch_dtype_int32());
+    Tensor saved = new_matrix(call.sums_kind, p.N, p.saved_size());
+    Tensor index = new_matrix(call.kind.of_type(aoti_torch_dtype_int32()), p.N, p.index_size());
     p.saved = saved.mutable_data_ptr(), p.index = (int32_t*)index.mutable_data_ptr();
     return {saved, index};
 }
