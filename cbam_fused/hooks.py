@@ -6,13 +6,11 @@ Other layers compute something else: those with a forward of their own, of their
 of the instance (offloading, LoRA, tracing), and convolutions whose geometry was changed (a dilated encoder).
 """
 
-from operator import itemgetter
 from typing import Any
 
 from torch import nn
 
-_HOOKS = itemgetter("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
-_GEOMETRY = itemgetter("kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
+GEOMETRY = ("kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")  # of a convolution
 # Of an instance, these take the place of the methods that a call runs.
 _CALL = ("forward", "_conv_forward", "_call_impl", "_wrapped_call_impl", "_compiled_call_impl")
 
@@ -56,22 +54,3 @@ def is_own(mask: Any, kind: type[nn.Module], switches: Any) -> bool:
         return True
     plain = type(mask) is kind and mask.switches == switches and not has_own_call(mask)
     return plain and not has_hooks(mask) and not mask.calls_layers()
-
-
-class AsBuilt:
-    """What decides what a call of some modules computes, to be compared later in the least time; not in compiled code.
-
-    An instance that has got a forward of its own has one attribute more.
-    """
-
-    def __init__(self, masks: tuple[nn.Module, ...], convolutions: tuple[nn.Module, ...]):
-        self.sizes = tuple(len(m.__dict__) for m in (*masks, *convolutions))
-        self.geometries = tuple(_GEOMETRY(m.__dict__) for m in convolutions)
-
-    def holds(self, ca: nn.Module, sa: nn.Module, fc1: nn.Module, fc2: nn.Module, conv1: nn.Module) -> bool:
-        a, b, c, d, e = ca.__dict__, sa.__dict__, fc1.__dict__, fc2.__dict__, conv1.__dict__
-        if (len(a), len(b), len(c), len(d), len(e)) != self.sizes:
-            return False
-        if any(_HOOKS(a)) or any(_HOOKS(b)) or any(_HOOKS(c)) or any(_HOOKS(d)) or any(_HOOKS(e)):
-            return False
-        return (_GEOMETRY(c), _GEOMETRY(d), _GEOMETRY(e)) == self.geometries

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +15,14 @@ from ..variants.config import HARD_SPATIAL, NO_CHANNEL, decode
 from . import registry
 
 SIXTH = 0.1666666716337204  # that of float32, which PyTorch's derivative of the hard sigmoid has in every type
+
+
+def apply(function: type[Function], *args: Any) -> Any:
+    """function.apply(*args). torch.compile takes no tensor twice, such as a tied weight: views, there."""
+    if not torch.compiler.is_compiling():
+        return function.apply(*args)
+    apart = [a.view_as(a) if isinstance(a, Tensor) and any(a is b for b in args[:i]) else a for i, a in enumerate(args)]
+    return function.apply(*apart)
 
 
 class Cbam(Function):

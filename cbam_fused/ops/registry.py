@@ -36,7 +36,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -115,12 +115,21 @@ cuda_architectures = () if cuda_missing else tuple(ops.cuda_architectures().spli
 
 def cuda_unserved(device: torch.device) -> str:
     """Why _C_cuda cannot serve a GPU; empty if it can."""
-    if cuda_missing or not torch.cuda.is_available():
-        return cuda_missing or "PyTorch sees no GPU"
-    properties = torch.cuda.get_device_properties(device)
+    if cuda_missing:
+        return cuda_missing
+    return _unserved_gpu(None) if device.index is None else _unserved_gpu_of(device.index)
+
+
+def _unserved_gpu(index: int | None) -> str:
+    if not torch.cuda.is_available():
+        return "PyTorch sees no GPU"
+    properties = torch.cuda.get_device_properties(index)
     if runs(cuda_architectures, properties.major, properties.minor):
         return ""
     return f"built for {', '.join(cuda_architectures)}, not for a GPU of {properties.major}.{properties.minor}"
+
+
+_unserved_gpu_of = cache(_unserved_gpu)  # which asks PyTorch, and that the driver
 
 
 def runs(architectures: tuple[str, ...], major: int, minor: int) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .. import functional, modules, reference
+from .. import modules, reference, routing
 from ..variants.config import ALLOWED, STATE, Switches
 from ..variants.state_dict import HIDDEN, PublicNames, rearranged
 from ..variants.table import VARIANTS, Variant
@@ -204,7 +204,7 @@ def prove(module: nn.Module, layers: Layers) -> tuple[Proof | None, str]:
     tied = torch.randn(3, C, 5, 8, generator=rng, dtype=torch.float64).relu()
     tied[:, 0] = 0
     steps = [(training, x) for training in (False, True) for x in (distinct, tied)]
-    with torch.enable_grad(), functional.without_demand(), generators.kept():
+    with torch.enable_grad(), routing.without_demand(), generators.kept():
         before = generators.states()
         try:
             original = random_copy(module, rng)

@@ -8,7 +8,7 @@ import torch
 from gates import FUNCTIONS
 from truth import DTYPES, LAYOUTS, assert_close_to_truth, random_problem
 
-from cbam_fused import CBAM, functional
+from cbam_fused import CBAM, functional, routing
 from cbam_fused.ops import registry
 
 unserved = registry.cuda_unserved(torch.device("cuda"))
@@ -20,7 +20,7 @@ SCHEDULES = ("auto", "staged", "1", "2", "4", "8", "16")
 
 @pytest.fixture(autouse=True)
 def cuda_kernels(monkeypatch):
-    monkeypatch.setattr("cbam_fused.functional.wanted", "cuda")
+    monkeypatch.setattr("cbam_fused.routing.wanted", "cuda")
     monkeypatch.delenv("CBAM_FUSED_CUDA_SCHEDULE", raising=False)
 
 
@@ -29,7 +29,7 @@ def on_gpu(function=functional.cbam, device="cuda"):
 
     def call(relu, **inputs):
         inputs = {n: None if t is None else t.to(device) for n, t in inputs.items()}
-        assert functional.backend_for(inputs["x"]) == "cuda"
+        assert routing.backend_for(inputs["x"]) == "cuda"
         return function(**inputs, relu=relu).cpu()
 
     return call

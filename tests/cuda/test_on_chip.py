@@ -19,7 +19,7 @@ def emulated(monkeypatch):
     """emulated(cluster): from there on, tensors on the CPU go to the CUDA kernels with so many blocks an image."""
 
     def use(cluster: int) -> None:
-        monkeypatch.setattr("cbam_fused.functional.wanted", "cpu")
+        monkeypatch.setattr("cbam_fused.routing.wanted", "cpu")
         monkeypatch.setitem(registry.operators, "cpu", driver.operators(driver.Plan("on_chip", cluster)))
 
     return use

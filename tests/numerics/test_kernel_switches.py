@@ -8,7 +8,7 @@ import torch
 from gates import SWITCHES, switched
 from truth import DTYPES, LAYOUTS, assert_close_to_truth
 
-from cbam_fused import functional
+from cbam_fused import functional, routing
 from cbam_fused.ops import registry
 from cbam_fused.tensors import row_sizes
 from cbam_fused.variants.config import Switches, decode
@@ -33,8 +33,8 @@ def problem_and_functions(gates, name, ties, *args, **options):
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_dtypes(dtype, layout, ties, gates, name):
     problem, functions = problem_and_functions(gates, name, ties, (2, 33, 5, 17), dtype, layout, biases=True)
-    assert functional.backend_for(problem.inputs["x"]) == "cpu"
-    assert not functional.unserved("cpu", problem.inputs["x"], None, Switches(ties=ties, **SWITCHES[name]), "channel")
+    assert routing.backend_for(problem.inputs["x"]) == "cpu"
+    assert not routing.unserved("cpu", problem.inputs["x"], None, Switches(ties=ties, **SWITCHES[name]), "channel")
     assert_close_to_truth(problem, *functions)
 
 

@@ -107,7 +107,7 @@ def test_exported_masks():
 
 
 def test_plain_operators_count_once(monkeypatch):
-    monkeypatch.setattr("cbam_fused.functional.wanted", "reference")
+    monkeypatch.setattr("cbam_fused.routing.wanted", "reference")
     fused, plain = twins(16)
     x = torch.randn(2, 16, 6, 6, requires_grad=True)
     assert count(fused, x) == count(plain, x)
@@ -121,7 +121,7 @@ def test_triton_operators(checker):
     for training in (True, False):
         ours = count(fused.train(training), x)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("cbam_fused.functional.wanted", "reference")
+            patch.setattr("cbam_fused.routing.wanted", "reference")
             assert ours == count(plain.train(training), x)
 
 

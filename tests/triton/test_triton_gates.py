@@ -8,7 +8,7 @@ from gates import FUNCTIONS
 from torch import library, nn
 from truth import LAYOUTS, assert_close_to_truth, random_problem
 
-from cbam_fused import functional, reference
+from cbam_fused import functional, reference, routing
 from cbam_fused.ops import registry
 from cbam_fused.tensors import saved_logits
 from cbam_fused.variants.config import NO_CHANNEL
@@ -159,9 +159,9 @@ def test_running_statistics_move_as_in_pytorch(checker):
 def test_what_is_left_to_the_reference(checker):
     problem = random_problem((1, 4, 3, 4))
     x = torch.empty(1, 1, 1, 1)
-    assert functional.unserved("triton", x, None, reference.TIES["even"]) == "ties='even'"
-    assert not functional.unserved("triton", x.expand(2, 2, 2**14, 2**14), None, reference.TUTORIAL)
-    assert "2^29" in functional.unserved("triton", x.expand(2, 2, 2**14, 2**14 + 1), None, reference.TUTORIAL)
-    assert not functional.unserved("cpu", x.expand(2, 2, 2**14, 2**14 + 1), None, reference.TIES["even"])
+    assert routing.unserved("triton", x, None, reference.TIES["even"]) == "ties='even'"
+    assert not routing.unserved("triton", x.expand(2, 2, 2**14, 2**14), None, reference.TUTORIAL)
+    assert "2^29" in routing.unserved("triton", x.expand(2, 2, 2**14, 2**14 + 1), None, reference.TUTORIAL)
+    assert not routing.unserved("cpu", x.expand(2, 2, 2**14, 2**14 + 1), None, reference.TIES["even"])
     functional.cbam(**problem.inputs, ties="even")
     assert not checker.launches

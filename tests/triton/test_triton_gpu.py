@@ -10,7 +10,7 @@ import torch
 from gates import FUNCTIONS
 from truth import DTYPES, LAYOUTS, assert_close_to_truth, random_problem
 
-from cbam_fused import CBAM, functional
+from cbam_fused import CBAM, functional, routing
 from cbam_fused.ops import registry
 
 pytestmark = [
@@ -26,7 +26,7 @@ gates = pytest.mark.parametrize("name", [name for name in FUNCTIONS if name != "
 def triton_on_cuda(monkeypatch):
     if os.environ.get("TRITON_INTERPRET") == "1":
         pytest.skip("TRITON_INTERPRET=1: the kernels are interpreted in this process, not compiled")
-    monkeypatch.setattr("cbam_fused.functional.wanted", "triton")
+    monkeypatch.setattr("cbam_fused.routing.wanted", "triton")
 
 
 def on_gpu(function=functional.cbam, device="cuda"):
@@ -34,7 +34,7 @@ def on_gpu(function=functional.cbam, device="cuda"):
 
     def call(relu, **inputs):
         inputs = {n: None if t is None else t.to(device) for n, t in inputs.items()}
-        assert functional.backend_for(inputs["x"]) == "triton"
+        assert routing.backend_for(inputs["x"]) == "triton"
         return function(**inputs, relu=relu).cpu()
 
     return call

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import cbam_fused
-from cbam_fused import functional, modules, reference, surgery
+from cbam_fused import functional, modules, reference, routing, surgery
 from cbam_fused.replace import replace
 from cbam_fused.variants import config, table
 
@@ -48,8 +48,8 @@ SECTIONS = {
         functional.cbam,
         functional.channel_gate,
         functional.spatial_gate,
-        functional.backend_for,
-        functional.use_backend,
+        routing.backend_for,
+        routing.use_backend,
     ),
     "Other CBAMs": (replace.replace_cbam, replace.Report, cbam_fused.export_state_dict),
     "Finished networks": (
