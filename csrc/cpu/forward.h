@@ -56,11 +56,9 @@ template <class T, bool channels_last> void pool_channels(const Problem& p, cons
         const T* x = (const T*)p.x + n * C * HW;
         auto *mean = v.mean_c + k, *max = v.max_c + k;
         int32_t* arg = v.argmax_c + k;
-        auto pool = [&]<bool weighted>() {
-            if (channels_last) row_stats<T, weighted, true>(x + k * C, part.size(), C, v.g, mean, max, arg);
-            else col_stats<T, weighted, true>(x + k, C, part.size(), HW, v.g, mean, max, arg);
-        };
-        v.g ? pool.template operator()<true>() : pool.template operator()<false>();
+        const auto* g = p.channel ? v.g : scratch.ones;
+        if (channels_last) row_stats<T, true, true>(x + k * C, part.size(), C, g, mean, max, arg);
+        else col_stats<T, true, true>(x + k, C, part.size(), HW, g, mean, max, arg);
         frame(scratch.map, v.mean_c, rows, scratch.framed[0]);
         frame(scratch.map, v.max_c, rows, scratch.framed[1]);
     }
@@ -84,7 +82,7 @@ template <class T, bool channels_last> Steps forward_steps(const Problem& p) {
     using F = Acc<T>;
     const int64_t image = p.C * p.HW();
     Steps steps;
-    if (p.y && !(p.channel && p.spatial)) steps.add(absent_gate<F>, 0);
+    if (!p.channel || (p.y && !p.spatial)) steps.add(absent_gate<F>, 0);
     if (p.channel) {
         steps.add(pool_pixels<T, channels_last>, image);
         steps.add(hidden_layer<F>, p.R * p.C);

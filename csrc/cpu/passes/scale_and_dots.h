@@ -11,6 +11,9 @@
 
 namespace {
 
+// A pass is a function of its own, compiled once and not wherever it is called: it runs for a whole image or a part of it.
+#define CBAM_PASS __attribute__((noinline))
+
 constexpr int64_t kBlock = 64;    // rows between two additions to the double totals
 constexpr int64_t kChunk = 4096;  // columns of a row handled at a time, so that the column vectors stay in L1
 constexpr int kGroup = 4;         // rows worked on together, so that they share the reads of the column vectors
@@ -24,7 +27,7 @@ template <class Body> inline void each_part(int64_t n, int64_t size, Body body) 
     for (int64_t first = 0; first < n; first += size) body(first, least(n, first + size));
 }
 
-template <class V> inline void fill(V* v, int64_t n, V value) {
+template <class V> CBAM_PASS void fill(V* v, int64_t n, V value) {
     for (int64_t i = 0; i < n; ++i) v[i] = value;
 }
 
@@ -86,7 +89,7 @@ template <class F, int n> struct Totals {
 
 // y = x u v (+ residual) (then ReLU); u is one factor a row, v one a column. What is asked for is known at compile
 // time, so that a product and a sum become one instruction, with one rounding, in all vectors of a row or in none.
-template <bool residual, bool relu, class T, class F = Acc<T>>
+template <bool residual, bool relu, class T, class F = Acc<T>> CBAM_PASS
 void scale(const T* x, int64_t rows, int64_t cols, int64_t pitch, const F* u, const F* v, const T* add, T* y) {
     for (int64_t r = 0; r < rows; ++r) {
         const int64_t row = r * pitch;
@@ -99,9 +102,9 @@ void scale(const T* x, int64_t rows, int64_t cols, int64_t pitch, const F* u, co
     }
 }
 
-// out[k][r] = sum over columns of x v[k], for every given vector. Two vectors share a read of x, and as many sums as
-// there are lanes are taken across their lanes at a time.
-template <class T, class F = Acc<T>>
+// out[k][r] = sum over columns of x v[k], for every given vector: of an image one, of weights, which are of type F, any
+// number. Two vectors share a read of x, and as many sums as there are lanes are taken across their lanes at a time.
+template <class T, class F = Acc<T>> CBAM_PASS
 void row_dots(const T* x, int64_t rows, int64_t cols, int count, const F* const* v, F* const* out) {
     using V = Vec<F>;
     auto dots = [&]<int n>(int k, Count<n>) {
@@ -141,12 +144,13 @@ void row_dots(const T* x, int64_t rows, int64_t cols, int count, const F* const*
         });
     };
     int k = 0;
-    for (; k + 2 <= count; k += 2) dots(k, Count<2>{});
+    if constexpr (sizeof(T) == sizeof(F))
+        for (; k + 2 <= count; k += 2) dots(k, Count<2>{});
     if (k < count) dots(k, Count<1>{});
 }
 
-// out[k][c] = sum over rows of x u[k], for every given vector. Two vectors share a read of x.
-template <class T, class F = Acc<T>>
+// out[k][c] = sum over rows of x u[k], for every given vector, as many as for row_dots. Two vectors share a read of x.
+template <class T, class F = Acc<T>> CBAM_PASS
 void col_dots(const T* x, int64_t rows, int64_t cols, int64_t pitch, int count, const F* const* u, F* const* out) {
     using V = Vec<F>;
     each_tile<F>(cols, [&]<int width>(int64_t c, Count<width>, auto last) {
@@ -169,7 +173,8 @@ void col_dots(const T* x, int64_t rows, int64_t cols, int64_t pitch, int count, 
                 });
         };
         int k = 0;
-        for (; k + 2 <= count; k += 2) dots(k, Count<2>{});
+        if constexpr (sizeof(T) == sizeof(F))
+            for (; k + 2 <= count; k += 2) dots(k, Count<2>{});
         if (k < count) dots(k, Count<1>{});
     });
 }
