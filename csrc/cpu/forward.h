@@ -17,12 +17,10 @@ void apply_gates(const Problem& p, int64_t image, Range pixels, const Gates<F>& 
     const int64_t C = p.C, HW = p.HW(), at = image * C * HW + pixels.first * (channels_last ? C : 1);
     const T *x = (const T*)p.x + at, *add = p.residual ? (const T*)p.residual + at : nullptr;
     T* y = (T*)p.y + at;
-    auto run = [&]<bool residual, bool relu>() {
-        if (channels_last) scale<residual, relu>(x, pixels.size(), C, C, s, g, add, y);
-        else scale<residual, relu>(x, C, pixels.size(), HW, g, s, add, y);
-    };
-    if (add) p.relu ? run.template operator()<true, true>() : run.template operator()<true, false>();
-    else p.relu ? run.template operator()<false, true>() : run.template operator()<false, false>();
+    auto* pass = p.relu ? scale<false, true, T> : scale<false, false, T>;
+    if (add) pass = p.relu ? scale<true, true, T> : scale<true, false, T>;
+    if (channels_last) pass(x, pixels.size(), C, C, s, g, add, y);
+    else pass(x, C, pixels.size(), HW, g, s, add, y);
 }
 
 // a and m, those of them that there are.

@@ -71,14 +71,14 @@ void input_gradient(const T* z, Range rows, int64_t cols, const F* s, const F* t
             else give(j, (zs + offset) * g[r] + b[r] + added);
         }
     };
-    each_group(rows.first, rows.last, [&]<int n>(int64_t first, Count<n> group) {
+    auto group = [&]<int n>(int64_t first, Count<n> count) {
         V special[n];  // of a half type the elements at row_index, computed apart, so that they are rounded once
         for (int j = 0; sizeof(T) == 2 && row_index && j < n; ++j)
             gradients(first + j, Count<1>{}, row_index[first + j], First{1},
                       [&](int, V v) { special[j] = v + row_add[first + j]; });
         each_vector<F>(cols, [&](int64_t c, auto lanes) {
             const int64_t later = ahead<T>(c, cols, cols);
-            gradients(first, group, c, lanes, [&](int j, V v) {
+            gradients(first, count, c, lanes, [&](int j, V v) {
                 const int64_t at = (first + j) * cols + c;
                 if constexpr (with_z) __builtin_prefetch(z + at + later);
                 store(dx + at, v, lanes);
@@ -89,7 +89,10 @@ void input_gradient(const T* z, Range rows, int64_t cols, const F* s, const F* t
             if constexpr (sizeof(T) == 2) store(p, special[j], First{1});
             else *p += row_add[first + j];
         }
-    });
+    };
+    if constexpr (with_z) each_group(rows.first, rows.last, group);
+    else  // nothing but dx moves
+        for (int64_t r = rows.first; r < rows.last; ++r) group(r, Count<1>{});
 }
 
 // out[i][j] = sum over images n and terms t of u[n][t][i] v[n][t][j], for rows i of [first, last). u and v of image n

@@ -70,16 +70,15 @@ void convolve_k(const MapShape<F>& m, Range rows, const F* const* framed, const 
                 }
         };
         // Input row h + a meets output row h + r at offset a - r.
-        auto meet = [&](int64_t a) {
-            if (a >= R - 1 && a < k) input_row(a, [](int) { return true; });
-            else input_row(a, [&](int r) { return a >= r && a - r < k; });
-        };
         if constexpr (K) {
 #pragma GCC unroll 16
-            for (int64_t a = 0; a < K + R - 1; ++a) meet(a);
+            for (int64_t a = 0; a < K + R - 1; ++a) {
+                if (a >= R - 1 && a < K) input_row(a, [](int) { return true; });
+                else input_row(a, [&](int r) { return a >= r && a - r < K; });
+            }
         } else {
 #pragma GCC unroll 1
-            for (int64_t a = 0; a < k + R - 1; ++a) meet(a);
+            for (int64_t a = 0; a < k + R - 1; ++a) input_row(a, [&](int r) { return a >= r && a - r < k; });
         }
 #pragma GCC unroll 4
         for (int r = 0; r < R; ++r)

@@ -48,20 +48,17 @@ template <class Body> inline void each_group(int64_t first, int64_t last, Body b
     for (; r < last; ++r) body(r, Count<1>{});
 }
 
-// body(column, Count<vectors>, lanes of the last vector) for column tiles that cover [0, cols). The last whole
-// tile may overlap the one before it; what it writes again is the same.
+// body(column, Count<vectors>, lanes of the last vector) for column tiles that cover [0, cols). The last tile of whole
+// vectors may overlap the one before it; what it writes again is the same.
 template <class F, class Body> inline void each_tile(int64_t cols, Body body) {
-    constexpr int64_t width = kTile * kLanes<F>;
-    if (cols >= width) {
-        each_part(cols, width, [&](int64_t c, int64_t) { body(least(c, cols - width), Count<kTile>{}, Whole{}); });
-        return;
-    }
-    const int vectors = int((cols + kLanes<F> - 1) / kLanes<F>);
-    const First last{int(cols) - (vectors - 1) * kLanes<F>};
-    if (vectors == 1) body(0, Count<1>{}, last);
-    if (vectors == 2) body(0, Count<2>{}, last);
-    if (vectors == 3) body(0, Count<3>{}, last);
-    if (vectors == 4) body(0, Count<4>{}, last);
+    auto whole = [&]<int n>(Count<n> vectors) {
+        constexpr int64_t width = n * kLanes<F>;
+        each_part(cols, width, [&](int64_t c, int64_t) { body(least(c, cols - width), vectors, Whole{}); });
+    };
+    if (cols >= kTile * kLanes<F>) whole(Count<kTile>{});
+    else if (cols >= 2 * kLanes<F>) whole(Count<2>{});
+    else if (cols > kLanes<F>) body(0, Count<2>{}, First{int(cols) - kLanes<F>});
+    else body(0, Count<1>{}, First{int(cols)});
 }
 
 // body(j, lanes) for the vectors of one tile.
