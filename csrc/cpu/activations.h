@@ -72,14 +72,13 @@ void by_activation(cbam::Activation activation, int64_t n, F* out, Relu relu, Le
 template <class F> CBAM_PASS void activate(cbam::Activation activation, const F* v, int64_t n, F* out) {
     by_activation(
         activation, n, out, [&](int64_t i) { return v[i] < 0 ? 0 : v[i]; },
-        [&](int64_t i) { return v[i] > 0 ? v[i] : v[i] * F(0.01); },
-        [&](int64_t i) { return v[i] / (1 + exp(-v[i])); },
+        [&](int64_t i) { return v[i] > 0 ? v[i] : v[i] * F(0.01); }, [&](int64_t i) { return v[i] / (1 + exp(-v[i])); },
         [&](int64_t i) { return v[i] * ((1 + erf(v[i] * F(M_SQRT1_2))) / 2); });
 }
 
 // d, the gradient behind the activation of v, taken before it, into out.
-template <class F> CBAM_PASS
-void through_activation(cbam::Activation activation, const F* v, const F* d, int64_t n, F* out) {
+template <class F>
+CBAM_PASS void through_activation(cbam::Activation activation, const F* v, const F* d, int64_t n, F* out) {
     by_activation(
         activation, n, out, [&](int64_t i) { return v[i] <= 0 ? 0 : d[i]; },
         [&](int64_t i) { return v[i] > 0 ? d[i] : d[i] * F(0.01); },

@@ -177,10 +177,13 @@ template <class T, bool channels_last> void x_gradient(const Problem& p, const S
         const auto* routed = scratch.routed;
         const auto *da = scratch.da, *dm = scratch.dm;
         const int64_t cols = channels_last ? C : HW;
-        const auto *by_column = channels_last ? v.argmax_hw : v.argmax_c, *by_row = channels_last ? v.argmax_c : v.argmax_hw;
+        const auto *by_column = channels_last ? v.argmax_hw : v.argmax_c,
+                   *by_row = channels_last ? v.argmax_c : v.argmax_hw;
         const auto *col_add = channels_last ? dm : routed, *row_add = channels_last ? routed : dm;
         auto* pass = input_gradient<T, channels_last, false, true>;
-        if (z) pass = by_column ? input_gradient<T, channels_last, true, true> : input_gradient<T, channels_last, true, false>;
+        if (z)
+            pass = by_column ? input_gradient<T, channels_last, true, true>
+                             : input_gradient<T, channels_last, true, false>;
         else if (!by_column) pass = input_gradient<T, channels_last, false, false>;
         if (p.switches.even_ties)
             Maxima<T, channels_last>(p, n, scratch).input_gradient(z, part, s, t, routed, g, da, dm, dx);

@@ -88,7 +88,8 @@ template <class F> struct Scratch {
         const int64_t across = (cols + kTileCols - 1) / kTileCols, below = (rows + kTileRows - 1) / kTileRows;
         // Consecutive buffers, each from a multiple of 64 bytes on; from a null base this only adds up their sizes.
         auto bytes_of = [](int64_t n, int64_t size) { return (n * size + 63) & ~int64_t(63); };
-        const int64_t of_map = bytes_of(map.size(), sizeof(F)), of_hidden = bytes_of(p.switches.gates() * p.R, sizeof(F));
+        const int64_t of_map = bytes_of(map.size(), sizeof(F)),
+                      of_hidden = bytes_of(p.switches.gates() * p.R, sizeof(F));
         const int64_t of_c = bytes_of(C, sizeof(F)), of_hw = bytes_of(HW, sizeof(F));
         char* next = (char*)base;
         auto take = [&](int64_t size) {
@@ -103,7 +104,9 @@ template <class F> struct Scratch {
         for (F** b : {&t, &routed, &share}) *b = take(of_hw);
         for (F** b : {&da, &dm}) *b = take(of_c);
         dg = (double*)take(bytes_of(C, sizeof(double)));
-        auto sums = [&](int64_t n, int64_t size) { return Sums<F>{take(bytes_of((n + 1) * size, sizeof(F))), n, size}; };
+        auto sums = [&](int64_t n, int64_t size) {
+            return Sums<F>{take(bytes_of((n + 1) * size, sizeof(F))), n, size};
+        };
         auto of_channels = [&] { return sums(p.channels_last ? below : across, C); };
         auto of_pixels = [&] { return sums(p.channels_last ? across : below, HW); };
         direct = of_channels(), ds = of_pixels();

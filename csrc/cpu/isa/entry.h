@@ -1,6 +1,6 @@
 // The kernels of one instruction set are two objects, which compile side by side: of forward.h and of backward.h. The
-// source that includes this has CBAM_ISA name the set, and is compiled with its flags. Everything but the entry point has
-// internal linkage, so that the linker can never give one set's code to another.
+// source that includes this has CBAM_ISA name the set, and is compiled with its flags. Everything but the entry point
+// has internal linkage, so that the linker can never give one set's code to another.
 //
 // With CBAM_BF16_ONLY there are kernels for bfloat16 alone, and those for other types are avx512's.
 #pragma once

@@ -8,8 +8,8 @@ namespace {
 // With z = dy, or if relu where that let y through, reads x and dy once and gives a tile's
 //   along[r] = sum over columns of x z v,  down[c] = sum over rows of x z u,
 // u being one factor a row and v one a column, those of the two that are asked for. If relu, z is written to masked.
-template <bool relu, bool to_rows, bool to_cols, class T, class F = Acc<T>> CBAM_PASS
-void products(const T* x, const T* dy, const T* y, T* masked, const F* u, const F* v, const Tile<F>& tile) {
+template <bool relu, bool to_rows, bool to_cols, class T, class F = Acc<T>>
+CBAM_PASS void products(const T* x, const T* dy, const T* y, T* masked, const F* u, const F* v, const Tile<F>& tile) {
     using V = Vec<F>;
     const int64_t width = tile.c1 - tile.c0, cols = tile.cols;
     F sum[kTileCols];
@@ -44,11 +44,12 @@ void products(const T* x, const T* dy, const T* y, T* masked, const F* u, const 
 
 // Of some rows, dx = (z s + t) g + b, plus col_add[c] at row col_index[c] of each column and row_add[r] at column
 // row_index[r] of each row: the gradients that the maxima route to one element. with_z: whether there is z, else zeros;
-// it may be dx. by_column: whether the columns have such maxima; row_index is null if the rows have none. s and t belong
-// to pixels, g and b to channels; channels are the columns if channels_last, else the rows.
-template <class T, bool channels_last, bool with_z, bool by_column, class F = Acc<T>> CBAM_PASS
-void input_gradient(const T* z, Range rows, int64_t cols, const F* s, const F* t, const F* g, const F* b,
-                    const int32_t* col_index, const F* col_add, const int32_t* row_index, const F* row_add, T* dx) {
+// it may be dx. by_column: whether the columns have such maxima; row_index is null if the rows have none. s and t
+// belong to pixels, g and b to channels; channels are the columns if channels_last, else the rows.
+template <class T, bool channels_last, bool with_z, bool by_column, class F = Acc<T>>
+CBAM_PASS void input_gradient(const T* z, Range rows, int64_t cols, const F* s, const F* t, const F* g, const F* b,
+                              const int32_t* col_index, const F* col_add, const int32_t* row_index, const F* row_add,
+                              T* dx) {
     using V = Vec<F>;
     // give(j, gradient) for n rows from the first on, at column c.
     auto gradients = [&]<int n>(int64_t first, Count<n>, int64_t c, auto lanes, auto give) {

@@ -49,8 +49,9 @@ template <class F> double framed_sum(const MapShape<F>& m, const F* framed) {
 // With c_i[h][w] = sum over offsets (a, b) of weight[i][a][b] in_i[h + a][w + b], for some rows h: gives
 // out_0 = c_0 + c_1 + bias, or, split, out_0 = c_0 and out_1 = c_1 of one and the same input. K is k where it is known
 // at compile time, else 0.
-template <class F, bool split, int K> CBAM_PASS
-void convolve_k(const MapShape<F>& m, Range rows, const F* const* framed, const F* weight, F bias, F* const* out) {
+template <class F, bool split, int K> CBAM_PASS void convolve_k(const MapShape<F>& m, Range rows,
+                                                                const F* const* framed, const F* weight, F bias,
+                                                                F* const* out) {
     constexpr int R = MapShape<F>::kRows;
     const int64_t k = K ? K : m.k;
     auto columns = [&]<int n>(int64_t h, int64_t w, Count<n>, auto last) {
@@ -107,7 +108,7 @@ constexpr int kKernelRows = 2;
 
 // dweight[a][b] = sum over outputs of dz[h][w] framed[h + a][w + b], for kKernelRows rows from a on, or what is left;
 // framed_dz is dz in a frame of its own.
-template <class F> CBAM_PASS
+template <class F>
 void weight_gradient(const MapShape<F>& m, int64_t a, const F* framed_dz, const F* framed, F* dweight) {
     const F* dz = framed_dz + m.p * m.width + m.p;                     // beyond its rows lie the zeros of the frame
     auto offsets = [&]<int A, int B>(int64_t b, Count<A>, Count<B>) {  // A x B neighbours share their loads

@@ -22,8 +22,8 @@ template <class F, class Value> void prefer_nan(int64_t n, Value value, F* max, 
 }
 
 // Mean, maximum and the maximum's index of each row of w x; w is one weight a column.
-template <class T, bool weighted, bool with_max, class F = Acc<T>> CBAM_PASS
-void long_row_stats(const T* x, int64_t rows, int64_t cols, const Acc<T>* w, F* mean, F* max, int32_t* arg) {
+template <class T, bool weighted, bool with_max, class F = Acc<T>>
+CBAM_PASS void long_row_stats(const T* x, int64_t rows, int64_t cols, const Acc<T>* w, F* mean, F* max, int32_t* arg) {
     using V = Vec<F>;
     using I = IndexVec<F>;
     constexpr int64_t step = kTile * kLanes<F>;
@@ -99,8 +99,9 @@ template <bool with_max, class F, class Lanes, class Value> void write_stats(Vec
 }
 
 // The same of each column of w x; w is one weight a row.
-template <class T, bool weighted, bool with_max, class F = Acc<T>> CBAM_PASS
-void col_stats(const T* x, int64_t rows, int64_t cols, int64_t pitch, const Acc<T>* w, F* mean, F* max, int32_t* arg) {
+template <class T, bool weighted, bool with_max, class F = Acc<T>>
+CBAM_PASS void col_stats(const T* x, int64_t rows, int64_t cols, int64_t pitch, const Acc<T>* w, F* mean, F* max,
+                         int32_t* arg) {
     each_tile<F>(cols, [&]<int n>(int64_t c, Count<n>, auto last) {
         auto value = [&](const T* row, int64_t r, int64_t i, auto lanes) {
             Vec<F> v = load(row + i, lanes);
@@ -129,8 +130,8 @@ void col_stats(const T* x, int64_t rows, int64_t cols, int64_t pitch, const Acc<
 }
 
 // What long_row_stats does, with blocks of rows transposed so that each row is a lane and nothing goes across lanes.
-template <class T, bool weighted, class F = Acc<T>> CBAM_PASS
-void short_row_stats(const T* x, int64_t rows, int64_t cols, const Acc<T>* w, F* mean, F* max, int32_t* arg) {
+template <class T, bool weighted, class F = Acc<T>>
+CBAM_PASS void short_row_stats(const T* x, int64_t rows, int64_t cols, const Acc<T>* w, F* mean, F* max, int32_t* arg) {
     constexpr int n = kLanes<F>;
     auto value = [&](int64_t r, int64_t c, auto lanes) {
         const Vec<F> v = load(x + r * cols + c, lanes);
@@ -159,7 +160,7 @@ void short_row_stats(const T* x, int64_t rows, int64_t cols, const Acc<T>* w, F*
         auto write = [&](auto lanes) {
             auto one = [&](int64_t c, int r) { return value(first + r, c, First{1})[0]; };
             write_stats<true, F>(total.times(0, 1.0 / double(cols)), top, where, lanes, cols, one, mean + first,
-                                     max + first, arg + first);
+                                 max + first, arg + first);
         };
         if (last - first == n) write(Whole{});
         else write(First{int(last - first)});

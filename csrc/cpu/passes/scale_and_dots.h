@@ -11,7 +11,8 @@
 
 namespace {
 
-// A pass is a function of its own, compiled once and not wherever it is called: it runs for a whole image or a part of it.
+// A pass is a function of its own, compiled once and not wherever it is called: it runs for a whole image or a part of
+// it.
 #define CBAM_PASS __attribute__((noinline))
 
 constexpr int64_t kBlock = 64;    // rows between two additions to the double totals
@@ -51,14 +52,16 @@ template <class Body> inline void each_group(int64_t first, int64_t last, Body b
 // body(column, Count<vectors>, lanes of the last vector) for column tiles that cover [0, cols). The last tile of whole
 // vectors may overlap the one before it; what it writes again is the same.
 template <class F, class Body> inline void each_tile(int64_t cols, Body body) {
-    auto whole = [&]<int n>(Count<n> vectors) {
-        constexpr int64_t width = n * kLanes<F>;
-        each_part(cols, width, [&](int64_t c, int64_t) { body(least(c, cols - width), vectors, Whole{}); });
-    };
-    if (cols >= kTile * kLanes<F>) whole(Count<kTile>{});
-    else if (cols >= 2 * kLanes<F>) whole(Count<2>{});
-    else if (cols > kLanes<F>) body(0, Count<2>{}, First{int(cols) - kLanes<F>});
-    else body(0, Count<1>{}, First{int(cols)});
+    constexpr int lanes = kLanes<F>, width = kTile * lanes;
+    const int n = int(least(cols, width));
+    if (n == width)
+        each_part(cols, width, [&](int64_t c, int64_t) { body(least(c, cols - n), Count<kTile>{}, Whole{}); });
+    else if (n > 3 * lanes) body(0, Count<kTile>{}, First{n - 3 * lanes});
+    else if (n > lanes)
+        each_part(n, 2 * lanes, [&](int64_t c, int64_t) {
+            body(c ? n - 2 * lanes : 0, Count<2>{}, First{n > 2 * lanes ? lanes : n - lanes});
+        });
+    else body(0, Count<1>{}, First{n});
 }
 
 // body(j, lanes) for the vectors of one tile.
@@ -86,8 +89,9 @@ template <class F, int n> struct Totals {
 
 // y = x u v (+ residual) (then ReLU); u is one factor a row, v one a column. What is asked for is known at compile
 // time, so that a product and a sum become one instruction, with one rounding, in all vectors of a row or in none.
-template <bool residual, bool relu, class T, class F = Acc<T>> CBAM_PASS
-void scale(const T* x, int64_t rows, int64_t cols, int64_t pitch, const F* u, const F* v, const T* add, T* y) {
+template <bool residual, bool relu, class T, class F = Acc<T>>
+CBAM_PASS void scale(const T* x, int64_t rows, int64_t cols, int64_t pitch, const F* u, const F* v, const T* add,
+                     T* y) {
     for (int64_t r = 0; r < rows; ++r) {
         const int64_t row = r * pitch;
         each_vector<F>(cols, [&](int64_t c, auto lanes) {
@@ -101,8 +105,8 @@ void scale(const T* x, int64_t rows, int64_t cols, int64_t pitch, const F* u, co
 
 // out[k][r] = sum over columns of x v[k], for every given vector: of an image one, of weights, which are of type F, any
 // number. Two vectors share a read of x, and as many sums as there are lanes are taken across their lanes at a time.
-template <class T, class F = Acc<T>> CBAM_PASS
-void row_dots(const T* x, int64_t rows, int64_t cols, int count, const F* const* v, F* const* out) {
+template <class T, class F = Acc<T>>
+CBAM_PASS void row_dots(const T* x, int64_t rows, int64_t cols, int count, const F* const* v, F* const* out) {
     using V = Vec<F>;
     auto dots = [&]<int n>(int k, Count<n>) {
         constexpr int height = kLanes<F> / n;
@@ -147,8 +151,8 @@ void row_dots(const T* x, int64_t rows, int64_t cols, int count, const F* const*
 }
 
 // out[k][c] = sum over rows of x u[k], for every given vector, as many as for row_dots. Two vectors share a read of x.
-template <class T, class F = Acc<T>> CBAM_PASS
-void col_dots(const T* x, int64_t rows, int64_t cols, int64_t pitch, int count, const F* const* u, F* const* out) {
+template <class T, class F = Acc<T>> CBAM_PASS void col_dots(const T* x, int64_t rows, int64_t cols, int64_t pitch,
+                                                             int count, const F* const* u, F* const* out) {
     using V = Vec<F>;
     each_tile<F>(cols, [&]<int width>(int64_t c, Count<width>, auto last) {
         auto dots = [&]<int n>(int k, Count<n>) {
