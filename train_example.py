@@ -12,17 +12,14 @@ python train_example.py export --run RUN                    write it as .pt2 and
 python train_example.py compare --data DIR --out FOLDER     without CBAM, with plain and with fused CBAM
 """
 
-import argparse
 import os
 import sys
 
 try:
     from garbage import InputError, Interrupted
-    from garbage.commands import compare, evaluate, explain, export, inspect, predict, report, train
+    from garbage.cli import build_parser
 except ModuleNotFoundError as error:
     sys.exit(f"error: {error}; pip install '.[train]'")
-
-COMMANDS = (inspect, train, report, evaluate, predict, explain, export, compare)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -30,13 +27,9 @@ def main(argv: list[str] | None = None) -> int:
 
     0: done. 1: training diverged, the disk became full, nothing could be classified. 2: bad input. 130: interrupted.
     """
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(title="commands", required=True)
-    for command in COMMANDS:
-        command.add_parser(commands)
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # the names of files are any bytes
-    args = parser.parse_args((sys.argv[1:] if argv is None else argv) or ["train"])
+    args = build_parser(__doc__).parse_args((sys.argv[1:] if argv is None else argv) or ["train"])
     try:
         return args.run_command(args)
     except InputError as error:

@@ -1,21 +1,22 @@
-"""python -m bench.report FILE: docs/results/benchmarks.md and its plots from what ``pytest bench/`` wrote."""
+"""python -m bench.report FILE: docs/results/benchmarks.md, its plots and data, from what ``pytest bench/`` wrote."""
 
 import argparse
 import json
 from pathlib import Path
 
 from . import plots, tables
-from .goals import kinds
+from .ratios import kinds
 
 DOCS = Path(__file__).parents[1] / "docs" / "results"
+GPU = DOCS / "h100.json"
 
 METHOD = """\
 ## How it is measured
 
-`pytest bench/` measures and writes `runs/bench.json`; `python -m bench.report runs/bench.json` writes this file and
-its plots. `pytest bench/ --quick` measures a subset in less than two minutes, `--data DIR` takes the networks' images
-from your folder of class folders, but for *resnet18 compiled*. A part of it, chosen or cut short, goes to
-`runs/bench_part.json`.
+`pytest bench/` measures and writes `runs/bench.json`; `python -m bench.report runs/bench.json` writes this file, its
+plots and `benchmarks.json`. `pytest bench/ --quick` measures a subset in less than two minutes, `--data DIR` takes the
+networks' images from your folder of class folders, but for *resnet18 compiled*. A part of it, chosen or cut short, goes
+to `runs/bench_part.json`.
 
 - **Compared with** *eager*: `cbam_fused.reference.CBAM`, plain PyTorch. *compile*: `torch.compile(dynamic=False)` of
   it, one graph for each feature map, dtype, layout and mode, compiled before anything is timed. *clone*: `x.clone()`,
@@ -67,13 +68,7 @@ def document(results: dict) -> str:
         + f"; torch {versions['torch']}, Python {versions['python']}; {results['date']}, commit {results['commit']}."
         + (" A quick run: a subset with few repetitions." if results["quick"] else ""),
         "",
-        tables.duration(results),
-        "",
-        "![Speed-up, distance to a copy and CBAM tax](headline.png)",
-        "",
-        "## Goals",
-        "",
-        *tables.goals(results),
+        "![Speed-up and CBAM tax, on two CPU cores and on a GPU](headline.png)",
         "",
         "## Geometric means over the feature maps",
         "",
@@ -94,7 +89,7 @@ def document(results: dict) -> str:
         lines += [f"### {' '.join(kind)}", "", *tables.layers(results, kind), ""]
     if results["refused"]:
         lines += ["## Not reported", "", *(f"- {reason}" for reason in results["refused"]), ""]
-    return "\n".join(lines) + "\n" + METHOD
+    return "\n".join(lines) + "\n" + METHOD + "\n" + tables.duration(results) + "\n"
 
 
 def _size(network: dict) -> str:
@@ -103,8 +98,9 @@ def _size(network: dict) -> str:
 
 
 def write(results: dict, folder: Path) -> None:
+    (folder / "benchmarks.json").write_text(json.dumps(results, indent=1) + "\n")
     (folder / "benchmarks.md").write_text(document(results))
-    plots.headline(results, folder / "headline.png")
+    plots.headline(results, json.loads(GPU.read_text()), folder / "headline.png")
     plots.everything(results, folder / "benchmarks.png")
 
 

@@ -1,4 +1,4 @@
-"""The command train."""
+"""What `train` does before training: its settings, its folder, its images."""
 
 import argparse
 import dataclasses
@@ -9,51 +9,16 @@ from pathlib import Path
 import rich
 
 from .. import InputError, distributed
+from ..arguments import given_settings, settings_from
 from ..data.folders import ImageFolder, load_folder
 from ..run.folder import CONFIG, SAMPLE_SET, check_writable, read_config
 from ..samples.draw import draw_sample_set
 from ..settings import Settings, read_settings
-from ..train.loop import how_to_train_on, train
-from .arguments import add_data, add_settings, given_settings, settings_from
+from .loop import how_to_train_on
 
 SAMPLE_RUN = Path("runs/sample")
 MAY_CHANGE = ("data", "workers")  # in a run that goes on: neither changes what is computed
 SHOWN = 40  # classes
-
-
-def add_parser(commands: argparse._SubParsersAction) -> None:
-    parser = commands.add_parser("train", help="train a network (what runs without arguments)")
-    parser.set_defaults(run_command=_train)
-    add_data(parser, default="the sample set")
-    parser.add_argument(
-        "--out",
-        type=Path,
-        metavar="RUN",
-        help=f"new or empty folder for the results (default: {SAMPLE_RUN}, repeatable)",
-    )
-    parser.add_argument("--resume", type=Path, metavar="RUN", help="go on with a run that was stopped or killed")
-    add_settings(parser, "settings")
-
-
-def _train(args: argparse.Namespace) -> int:
-    with distributed.joined():
-        if distributed.rank():
-            rich.reconfigure(quiet=True)
-        run = args.resume or args.out or SAMPLE_RUN
-        settings = _resumed(args) if args.resume else _new(args)
-        with distributed.first_alone() as first:
-            if first and not args.resume:
-                check_run(run, sample=settings.data is None)
-        if slow := busy_machine():
-            rich.get_console().print(slow, soft_wrap=True, markup=False)
-        best = train(settings, load_images(settings, run, args.resume is not None), run, go_on=args.resume is not None)
-    rich.get_console().print(
-        f"best epoch {best['epoch']}: val accuracy {best['val_accuracy']:.2%}, val loss {best['val_loss']:.4f}, "
-        f"train accuracy {best['train_accuracy']:.2%}, train loss {best['train_loss']:.4f}\nwritten to {run}",
-        soft_wrap=True,
-        markup=False,
-    )
-    return 0
 
 
 def busy_machine() -> str:
@@ -67,7 +32,7 @@ def busy_machine() -> str:
     )
 
 
-def _new(args: argparse.Namespace) -> Settings:
+def new_settings(args: argparse.Namespace) -> Settings:
     needs_out = InputError("--out is needed with --data or --download: the folder for the results")
     if (args.data or args.download) and not args.out:
         raise needs_out
@@ -77,7 +42,7 @@ def _new(args: argparse.Namespace) -> Settings:
     return settings
 
 
-def _resumed(args: argparse.Namespace) -> Settings:
+def resumed_settings(args: argparse.Namespace) -> Settings:
     """The settings of the run; options may repeat them, and name another place of the same images.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Arguments that commands share."""
+"""Options that commands share, and the settings that come of them."""
 
 import argparse
 import dataclasses
@@ -6,10 +6,10 @@ import os
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
-from .. import distributed
-from ..data.download import download
-from ..data.sources import keep_apart
-from ..settings import SAMPLE_RECIPE, Settings, read_settings
+from . import distributed
+from .data.download import download
+from .data.sources import keep_apart
+from .settings import SAMPLE_RECIPE, Settings, read_settings
 
 
 def add_data(parser: argparse.ArgumentParser, default: str) -> None:
