@@ -35,7 +35,7 @@ def find_torch() -> Torch | None:
     if site:
         torch = _usable(importlib.machinery.PathFinder.find_spec("torch", [site]))
         if torch is None:
-            raise FileNotFoundError(f"CBAM_FUSED_BUILD_SITE={site} must hold {TORCH_REQUIREMENT}, but does not")
+            raise FileNotFoundError(f"CBAM_FUSED_BUILD_SITE must be a folder with {TORCH_REQUIREMENT}, got {site}")
         return torch
     specs = (importlib.util.find_spec("torch"), _spec_in_target(), _spec_on_path_of_pip())
     return next(filter(None, map(_usable, specs)), None)

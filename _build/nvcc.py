@@ -130,7 +130,7 @@ def architectures(known: list[str], present: list[str]) -> list[str]:
             chosen[older[-1]] = chosen.get(older[-1], "") or ("" if older[-1] == capability else "+PTX")
     if not chosen:
         raise Unavailable(
-            f"this nvcc compiles for none of the GPUs here, {', '.join(present)}, but for {', '.join(known)}"
+            f"nvcc must support a GPU of this machine ({', '.join(present)}), got nvcc for {', '.join(known)}"
         )
     return [capability + ptx for capability, ptx in chosen.items()]
 
@@ -142,8 +142,8 @@ def _parsed(asked: list[str], known: list[str]) -> list[str]:
         match = re.fullmatch(r"(\d+\.\d)[af]?(\+PTX)?", entry)
         if match is None or match[1] not in known:
             raise Unavailable(
-                f"TORCH_CUDA_ARCH_LIST={os.environ['TORCH_CUDA_ARCH_LIST']!r}: {entry!r} is not one of the compute "
-                f"capabilities that this nvcc compiles for, with or without +PTX: {', '.join(known)}"
+                "TORCH_CUDA_ARCH_LIST must list compute capabilities that nvcc supports "
+                f"({', '.join(known)}), with or without +PTX, got {entry!r}"
             )
         chosen[match[1]] = chosen.get(match[1], "") or match[2] or ""
     return [capability + ptx for capability, ptx in chosen.items()]

@@ -72,7 +72,7 @@ def _like(x: Tensor, **parameters: Tensor | None) -> list[Any]:
     for name, p in parameters.items():
         # Under torch.fx both are proxies, which have no device yet.
         if isinstance(p, Tensor) and isinstance(x, Tensor) and p.is_meta and not x.is_meta:
-            raise ValueError(f"{name} must be on {x.device}, where x is, got meta")
+            raise ValueError(f"{name} must be on {x.device} like x, got meta")
     return [None if p is None else p.to(x.dtype) for p in parameters.values()]
 
 

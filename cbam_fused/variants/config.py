@@ -98,7 +98,7 @@ class Switches:
                 number = " or an integer" if field.name == "width" else ""
                 raise ValueError(f"{field.name} must be one of {', '.join(allowed)}{number}, got {value!r}")
         if not self.channel and not self.spatial:
-            raise ValueError("channel and spatial must not both be False: there is no gate without them")
+            raise ValueError("channel or spatial must be True, got False for both")
         direct = {*self.pools} <= {"avg", "max"} and self.maps == "both" and not self.residual
         self.__dict__.update(_code=self._encode(), _direct=direct)
 
@@ -159,7 +159,8 @@ class Switches:
         }[self.width]
         if hidden == 0:
             raise ValueError(
-                f"width {self.width!r} leaves no hidden unit: channels // reduction is {channels} // {divisor} = 0; "
+                f"width {self.width!r} must give at least 1 hidden unit, "
+                f"got channels // reduction = {channels} // {divisor} = 0; "
                 f"reduction must be at most {channels}, or width 'at_least_1' or an integer"
             )
         return hidden

@@ -65,15 +65,15 @@ def export_state_dict(model: nn.Module, variant: str) -> dict[str, Tensor]:
     row = resolve(variant, {})[0]
     modules = _outermost(model)
     if not modules:
-        raise ValueError(f"the model has no CBAM to be exported under the names of {variant!r}")
+        raise ValueError(f"model must have a CBAM to export to variant {variant!r}, got none")
     names: dict[str, tuple[str, PublicNames]] = {}
     for prefix, module in modules.items():
         names |= {prefix + own: (prefix + other, module) for own, other in _export_names(prefix, module, row).items()}
     state = model.state_dict()
     if extra := [key for key in state if key not in names and any(key.startswith(prefix) for prefix in modules)]:
         raise ValueError(
-            f"variant {variant!r} has no place for {', '.join(extra)}, which is no state of a CBAM; "
-            "parametrizations and pruning must be removed first"
+            f"cannot export to variant {variant!r}: unexpected {', '.join(extra)}; "
+            "remove parametrizations and pruning first"
         )
     result = {}
     for key, tensor in state.items():
@@ -107,13 +107,12 @@ def _export_names(prefix: str, module: PublicNames, row: Variant) -> dict[str, s
     if own.maps != switches.maps and "sa" in _halves(module):
         extra += [f"{prefix}sa.conv1.weight (the switch maps is {own.maps!r}, there it is {switches.maps!r})"]
     if extra or lacking:
-        parts = [f"no place for {', '.join(extra)}"] * bool(extra)
-        parts += [f"also state that the module lacks: {', '.join(lacking)}"] * bool(lacking)
-        raise ValueError(f"variant {row.name!r} has {' and '.join(parts)}")
+        parts = [f"unexpected {', '.join(extra)}"] * bool(extra) + [f"missing {', '.join(lacking)}"] * bool(lacking)
+        raise ValueError(f"cannot export to variant {row.name!r}: {'; '.join(parts)}")
     hidden = [f for f in _hidden(module, _halves(module)) if f not in (*row.choices, "spatial_order")]
     if differing := _differing(own, [row], hidden):
         values = ", ".join(f"{f}={getattr(switches, f)!r}" for f in differing)
-        _warn(f"export: {row.name!r} has {values}, which the module has not")
+        _warn(f"export: {row.name!r} has {values}, unlike this module")
     return {n: names[n] for n in present}
 
 
@@ -137,7 +136,7 @@ def _to_own_names(module: PublicNames, state_dict: dict[str, Tensor], prefix: st
             elif own != other:  # PyTorch's message has its name, and ca and sa see it once more
                 left.setdefault(row.name, []).append(prefix + other)
     return "; ".join(
-        f"variant={name!r} has a place for {', '.join(keys)}, this module not" for name, keys in left.items()
+        f"variant={name!r} has the keys {', '.join(keys)}, this module does not" for name, keys in left.items()
     )
 
 
@@ -165,14 +164,12 @@ def _choose(module: PublicNames, rows: list[Variant], halves: list[str]) -> Vari
     texts = []
     if ambiguous:
         values = ", ".join(f"{f}={getattr(row.switches, f)!r}" for f in ambiguous)
-        texts.append(
-            f"its names, those of {', '.join(named)}, leave open what it was; it is taken for one with {values}"
-        )
+        texts.append(f"its keys, those of {', '.join(named)}, are ambiguous; assuming {values}")
     if differing:
         values = ", ".join(f"{f}={getattr(row.switches, f)!r}" for f in differing)
-        texts.append(f"{row.name!r} has {values}, which the module has not")
+        texts.append(f"{row.name!r} has {values}, unlike this module")
     if texts:
-        _warn(f"checkpoint: {', and '.join(texts)}; a module built with variant={row.name!r} does not warn")
+        _warn(f"checkpoint: {', and '.join(texts)}; build the module with variant={row.name!r} to silence this")
     return row
 
 

@@ -168,7 +168,7 @@ def resolve(variant: str, switches: dict[str, Any], owner: type | None = None) -
         TypeError: an unknown switch; the nearest keywords of the owner are given.
     """
     if not isinstance(variant, str) or variant not in VARIANTS:
-        raise ValueError(f"variant: there is no {variant!r}; {_nearest(str(variant), VARIANTS)}")
+        raise ValueError(f"variant must be a name in VARIANTS, got {variant!r}; {_nearest(str(variant), VARIANTS)}")
     row = VARIANTS[variant]
     known = [f.name for f in fields(Switches)]
     for name in switches:
@@ -177,8 +177,8 @@ def resolve(variant: str, switches: dict[str, Any], owner: type | None = None) -
             raise wrong_keyword(owner.__name__ if owner else "Switches", name, (*own, *known))
     if variant == "tutorial" and switches.get("spatial_order", "mean_max") != "mean_max":
         raise ValueError(
-            "spatial_order must be mean_max for variant 'tutorial', whose names are those of the module itself; "
-            "swap the channels of sa.conv1.weight with flip(1), or take another variant"
+            f"spatial_order must be mean_max for variant 'tutorial', got {switches['spatial_order']!r}; "
+            "swap the channels of sa.conv1.weight with flip(1), or use another variant"
         )
     return row, replace(row.switches, **switches)
 
