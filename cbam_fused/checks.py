@@ -1,4 +1,4 @@
-"""The one check of shapes, dtypes and devices; messages name the argument, what it is and what it should be."""
+"""The check of shapes, dtypes and devices. Messages name the argument, its allowed values and the value given."""
 
 import torch
 from torch import Tensor, nn
@@ -53,7 +53,7 @@ def check(x, w1, w2, ws, b1, b2, bs, residual, ties="first", norm=None, switches
 
 
 def check_input(x, residual=None) -> None:
-    """Of :func:`check`, what is about the feature maps alone."""
+    """The part of :func:`check` for the feature maps."""
     if not isinstance(x, Tensor) or x.dtype not in FLOATS:
         got = x.dtype if isinstance(x, Tensor) else type(x).__name__
         raise TypeError(f"x must be a tensor of float32, float64, float16 or bfloat16, got {got}")
