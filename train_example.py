@@ -2,9 +2,9 @@
 
 python train_example.py                                     the built-in sample set, in a few minutes on two cores
 python train_example.py inspect --data DIR                  look at images before training
-python train_example.py train --data DIR --out RUN          any folder of class folders
-python train_example.py train --resume RUN                  go on with a run that was stopped or killed
-python train_example.py report --run RUN                    draw its plots and report.html once more
+python train_example.py train --data DIR --out RUN          train on a folder of class folders
+python train_example.py train --resume RUN                  resume a run that was stopped or killed
+python train_example.py report --run RUN                    redraw its plots and report.html
 python train_example.py evaluate --run RUN FOLDER           measure it on other labelled images
 python train_example.py predict --run RUN FOLDER_OR_IMAGE   classify images
 python train_example.py explain --run RUN FOLDER_OR_IMAGE   show what it looks at
@@ -23,12 +23,12 @@ except ModuleNotFoundError as error:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command; the exit code says how it went.
+    """Run one command and return the exit code.
 
-    0: done. 1: training diverged, the disk became full, nothing could be classified. 2: bad input. 130: interrupted.
+    0: done. 1: training diverged, the disk is full, nothing could be classified. 2: bad input. 130: interrupted.
     """
     for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="backslashreplace")  # the names of files are any bytes
+        stream.reconfigure(errors="backslashreplace")  # file names may have any bytes
     args = build_parser(__doc__).parse_args((sys.argv[1:] if argv is None else argv) or ["train"])
     try:
         return args.run_command(args)
@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _end(message: str, code: int) -> int:
-    if os.environ.get("RANK", "0") == "0":  # with torchrun every process comes here
+    if os.environ.get("RANK", "0") == "0":  # with torchrun every process calls this
         print(message, file=sys.stderr)
     return code
 

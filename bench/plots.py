@@ -1,4 +1,4 @@
-"""The plots of the document and the README, drawn from the results alone."""
+"""The plots of the benchmarks page and the README, drawn from the results."""
 
 from pathlib import Path
 
@@ -41,7 +41,7 @@ def headline(results: dict, gpu: dict, path: Path) -> None:
 
 
 def gpu_ratio(row: dict, against: str) -> float:
-    """How many times faster the CUDA kernels are in forward+backward, against the peer's best setting."""
+    """The speed-up of the CUDA kernels in forward+backward over the peer's best setting."""
     times = row["microseconds"]
     peers = [taken[1] for name, taken in times.items() if name.startswith(against)]
     return min(peers) / sum(times["cuda"])

@@ -8,7 +8,7 @@ AGAINST = ("eager", "compile", "clone")
 
 
 def ratio(layer: dict, name: str, against: str) -> float | None:
-    """How many times faster the fused module is than ``against``, or, for clone, how many clones it takes."""
+    """The speed-up of the fused module over ``against``; for clone, its time in clones."""
     seconds, fused = layer["seconds"], layer["seconds"][name]["fused"]
     if against == "clone":
         return fused / seconds["forward"]["clone"]
@@ -21,7 +21,7 @@ def geometric_mean(values: Iterable[float]) -> float:
 
 
 def kinds(layers: list[dict]) -> list[tuple[str, str, str]]:
-    """The (device, dtype, layout) that there are results of, in their order."""
+    """The (device, dtype, layout) with results, in order."""
     return list(dict.fromkeys((x["device"], x["dtype"], x["layout"]) for x in layers))
 
 

@@ -1,4 +1,4 @@
-"""python -m bench.report FILE: docs/results/benchmarks.md, its plots and data, from what ``pytest bench/`` wrote."""
+"""python -m bench.report FILE: writes docs/results/benchmarks.md, its plots and data from a run of ``pytest bench/``."""
 
 import argparse
 import json

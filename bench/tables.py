@@ -1,4 +1,4 @@
-"""The results as aligned Markdown tables, which the terminal and docs/results/benchmarks.md both show."""
+"""The results as aligned Markdown tables, for the terminal and docs/results/benchmarks.md."""
 
 from .ratios import AGAINST, PASSES, kinds, mean_ratio, of_kind, ratio, worst
 
@@ -15,7 +15,7 @@ def table(header: list[str], body: list[list[str]]) -> list[str]:
 
 
 def speed(value: float | None) -> str:
-    """A speed-up; one below 1 is a loss and marked as such."""
+    """A speed-up; values below 1 are marked as a loss."""
     if value is None:
         return "-"
     return f"{value:.2f}x SLOWER" if value < 1 else f"{value:.1f}x"
@@ -26,7 +26,7 @@ def times(value: float | None) -> str:
 
 
 def summary(results: dict) -> list[str]:
-    """Geometric means over the feature maps: what the fused module is compared with, in each pass."""
+    """Geometric means over the feature maps: each baseline, in each pass."""
     header = ["fused CBAM", *(f"{p} vs {a}" for p in ("fwd", "bwd", "fwd+bwd") for a in ("eager", "compile"))]
     header += ["fwd / clone", "fwd+bwd / clone", "maps", *(f"worst map vs {a}" for a in AGAINST[:2])]
     body = []
@@ -40,7 +40,7 @@ def summary(results: dict) -> list[str]:
 
 
 def layers(results: dict, kind: tuple[str, str, str]) -> list[str]:
-    """One line for each feature map: the fused module's own times, and each ratio of the summary."""
+    """One line per feature map: the fused module's times, and each ratio of the summary."""
     header = ["feature map", "fwd", "bwd", "fwd+bwd"]
     header += [f"{p} vs {a}" for p in ("fwd", "bwd", "fwd+bwd") for a in ("eager", "compile")]
     header += ["fwd / clone", "fwd+bwd / clone", "of copy limit", "kept: eager", "fused", "peak: eager", "fused"]
@@ -77,7 +77,7 @@ def networks(results: dict) -> list[str]:
 
 
 def duration(results: dict) -> str:
-    """How long the run took, which depends on torch's cache of compiled graphs; what is timed does not."""
+    """The duration of the run, which depends on torch's cache of compiled graphs; the results do not."""
     graphs = ", ".join(f"{count} {how}" for how, count in results["graphs"].items())
     return f"The run took {results['minutes']} minutes; graphs of torch.compile: {graphs}."
 
