@@ -1,4 +1,4 @@
-"""python -m bench.report FILE: writes docs/results/benchmarks.md, its plots and data from a run of ``pytest bench/``."""
+"""python -m bench.report FILE: writes docs/results/benchmarks.md, plots and data from a run of ``pytest bench/``."""
 
 import argparse
 import json

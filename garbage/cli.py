@@ -1,4 +1,4 @@
-"""The command line of train_example.py: each command's arguments, and the call behind it."""
+"""The command line of train_example.py: the arguments and the call of each command."""
 
 import argparse
 import dataclasses
@@ -58,7 +58,7 @@ def _add_train(commands: argparse._SubParsersAction) -> None:
         metavar="RUN",
         help=f"new or empty folder for the results (default: {SAMPLE_RUN}, repeatable)",
     )
-    parser.add_argument("--resume", type=Path, metavar="RUN", help="go on with a run that was stopped or killed")
+    parser.add_argument("--resume", type=Path, metavar="RUN", help="resume a run that was stopped or killed")
     add_settings(parser, "settings")
 
 
@@ -84,7 +84,7 @@ def _train(args: argparse.Namespace) -> int:
 
 
 def _add_report(commands: argparse._SubParsersAction) -> None:
-    parser = commands.add_parser("report", help="draw the plots and report.html of a run once more")
+    parser = commands.add_parser("report", help="redraw the plots and report.html of a run")
     parser.set_defaults(run_command=_report)
     parser.add_argument("--run", type=Path, required=True, help="folder of a run, finished or not")
 
@@ -98,12 +98,12 @@ def _report(args: argparse.Namespace) -> int:
 
 
 def _add_evaluate(commands: argparse._SubParsersAction) -> None:
-    parser = commands.add_parser("evaluate", help="measure a network on a folder of class folders")
+    parser = commands.add_parser("evaluate", help="evaluate a network on a folder of class folders")
     parser.set_defaults(run_command=_evaluate)
     add = parser.add_argument
     add("--run", type=Path, required=True, help="folder of a run, or a checkpoint file")
     add("--out", type=Path, help="folder for the results (default: evaluation-FOLDER in the run)")
-    add("folder", type=Path, metavar="FOLDER", help="class folders, or parts with them: val/ is taken, else test/")
+    add("folder", type=Path, metavar="FOLDER", help="class folders, or parts with them: uses val/, else test/")
 
 
 def _evaluate(args: argparse.Namespace) -> int:
@@ -116,9 +116,9 @@ def _add_predict(commands: argparse._SubParsersAction) -> None:
     parser.set_defaults(run_command=_predict)
     add = parser.add_argument
     add("--run", type=Path, required=True, help="folder of a run, or a checkpoint file")
-    add("--top", type=int, default=3, metavar="K", help="classes shown of each image (default: %(default)s)")
-    add("--csv", type=Path, metavar="FILE", help="where to write the table (default: predictions.csv in the run)")
-    add("--json", type=Path, metavar="FILE", help="the same, and what was skipped (default: predictions.json in it)")
+    add("--top", type=int, default=3, metavar="K", help="classes shown per image (default: %(default)s)")
+    add("--csv", type=Path, metavar="FILE", help="file for the table (default: predictions.csv in the run)")
+    add("--json", type=Path, metavar="FILE", help="the same, with skipped files (default: predictions.json in the run)")
     add("--annotate", type=Path, metavar="DIR", help="write copies of the images with their classes into this folder")
     add("sources", type=Path, nargs="+", metavar="FOLDER_OR_IMAGE", help="images, or folders at any depth")
 
@@ -140,7 +140,7 @@ def _add_explain(commands: argparse._SubParsersAction) -> None:
     add = parser.add_argument
     add("--run", type=Path, required=True, help="folder of a run, or a checkpoint file")
     add("--out", type=Path, help="folder for the figures (default: explanations in the run)")
-    add("--class", dest="target", metavar="NAME", help="what Grad-CAM asks about (default: the predicted class)")
+    add("--class", dest="target", metavar="NAME", help="target class of Grad-CAM (default: the predicted class)")
     add("sources", type=Path, nargs="+", metavar="FOLDER_OR_IMAGE", help="images, or folders at any depth")
 
 
@@ -157,7 +157,7 @@ def _add_export(commands: argparse._SubParsersAction) -> None:
     add = parser.add_argument
     add("--run", type=Path, required=True, help="folder of a run, or a checkpoint file")
     add("--out", type=Path, help="folder for model.pt2 and model.onnx (default: the run)")
-    add("--photo", type=Path, metavar="FILE", help="for the check (default: a validation image of the run)")
+    add("--photo", type=Path, metavar="FILE", help="image for the check (default: a validation image of the run)")
 
 
 def _export(args: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""Look at the images of a folder before training: counts, sizes, duplicates, samples."""
+"""Inspects the images of a folder before training: counts, sizes, duplicates, samples."""
 
 import dataclasses
 import json
@@ -22,7 +22,7 @@ SHOWN = 10
 
 
 def inspect(settings: Settings, out: Path) -> None:
-    """Print what is found, and write it into ``out`` with the class indices and plots."""
+    """Print the statistics, and write them with the class indices and plots into ``out``."""
     if settings.data is None:
         data = out / SAMPLE_SET
         out.mkdir(parents=True, exist_ok=True)
