@@ -9,8 +9,7 @@ import kagglehub
 import pytest
 import requests
 
-from garbage import InputError
-from garbage.commands import arguments
+from garbage import InputError, arguments
 from garbage.data import download
 from garbage.settings import SAMPLE_RECIPE, Settings, read_settings
 from train_example import main

@@ -37,7 +37,7 @@ def test_random_blocks_stay_random():
     """The report of a user: 9 of 12 such blocks were fused, and then never dropped again."""
     block = family.caller("Dropping", family.by_python)(family.Channel(), family.Spatial())
     report = replace_cbam(nn.Sequential(block))
-    assert report.unfused == {"0": "its forward uses random.random, which is no function or module class that is known"}
+    assert report.unfused == {"0": "its forward uses random.random, which is not a known function or module class"}
     random.seed(0)
     x = torch.randn(1, family.C, 4, 4)
     dropped = [torch.equal(block.train()(x), x) for _ in range(200)]

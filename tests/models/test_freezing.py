@@ -171,7 +171,7 @@ def test_unfreeze_with_a_parametrization():
     freeze_except(model, "fc")
     before, classes = trained(model), [type(m) for m in model.modules()]
     parametrize.register_parametrization(model.layer1[0].bn1, "weight", nn.Identity())
-    with pytest.raises(ValueError, match=r"unfreeze: layer1.0.bn1 has got another class since freeze_except"):
+    with pytest.raises(ValueError, match=r"unfreeze: the class of layer1.0.bn1 changed after freeze_except"):
         unfreeze(model)
     parametrize.remove_parametrizations(model.layer1[0].bn1, "weight")
     assert trained(model) == before and [type(m) for m in model.modules()] == classes
@@ -256,7 +256,7 @@ def test_what_stays_frozen_is_named():
     model = resnet_with_cbam()
     freeze_except(model)
     model.extra = nn.Linear(3, 3).requires_grad_(False)
-    with pytest.warns(UserWarning, match=r"unfreeze: extra\.weight, extra\.bias came after freeze_except, frozen"):
+    with pytest.warns(UserWarning, match=r"unfreeze: extra\.weight, extra\.bias were added frozen after freeze_except"):
         unfreeze(model)
     assert trained(model) == {n for n, _ in model.named_parameters()} - {"extra.weight", "extra.bias"}
 

@@ -222,9 +222,9 @@ def test_stages_that_walk_over_their_children_call_it_once(training):
 @pytest.mark.parametrize(
     "stage,message",
     [
-        (Stage(scale=0.5), "'1' calls CBAM among its children, and returns something else"),
-        (Stage(training_scale=0.5), "'1' calls CBAM among its children, and returns something else"),
-        (Stage(shortcut=True), "'1' calls CBAM among its children, and returns something else"),
+        (Stage(scale=0.5), "'1' calls CBAM among its children but does not return CBAM's result"),
+        (Stage(training_scale=0.5), "'1' calls CBAM among its children but does not return CBAM's result"),
+        (Stage(shortcut=True), "'1' calls CBAM among its children but does not return CBAM's result"),
         (LastIsSpecial(nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 1)), r"'1'"),
         (WalksOverModules(), r"'1'"),
     ],
@@ -357,7 +357,7 @@ def test_a_factory_that_fails_and_an_interruption_leave_nothing():
     before, states = anatomy(model), generators()
     with pytest.raises(KeyboardInterrupt):
         insert_cbam(model, ["1", "2"], factory=fails, example_input=small())
-    with pytest.raises(ValueError, match=r"CBAM behind '1' the model does not run \(RuntimeError: .* must match"):
+    with pytest.raises(ValueError, match=r"CBAM after '1' the model does not run \(RuntimeError: .* must match"):
         insert_cbam(model, ["1"], factory=lambda c, r, k: Adds(c + 1), example_input=small())
     assert anatomy(model) == before and generators() == states
 
@@ -403,7 +403,7 @@ def test_models_of_other_inputs(model, example):
     model = copy.deepcopy(model)
     before = anatomy(model)
     for options, shape in (({}, r"\(1, 3, 224, 224\)"),):
-        message = rf"example_input is needed, a tensor, a tuple .* or a dictionary: {type(model).__name__} .* {shape}"
+        message = rf"example_input must be a tensor, a tuple .* or a dictionary: {type(model).__name__} .* {shape}"
         with pytest.raises(ValueError, match=message):
             insert_cbam(model, ["a"], **options)
     assert anatomy(model) == before
@@ -413,7 +413,7 @@ def test_models_of_other_inputs(model, example):
 
 def test_a_model_of_a_fixed_size_and_one_that_takes_a_list():
     model = nn.Sequential(nn.Conv2d(1, 8, 3), nn.Flatten(), nn.Linear(8 * 26 * 26, 2))
-    with pytest.raises(ValueError, match=r"example_input is needed, .* noise of shape \(1, 1, 224, 224\)"):
+    with pytest.raises(ValueError, match=r"example_input must be .* noise of shape \(1, 1, 224, 224\)"):
         insert_cbam(model, ["0"])
     assert list(insert_cbam(model, ["0"], example_input=torch.zeros(1, 1, 28, 28))) == ["0.cbam"]
     with pytest.raises(RuntimeError, match="mat1 and mat2"):  # the model's own error for the user's own example
@@ -517,7 +517,7 @@ def test_removal_of_what_was_changed_since():
     inserted = insert_cbam(model, where="in_block", example_input=small())
     insert_cbam(model, ["2"], example_input=small())
     model[1].__class__ = type("Sharded", (type("FSDPModule", (), {}), type(model[1])), {})
-    with pytest.raises(ValueError, match="remove_cbam: 1 has got another class since insert_cbam"):
+    with pytest.raises(ValueError, match="remove_cbam: the class of 1 changed after insert_cbam"):
         remove_cbam(model)
     assert hasattr(model[2], "cbam") and list(inserted) == ["1.cbam"]
     model[1].__class__ = type(model[1]).__bases__[1]

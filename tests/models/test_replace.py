@@ -175,9 +175,9 @@ class ChannelAttentionModule(nn.Module):
 
 SKIPPED = {
     "a dropout": (CBAMWithDropout, "its forward draws random numbers"),
-    "parallel": (CBAMParallel, "in eval mode it is none of the known functions"),
-    "two results": (CBAMWithMaps, "it does not take a map .* alone: TypeError: it returns a tuple"),
-    "self-attention": (ChannelAttentionModule, "in eval mode it is none of the known functions"),
+    "parallel": (CBAMParallel, "in eval mode it is no known function"),
+    "two results": (CBAMWithMaps, "it does not run on a map .*: TypeError: it returns a tuple"),
+    "self-attention": (ChannelAttentionModule, "in eval mode it is no known function"),
 }
 
 

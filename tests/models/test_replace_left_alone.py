@@ -39,7 +39,7 @@ def test_children_that_a_caller_may_call():
     x = torch.randn(2, 16, 6, 5, dtype=torch.float64)
     expected = model(x)
     report = replace_cbam(model)
-    reason = "its sub-module ca is not the mask that the new one of this name is"
+    reason = "its sub-module ca is not the same mask as the new ca"
     assert report.skipped["cbam"] == reason and report.replaced.keys() == {"cbam.ca", "cbam.sa"}
     torch.testing.assert_close(model(x), expected)
     assert replace_cbam(nn.Sequential(Named())).replaced == {"0": "tutorial"}
@@ -54,7 +54,7 @@ class WithGates(Named):
 def test_more_arguments():
     model = nn.Sequential(WithGates())
     report = replace_cbam(model)
-    assert report.skipped == {"0": "its forward has more arguments than the one that a CBAM takes"}
+    assert report.skipped == {"0": "its forward has more than one argument"}
     assert "0" not in report.replaced and len(model[0](torch.randn(1, 16, 4, 4), return_gates=True)) == 2
 
 

@@ -105,7 +105,7 @@ def test_model_is_otherwise_as_before():
 
 def test_dtype_factory_and_example_input():
     model = nn.Sequential(nn.Linear(4, 4), nn.Unflatten(1, (4, 1, 1)))
-    with pytest.raises(ValueError, match="example_input is needed"):
+    with pytest.raises(ValueError, match="example_input must be"):
         insert_cbam(model, ["1"])
     (module,) = insert_cbam(
         model.double(), ["1"], factory=reference.CBAM, example_input=torch.ones(1, 4).double()
@@ -127,13 +127,21 @@ class Unused(nn.Module):
     "model,after,message",
     [
         (torchvision.models.resnet18, ["layr1"], r"no sub-module 'layr1'; the nearest names are layer1"),
-        (torchvision.models.resnet18, "each_layer", r"no sub-module 'each_layer'; presets go to where="),
+        (
+            torchvision.models.resnet18,
+            "each_layer",
+            r"got the preset 'each_layer'; pass it as where=",
+        ),
         (torchvision.models.resnet18, ["layer1", "layer1"], r"after must name sub-modules, each only once"),
         (torchvision.models.resnet18, [], r"at least one"),
         (torchvision.models.resnet18, ["fc"], r"'fc' must return a tensor \(N, C, H, W\), got \(1, 1000\)"),
         (Unused, ["used", "unused"], r"'unused' is not called"),
         (Unused, ["used", "flat"], r"'flat' must return a tensor \(N, C, H, W\), got \(1, 394272\)"),
-        (torchvision.models.densenet121, ["features.denseblock1"], r"is a _DenseBlock, which may call every child"),
+        (
+            torchvision.models.densenet121,
+            ["features.denseblock1"],
+            r"is a _DenseBlock, which may call all its children",
+        ),
     ],
 )
 def test_errors_leave_the_model_unchanged(model, after, message):
@@ -176,7 +184,7 @@ def test_names_are_texts():
 
 def test_in_block_needs_a_module_with_the_epilogue():
     model = small_resnet()
-    with pytest.raises(ValueError, match=r"'layer1\.0' the module must take residual= and relu="):
+    with pytest.raises(ValueError, match=r"module for 'layer1\.0' must accept residual= and relu="):
         insert_cbam(model, where="in_block", factory=lambda *a: nn.Identity())
     assert not any(isinstance(m, nn.Identity) for m in model.modules())
 
@@ -244,7 +252,7 @@ def test_identity_like_initialisation(options):
 def test_no_identity_without_biases(factory):
     model = small_resnet()
     keys = list(model.state_dict())
-    with pytest.raises(ValueError, match=r"needs a bias in every gate, and CBAM has not: .* variant='official'"):
+    with pytest.raises(ValueError, match=r"needs a bias in every gate, and CBAM has none: .* variant='official'"):
         insert_cbam(model, ["layer1"], factory=factory, init="identity")
     with pytest.raises(ValueError, match="init must be one of default, identity, got 'ones'"):
         insert_cbam(model, ["layer1"], init="ones")

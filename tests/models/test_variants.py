@@ -128,7 +128,7 @@ def test_widths(width):
     for channels, hidden in zip((8, 24, 40, 64), WIDTHS[width], strict=True):
         if hidden is None:
             with pytest.raises(
-                ValueError, match=rf"leaves no hidden unit: channels // reduction is {channels} // 16 = 0"
+                ValueError, match=rf"must give at least 1 hidden unit, got channels // reduction = {channels} // 16 = 0"
             ):
                 CBAM(channels, width=width)
         else:

@@ -75,9 +75,9 @@ def test_residual_that_is_x_and_gradient_that_is_x():
 @pytest.mark.parametrize(
     "norm,message",
     [
-        (nn.BatchNorm2d(3), "norm must have 1 feature, that of the spatial gate, got 3"),
-        (nn.BatchNorm2d(1, device="meta"), "norm must be on cpu, where x is, got meta"),
-        (nn.BatchNorm2d(1, affine=False, device="meta"), "norm must be on cpu, where x is, got meta"),
+        (nn.BatchNorm2d(3), "norm must have 1 feature, got 3"),
+        (nn.BatchNorm2d(1, device="meta"), "norm must be on cpu like x, got meta"),
+        (nn.BatchNorm2d(1, affine=False, device="meta"), "norm must be on cpu like x, got meta"),
     ],
 )
 def test_wrong_norm(norm, message):

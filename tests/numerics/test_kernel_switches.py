@@ -148,7 +148,7 @@ def test_what_is_absent_is_not_saved():
 
 
 WRONG = [
-    ({"w1": torch.zeros(4, 8)}, r"w1 must be \(8, 8\) or \(8, 8, 1, 1\), for the 8 channels of x, got \(4, 8\)"),
+    ({"w1": torch.zeros(4, 8)}, r"w1 must be \(8, 8\) or \(8, 8, 1, 1\) for the 8 channels of x, got \(4, 8\)"),
     ({"w2": torch.zeros(8, 8)}, "w2 must be None with width='single'"),
     ({"b2": torch.zeros(8)}, "b2 must be None with width='single'"),
     ({"ties": "even"}, "ties must be a part of switches where these are given, got ties='even'"),

@@ -1,6 +1,5 @@
 """The documentation: its examples run, its links lead somewhere, what is generated is current."""
 
-import argparse
 import ast
 import re
 import shlex
@@ -12,7 +11,7 @@ from public import PUBLIC
 
 import cbam_fused
 from cbam_fused import CBAM, VARIANTS, surgery
-from train_example import COMMANDS
+from garbage.cli import build_parser
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -57,10 +56,7 @@ def test_named_files_exist(page):
 
 
 def test_commands_of_the_classifier_are_ones_that_it_takes():
-    parser = argparse.ArgumentParser(exit_on_error=False)
-    commands = parser.add_subparsers(required=True)
-    for command in COMMANDS:
-        command.add_parser(commands)
+    parser = build_parser()
     lines = [line.partition(" #")[0] for page in PAGES for line in CLASSIFIER.findall(page.read_text())]
     assert len(lines) > 10
     for line in lines:

@@ -108,7 +108,7 @@ def test_the_minutes_end_a_program_in_the_middle(tmp_path):
     out = tmp_path / "checks.json"
     process = start(SELFTEST, "--out", out, "--maps", "256x28x28", "--minutes", 0.02)
     output, _ = process.communicate()
-    assert process.returncode == 0 and "stopped, the same command goes on from there" in output
+    assert process.returncode == 0 and "stopped, the same command resumes" in output
     report = json.loads(out.read_text())
     assert not report["finished"] and len(report["checks"]) < 24
 
@@ -388,7 +388,7 @@ def test_results_of_another_gpu_are_not_gone_on_with(tmp_path):
     record = resume.Record(tmp_path / "file", about)
     record.save()
     assert resume.Record(tmp_path / "file", about | {"platform": "there"}).data == record.data
-    with pytest.raises(SystemExit, match="has other results, remove it or name another file: GPU: one there, two here"):
+    with pytest.raises(SystemExit, match="has other results; remove it or name another file: GPU: one there, two here"):
         resume.Record(tmp_path / "file", about | {"GPU": "two"})
     record.data |= {"finished": True, "checks": [1]}
     record.save()

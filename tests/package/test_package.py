@@ -217,7 +217,7 @@ print(environment.find_torch())
 
 def test_build_names_the_variable_when_its_torch_is_too_old(tmp_path, monkeypatch):
     monkeypatch.setenv("CBAM_FUSED_BUILD_SITE", str(fake_torch(tmp_path, "2.9.1")))
-    with pytest.raises(FileNotFoundError, match=r"CBAM_FUSED_BUILD_SITE=.* must hold torch>=2\.10"):
+    with pytest.raises(FileNotFoundError, match=r"CBAM_FUSED_BUILD_SITE must be a folder with torch>=2\.10"):
         environment.find_torch()
 
 
@@ -305,9 +305,7 @@ def test_a_machine_without_gpu(tmp_path, monkeypatch):
 @pytest.mark.parametrize("entry", ["Ampere", "7.0", "90", "9.0+ptx", "8.0,9.0"])
 def test_architectures_that_nvcc_does_not_know(entry, monkeypatch):
     monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", f"8.0;{entry}")
-    with pytest.raises(
-        cuda.Unavailable, match=rf"TORCH_CUDA_ARCH_LIST='8\.0;.*': '{re.escape(entry)}' is not one of .* 12\.1"
-    ):
+    with pytest.raises(cuda.Unavailable, match=rf"TORCH_CUDA_ARCH_LIST must .* 12\.1\), .* got '{re.escape(entry)}'"):
         cuda.architectures(KNOWN, [])
 
 

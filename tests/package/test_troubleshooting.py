@@ -82,7 +82,7 @@ def test_an_architecture_that_nvcc_does_not_know(monkeypatch):
 
 def test_gpus_that_nvcc_does_not_know(monkeypatch):
     monkeypatch.delenv("TORCH_CUDA_ARCH_LIST", raising=False)
-    with pytest.raises(nvcc.Unavailable, match=re.escape(quoted("this nvcc compiles"))):
+    with pytest.raises(nvcc.Unavailable, match=re.escape(quoted("nvcc must support"))):
         nvcc.architectures(["7.5", "8.0", "9.0"], ["6.1"])
 
 

@@ -38,7 +38,7 @@ def _served(backend: str, row: Variant) -> str:
 
 
 def _shape(name: str, shape, row: Variant) -> str:
-    """The shape at 64 channels with letters for its sizes."""
+    """The shape at 64 channels, with letters for the sizes."""
     if name.startswith("sa."):
         return f"(1, {shape[1]}, k, k)" if len(shape) == 4 else "(1,)"
     sizes = {"ca.fc1": "RC", "ca.fc2": "CR"}[name[:6]] if row.switches.width != "single" else "CC"

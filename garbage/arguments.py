@@ -1,4 +1,4 @@
-"""Arguments that commands share."""
+"""Options shared by commands, and the settings from them."""
 
 import argparse
 import dataclasses
@@ -6,10 +6,10 @@ import os
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
-from .. import distributed
-from ..data.download import download
-from ..data.sources import keep_apart
-from ..settings import SAMPLE_RECIPE, Settings, read_settings
+from . import distributed
+from .data.download import download
+from .data.sources import keep_apart
+from .settings import SAMPLE_RECIPE, Settings, read_settings
 
 
 def add_data(parser: argparse.ArgumentParser, default: str) -> None:
@@ -21,14 +21,14 @@ def add_data(parser: argparse.ArgumentParser, default: str) -> None:
     source.add_argument(
         "--download",
         action="store_true",
-        help="fetch the garbage photos of mostafaabla/garbage-classification from Kaggle",
+        help="download the garbage photos of mostafaabla/garbage-classification from Kaggle",
     )
 
 
 def add_settings(parser: argparse.ArgumentParser, title: str) -> None:
-    """--config, and an option for each setting but data; those that are not given leave no trace in the arguments."""
+    """--config, and an option for each setting except data; options not given are absent from the arguments."""
     parser.add_argument(
-        "--config", type=Path, metavar="FILE", help="settings in TOML or JSON, by the names of the options below with _"
+        "--config", type=Path, metavar="FILE", help="settings in TOML or JSON, named as the options below with _ for -"
     )
     group = parser.add_argument_group(title)
     hints = get_type_hints(Settings)
@@ -48,22 +48,22 @@ def add_settings(parser: argparse.ArgumentParser, title: str) -> None:
 
 
 def given_settings(args: argparse.Namespace) -> dict[str, Any]:
-    """The settings that were given, by name: those of the file, over them the options, with --data or --download."""
+    """The given settings by name: those of the file, overridden by the options, with --data or --download."""
     given = read_settings(args.config) if args.config else {}
     names = {f.name for f in dataclasses.fields(Settings) if f.metadata}
     given |= {k: tuple(v) if isinstance(v, list) else v for k, v in vars(args).items() if k in names}
     if given.get("weights"):
-        given["weights"] = os.path.abspath(given["weights"])  # for a run that goes on from another folder
-    with distributed.first_alone():  # the other processes then find it in the cache
+        given["weights"] = os.path.abspath(given["weights"])  # for resuming from another folder
+    with distributed.first_alone():  # the other processes then use the cache
         data = download() if args.download else args.data or given.get("data")
     return given if data is None else given | {"data": os.path.abspath(data)}
 
 
 def settings_from(args: argparse.Namespace, out: Path) -> Settings:
-    """What was given, over the defaults; those of the sample set if that is the data.
+    """The given settings over the defaults, or over those of the sample set if that is the data.
 
     Raises:
-        InputError: settings that do not work, or results in out would be taken for a class of the data.
+        InputError: invalid settings, or an out folder that would be read as a class of the data.
     """
     given = given_settings(args)
     if "data" not in given:

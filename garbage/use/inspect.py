@@ -1,6 +1,5 @@
-"""The command inspect."""
+"""Inspects the images of a folder before training: counts, sizes, duplicates, samples."""
 
-import argparse
 import dataclasses
 import json
 from pathlib import Path
@@ -14,48 +13,35 @@ from ..data.inspection import Inspection, inspect_folder
 from ..report.data_plots import counts_figure, samples_figure, sizes_figure
 from ..report.fonts import choose_fonts
 from ..report.plots import save_png
-from ..run.folder import CLASSES, SAMPLE_SET, check_writable
+from ..run.folder import CLASSES, SAMPLE_SET
 from ..samples.draw import draw_sample_set
-from .arguments import add_data, add_settings, settings_from
+from ..settings import Settings
 
-DEFAULT_OUT = Path("runs/inspect")
 REPORT = "inspection.json"
 SHOWN = 10
 
 
-def add_parser(commands: argparse._SubParsersAction) -> None:
-    parser = commands.add_parser("inspect", help="look at images before training: counts, sizes, duplicates, samples")
-    parser.set_defaults(run_command=_inspect)
-    add_data(parser, default="the sample set")
-    parser.add_argument(
-        "--out", type=Path, metavar="DIR", default=DEFAULT_OUT, help="folder for the results (default: %(default)s)"
-    )
-    add_settings(parser, "settings of training, of which image size and augmentation matter here")
-
-
-def _inspect(args: argparse.Namespace) -> int:
-    check_writable(args.out)
-    settings = settings_from(args, args.out)
+def inspect(settings: Settings, out: Path) -> None:
+    """Print the statistics, and write them with the class indices and plots into ``out``."""
     if settings.data is None:
-        data = args.out / SAMPLE_SET
-        args.out.mkdir(parents=True, exist_ok=True)
+        data = out / SAMPLE_SET
+        out.mkdir(parents=True, exist_ok=True)
         draw_sample_set(data)
     else:
         data = Path(settings.data)
     inspection = inspect_folder(data, settings.image_size, settings.workers)
     _print(inspection)
-    args.out.mkdir(parents=True, exist_ok=True)
+    out.mkdir(parents=True, exist_ok=True)
     stand_ins = choose_fonts(inspection.classes)
     drawn = dataclasses.replace(inspection, classes=[stand_ins.get(name, name) for name in inspection.classes])
     transform = train_transform(settings, settings.train_size(1))
-    save_png(counts_figure(drawn), args.out / "class_counts.png")
-    save_png(sizes_figure(inspection), args.out / "image_sizes.png")
-    save_png(samples_figure(drawn, settings.image_size, transform, settings.seed), args.out / "samples.png")
+    save_png(counts_figure(drawn), out / "class_counts.png")
+    save_png(sizes_figure(inspection), out / "image_sizes.png")
+    save_png(samples_figure(drawn, settings.image_size, transform, settings.seed), out / "samples.png")
     indices = json.dumps(dict(enumerate(inspection.classes)), indent=2, ensure_ascii=False)
-    (args.out / CLASSES).write_text(indices + "\n", encoding="utf-8")
-    (args.out / REPORT).write_text(json.dumps(_as_json(inspection), indent=2) + "\n", encoding="utf-8")
-    rich.get_console().print(f"written to {args.out}", soft_wrap=True, markup=False)
-    return 0
+    (out / CLASSES).write_text(indices + "\n", encoding="utf-8")
+    (out / REPORT).write_text(json.dumps(_as_json(inspection), indent=2) + "\n", encoding="utf-8")
+    rich.get_console().print(f"written to {out}", soft_wrap=True, markup=False)
 
 
 def _print(inspection: Inspection) -> None:

@@ -1,4 +1,4 @@
-"""The command train."""
+"""The start of `train`: its settings, folder and images."""
 
 import argparse
 import dataclasses
@@ -9,55 +9,20 @@ from pathlib import Path
 import rich
 
 from .. import InputError, distributed
+from ..arguments import given_settings, settings_from
 from ..data.folders import ImageFolder, load_folder
 from ..run.folder import CONFIG, SAMPLE_SET, check_writable, read_config
 from ..samples.draw import draw_sample_set
 from ..settings import Settings, read_settings
-from ..train.loop import how_to_train_on, train
-from .arguments import add_data, add_settings, given_settings, settings_from
+from .loop import how_to_train_on
 
 SAMPLE_RUN = Path("runs/sample")
-MAY_CHANGE = ("data", "workers")  # in a run that goes on: neither changes what is computed
+MAY_CHANGE = ("data", "workers")  # when a run resumes: neither changes the results
 SHOWN = 40  # classes
 
 
-def add_parser(commands: argparse._SubParsersAction) -> None:
-    parser = commands.add_parser("train", help="train a network (what runs without arguments)")
-    parser.set_defaults(run_command=_train)
-    add_data(parser, default="the sample set")
-    parser.add_argument(
-        "--out",
-        type=Path,
-        metavar="RUN",
-        help=f"new or empty folder for the results (default: {SAMPLE_RUN}, repeatable)",
-    )
-    parser.add_argument("--resume", type=Path, metavar="RUN", help="go on with a run that was stopped or killed")
-    add_settings(parser, "settings")
-
-
-def _train(args: argparse.Namespace) -> int:
-    with distributed.joined():
-        if distributed.rank():
-            rich.reconfigure(quiet=True)
-        run = args.resume or args.out or SAMPLE_RUN
-        settings = _resumed(args) if args.resume else _new(args)
-        with distributed.first_alone() as first:
-            if first and not args.resume:
-                check_run(run, sample=settings.data is None)
-        if slow := busy_machine():
-            rich.get_console().print(slow, soft_wrap=True, markup=False)
-        best = train(settings, load_images(settings, run, args.resume is not None), run, go_on=args.resume is not None)
-    rich.get_console().print(
-        f"best epoch {best['epoch']}: val accuracy {best['val_accuracy']:.2%}, val loss {best['val_loss']:.4f}, "
-        f"train accuracy {best['train_accuracy']:.2%}, train loss {best['train_loss']:.4f}\nwritten to {run}",
-        soft_wrap=True,
-        markup=False,
-    )
-    return 0
-
-
 def busy_machine() -> str:
-    """What to do where other programs use the cores; empty if they do not, or if the user has done it."""
+    """Advice if other programs use the cores; empty if they do not, or if the user has followed it."""
     load, cores = os.getloadavg()[0], os.cpu_count() or 1
     if load <= cores or "OMP_WAIT_POLICY" in os.environ:
         return ""
@@ -67,7 +32,7 @@ def busy_machine() -> str:
     )
 
 
-def _new(args: argparse.Namespace) -> Settings:
+def new_settings(args: argparse.Namespace) -> Settings:
     needs_out = InputError("--out is needed with --data or --download: the folder for the results")
     if (args.data or args.download) and not args.out:
         raise needs_out
@@ -77,11 +42,11 @@ def _new(args: argparse.Namespace) -> Settings:
     return settings
 
 
-def _resumed(args: argparse.Namespace) -> Settings:
-    """The settings of the run; options may repeat them, and name another place of the same images.
+def resumed_settings(args: argparse.Namespace) -> Settings:
+    """The settings of the run; options may repeat them, and name another folder with the same images.
 
     Raises:
-        InputError: the run has none, or others than were given.
+        InputError: the run has no settings, or others than the options.
     """
     if args.out is not None:
         raise InputError("--out and --resume exclude each other: a run goes on in its own folder")
@@ -102,7 +67,7 @@ def _resumed(args: argparse.Namespace) -> Settings:
 
 
 def settings_of(run: Path) -> Settings:
-    """The settings that a run was started with."""
+    """The settings of a run."""
     if not (run / CONFIG).exists():
         raise InputError(f"{run} is not the folder of a run that has begun: it has no {CONFIG}")
     try:
@@ -112,7 +77,7 @@ def settings_of(run: Path) -> Settings:
 
 
 def load_images(settings: Settings, run: Path, go_on: bool = False) -> ImageFolder:
-    """The images of the settings, read; the sample set is drawn into the run first, unless a run goes on with it."""
+    """Read the images of the settings; the sample set is first drawn into the run, unless a run resumes."""
     console = rich.get_console()
     data = run / SAMPLE_SET if settings.data is None else Path(settings.data)
     with distributed.first_alone() as first:
@@ -129,7 +94,7 @@ def load_images(settings: Settings, run: Path, go_on: bool = False) -> ImageFold
 
 
 def describe(images: ImageFolder) -> Iterator[str]:
-    """What the network will learn from which images, and what is odd about these, in lines."""
+    """Lines about the classes and images, and about problems of these."""
     if images.unused:
         yield f"not used for training: {', '.join(f'{folder.name}/' for folder in images.unused)}"
     more = len(images.classes) - SHOWN
@@ -145,12 +110,12 @@ def describe(images: ImageFolder) -> Iterator[str]:
 
 
 def check_run(run: Path, sample: bool) -> None:
-    """A run overwrites nothing, except that the run with no arguments may be repeated."""
+    """A run overwrites nothing, except that the run without arguments can be repeated."""
     check_writable(run)
     if not run.exists():
         return
     if all(p.name == SAMPLE_SET or p.name.startswith(".") for p in run.iterdir()):
-        return  # also where a run was killed before it began
+        return  # also if a run was killed before it began
     if sample and run == SAMPLE_RUN and not read_config(run).get("data"):
         return
     raise InputError(f"{run} is not empty; name another folder for --out, or remove it first")
