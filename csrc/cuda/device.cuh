@@ -12,8 +12,10 @@
 
 #ifdef CBAM_EMULATION
 #define CBAM_SHARED(name) unsigned char* name = emulation::dynamic_shared()
+#define CBAM_SHARED_VALUE(type, name) type& name = *static_cast<type*>(emulation::static_shared(sizeof(type)))
 #else
 #define CBAM_SHARED(name) extern __shared__ __align__(128) unsigned char name[]
+#define CBAM_SHARED_VALUE(type, name) __shared__ type name
 #endif
 
 namespace cbam::cuda {

@@ -27,6 +27,15 @@ struct Launcher {
         config.stream = stream;
         status = cudaLaunchKernelEx(&config, kernel, arguments...);
     }
+
+    // A launch whose blocks meet at counters (common/counters.cuh), ``count`` of them, which are 0 when it starts.
+    template <class... Parameters, class... Arguments> void persistent(void (*kernel)(Parameters...), int64_t blocks,
+                                                                       size_t shared, unsigned* counters, int64_t count,
+                                                                       Arguments&&... arguments) {
+        if (status == cudaSuccess && blocks)
+            status = cudaMemsetAsync(counters, 0, size_t(count) * sizeof(unsigned), stream);
+        (*this)(kernel, blocks, shared, arguments...);
+    }
 };
 
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
