@@ -58,7 +58,7 @@ elif shutil.which("g++") is None:
 def kernel_sources() -> list[Path]:
     """The kernels and launchers; no binding for PyTorch."""
     folder = ROOT / "csrc" / "cuda"
-    sources = sorted([*folder.glob("*.cu"), *folder.glob("*.cpp")])
+    sources = sorted([*folder.rglob("*.cu"), *folder.rglob("*.cpp")])
     return [source.relative_to(ROOT) for source in sources]
 
 

@@ -137,6 +137,9 @@ void check(const Access& access) {
         fail(access, "out of bounds", "outside all memory");
     }
     Buffer& buffer = shared ? shared_buffer(access) : nearest_buffer(access.address);
+    if (!shared && running.early && !current->follows)
+        fail(access, "race", at(buffer, access.address - uintptr_t(buffer.begin)) +
+                                 ", which the launch before this one, which may be running, may access");
     if (!shared) check_bounds(access, buffer);
     // Of a copy of 12 bytes only the 4 that divide them.
     if (access.bytes <= 16 && access.address % (access.bytes & -access.bytes))

@@ -84,6 +84,7 @@ std::string describe(const Thread& thread) {
 }
 
 unsigned lane() { return current->lane; }
+void wait_for_launch_before() { current->follows = true; }
 unsigned char* dynamic_shared() { return current->block->shared; }
 unsigned cluster_rank() { return current->block->rank; }
 unsigned cluster_size() { return running.blocks_of_cluster; }

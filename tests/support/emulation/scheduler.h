@@ -30,6 +30,7 @@ struct Thread {
     Place place;  // where it waits
     uint64_t bits;
     uint32_t source;  // of a shuffle: the lane whose bits become those of this thread
+    bool follows;     // has waited for the launch before this one
 };
 
 // Lanes that wait at one place for the same lanes.
@@ -64,6 +65,7 @@ struct Launch {
     cudaLaunchConfig_t config;
     Kernel kernel;
     uint32_t blocks_of_cluster, threads_of_block;
+    bool early;  // it may have begun before the launch ahead of it was over
     Time started, cluster_started, now;
     std::vector<Thread> threads;  // of the running cluster
     std::vector<Warp> warps;
