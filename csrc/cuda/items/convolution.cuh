@@ -16,6 +16,9 @@ constexpr int kRound = kWindowGroups * kBatch;
 // From a segment to the next: kRound + kTaps - 1 and a few, so that the lanes' segments begin in banks of their own.
 constexpr int kSegment = kRound + 12;
 constexpr int kWindow = kWindowLanes * kSegment;  // numbers in shared memory for each map
+constexpr int kWeights = kWindowLanes * kTaps;    // of each map
+// Numbers in shared memory.
+constexpr int window_numbers(int maps) { return maps * kWindow + 2 * kWeights; }
 
 template <class F> struct Pair {
     F mean = 0, max = 0;
@@ -35,6 +38,7 @@ template <class A, bool turned, int maps, class F, class Visit, class Finish>
 __device__ __forceinline__ void convolve(const F* const (&map)[maps], const F* ws, int first, int last, int H, int W,
                                          int k, F* shared, Visit visit, Finish finish) {
     const int lane = threadIdx.x % kWindowLanes, group = threadIdx.x / kWindowLanes, kk = k * k;
+    F* const of_window = shared + maps * kWindow;  // (2, kWindowLanes, kTaps)
     for (int q0 = first; q0 < last; q0 += kRound) {
         A sums[kBatch] = {};
         for (int a0 = 0; a0 < k; a0 += kWindowLanes) {
@@ -48,13 +52,15 @@ __device__ __forceinline__ void convolve(const F* const (&map)[maps], const F* w
 #pragma unroll
                     for (int m = 0; m < maps; ++m) shared[m * kWindow + i] = inside && map[m] ? map[m][at] : F(0);
                 }
+                for (int i = threadIdx.x; i < 2 * kWeights; i += kThreads) {
+                    const int a = a0 + i % kWeights / kTaps, b = b0 + i % kTaps, tap = a * k + b;
+                    of_window[i] = a < k && b < k ? ws[i / kWeights * kk + (turned ? kk - 1 - tap : tap)] : F(0);
+                }
                 __syncthreads();
                 Pair<F> weights[kTaps];
 #pragma unroll
-                for (int b = 0; b < kTaps; ++b) {
-                    const int tap = (a0 + lane) * k + b0 + b, at = turned ? kk - 1 - tap : tap;
-                    if (a0 + lane < k && b0 + b < k) weights[b] = {ws[at], ws[kk + at]};
-                }
+                for (int b = 0; b < kTaps; ++b)
+                    weights[b] = {of_window[lane * kTaps + b], of_window[kWeights + lane * kTaps + b]};
 #pragma unroll
                 for (int i = 0; i < kBatch; ++i) {
                     const int pixel = group + i * kWindowGroups, left = (q0 + pixel) % W + b0 - k / 2;
@@ -62,10 +68,13 @@ __device__ __forceinline__ void convolve(const F* const (&map)[maps], const F* w
 #pragma unroll
                     for (int b = 0; b < kTaps; ++b) {
                         // Beyond either side of the map lies the row above or below.
-                        if (left + b < 0 || left + b >= W) continue;
+                        const bool inside = left + b >= 0 && left + b < W;
                         F values[maps];
 #pragma unroll
-                        for (int m = 0; m < maps; ++m) values[m] = segment[m * kWindow + b];
+                        for (int m = 0; m < maps; ++m) {
+                            const F value = segment[m * kWindow + b];
+                            values[m] = inside ? value : F(0);
+                        }
                         visit(sums[i], weights[b], values);
                     }
                 }
