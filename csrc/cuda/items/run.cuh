@@ -4,9 +4,7 @@
 #include <type_traits>
 
 #include "../parameters.h"
-#ifndef CBAM_EMULATION
 #include "dataflow.cuh"
-#endif
 #include "items.h"
 #include "orders.h"
 #include "phases.cuh"
@@ -43,9 +41,7 @@ void run_call(Launcher& launch, Operator op, const Call& a, const Plan& plan, ch
         return run_phases<T, V, channels_last>(launch, a, order);
     const int64_t group = a.images * a.p.C * a.p.HW() * sizeof(T) * (op == Operator::backward ? 2 : 1);
     order.spread(std::clamp<int64_t>(plan.window / std::max<int64_t>(group, 1), 1, order.groups));
-#ifndef CBAM_EMULATION
     run_dataflow<T, V, channels_last>(launch, a, order, plan.blocks, reinterpret_cast<unsigned*>(behind));
-#endif
 }
 
 template <class T, int V, bool channels_last>

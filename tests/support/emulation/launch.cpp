@@ -3,11 +3,11 @@
 #include <map>
 #include <utility>
 
-#include "scheduler.h"
+#include "checker.h"
 
 namespace emulation {
 
-void run_clusters(uint64_t count);
+void run_clusters(uint64_t count, uint32_t blocks);
 
 int ptx_version = 90;
 
@@ -60,13 +60,26 @@ cudaError_t launch(const cudaLaunchConfig_t& config, const Kernel& kernel) {
     running.kernel = kernel;
     running.blocks_of_cluster = cluster;
     running.threads_of_block = block.x * block.y * block.z;
-    run_clusters(uint64_t(grid.x) * grid.y * grid.z / cluster);
+    const uint64_t blocks = uint64_t(grid.x) * grid.y * grid.z;
+    running.together = cluster == 1 && blocks <= kClusterLimit;
+    if (running.together) run_clusters(1, blocks);
+    else run_clusters(blocks / cluster, cluster);
     return cudaSuccess;
 }
 
 }  // namespace emulation
 
 cudaError_t cudaGetLastError() { return std::exchange(emulation::last_error, cudaSuccess); }
+
+cudaError_t cudaMemsetAsync(void* memory, int value, size_t bytes, cudaStream_t) {
+    using namespace emulation;
+    Buffer& buffer = nearest_buffer(uintptr_t(memory));
+    const size_t offset = static_cast<unsigned char*>(memory) - buffer.begin;
+    if (offset + bytes > buffer.bytes || !buffer.writable) return last_error = cudaErrorInvalidValue;
+    memset(memory, value, bytes);
+    for (size_t i = offset / kCell; checking && i * kCell < offset + bytes; ++i) buffer.cells[i] = {{kHost, 0}, {}, {}};
+    return cudaSuccess;
+}
 
 cudaError_t cudaGetDevice(int* device) {
     *device = 0;
