@@ -1,10 +1,9 @@
 // The items of the backward that go over x or dy, each by one block that has a strip: some pixels, all channels.
 //
 // products_item (A): dz, and the sums of s x dy over the strip's pixels. Behind a ReLU also the masked dy.
-// map_gradients_item (B): what dz sends through the convolution into the maps; the sums of x times it over the strip's pixels.
-// input_item (X): dx.
-// Between the last two comes the MLP (mlp_backward.cuh). What an item reads of others is written by items of the kind
-// before it, of the same image. Shared memory: what backward_bytes says.
+// map_gradients_item (B): what dz sends through the convolution into the maps; the sums of x times it over the strip's
+// pixels. input_item (X): dx. Between the last two comes the MLP (mlp_backward.cuh). What an item reads of others is
+// written by items of the kind before it, of the same image. Shared memory: what backward_bytes says.
 #pragma once
 
 #include "../staged_gradient.cuh"
@@ -77,8 +76,7 @@ __device__ __forceinline__ void map_gradients_item(const Backward<Acc<T>>& a, in
                             visit, finish);
     if (!p.w1) return;
     const T* const x = image.of((const T*)p.x);
-    const MapProducts<F> sums{dmaps, dmaps + HW, image.argmax_c(),
-                              a.of_maps + (n * a.strip.tiles() + index) * p.C};
+    const MapProducts<F> sums{dmaps, dmaps + HW, image.argmax_c(), a.of_maps + (n * a.strip.tiles() + index) * p.C};
     if constexpr (channels_last)
         tile.each_part<V>([&](const Tile& part) { reduce_across<T, V>(x, a.strip, part, sums, shared); });
     else reduce_along<T, V>(x, a.strip, tile, sums, shared);

@@ -74,8 +74,7 @@ template <class T, int V, bool channels_last> __global__ void __launch_bounds__(
     run_tickets<T, V, channels_last>(a, order, counters);
 }
 
-template <class T, int V, bool channels_last, class Call>
-size_t most_bytes(const Call& a, const Order& order) {
+template <class T, int V, bool channels_last, class Call> size_t most_bytes(const Call& a, const Order& order) {
     size_t bytes = kParameters * sizeof(Acc<T>);
     for (int i = 0; i < order.phases; ++i)
         bytes = std::max(bytes, item_bytes<T, V, channels_last>(a, order.phase[i].kind));

@@ -18,7 +18,6 @@ constexpr int kPoolChannels = 64;
 constexpr int kPoolGroups = kThreads / kPoolChannels;
 constexpr int kMlpBackward = 2 * kImages * kChunk + kPoolGroups * 2 * kImages * kPoolChannels;
 
-
 // The gradient by g: what was given, or the sum over the strips of what they have.
 template <class F> __device__ __forceinline__ F join_products(const Backward<F>& a, int64_t image, int c) {
     const int C = a.p.C, strips = a.strip.tiles();

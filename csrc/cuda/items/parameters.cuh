@@ -11,8 +11,8 @@
 
 namespace cbam::cuda {
 
-constexpr int kHidden = 4;       // hidden units of an item of weight_gradients
-constexpr int kKernelRows = 8;   // of the kernel at a time
+constexpr int kHidden = 4;      // hidden units of an item of weight_gradients
+constexpr int kKernelRows = 8;  // of the kernel at a time
 constexpr int kParameters = kThreads;
 
 // A thread goes down a part of a column of the map, and keeps the values of dz that the kernel's rows meet there.

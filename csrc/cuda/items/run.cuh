@@ -87,9 +87,9 @@ template <Dtype dtype> int64_t workspace_of(Operator op, const Problem& p, const
             const int64_t counters = plan.schedule == Schedule::dataflow ? 1 + order_of(op, a).counters() : 0;
             return a.bytes + counters * int64_t(sizeof(unsigned));
         };
-        most = std::max(most, op == Operator::forward
-                                  ? bytes(Forward<F>(p, matrix, true, nullptr))
-                                  : bytes(Backward<F>(p, matrix, op == Operator::products, nullptr)));
+        most =
+            std::max(most, op == Operator::forward ? bytes(Forward<F>(p, matrix, true, nullptr))
+                                                   : bytes(Backward<F>(p, matrix, op == Operator::products, nullptr)));
     }
     return most;
 }
