@@ -7,7 +7,15 @@ from emulation import build, driver
 
 pytestmark = pytest.mark.skipif(bool(build.obstacle), reason=build.obstacle)
 
-SHAPES = [(1, 64, 56, 56), (5, 64, 56, 56), (3, 512, 7, 7), (7, 520, 7, 7), (4, 2048, 7, 7), (9, 1, 1, 1), (2, 16, 1, 300)]
+SHAPES = [
+    (1, 64, 56, 56),
+    (5, 64, 56, 56),
+    (3, 512, 7, 7),
+    (7, 520, 7, 7),
+    (4, 2048, 7, 7),
+    (9, 1, 1, 1),
+    (2, 16, 1, 300),
+]
 # w1, ws, and whether the gradients by the gates are given.
 PARTS = [(True, True, False), (True, False, False), (False, True, False), (True, True, True), (False, True, True)]
 
@@ -35,7 +43,7 @@ def test_items_need_lower_tickets_alone(shape, channels_last, window):
     for forward, parts, vector in product([True, False], PARTS, [1, 4]):
         order = _order(shape, parts, channels_last, forward, vector, window)
         counters = [0] * order.counters()
-        seen = set()
+        seen, begun = set(), 0
         for ticket in range(order.tickets()):
             item = order.item(ticket)
             if not item.kind:
@@ -43,8 +51,13 @@ def test_items_need_lower_tickets_alone(shape, channels_last, window):
             # All items of lower tickets are over, and no other.
             counter, count = order.need(item)
             assert counters[counter] >= count
-            assert (key := (item.phase, item.group, item.index)) not in seen
+            key = item.phase, item.group, item.index
+            assert key not in seen
             seen.add(key)
+            if item.phase == 0:
+                begun = max(begun, item.group)
+            # What an image's first item has read, its last reads again before many others have begun.
+            assert item.phase == order.phases or begun <= item.group + max(window, 1)
             if item.phase < order.phases:
                 counters[order.counter(item.phase, item.group)] += 1
             if item.phase == order.closing:

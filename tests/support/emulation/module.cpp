@@ -38,8 +38,8 @@ void define_plans(py::module_& m) {
         .value("dataflow", cuda::Schedule::dataflow)
         .value("on_chip", cuda::Schedule::on_chip);
     py::class_<cuda::Device>(m, "Device", py::module_local())
-        .def(py::init<int, int, int64_t, int64_t, int>(), py::arg("major"), py::arg("multiprocessors"),
-             py::arg("l2_bytes"), py::arg("shared_per_block"), py::arg("max_cluster"));
+        .def(py::init<int, int64_t, int64_t, bool>(), py::arg("multiprocessors"), py::arg("l2_bytes"),
+             py::arg("shared_per_block"), py::arg("clusters"));
     py::class_<cuda::Plan>(m, "Plan", py::module_local())
         .def(py::init<cuda::Schedule, int, int, int64_t, bool>(), py::arg("schedule"), py::arg("cluster"),
              py::arg("blocks"), py::arg("window"), py::arg("programmatic"))
@@ -100,7 +100,7 @@ PYBIND11_MODULE(cbam_emulation, m) {
     define_problem(m);
     define_plans(m);
     define_order(m);
-    m.def("largest_cluster", &cuda::largest_cluster);
+    m.def("has_clusters", &cuda::has_clusters);
     m.def("forward", &launch<cuda::forward>);
     m.def("products", &launch<cuda::products>);
     m.def("backward", &launch<cuda::backward>);
