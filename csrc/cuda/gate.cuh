@@ -137,7 +137,7 @@ template <class F> __global__ void __launch_bounds__(kThreads)
     }
 }
 
-// From dg and what comes to it through the maps, (parts, C) for each image: dlogit = dg g (1 - g), and the gradients
+// From dg and what comes to g dg through the maps, (parts, C) for each image: dlogit = dg g (1 - g), and the gradients
 // before the ReLU. A block has kUnits hidden units, its groups of kUnitLanes threads share the channels.
 template <class F> __global__ void __launch_bounds__(kThreads, 2)
     hidden_backward(const F* dg, const F* through_maps, int parts, const F* w2, Rows<const F> gate,
@@ -153,10 +153,10 @@ template <class F> __global__ void __launch_bounds__(kThreads, 2)
     for (int c0 = 0; c0 < C; c0 += kChunk) {
         const int count = min(kChunk, C - c0);
         fill(of_channels, images, c0, c0 + count, [&](int64_t image, int c) {
-            F d = dg[image * C + c];
-            for (int part = 0; part < parts; ++part) d += through_maps[(image * parts + part) * C + c];
             const F g = gate.of(image)[c];
-            return d * g * (1 - g);
+            F d = dg[image * C + c] * g;
+            for (int part = 0; part < parts; ++part) d += through_maps[(image * parts + part) * C + c];
+            return d * (1 - g);
         });
         __syncthreads();
         for (int n = 0; n < images.count && block == 0; ++n)

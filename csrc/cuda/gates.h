@@ -26,7 +26,7 @@ template <class F> struct PoolParts {
 // From what the channel pool left: all that saved and index have of the channel gate.
 template <class F> void channel_gate_forward(Launcher&, const Group<F>&, const PoolParts<F>&);
 
-// From dg, (images, C), and what comes to it through the maps, (images, parts, C): dpools, (images, 2, C), the
+// From dg, (images, C), and what comes to g dg through the maps, (images, parts, C): dpools, (images, 2, C), the
 // gradients of each element and of the maximum; and what partial has of the channel gate.
 template <class F>
 void channel_gate_backward(Launcher&, const Group<F>&, const F* dg, const F* through_maps, int parts, F* dpools);

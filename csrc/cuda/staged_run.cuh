@@ -50,9 +50,8 @@ template <class T, int V> struct Passes {
 
     template <class Operation> void reduce(bool along, const Tiling& t, const Operation& operation) {
         const auto kernel = along ? reduce_along<T, V, Operation> : reduce_across<T, V, Operation>;
-        const size_t factors = SharedArray<typename Operation::Factor>::bytes(kStaged);
-        const size_t sums = along ? 0 : kMergeBytes<typename Operation::Sum, V>;
-        launch(kernel, group.images * t.blocks(), sums + factors, input(p.x), t, operation);
+        const size_t shared = along ? along_bytes<T, V, Operation>(t) : across_bytes<T, V, Operation>(t);
+        launch(kernel, group.images * t.blocks(), shared, input(p.x), t, operation);
     }
 
     void forward(void* workspace) {
@@ -61,7 +60,7 @@ template <class T, int V> struct Passes {
             const ForwardSpace<F> space(p, matrix, group.images, workspace);
             const int64_t row = int64_t(space.parts) * C;
             reduce(!p.channels_last, space.pool,
-                   Pool<F>{{}, {space.total, row}, {space.max, row}, {space.argmax, row}, C, F(1)});
+                   Pool<F, false>{{}, {space.total, row}, {space.max, row}, {space.argmax, row}, C, F(1)});
             channel_gate_forward(launch, group, PoolParts<F>{space.total, space.max, space.argmax, space.parts});
         } else {
             launch(absent_gate<F>, group.images * ceil_div(C, kThreads), 0, group.mean_hw(), group.max_hw(), group.g(),
@@ -69,7 +68,7 @@ template <class T, int V> struct Passes {
         }
         if (p.ws) {
             reduce(p.channels_last, backwards(p.channels_last ? matrix.along(true) : matrix.across(true)),
-                   Pool<F>{read(group.g()), group.mean_c(), group.max_c(), group.argmax_c(), HW, F(C)});
+                   Pool<F, true>{read(group.g()), group.mean_c(), group.max_c(), group.argmax_c(), HW, F(C)});
             spatial_gate_forward(launch, group);
         } else {
             launch(absent_gate<F>, group.images * ceil_div(HW, kThreads), 0, group.mean_c(), group.max_c(), group.s(),
@@ -80,17 +79,19 @@ template <class T, int V> struct Passes {
 
     void apply() {
         const Tiling t = matrix.elementwise(group.images);
-        launch(scale<T, V>, group.images * t.blocks(), TileSides<F>::bytes(t), input(p.x), input(p.residual),
-               output(p.y), t, row_gate(), column_gate(), p.relu);
+        const auto kernel = p.residual ? (p.relu ? scale<T, V, true, true> : scale<T, V, true, false>)
+                                       : (p.relu ? scale<T, V, false, true> : scale<T, V, false, false>);
+        launch(kernel, group.images * t.blocks(), apply_bytes<T, V>(t), input(p.x), input(p.residual), output(p.y), t,
+               row_gate(), column_gate());
     }
 
     // Into dg, (images, C), and ds, (images, HW).
     void products(void* workspace, F* dg, F* ds, bool before_sigmoid) {
         const ProductsSpace<F> space(p, matrix, group.images, workspace);
         const Tiling& t = space.products;
-        launch(cuda::products<T, V>, group.images * t.blocks(), kMergeBytes<F, V> + TileSides<F>::bytes(t), input(p.x),
-               input(p.dy), p.relu ? input(p.y) : nullptr, masked_dy(), t, row_gate(), column_gate(), space.along,
-               space.down);
+        const ProductTensors<T, V> tensors{input(p.x), input(p.dy), p.relu ? input(p.y) : nullptr, masked_dy()};
+        launch(p.relu ? cuda::products<T, V, true> : cuda::products<T, V, false>, group.images * t.blocks(),
+               products_bytes<T, V>(t), tensors, t, row_gate(), column_gate(), space.along, space.down);
         const GateParts<F> along{space.along, t.col_tiles}, down{space.down, t.row_tiles};
         if (p.channels_last) join(down, along, before_sigmoid, dg, ds);
         else join(along, down, before_sigmoid, dg, ds);
@@ -121,9 +122,14 @@ template <class T, int V> struct Passes {
         }
         if (p.w1) {
             if (p.ws)
-                reduce(
-                    !p.channels_last, backwards(space.maps),
-                    MapProducts<F>{dmean_c, dmax_c, read(group.argmax_c()), {space.through, space.parts * C}, int(C)});
+                reduce(!p.channels_last, backwards(space.maps),
+                       MapProducts<F>{dmean_c,
+                                      dmax_c,
+                                      read(group.g()),
+                                      read(group.max_c()),
+                                      read(group.argmax_c()),
+                                      {space.through, space.parts * C},
+                                      int(C)});
             channel_gate_backward(launch, group, dg, space.through, p.ws ? space.parts : 0, space.dpools);
             dmean_hw = {space.dpools, 2 * C}, dmax_hw = {space.dpools + C, 2 * C};
         }
@@ -132,7 +138,7 @@ template <class T, int V> struct Passes {
         const Sides<F> channels{read(group.g()), dmean_hw, dmax_hw, read(group.argmax_hw())};
         const Tiling t = backwards(matrix.elementwise(group.images));
         const auto kernel = p.channels_last ? input_gradient<T, V, true> : input_gradient<T, V, false>;
-        launch(kernel, group.images * t.blocks(), TileSides<Side<F>>::bytes(t), dy, output(p.dx), t, pixels, channels);
+        launch(kernel, group.images * t.blocks(), GradientSides<F, V>::bytes(t), dy, output(p.dx), t, pixels, channels);
     }
 
     void run(StagedOperator op, void* workspace) {

@@ -79,27 +79,23 @@ template <class A> struct SharedArray {
         memcpy(&v, of_v, sizeof v);
         return v;
     }
-    // Puts of(first) ... of(last - 1), from place 0 on. Neighbours read neighbours, whatever they then have of them.
-    template <class Of> __device__ __forceinline__ void fill(int first, int last, Of of) const {
-        for (int i = threadIdx.x; i < last - first; i += kThreads) put(i, of(first + i));
-    }
 };
 
-// What belongs to the columns and what to the rows of a tile of lanes V columns.
-template <class A> struct TileSides {
-    SharedArray<A> columns, rows;
+// Of a tile's rows in shared memory: as many numbers as whole batches have.
+__host__ __device__ inline int row_numbers(const Tiling& t) { return (t.tile_rows + kBatch - 1) / kBatch * kBatch; }
 
-    static size_t bytes(const Tiling& t) {
-        return SharedArray<A>::bytes(t.tile_cols) + SharedArray<A>::bytes(t.tile_rows);
-    }
-    __device__ TileSides(unsigned char* shared, const Tiling& t)
-        : columns(shared, t.tile_cols), rows(shared + SharedArray<A>::bytes(t.tile_cols), t.tile_rows) {}
-    template <class OfColumn, class OfRow>
-    __device__ __forceinline__ void fill(const Tile& tile, OfColumn of_column, OfRow of_row) const {
-        columns.fill(tile.col, tile.col_end, of_column);
-        rows.fill(tile.row, tile.row_end, of_row);
-        __syncthreads();
-    }
+// Calls of_row(i) for each row of the tile, and of_column(i) for each column, before the block goes on. Neighbours have
+// neighbours, whatever they then need.
+template <class OfRow, class OfColumn>
+__device__ __forceinline__ void fill_sides(const Tile& tile, OfRow of_row, OfColumn of_column) {
+    for (int i = tile.row + int(threadIdx.x); i < tile.row_end; i += kThreads) of_row(i);
+    for (int i = tile.col + int(threadIdx.x); i < tile.col_end; i += kThreads) of_column(i);
+    __syncthreads();
+}
+
+// Indices first ... last - 1.
+struct Range {
+    int first, last;
 };
 
 // Shared memory of merge_groups.

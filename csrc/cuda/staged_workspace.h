@@ -57,7 +57,7 @@ template <class F> struct BackwardSpace {
     int parts;
     F *dg, *dz;  // (C), (HW)
     F* dmaps;    // (2, HW)
-    F* through;  // (parts, C), of what reaches g through the maps
+    F* through;  // (parts, C), of what reaches g dg through the maps
     F* dpools;   // (2, C)
     int64_t bytes;
 

@@ -39,22 +39,32 @@ EXCEPTIONS = {
 }
 
 
-def _passes(x: torch.Tensor) -> dict[str, tuple[float, float]]:
+def _passes(x: torch.Tensor, again: dict[str, int], scattered: dict[str, int]) -> dict[str, tuple[float, float]]:
     """How often the tensors of x's shape were read and written by the last call; its accesses waste no sectors.
 
-    Of all accesses of a launch to global memory, at least 95 % of the sectors' bytes are asked for.
+    again: elements that are read or written once more, of each tensor; they are not counted in the result.
+    Of all accesses of a launch to global memory, but for so many scattered ones of each kernel, at least 95 % of the
+    sectors' bytes are asked for.
     """
     for launch in driver.traffic():
-        assert launch.efficiency >= 0.95 or launch.kernel in EXCEPTIONS, launch
+        moved = sum(b.read + b.written for b in launch.buffers.values())
+        sectors = sum(b.sectors for b in launch.buffers.values()) - scattered.get(launch.kernel, 0)
+        assert moved >= 0.95 * 32 * sectors or launch.kernel in EXCEPTIONS, launch
         assert not (launch.kernel in PASSES and launch.bank_conflicts), launch
         assert all(launch.kernel in PASSES for name in LARGE if name in launch.buffers), launch
         assert PASSES.get(launch.kernel, 2) * (launch.shared_bytes + RESERVED) <= SHARED, launch
         assert launch.kernel not in PASSES or 2 * launch.shared_bytes <= TARGETS["sm_75"].shared, launch
-    return {
-        name: (sum(b.read for b in moved) / x.nbytes, sum(b.written for b in moved) / x.nbytes)
-        for name in LARGE
-        if (moved := [launch.buffers[name] for launch in driver.traffic() if name in launch.buffers])
-    }
+    counts = {}
+    for name in LARGE:
+        if moved := [launch.buffers[name] for launch in driver.traffic() if name in launch.buffers]:
+            read, written = sum(b.read for b in moved), sum(b.written for b in moved)
+            more = again.get(name, 0) * x.itemsize
+            if name == "dx":
+                written -= more
+            else:
+                read -= more
+            counts[name] = (read / x.nbytes, written / x.nbytes)
+    return counts
 
 
 LARGE = ("x", "residual", "y", "dy", "dx", "dresidual")
@@ -69,7 +79,14 @@ SHAPES = [(3, 32, 8, 8), (1, 64, 14, 16)]
 def test_bytes_forward(epilogue, shape, dtype, layout):
     x, _, residual, params = _arguments(shape, dtype, layout)
     driver.forward(x, *params, residual if epilogue else None, epilogue, plan=PLAN)
-    assert _passes(x) == {"x": (3, 0), "y": (0, 1)} | ({"residual": (1, 0)} if epilogue else {})
+    # Where a maximum was, the word or the 4 rows that held it are read again to say: each image is one tile here.
+    N, C, H, W = shape
+    rows, columns = (H * W, C) if layout == torch.channels_last else (C, H * W)
+    word = 16 // x.itemsize
+    passes = _passes(
+        x, {"x": N * (rows * word + columns * 4)}, {"reduce_along": N * rows, "reduce_across": N * columns * 4}
+    )
+    assert passes == {"x": (3, 0), "y": (0, 1)} | ({"residual": (1, 0)} if epilogue else {})
 
 
 @layouts
@@ -77,12 +94,21 @@ def test_bytes_forward(epilogue, shape, dtype, layout):
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("relu", [False, True])
 def test_bytes_backward(relu, shape, dtype, layout):
-    """After a ReLU, the second pass reads the masked dy, which the first one wrote, instead of dy."""
+    """After a ReLU, the second pass reads the masked dy, which the first one wrote, instead of dy.
+
+    What dx has at the maxima is worked out and written by itself.
+    """
     x, dy, _, params = _arguments(shape, dtype, layout)
     y, saved, index = driver.forward(x, *params, None, relu, plan=PLAN)
     driver.backward(dy, x, y if relu else None, saved, index, *params, False, plan=PLAN)
     masked = {"dy": (1, 0), "y": (1, 0), "dresidual": (1, 1)} if relu else {"dy": (2, 0)}
-    assert _passes(x) == {"x": (2, 0), "dx": (0, 1)} | masked
+    C = shape[1]
+    maxima = sum(
+        len({(c, p) for c, p in enumerate(places[:C])} | {(c, p) for p, c in enumerate(places[C:])})
+        for places in index.tolist()
+    )
+    passes = _passes(x, {"dresidual" if relu else "dy": maxima, "dx": maxima}, {"input_gradient": 2 * maxima})
+    assert passes == {"x": (2, 0), "dx": (0, 1)} | masked
 
 
 @layouts
