@@ -14,8 +14,10 @@
 
 #ifdef CBAM_EMULATION
 #define CBAM_SHARED(name) unsigned char* name = emulation::dynamic_shared()
+#define CBAM_SHARED_VALUE(type, name) type& name = *static_cast<type*>(emulation::static_shared(sizeof(type)))
 #else
 #define CBAM_SHARED(name) extern __shared__ __align__(128) unsigned char name[]
+#define CBAM_SHARED_VALUE(type, name) __shared__ type name
 #endif
 
 namespace cbam::cuda {
@@ -143,6 +145,14 @@ template <class A> __device__ __forceinline__ A merge_lanes(const A (&rows)[kBat
         if (step < lanes) mine = merge(mine, other);
     }
     return mine;
+}
+
+// Returns once the launch before this one is over and what it wrote can be read. Of a launch that may begin early,
+// every thread comes here before it touches global memory.
+__device__ __forceinline__ void wait_for_launch_before() {
+#if defined(CBAM_EMULATION) || __CUDA_ARCH__ >= 900
+    cudaGridDependencySynchronize();
+#endif
 }
 
 template <class F> __device__ __forceinline__ F sigmoid(F v) { return F(1) / (F(1) + exp(-v)); }

@@ -4,7 +4,6 @@
 #pragma once
 
 #include "staged_tile.cuh"
-#include "words.cuh"
 
 namespace cbam::cuda {
 
@@ -24,19 +23,14 @@ template <class F> __device__ __forceinline__ PoolSum<F> from_lane(PoolSum<F> v,
 template <class F, bool gated> struct Pool {
     using Sum = PoolSum<F>;
     static constexpr bool kFactors = gated;
-    static size_t scratch_bytes(int) { return 0; }
 
-    Rows<const F> gate;  // if gated
-    // (parts, length) for each image; a mean of ``count`` elements, or, with count 1, a sum.
-    Rows<F> mean, max;
-    Rows<int32_t> argmax;
-    int length;
+    const F* gate;  // if gated
+    // A mean of ``count`` elements, or, with count 1, a sum.
+    F *mean, *max;
+    int32_t* argmax;
     F count;
 
-    __device__ __forceinline__ Pool of(int64_t image) const {
-        return {{gate.of(image), 0}, {mean.of(image), 0}, {max.of(image), 0}, {argmax.of(image), 0}, length, count};
-    }
-    __device__ __forceinline__ F factor(int i) const { return gate.data[i]; }
+    __device__ __forceinline__ F factor(int i) const { return gate[i]; }
     __device__ __forceinline__ F scaled(F v, int i) const { return gated ? v * factor(i) : v; }
     __device__ __forceinline__ Sum start(int i) const { return {F(0), {F(-INFINITY), i}}; }
     // Indices ascend, so a later maximum must be larger. Of a word's, the place is that of the word.
@@ -83,10 +77,8 @@ template <class F, bool gated> struct Pool {
                 return;
             }
     }
-    __device__ __forceinline__ void begin(Range, Range, unsigned char*) const {}
     // The place is that of the first of n indices, unless it is that of a NaN; read(i, v) reads those elements again.
-    template <int n, class Read>
-    __device__ __forceinline__ void store(Sum sum, int kept, Range, int part, unsigned char*, Read read) const {
+    template <int n, class Read> __device__ __forceinline__ void store(Sum sum, int kept, Read read) const {
         int i = sum.top.index;
         if (n > 1 && sum.top.value == sum.top.value) {
             F v[n];
@@ -95,10 +87,9 @@ template <class F, bool gated> struct Pool {
             for (int j = n - 1; j >= 0; --j)
                 if (v[j] == v[j] && scaled(v[j], sum.top.index + j) == sum.top.value) i = sum.top.index + j;
         }
-        const int64_t at = int64_t(part) * length + kept;
-        mean.data[at] = sum.total / count;
-        max.data[at] = sum.top.value;
-        argmax.data[at] = i;
+        mean[kept] = sum.total / count;
+        max[kept] = sum.top.value;
+        argmax[kept] = i;
     }
 };
 

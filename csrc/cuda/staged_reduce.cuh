@@ -4,98 +4,83 @@
 // Both read x once and write one Sum of the operation for each row, or column, of each tile.
 //
 // An Operation has
-//   Sum                what is merged
-//   kFactors           whether elements are multiplied by factor(i) of the reduced index i
-//   scratch_bytes(n)   bytes of shared memory for n kept indices, beside those of the reduction
-//   of(image)          itself, for one image
-//   start(i)           an empty sum of elements from index i on
-//   add(sum, word, factors, i)          a word of reduced indices from i on
-//   add(sums, words, factors, i)        kBatch words, or one, of reduced indices from i on, each of the V kept ones
+//   Sum, kFactors   what is merged, and whether an element is multiplied by factor(i) of the reduced index i
+//   start(i)        an empty sum of elements from index i on
+//   add(sum, word, factors, i)     a word of reduced indices from i on
+//   add(sums, words, factors, i)   some words of reduced indices from i on, each of the V kept ones
 //   finish(sum, first, last, step, n, value)   a thread's sum of runs of n indices; value(i) reads an element again
-//   begin(reduced, kept, scratch)       before the elements come, by all threads of a block
-//   store<n>(sum, kept index, kept, part, scratch, read)   part: which tile of the reduced side; read(i, v) reads n
-//                      elements again, NaN for those beyond
+//   store<n>(sum, kept, read)      read(i, v) reads n elements from index i on again, NaN for those beyond
 #pragma once
 
 #include "staged_tile.cuh"
-#include "words.cuh"
 
 namespace cbam::cuda {
 
-constexpr int kStaged = 1024;  // factors that lie in shared memory at a time: those of several steps of a block
-
-template <class T, int V, class Operation> size_t along_bytes(const Tiling& t) {
-    return WordNumbers<Acc<T>, V>::bytes(Operation::kFactors ? kStaged : 0) + Operation::scratch_bytes(t.tile_rows);
-}
-template <class T, int V, class Operation> size_t across_bytes(const Tiling& t) {
-    return kMergeBytes<typename Operation::Sum, V> + (Operation::kFactors ? kStaged * sizeof(Acc<T>) : 0) +
-           Operation::scratch_bytes(t.tile_cols);
-}
-
-// Of an image, which begins at x, a tile.
 template <class T, int V, class Operation>
-__device__ __forceinline__ void along_tile(const T* x, const Tiling& t, const Tile& tile, const Operation& operation,
-                                           unsigned char* shared) {
+__device__ __forceinline__ void reduce_along(const T* x, const Tiling& t, const Tile& tile, const Operation& operation,
+                                             unsigned char* shared) {
     using F = Acc<T>;
     using Sum = typename Operation::Sum;
-    const WordNumbers<F, V> factors(shared, Operation::kFactors ? kStaged : 0);
-    unsigned char* const scratch = shared + WordNumbers<F, V>::bytes(Operation::kFactors ? kStaged : 0);
-    operation.begin({tile.col, tile.col_end}, {tile.row, tile.row_end}, scratch);
-    const int row = tile.row + tile.group * kBatch, start = tile.lane * V, step = t.lanes * V;
-    const int rows = min(kBatch, tile.row_end - row);  // those beyond stand for the last
-    const auto of_row = [&](int i) { return x + place(t, row + min(i, rows - 1), 0); };
-    Sum sums[kBatch];
+    const WordNumbers<F, V> factors(shared, kStaged);
+    const int start = tile.lane * V, step = t.lanes * V;
+    for (int row0 = tile.row; row0 < tile.row_end; row0 += tile.groups * kBatch) {
+        const int row = row0 + tile.group * kBatch, rows = min(kBatch, tile.row_end - row);
+        const auto of_row = [&](int i) { return x + place(t, row + min(i, rows - 1), 0); };  // beyond: the last
+        Sum sums[kBatch];
 #pragma unroll
-    for (int i = 0; i < kBatch; ++i) sums[i] = operation.start(tile.col + start);
-    for (int first = tile.col; first < tile.col_end; first += Operation::kFactors ? kStaged : t.cols) {
-        int last = tile.col_end;
-        if constexpr (Operation::kFactors) {
-            last = min(first + kStaged, last);
-            __syncthreads();
-            for (int i = threadIdx.x; i < last - first; i += kThreads) factors.at(i) = operation.factor(first + i);
-            __syncthreads();
-        }
-        if (rows <= 0) continue;
-        const char* rows_at[kBatch];
+        for (int i = 0; i < kBatch; ++i) sums[i] = operation.start(tile.col + start);
+        for (int first = tile.col; first < tile.col_end; first += Operation::kFactors ? kStaged : t.cols) {
+            int last = tile.col_end;
+            if constexpr (Operation::kFactors) {
+                last = min(first + kStaged, last);
+                if (row0 == tile.row || tile.col_end - tile.col > kStaged) {
+                    __syncthreads();
+                    for (int i = threadIdx.x; i < last - first; i += kThreads)
+                        factors.at(i) = operation.factor(first + i);
+                    __syncthreads();
+                }
+            }
+            if (rows <= 0) continue;
+            const char* rows_at[kBatch];
 #pragma unroll
-        for (int i = 0; i < kBatch; ++i) rows_at[i] = reinterpret_cast<const char*>(of_row(i) + first + start);
-        int word = tile.lane;
-        uint64_t bytes = 0;
+            for (int i = 0; i < kBatch; ++i) rows_at[i] = reinterpret_cast<const char*>(of_row(i) + first + start);
+            int word = tile.lane;
+            uint64_t bytes = 0;
 #pragma unroll 1
-        for (int col = first + start; col < last; col += step, word += t.lanes, bytes += step * sizeof(T)) {
-            Packed<T, V> words[kBatch];
+            for (int col = first + start; col < last; col += step, word += t.lanes, bytes += step * sizeof(T)) {
+                Packed<T, V> words[kBatch];
 #pragma unroll
-            for (int i = 0; i < kBatch; ++i) words[i].load(reinterpret_cast<const T*>(rows_at[i] + bytes));
-            F factor[V];
-            if constexpr (Operation::kFactors) factors.load(word, factor);
+                for (int i = 0; i < kBatch; ++i) words[i].load(reinterpret_cast<const T*>(rows_at[i] + bytes));
+                F factor[V];
+                if constexpr (Operation::kFactors) factors.load(word, factor);
 #pragma unroll
-            for (int i = 0; i < kBatch; ++i) operation.add(sums[i], words[i], factor, col);
+                for (int i = 0; i < kBatch; ++i) operation.add(sums[i], words[i], factor, col);
+            }
         }
-    }
 #pragma unroll
-    for (int i = 0; i < kBatch; ++i)
-        if (rows > 0)
-            operation.finish(sums[i], tile.col + start, tile.col_end, step, V,
-                             [&](int col) { return to_acc(of_row(i)[col]); });
-    const Sum sum = merge_lanes(sums, t.lanes);
-    const int mine = row + tile.lane;
-    if (tile.lane < kBatch && mine < tile.row_end)
-        operation.template store<V>(sum, mine, {tile.row, tile.row_end}, tile.col_tile, scratch,
-                                    [&](int col, F(&v)[V]) { load<V>(x + place(t, mine, col), v); });
+        for (int i = 0; i < kBatch; ++i)
+            if (rows > 0)
+                operation.finish(sums[i], tile.col + start, tile.col_end, step, V,
+                                 [&](int col) { return to_acc(of_row(i)[col]); });
+        const Sum sum = merge_lanes(sums, t.lanes);
+        const int mine = row + tile.lane;
+        if (tile.lane < kBatch && mine < tile.row_end)
+            operation.template store<V>(sum, mine, [&](int col, F(&v)[V]) { load<V>(x + place(t, mine, col), v); });
+    }
 }
 
+// Of at most lanes V columns.
 template <class T, int V, class Operation>
-__device__ __forceinline__ void across_tile(const T* x, const Tiling& t, const Tile& tile, const Operation& operation,
-                                            unsigned char* shared) {
+__device__ __forceinline__ void reduce_across(const T* x, const Tiling& t, const Tile& tile, const Operation& operation,
+                                              unsigned char* shared) {
     using F = Acc<T>;
     using Sum = typename Operation::Sum;
     F* const factors = reinterpret_cast<F*>(shared + kMergeBytes<Sum, V>);
-    unsigned char* const scratch = shared + kMergeBytes<Sum, V> + (Operation::kFactors ? kStaged * sizeof(F) : 0);
-    operation.begin({tile.row, tile.row_end}, {tile.col, tile.col_end}, scratch);
     const int col = tile.col + tile.lane * V, start = tile.group * kBatch, step = tile.groups * kBatch;
     Sum sums[V];
 #pragma unroll
     for (int j = 0; j < V; ++j) sums[j] = operation.start(tile.row + start);
+    if constexpr (!Operation::kFactors) __syncthreads();
     for (int first = tile.row; first < tile.row_end; first += Operation::kFactors ? kStaged : t.rows) {
         int last = tile.row_end;
         if constexpr (Operation::kFactors) {
@@ -133,28 +118,17 @@ __device__ __forceinline__ void across_tile(const T* x, const Tiling& t, const T
     const Sum sum = merge_groups(sums, t.lanes, shared);
     const int column = threadIdx.x, mine = tile.col + column;
     if (column < t.lanes * V && mine < tile.col_end)
-        operation.template store<kBatch>(
-            sum, mine, {tile.col, tile.col_end}, tile.row_tile, scratch, [&](int row, F(&v)[kBatch]) {
+        operation.template store<kBatch>(sum, mine, [&](int row, F(&v)[kBatch]) {
 #pragma unroll
-                for (int i = 0; i < kBatch; ++i)
-                    v[i] = row + i < tile.row_end ? to_acc(x[place(t, row + i, mine)]) : F(NAN);
-            });
+            for (int i = 0; i < kBatch; ++i)
+                v[i] = row + i < tile.row_end ? to_acc(x[place(t, row + i, mine)]) : F(NAN);
+        });
 }
 
-// Of both three blocks are asked for on a multiprocessor: so ptxas does not spill to fit a fourth.
-
-template <class T, int V, class Operation> __global__ void __launch_bounds__(kThreads, 3)
-    reduce_along(const T* x, Tiling t, Operation of_all) {
-    CBAM_SHARED(shared);
-    const Tile tile(t);
-    along_tile<T, V>(x + tile.image * t.rows * t.cols, t, tile, of_all.of(tile.image), shared);
-}
-
-template <class T, int V, class Operation> __global__ void __launch_bounds__(kThreads, 3)
-    reduce_across(const T* x, Tiling t, Operation of_all) {
-    CBAM_SHARED(shared);
-    const Tile tile(t);
-    across_tile<T, V>(x + tile.image * t.rows * t.cols, t, tile, of_all.of(tile.image), shared);
+// Shared memory of reduce_across, or of reduce_along.
+template <class F, int V, class Operation> constexpr size_t reduce_bytes(bool across) {
+    return (across ? kMergeBytes<typename Operation::Sum, V> : 0) +
+           (Operation::kFactors ? WordNumbers<F, V>::bytes(kStaged) : 0);
 }
 
 }  // namespace cbam::cuda

@@ -2,19 +2,20 @@
 // numbers in shared memory that belong to them.
 #pragma once
 
+#include "../problem.h"
 #include "device.cuh"
 
 namespace cbam::cuda {
 
-template <class T> struct PairOf;
-template <> struct PairOf<__half> {
+template <class T> struct HalvesOf;
+template <> struct HalvesOf<__half> {
     using type = __half2;
 };
-template <> struct PairOf<__nv_bfloat16> {
+template <> struct HalvesOf<__nv_bfloat16> {
     using type = __nv_bfloat162;
 };
 
-template <class T> using Pair = typename PairOf<T>::type;
+template <class T> using Halves = typename HalvesOf<T>::type;
 template <class T, int V> constexpr bool kInPairs = sizeof(T) == 2 && V > 1;
 
 __device__ __forceinline__ float greater_of(float a, float b) { return fmaxf(a, b); }
@@ -38,7 +39,7 @@ template <class F, int V> __device__ __forceinline__ F greatest_of(const F (&v)[
 }
 template <class T, int V> __device__ __forceinline__ Acc<T> greatest_of(const Packed<T, V>& word) {
     if constexpr (kInPairs<T, V>) {
-        Pair<T> pairs[V / 2];
+        Halves<T> pairs[V / 2];
         memcpy(pairs, word.v, sizeof pairs);
 #pragma unroll
         for (int n = V / 4; n > 0; n /= 2)
@@ -59,7 +60,7 @@ __device__ __forceinline__ void greatest_of(const Packed<T, V> (&words)[N], Acc<
         Packed<T, V> greatest = words[0];
 #pragma unroll
         for (int k = 0; k < V; k += 2) {
-            Pair<T> pair, other;
+            Halves<T> pair, other;
             memcpy(&pair, words[0].v + k, sizeof pair);
 #pragma unroll
             for (int n = 1; n < N; ++n) {
@@ -84,11 +85,11 @@ template <class T, int V> __device__ __forceinline__ void mask_by(const Packed<T
     if constexpr (kInPairs<T, V>) {
 #pragma unroll
         for (int k = 0; k < V; k += 2) {
-            Pair<T> pair;
+            Halves<T> pair;
             uint32_t bits;
             memcpy(&pair, y.v + k, sizeof pair);
             memcpy(&bits, v.v + k, sizeof bits);
-            bits &= ~__hle2_mask(pair, Pair<T>{from_acc<T>(0), from_acc<T>(0)});
+            bits &= ~__hle2_mask(pair, Halves<T>{from_acc<T>(0), from_acc<T>(0)});
             memcpy(v.v + k, &bits, sizeof bits);
         }
     } else {
@@ -103,9 +104,9 @@ template <class T, int V> __device__ __forceinline__ void relu(Packed<T, V>& v) 
     if constexpr (kInPairs<T, V>) {
 #pragma unroll
         for (int k = 0; k < V; k += 2) {
-            Pair<T> pair;
+            Halves<T> pair;
             memcpy(&pair, v.v + k, sizeof pair);
-            pair = __hmax2_nan(pair, Pair<T>{from_acc<T>(0), from_acc<T>(0)});
+            pair = __hmax2_nan(pair, Halves<T>{from_acc<T>(0), from_acc<T>(0)});
             memcpy(v.v + k, &pair, sizeof pair);
         }
     } else {
@@ -133,11 +134,11 @@ template <class F, int V> struct WordNumbers {
     F* data;
     int plane;  // from a plane to the next
 
-    __host__ __device__ static constexpr int plane_of(int columns) {
+    CBAM_ANYWHERE static constexpr int plane_of(int columns) {
         const int all = (columns + V - 1) / V * kOfAccess, half = 64 / sizeof(F);
         return kPlanes == 1 ? all : (all + half - 1) / half * half | half;
     }
-    __host__ __device__ static constexpr size_t bytes(int columns) {
+    CBAM_ANYWHERE static constexpr size_t bytes(int columns) {
         return (kPlanes * plane_of(columns) * sizeof(F) + 15) / 16 * 16;
     }
     __device__ WordNumbers(void* shared, int columns) : data(static_cast<F*>(shared)), plane(plane_of(columns)) {}

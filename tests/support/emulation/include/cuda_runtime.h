@@ -31,6 +31,8 @@ namespace emulation {
 using Place = std::source_location;
 
 unsigned char* dynamic_shared();
+// The variable that is declared at this place.
+void* static_shared(size_t bytes, Place = Place::current());
 void sync_block(Place);
 void sync_warp(unsigned mask, Place);
 // The bits that ``lane`` of this warp passed.
@@ -39,6 +41,10 @@ unsigned ballot(unsigned mask, bool, Place);
 // The lanes of the mask that passed the same.
 unsigned match_any(unsigned mask, uint64_t bits, Place);
 unsigned lane();
+void wait_for_launch_before();
+unsigned atomic_add(unsigned* address, unsigned value);
+unsigned relaxed_load(const unsigned* address, Place = Place::current());
+void fence();
 
 struct Kernel {
     const void* code;
@@ -58,9 +64,15 @@ template <class T> T shuffle(unsigned mask, T v, unsigned source, Place place) {
 
 inline void __syncthreads(emulation::Place place = emulation::Place::current()) { emulation::sync_block(place); }
 
+inline void cudaGridDependencySynchronize() { emulation::wait_for_launch_before(); }
+
 inline void __syncwarp(unsigned mask = 0xffffffffu, emulation::Place place = emulation::Place::current()) {
     emulation::sync_warp(mask, place);
 }
+
+inline unsigned atomicAdd(unsigned* address, unsigned value) { return emulation::atomic_add(address, value); }
+inline void __threadfence() { emulation::fence(); }
+inline void __nanosleep(unsigned) {}  // relaxed_load sleeps
 
 template <class T> T __shfl_sync(unsigned mask, T v, int source, emulation::Place place = emulation::Place::current()) {
     return emulation::shuffle(mask, v, source & 31, place);

@@ -25,12 +25,16 @@ struct cudaFuncAttributes {
 
 enum cudaDeviceAttr { cudaDevAttrMaxSharedMemoryPerBlockOptin = 97 };
 
-enum cudaLaunchAttributeID { cudaLaunchAttributeClusterDimension = 4 };
+enum cudaLaunchAttributeID {
+    cudaLaunchAttributeClusterDimension = 4,
+    cudaLaunchAttributeProgrammaticStreamSerialization = 6,
+};
 
 union cudaLaunchAttributeValue {
     struct {
         unsigned x, y, z;
     } clusterDim;
+    int programmaticStreamSerializationAllowed;
 };
 
 struct cudaLaunchAttribute {
@@ -48,6 +52,7 @@ struct cudaLaunchConfig_t {
 
 // The error of a launch is returned by the launch, and kept until it is asked for here.
 cudaError_t cudaGetLastError();
+cudaError_t cudaMemsetAsync(void* memory, int value, size_t bytes, cudaStream_t);
 cudaError_t cudaGetDevice(int* device);
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int device);
 cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, const void* kernel);
