@@ -30,8 +30,8 @@ struct Plan {
     bool programmatic;  // staged: a launch may begin before the one ahead of it ends
 };
 
-// Pure functions. CBAM_FUSED_CUDA_SCHEDULE (auto, staged, dataflow, or the number of blocks of a cluster) overrides the choice;
-// what it asks for and cannot be is refused by std::invalid_argument.
+// Pure functions. CBAM_FUSED_CUDA_SCHEDULE (auto, staged, dataflow, or the number of blocks of a cluster) overrides the
+// choice; what it asks for and cannot be is refused by std::invalid_argument.
 Plan plan_forward(const Problem&, const Device&, const char* wanted);
 Plan plan_backward(const Problem&, const Device&, const char* wanted);
 

@@ -31,7 +31,6 @@ template <class F, bool gated> struct Pool {
     F count;
 
     __device__ __forceinline__ F factor(int i) const { return gate[i]; }
-    __device__ __forceinline__ F scaled(F v, int i) const { return gated ? v * factor(i) : v; }
     __device__ __forceinline__ Sum start(int i) const { return {F(0), {F(-INFINITY), i}}; }
     // Indices ascend, so a later maximum must be larger. Of a word's, the place is that of the word.
     template <class T, int V>
@@ -71,13 +70,14 @@ template <class F, bool gated> struct Pool {
         if (sum.total == sum.total) return;
         for (int run = first; run < last; run += step)
             for (int i = run; i < min(run + n, last); ++i) {
-                const F v = scaled(value(i), i);
+                const F v = gated ? value(i) * factor(i) : value(i);
                 if (v == v) continue;
                 sum.top = {v, i};
                 return;
             }
     }
-    // The place is that of the first of n indices, unless it is that of a NaN; read(i, v) reads those elements again.
+    // The place is that of the first of n indices, unless it is that of a NaN; read(i, v) reads what has been added of
+    // them again.
     template <int n, class Read> __device__ __forceinline__ void store(Sum sum, int kept, Read read) const {
         int i = sum.top.index;
         if (n > 1 && sum.top.value == sum.top.value) {
@@ -85,7 +85,7 @@ template <class F, bool gated> struct Pool {
             read(i, v);
 #pragma unroll
             for (int j = n - 1; j >= 0; --j)
-                if (v[j] == v[j] && scaled(v[j], sum.top.index + j) == sum.top.value) i = sum.top.index + j;
+                if (v[j] == sum.top.value) i = sum.top.index + j;
         }
         mean[kept] = sum.total / count;
         max[kept] = sum.top.value;

@@ -9,7 +9,7 @@
 //   add(sum, word, factors, i)     a word of reduced indices from i on
 //   add(sums, words, factors, i)   some words of reduced indices from i on, each of the V kept ones
 //   finish(sum, first, last, step, n, value)   a thread's sum of runs of n indices; value(i) reads an element again
-//   store<n>(sum, kept, read)      read(i, v) reads n elements from index i on again, NaN for those beyond
+//   store<n>(sum, kept, read)      read(i, v) reads n elements from index i on again, times their factors; NaN beyond
 #pragma once
 
 #include "staged_tile.cuh"
@@ -65,7 +65,17 @@ __device__ __forceinline__ void reduce_along(const T* x, const Tiling& t, const 
         const Sum sum = merge_lanes(sums, t.lanes);
         const int mine = row + tile.lane;
         if (tile.lane < kBatch && mine < tile.row_end)
-            operation.template store<V>(sum, mine, [&](int col, F(&v)[V]) { load<V>(x + place(t, mine, col), v); });
+            operation.template store<V>(sum, mine, [&](int col, F(&v)[V]) {
+                load<V>(x + place(t, mine, col), v);
+                if constexpr (Operation::kFactors) {
+                    F factor[V];
+                    if (tile.col_end - tile.col <= kStaged) factors.load((col - tile.col) / V, factor);
+                    else
+                        for (int j = 0; j < V; ++j) factor[j] = operation.factor(col + j);
+#pragma unroll
+                    for (int j = 0; j < V; ++j) v[j] *= factor[j];
+                }
+            });
     }
 }
 
@@ -119,9 +129,13 @@ __device__ __forceinline__ void reduce_across(const T* x, const Tiling& t, const
     const int column = threadIdx.x, mine = tile.col + column;
     if (column < t.lanes * V && mine < tile.col_end)
         operation.template store<kBatch>(sum, mine, [&](int row, F(&v)[kBatch]) {
+            const bool here = tile.row_end - tile.row <= kStaged;
 #pragma unroll
-            for (int i = 0; i < kBatch; ++i)
+            for (int i = 0; i < kBatch; ++i) {
                 v[i] = row + i < tile.row_end ? to_acc(x[place(t, row + i, mine)]) : F(NAN);
+                if (Operation::kFactors && row + i < tile.row_end)
+                    v[i] *= here ? factors[row + i - tile.row] : operation.factor(row + i);
+            }
         });
 }
 

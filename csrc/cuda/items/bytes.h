@@ -14,8 +14,7 @@ template <class T, int V, bool channels_last> size_t item_bytes(const Forward<Ac
     switch (kind) {
         case Kind::pool: return reduce_bytes<F, V, Pool<F, false>>(channels_last);
         case Kind::maps: return reduce_bytes<F, V, Pool<F, true>>(!channels_last);
-        case Kind::apply:
-            return std::max(TileSides<F, V>::bytes(a.strip), a.gates && a.p.ws ? window_numbers(2) * sizeof(F) : 0);
+        case Kind::apply: return std::max(TileSides<F, V>::bytes(a.strip), a.gates && a.p.ws ? window_bytes<F>(2) : 0);
         default: return kMlpForward * sizeof(F);
     }
 }
@@ -25,7 +24,7 @@ template <class T, int V, bool channels_last> size_t item_bytes(const Backward<A
     switch (kind) {
         case Kind::products: return products_bytes<F, V>(a.strip) + (channels_last ? a.strip.tile_rows * sizeof(F) : 0);
         case Kind::map_gradients:
-            return std::max(reduce_bytes<F, V, MapProducts<F>>(channels_last), window_numbers(1) * sizeof(F));
+            return std::max(reduce_bytes<F, V, MapProducts<F>>(channels_last), window_bytes<F>(1));
         case Kind::input_gradient: return GradientSides<F, V>::bytes(a.strip);
         default: return kMlpBackward * sizeof(F);
     }
