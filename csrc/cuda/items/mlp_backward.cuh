@@ -51,9 +51,10 @@ template <class F> __device__ __forceinline__ void hidden_backward(const Backwar
                 __syncthreads();
                 fill(of_channels, images, c0, c0 + count, [&](int64_t n, int c) {
                     const Image<F> image{p, n};
-                    F d = join_products(a, n, c);
+                    const F g = image.g()[c];
+                    F d = join_products(a, n, c) * g;
                     if (a.maps_reach_channels()) d += join_maps(a, n, c);
-                    const F g = image.g()[c], dlogit = d * g * (1 - g);
+                    const F dlogit = d * (1 - g);
                     if (unit == 0) image.dlogit()[c] = dlogit;
                     return dlogit;
                 });
