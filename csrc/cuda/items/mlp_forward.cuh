@@ -21,7 +21,7 @@ template <class F> __device__ __forceinline__ PoolSum<F> join_pools(const Forwar
     const int C = a.p.C, parts = a.parts();
     const int64_t first = image * parts * C + c;
     PoolSum<F> sum = {a.total[first], {a.max[first], a.argmax[first]}};
-#pragma unroll 4
+#pragma unroll 2
     for (int part = 1; part < parts; ++part) {
         const int64_t at = first + int64_t(part) * C;
         sum = merge(sum, PoolSum<F>{a.total[at], {a.max[at], a.argmax[at]}});
@@ -63,7 +63,7 @@ template <class F> __device__ __forceinline__ void hidden_units(const Forward<F>
                 load_pools(a, images, c0, count, unit == 0, mean, max);
                 __syncthreads();
             }
-#pragma unroll 4
+#pragma unroll 2
             for (int i = lane; i < count; i += kWarp) {
                 F w[kWarpUnits];
                 for (int r = 0; r < kWarpUnits; ++r)
