@@ -32,8 +32,6 @@ cbam::cuda::Device facts(int device) {
     d.major = attribute(device, cudaDevAttrComputeCapabilityMajor);
     d.multiprocessors = attribute(device, cudaDevAttrMultiProcessorCount);
     d.l2_bytes = attribute(device, cudaDevAttrL2CacheSize);
-    const int64_t kilohertz = attribute(device, cudaDevAttrMemoryClockRate);
-    d.bandwidth = 2 * kilohertz * attribute(device, cudaDevAttrGlobalMemoryBusWidth) / 8 / 1000;
     d.shared_per_block = attribute(device, cudaDevAttrMaxSharedMemoryPerBlockOptin);
     d.max_cluster = attribute(device, cudaDevAttrClusterLaunch) ? cbam::cuda::largest_cluster(d.shared_per_block) : 1;
     return d;

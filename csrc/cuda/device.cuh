@@ -131,6 +131,14 @@ template <class A> __device__ __forceinline__ A merge_lanes(const A (&rows)[kBat
     return mine;
 }
 
+// Returns once the launch before this one is over and what it wrote can be read. Of a launch that may begin early, every
+// thread comes here before it touches global memory.
+__device__ __forceinline__ void wait_for_launch_before() {
+#if defined(CBAM_EMULATION) || __CUDA_ARCH__ >= 900
+    cudaGridDependencySynchronize();
+#endif
+}
+
 template <class F> __device__ __forceinline__ F sigmoid(F v) { return F(1) / (F(1) + exp(-v)); }
 
 template <class F> __device__ __forceinline__ F relu(F v) { return v < F(0) ? F(0) : v; }

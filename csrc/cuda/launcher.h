@@ -10,6 +10,7 @@ constexpr int kThreads = 256;  // of a block
 
 struct Launcher {
     cudaStream_t stream;
+    bool programmatic = false;  // kernels may begin before the one ahead of them ends, and wait for it themselves
     cudaError_t status = cudaSuccess;
 
     // With this many blocks, and bytes of shared memory for each. No blocks: nothing is launched.
@@ -25,6 +26,11 @@ struct Launcher {
         config.blockDim = dim3(kThreads);
         config.dynamicSmemBytes = shared;
         config.stream = stream;
+        cudaLaunchAttribute early{};
+        early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+        early.val.programmaticStreamSerializationAllowed = 1;
+        config.attrs = &early;
+        config.numAttrs = programmatic;
         status = cudaLaunchKernelEx(&config, kernel, arguments...);
     }
 

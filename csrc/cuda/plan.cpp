@@ -12,10 +12,6 @@ namespace cbam::cuda {
 
 namespace {
 
-// What the launches between the passes of a group take, in microseconds, and what L2 gives, in bytes a microsecond, as
-// measured on an H100 (docs/design/cuda.md).
-constexpr int64_t kLaunches = 20;
-constexpr int64_t kBandwidthL2 = 5'500'000;
 // What a block loads in about the time that a launch takes; with more than the larger, a block alone on a
 // multiprocessor takes longer than the launches of the staged schedule.
 constexpr int64_t kSmallShare = 32 << 10, kLargeShare = 128 << 10;
@@ -48,18 +44,15 @@ int64_t cluster_limit(const Device& device) {
     return device.major >= 9 ? std::clamp(device.max_cluster, 1, kLargestCluster) : 1;
 }
 
-// Images that go through all passes together so that the later passes find them in L2, of which half is counted on,
-// since lines are not replaced in order. All N where fewer would not save what their own launches take: so it is where
-// memory is as fast as on an H100. tensors: of x's size, that the passes touch; what they read again is about as many
-// bytes.
-Plan staged(const Problem& p, const Device& device, int tensors) {
-    const int64_t all = std::max<int64_t>(p.N, 1);
-    const int64_t image = std::max<int64_t>(tensors * p.C * p.HW() * size_of(p.dtype), 1);
-    const int64_t images = std::min(device.l2_bytes / 2 / image, all), bytes = images * image;
-    if (images == all || device.bandwidth == 0) return {Schedule::staged, 1, all};
-    const int64_t saved = bytes / device.bandwidth - bytes / kBandwidthL2;
-    return {Schedule::staged, 1, saved > kLaunches ? images : all};
+// Where there are clusters, the code is that of 9.0 or newer (largest_cluster), and waits for the launch before it.
+Plan staged(const Device& device) { return {Schedule::staged, 1, 0, 0, device.max_cluster > 1}; }
+
+// As many blocks as there is room for, and a third of L2, since lines are not replaced in order.
+Plan dataflow(const Device& device) {
+    return {Schedule::dataflow, 1, 2 * device.multiprocessors, device.l2_bytes / 3, false};
 }
+
+Plan on_chip(int cluster) { return {Schedule::on_chip, cluster, 0, 0, false}; }
 
 using LayoutOf = OnChip (*)(const Problem&, int cluster);
 
@@ -70,7 +63,7 @@ Plan as_wanted(const Problem& p, const Device& device, LayoutOf layout, const st
     int cluster = 0;
     for (int blocks = 1; blocks <= kLargestCluster; blocks *= 2)
         if (wanted == std::to_string(blocks)) cluster = blocks;
-    if (!cluster) refuse("must be auto, staged or a number of blocks: 1, 2, 4, 8 or 16");
+    if (!cluster) refuse("must be auto, staged, dataflow or a number of blocks: 1, 2, 4, 8 or 16");
     if (const char* why = obstacle(p)) refuse(why);
     if (cluster > cluster_limit(device))
         refuse("this device has clusters of at most " + std::to_string(cluster_limit(device)) + " blocks");
@@ -80,15 +73,15 @@ Plan as_wanted(const Problem& p, const Device& device, LayoutOf layout, const st
     if (bytes > device.shared_per_block)
         refuse("a block would need " + std::to_string(bytes) + " bytes of shared memory, and may have " +
                std::to_string(device.shared_per_block));
-    return {Schedule::on_chip, cluster, p.N};
+    return on_chip(cluster);
 }
 
 // The smallest cluster whose blocks fit, if it is of no more than kFewBlocks: on an H100 more of them take longer over
 // what they tell each other than the staged schedule takes to read x again (docs/design/cuda.md). More where all images
 // run at once, and where the rows of the staged passes are not aligned for wide accesses. Of few images, more blocks
 // each, while all still run at once.
-Plan choose(const Problem& p, const Device& device, LayoutOf layout, int tensors) {
-    const Plan otherwise = staged(p, device, tensors);
+Plan choose(const Problem& p, const Device& device, LayoutOf layout) {
+    const Plan otherwise = staged(device);
     if (obstacle(p) || p.N == 0) return otherwise;
     const int64_t limit = std::min({cluster_limit(device), most_blocks(p), kMostBlocks});
     const bool wide_rows = (p.channels_last ? p.C : p.HW()) % 4 == 0;
@@ -105,24 +98,25 @@ Plan choose(const Problem& p, const Device& device, LayoutOf layout, int tensors
     const auto share = [&] { return p.C * p.HW() * size_of(p.dtype) / cluster; };
     while (cluster * 2 <= limit && at_once(cluster * 2) && share() > kSmallShare) cluster *= 2;
     if (p.N * cluster * 2 < device.multiprocessors && share() > kLargeShare) return otherwise;
-    return {Schedule::on_chip, int(cluster), p.N};
+    return on_chip(int(cluster));
 }
 
-Plan plan(const Problem& p, const Device& device, const char* wanted, LayoutOf layout, int tensors) {
+Plan plan(const Problem& p, const Device& device, const char* wanted, LayoutOf layout) {
     const std::string choice = wanted ? wanted : "auto";
-    if (choice == "staged") return staged(p, device, tensors);
-    if (choice == "auto") return choose(p, device, layout, tensors);
+    if (choice == "staged") return staged(device);
+    if (choice == "dataflow") return dataflow(device);
+    if (choice == "auto") return choose(p, device, layout);
     return as_wanted(p, device, layout, choice);
 }
 
 }  // namespace
 
 Plan plan_forward(const Problem& p, const Device& device, const char* wanted) {
-    return plan(p, device, wanted, on_chip_forward_layout, 1 + (p.y != nullptr) + (p.residual != nullptr));
+    return plan(p, device, wanted, on_chip_forward_layout);
 }
 
 Plan plan_backward(const Problem& p, const Device& device, const char* wanted) {
-    return plan(p, device, wanted, on_chip_backward_layout, p.relu ? 5 : 3);
+    return plan(p, device, wanted, on_chip_backward_layout);
 }
 
 }  // namespace cbam::cuda

@@ -1,6 +1,5 @@
-// The last pass of the backward: dx = (dy s + dmean_c + [c is the pixel's maximum] dmax_c) g
-//                                      + dmean_hw + [p is the channel's maximum] dmax_hw.
-// Reads dy and writes dx. To the maxima it comes by comparison with their places, so nothing is added atomically.
+// dx = (dy s + dmean_c + [c is the pixel's maximum] dmax_c) g + dmean_hw + [p is the channel's maximum] dmax_hw.
+// To the maxima it comes by comparison with their places, so nothing is added atomically.
 #pragma once
 
 #include "staged_tile.cuh"
@@ -15,12 +14,12 @@ template <class F> struct Side {
 
 // Where that is; null for what is absent, which adds nothing.
 template <class F> struct Sides {
-    Rows<const F> gate, mean, max;
-    Rows<const int32_t> argmax;
+    const F *gate, *mean, *max;
+    const int32_t* argmax;
 
-    __device__ __forceinline__ Side<F> at(int64_t image, int i) const {
-        Side<F> side{gate.data ? gate.of(image)[i] : F(0), F(0), F(0), -1};
-        if (mean.data) side = {side.gate, mean.of(image)[i], max.of(image)[i], argmax.of(image)[i]};
+    __device__ __forceinline__ Side<F> at(int i) const {
+        Side<F> side{gate ? gate[i] : F(0), F(0), F(0), -1};
+        if (mean) side = {side.gate, mean[i], max[i], argmax[i]};
         return side;
     }
 };
@@ -31,39 +30,41 @@ __device__ __forceinline__ F gradient(F dy, const Side<F>& pixel, const Side<F>&
     return of_gated * channel.gate + channel.mean + (channel.argmax == p ? channel.max : F(0));
 }
 
-template <class T, int V, bool channels_last> __global__ void __launch_bounds__(kThreads, 3)
-    input_gradient(const T* dy, T* dx, Tiling t, Sides<Acc<T>> pixels, Sides<Acc<T>> channels) {
+// Of a part of at most lanes V columns; dy may be null, for zeros.
+template <class T, int V, bool channels_last>
+__device__ __forceinline__ void input_gradient(const T* dy, T* dx, const Tiling& t, const Tile& tile,
+                                               const Sides<Acc<T>>& pixels, const Sides<Acc<T>>& channels,
+                                               unsigned char* shared) {
     using F = Acc<T>;
-    CBAM_SHARED(shared);
-    const Tile tile(t);
-    const TileSides<Side<F>> sides(shared, t);
+    const TileSides<Side<F>, V> sides(shared, t);
     const Sides<F>&of_rows = channels_last ? pixels : channels, &of_columns = channels_last ? channels : pixels;
-    sides.fill(
-        tile, [&](int i) { return of_columns.at(tile.image, i); }, [&](int i) { return of_rows.at(tile.image, i); });
     const int col = tile.col + tile.lane * V;
-    if (col >= tile.col_end) return;
-    const int64_t image = tile.image * t.rows * t.cols;
     Side<F> column[V];
-    for (int j = 0; j < V; ++j) column[j] = sides.columns.get(tile.lane * V + j);
-    for (int first = tile.row + tile.group * kBatch; first < tile.row_end; first += tile.groups * kBatch) {
-        Packed<T, V> of_dy[kBatch] = {};
+    const auto visit = [&](int run, int last) {
+        if (col >= tile.col_end) return;
+        if (run == tile.row)
+            for (int j = 0; j < V; ++j) column[j] = sides.columns.get(tile.lane * V + j);
+        for (int first = run + tile.group * kBatch; first < last; first += tile.groups * kBatch) {
+            Packed<T, V> of_dy[kBatch] = {};
 #pragma unroll
-        for (int i = 0; i < kBatch; ++i)
-            if (dy && first + i < tile.row_end) of_dy[i].load(dy + image + place(t, first + i, col));
+            for (int i = 0; i < kBatch; ++i)
+                if (dy && first + i < last) of_dy[i].load(dy + place(t, first + i, col));
 #pragma unroll
-        for (int i = 0; i < kBatch; ++i) {
-            const int row = first + i;
-            if (row >= tile.row_end) break;
-            const Side<F> side = sides.rows.get(row - tile.row);
-            F v[V];
-            of_dy[i].unpack(v);
+            for (int i = 0; i < kBatch; ++i) {
+                const int row = first + i;
+                if (row >= last) break;
+                const Side<F> side = sides.rows.get(row - run);
+                F v[V];
+                of_dy[i].unpack(v);
 #pragma unroll
-            for (int j = 0; j < V; ++j)
-                v[j] = channels_last ? gradient(v[j], side, column[j], row, col + j)
-                                     : gradient(v[j], column[j], side, col + j, row);
-            store<V>(dx + image + place(t, row, col), v);
+                for (int j = 0; j < V; ++j)
+                    v[j] = channels_last ? gradient(v[j], side, column[j], row, col + j)
+                                         : gradient(v[j], column[j], side, col + j, row);
+                store<V>(dx + place(t, row, col), v);
+            }
         }
-    }
+    };
+    sides.each_run(tile, [&](int i) { return of_columns.at(i); }, [&](int i) { return of_rows.at(i); }, visit);
 }
 
 }  // namespace cbam::cuda

@@ -5,64 +5,59 @@
 //
 // An Operation has
 //   Sum, Factor     what is merged, and what an element is multiplied by
-//   of(image)       itself, for one image
 //   factor(i)       of the reduced index i
 //   start(i)        an empty sum of elements from index i on
 //   add(sum, v, factor, kept, i)
-//   store(sum, kept, part)   part: which tile of the reduced side
+//   store(sum, kept)
 #pragma once
 
 #include "staged_tile.cuh"
 
 namespace cbam::cuda {
 
-constexpr int kStaged = 1024;  // factors that lie in shared memory at a time: those of several steps of a block
-
-// Of reduce_along three blocks are asked for on a multiprocessor: so ptxas does not spill to fit a fourth.
-
-template <class T, int V, class Operation> __global__ void __launch_bounds__(kThreads, 3)
-    reduce_along(const T* x, Tiling t, Operation of_all) {
+template <class T, int V, class Operation>
+__device__ __forceinline__ void reduce_along(const T* x, const Tiling& t, const Tile& tile, const Operation& operation,
+                                             unsigned char* shared) {
     using Sum = typename Operation::Sum;
-    CBAM_SHARED(shared);
-    const Tile tile(t);
-    const Operation operation = of_all.of(tile.image);
     const SharedArray<typename Operation::Factor> factors(shared, kStaged);
-    x += tile.image * t.rows * t.cols;
-    const int row = tile.row + tile.group * kBatch, start = tile.lane * V;
-    Sum sums[kBatch];
-    for (int i = 0; i < kBatch; ++i) sums[i] = operation.start(tile.col + start);
-    for (int first = tile.col; first < tile.col_end; first += kStaged) {
-        const int last = min(first + kStaged, tile.col_end);
-        __syncthreads();
-        factors.fill(first, last, [&](int i) { return operation.factor(i); });
-        __syncthreads();
-        for (int col = first + start; col < last; col += t.lanes * V) {
-            Packed<T, V> packed[kBatch] = {};
-            const T* const at = x + place(t, row, col);
-#pragma unroll
-            for (int i = 0; i < kBatch; ++i)
-                if (row + i < tile.row_end) packed[i].load(at + i * int64_t(t.cols));
-#pragma unroll
-            for (int j = 0; j < V; ++j) {
-                const auto factor = factors.get(col + j - first);
+    const int start = tile.lane * V;
+    for (int row0 = tile.row; row0 < tile.row_end; row0 += tile.groups * kBatch) {
+        const int row = row0 + tile.group * kBatch;
+        Sum sums[kBatch];
+        for (int i = 0; i < kBatch; ++i) sums[i] = operation.start(tile.col + start);
+        for (int first = tile.col; first < tile.col_end; first += kStaged) {
+            const int last = min(first + kStaged, tile.col_end);
+            if (row0 == tile.row || tile.col_end - tile.col > kStaged) {
+                __syncthreads();
+                factors.fill(first, last, [&](int i) { return operation.factor(i); });
+                __syncthreads();
+            }
+            for (int col = first + start; col < last; col += t.lanes * V) {
+                Packed<T, V> packed[kBatch] = {};
+                const T* const at = x + place(t, row, col);
 #pragma unroll
                 for (int i = 0; i < kBatch; ++i)
-                    operation.add(sums[i], to_acc(packed[i].v[j]), factor, row + i, col + j);
+                    if (row + i < tile.row_end) packed[i].load(at + i * int64_t(t.cols));
+#pragma unroll
+                for (int j = 0; j < V; ++j) {
+                    const auto factor = factors.get(col + j - first);
+#pragma unroll
+                    for (int i = 0; i < kBatch; ++i)
+                        operation.add(sums[i], to_acc(packed[i].v[j]), factor, row + i, col + j);
+                }
             }
         }
+        const Sum sum = merge_lanes(sums, t.lanes);
+        if (tile.lane < kBatch && row + tile.lane < tile.row_end) operation.store(sum, row + tile.lane);
     }
-    const Sum sum = merge_lanes(sums, t.lanes);
-    if (tile.lane < kBatch && row + tile.lane < tile.row_end) operation.store(sum, row + tile.lane, tile.col_tile);
 }
 
-template <class T, int V, class Operation> __global__ void __launch_bounds__(kThreads)
-    reduce_across(const T* x, Tiling t, Operation of_all) {
+// Of at most lanes V columns.
+template <class T, int V, class Operation>
+__device__ __forceinline__ void reduce_across(const T* x, const Tiling& t, const Tile& tile, const Operation& operation,
+                                              unsigned char* shared) {
     using Sum = typename Operation::Sum;
-    CBAM_SHARED(shared);
-    const Tile tile(t);
-    const Operation operation = of_all.of(tile.image);
     const SharedArray<typename Operation::Factor> factors(shared + kMergeBytes<Sum, V>, kStaged);
-    x += tile.image * t.rows * t.cols;
     const int col = tile.col + tile.lane * V, start = tile.group * kBatch;
     Sum sums[V];
     for (int j = 0; j < V; ++j) sums[j] = operation.start(tile.row + start);
@@ -87,7 +82,12 @@ template <class T, int V, class Operation> __global__ void __launch_bounds__(kTh
     }
     const Sum sum = merge_groups(sums, t.lanes, shared);
     const int column = threadIdx.x, mine = tile.col + column;
-    if (column < t.lanes * V && mine < tile.col_end) operation.store(sum, mine, tile.row_tile);
+    if (column < t.lanes * V && mine < tile.col_end) operation.store(sum, mine);
+}
+
+// Shared memory of reduce_across, or of reduce_along.
+template <int V, class Operation> constexpr size_t reduce_bytes(bool across) {
+    return (across ? kMergeBytes<typename Operation::Sum, V> : 0) + SharedArray<typename Operation::Factor>::bytes(kStaged);
 }
 
 }  // namespace cbam::cuda

@@ -160,6 +160,9 @@ void check(const Access& access) {
         fail(access, "out of bounds", "outside all memory");
     }
     Buffer& buffer = shared ? shared_buffer(access) : nearest_buffer(access.address);
+    if (!shared && running.early && !current->follows)
+        fail(access, "race", at(buffer, access.address - uintptr_t(buffer.begin)) +
+                                 ", which the launch before this one, which may be running, may access");
     if (!shared) check_bounds(access, buffer), check_counters(access, buffer);
     check_alignment(access, buffer);
     check_cells(access, buffer, false);

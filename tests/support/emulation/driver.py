@@ -22,9 +22,11 @@ from . import build, symbols
 class Plan(NamedTuple):
     """What an operator is to do; None for a plan lets the launchers choose for an H100."""
 
-    schedule: str  # "staged" or "on_chip"
+    schedule: str  # "staged", "dataflow" or "on_chip"
     cluster: int = 1  # on chip: blocks of an image
-    images: int = 1  # staged: of a group
+    blocks: int = 1  # dataflow: of the launch
+    window: int = 1 << 20  # dataflow: bytes that shall stay in L2
+    programmatic: bool = True  # staged: a launch may begin before the one ahead of it ends
 
 
 class EmulationError(Exception):
@@ -78,7 +80,6 @@ H100 = {
     "major": 9,
     "multiprocessors": 132,
     "l2_bytes": 50 << 20,
-    "bandwidth": 3_352_000,
     "shared_per_block": 227 << 10,
     "max_cluster": 16,
 }
@@ -200,7 +201,7 @@ class _Call:
     def _plan(self, plan: Plan | None, planner: str):
         if plan is None:
             return getattr(self.module, planner)(self.p, self.module.Device(**H100))
-        return self.module.Plan(getattr(self.module.Schedule, plan.schedule), plan.cluster, plan.images)
+        return self.module.Plan(getattr(self.module.Schedule, plan.schedule), *plan[1:])
 
     def _scratch(self, name: str, nbytes: int) -> int:
         return self.module.add_buffer(name, nbytes, 0, True)

@@ -90,6 +90,7 @@ std::string describe(const Thread& thread) {
 }
 
 unsigned lane() { return current->lane; }
+void wait_for_launch_before() { current->follows = true; }
 unsigned char* dynamic_shared() { return current->block->shared; }
 
 void* static_shared(size_t bytes, Place place) {

@@ -28,7 +28,7 @@ uint32_t cluster_limit(const void* kernel) {
     return attributes[kernel][cudaFuncAttributeNonPortableClusterSizeAllowed] ? kClusterLimit : kPortableCluster;
 }
 
-cudaError_t check(const cudaLaunchConfig_t& config, const void* kernel, uint32_t& cluster) {
+cudaError_t check(const cudaLaunchConfig_t& config, const void* kernel, uint32_t& cluster, bool& early) {
     const dim3 &grid = config.gridDim, &block = config.blockDim;
     const uint64_t threads = uint64_t(block.x) * block.y * block.z;
     if (!grid.x || !grid.y || !grid.z || grid.x > 0x7fffffffu || grid.y > 65535 || grid.z > 65535)
@@ -36,6 +36,10 @@ cudaError_t check(const cudaLaunchConfig_t& config, const void* kernel, uint32_t
     if (!threads || threads > 1024 || block.z > 64) return cudaErrorInvalidConfiguration;
     if (config.dynamicSmemBytes > shared_limit(kernel)) return cudaErrorInvalidValue;
     for (unsigned i = 0; i < config.numAttrs; ++i) {
+        if (config.attrs[i].id == cudaLaunchAttributeProgrammaticStreamSerialization) {
+            early = config.attrs[i].val.programmaticStreamSerializationAllowed;
+            continue;
+        }
         if (config.attrs[i].id != cudaLaunchAttributeClusterDimension) return cudaErrorInvalidValue;
         const auto& dimension = config.attrs[i].val.clusterDim;
         if (!dimension.x || dimension.y != 1 || dimension.z != 1) return cudaErrorInvalidClusterSize;
@@ -49,7 +53,8 @@ cudaError_t check(const cudaLaunchConfig_t& config, const void* kernel, uint32_t
 
 cudaError_t launch(const cudaLaunchConfig_t& config, const Kernel& kernel) {
     uint32_t cluster = 1;
-    if (const cudaError_t error = check(config, kernel.code, cluster)) return last_error = error;
+    running.early = false;
+    if (const cudaError_t error = check(config, kernel.code, cluster, running.early)) return last_error = error;
     const dim3 &grid = config.gridDim, &block = config.blockDim;
     running.config = config;
     running.kernel = kernel;

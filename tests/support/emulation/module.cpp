@@ -34,15 +34,19 @@ void define_problem(py::module_& m) {
 void define_plans(py::module_& m) {
     py::enum_<cuda::Schedule>(m, "Schedule", py::module_local())
         .value("staged", cuda::Schedule::staged)
+        .value("dataflow", cuda::Schedule::dataflow)
         .value("on_chip", cuda::Schedule::on_chip);
     py::class_<cuda::Device>(m, "Device", py::module_local())
-        .def(py::init<int, int, int64_t, int64_t, int64_t, int>(), py::arg("major"), py::arg("multiprocessors"),
-             py::arg("l2_bytes"), py::arg("bandwidth"), py::arg("shared_per_block"), py::arg("max_cluster"));
+        .def(py::init<int, int, int64_t, int64_t, int>(), py::arg("major"), py::arg("multiprocessors"),
+             py::arg("l2_bytes"), py::arg("shared_per_block"), py::arg("max_cluster"));
     py::class_<cuda::Plan>(m, "Plan", py::module_local())
-        .def(py::init<cuda::Schedule, int, int64_t>(), py::arg("schedule"), py::arg("cluster"), py::arg("images"))
+        .def(py::init<cuda::Schedule, int, int, int64_t, bool>(), py::arg("schedule"), py::arg("cluster"),
+             py::arg("blocks"), py::arg("window"), py::arg("programmatic"))
         .def_readonly("schedule", &cuda::Plan::schedule)
         .def_readonly("cluster", &cuda::Plan::cluster)
-        .def_readonly("images", &cuda::Plan::images);
+        .def_readonly("blocks", &cuda::Plan::blocks)
+        .def_readonly("window", &cuda::Plan::window)
+        .def_readonly("programmatic", &cuda::Plan::programmatic);
     const auto wanted = py::arg("wanted") = nullptr;
     m.def("plan_forward", &cuda::plan_forward, py::arg("problem"), py::arg("device"), wanted);
     m.def("plan_backward", &cuda::plan_backward, py::arg("problem"), py::arg("device"), wanted);

@@ -39,6 +39,7 @@ struct Thread {
     Clocks heard;        // from counters since its last fence
     Clocks known;        // from counters before its last fence
     Clocks told;         // to counters: what was ordered before its last fence
+    bool follows;        // has waited for the launch before this one
 };
 
 // Lanes that wait at one place for the same lanes.
@@ -75,6 +76,7 @@ struct Launch {
     cudaLaunchConfig_t config;
     Kernel kernel;
     uint32_t blocks_of_cluster, threads_of_block;
+    bool early;  // it may have begun before the launch ahead of it was over
     bool together;  // all blocks are alive at a time, as one cluster would be
     Time started, cluster_started, now;
     std::vector<Thread> threads;  // of the running cluster

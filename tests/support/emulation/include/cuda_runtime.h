@@ -38,6 +38,7 @@ void sync_warp(unsigned mask, Place);
 // The bits that ``lane`` of this warp passed.
 uint64_t shuffle(unsigned mask, uint64_t bits, unsigned lane, Place);
 unsigned lane();
+void wait_for_launch_before();
 unsigned atomic_add(unsigned* address, unsigned value);
 unsigned relaxed_load(const unsigned* address, Place = Place::current());
 void fence();
@@ -59,6 +60,8 @@ template <class T> T shuffle(unsigned mask, T v, unsigned source, Place place) {
 }  // namespace emulation
 
 inline void __syncthreads(emulation::Place place = emulation::Place::current()) { emulation::sync_block(place); }
+
+inline void cudaGridDependencySynchronize() { emulation::wait_for_launch_before(); }
 
 inline void __syncwarp(unsigned mask = 0xffffffffu, emulation::Place place = emulation::Place::current()) {
     emulation::sync_warp(mask, place);

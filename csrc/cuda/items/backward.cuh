@@ -1,0 +1,103 @@
+// The items of the backward that go over x or dy, each by one block that has a strip: some pixels, all channels.
+//
+// products_item (A): dz, and the sums of s x dy over the strip's pixels. Behind a ReLU also the masked dy.
+// map_gradients_item (B): what dz sends through the convolution into the maps; the sums of x times it over the strip's pixels.
+// input_item (X): dx.
+// Between the last two comes the MLP (mlp_backward.cuh). What an item reads of others is written by items of the kind
+// before it, of the same image. Shared memory: what backward_bytes says.
+#pragma once
+
+#include "../staged_gradient.cuh"
+#include "../staged_products.cuh"
+#include "../staged_reduce.cuh"
+#include "convolution.cuh"
+#include "image.cuh"
+#include "work.h"
+
+namespace cbam::cuda {
+
+// What of dy passed the ReLU.
+template <class T> __device__ __forceinline__ T* masked_dy(const Problem& p) {
+    return static_cast<T*>(p.dresidual ? p.dresidual : p.dx);
+}
+
+// Reads x, dy, y behind a ReLU, and the gates; writes dz, or the gradient by s, and the parts of that by g.
+template <class T, int V, bool channels_last>
+__device__ __forceinline__ void products_item(const Backward<Acc<T>>& a, int64_t n, int index, unsigned char* shared) {
+    using F = Acc<T>;
+    const Problem& p = a.p;
+    const Tile tile(a.strip, index);
+    const Image<F> image{p, n};
+    const F *const g = image.g(), *const s = image.spatial_gate();
+    F *const dz = a.dz + n * p.HW(), *const parts = a.of_products + (n * a.strip.tiles() + index) * p.C;
+    const auto put_pixel = [&](int q, F sum) { dz[q] = a.products_alone ? sum : sum * (s[q] * (1 - s[q])); };
+    const auto put_channel = [&](int c, F sum) { parts[c] = sum; };
+    const auto of_part = [&](const Tile& part, auto put_row, auto put_column) {
+        products<T, V>(image.of((const T*)p.x), image.of((const T*)p.dy), p.relu ? image.of((const T*)p.y) : nullptr,
+                       image.of(masked_dy<T>(p)), a.strip, part, channels_last ? s : g, channels_last ? g : s, shared,
+                       put_row, put_column);
+    };
+    if constexpr (channels_last) {
+        // A row's sum over all parts: the same thread has it each time.
+        F* const of_rows = reinterpret_cast<F*>(shared + products_bytes<F, V>(a.strip));
+        tile.each_part<V>([&](const Tile& part) {
+            const auto put_row = [&](int q, F sum) {
+                of_rows[q - tile.row] = part.col == 0 ? sum : of_rows[q - tile.row] + sum;
+            };
+            of_part(part, put_row, put_channel);
+        });
+        __syncthreads();
+        for (int q = tile.row + threadIdx.x; q < tile.row_end; q += kThreads) put_pixel(q, of_rows[q - tile.row]);
+    } else {
+        of_part(tile, put_channel, put_pixel);
+    }
+}
+
+// Reads dz, ws and, where there is a channel gate, x; writes dmaps, and the parts of the gradient by g.
+template <class T, int V, bool channels_last>
+__device__ __forceinline__ void map_gradients_item(const Backward<Acc<T>>& a, int64_t n, int index,
+                                                   unsigned char* shared) {
+    using F = Acc<T>;
+    const Problem& p = a.p;
+    const Tile tile(a.strip, index);
+    const Image<F> image{p, n};
+    const int64_t HW = p.HW();
+    F* const dmaps = a.dmaps + n * 2 * HW;
+    const F* const dz[1] = {a.dz ? a.dz + n * HW : nullptr};
+    const auto visit = [](Pair<F>& sum, const Pair<F>& weight, const F(&v)[1]) {
+        sum.mean += weight.mean * v[0];
+        sum.max += weight.max * v[0];
+    };
+    const auto finish = [&](int q, const Pair<F>& sum) {
+        dmaps[q] = sum.mean / F(p.C);
+        dmaps[HW + q] = sum.max;
+    };
+    convolve<Pair<F>, true>(dz, (const F*)p.ws, channels_last ? tile.row : tile.col,
+                            channels_last ? tile.row_end : tile.col_end, p.H, p.W, p.k, reinterpret_cast<F*>(shared),
+                            visit, finish);
+    if (!p.w1) return;
+    const T* const x = image.of((const T*)p.x);
+    const MapProducts<F> sums{dmaps, dmaps + HW, image.argmax_c(),
+                              a.of_maps + (n * a.strip.tiles() + index) * p.C};
+    if constexpr (channels_last)
+        tile.each_part<V>([&](const Tile& part) { reduce_across<T, V>(x, a.strip, part, sums, shared); });
+    else reduce_along<T, V>(x, a.strip, tile, sums, shared);
+}
+
+// Reads dy, or what of it passed the ReLU, the gates, dmaps and dpools; writes dx.
+template <class T, int V, bool channels_last>
+__device__ __forceinline__ void input_item(const Backward<Acc<T>>& a, int64_t n, int index, unsigned char* shared) {
+    using F = Acc<T>;
+    const Problem& p = a.p;
+    const Tile tile(a.strip, index);
+    const Image<F> image{p, n};
+    const T* const dy = p.dy && p.relu ? masked_dy<T>(p) : (const T*)p.dy;
+    const F *const dmaps = a.dmaps_of(n), *const dpools = a.dpools_of(n);
+    const Sides<F> pixels{dy ? image.spatial_gate() : nullptr, dmaps, dmaps + p.HW(), image.argmax_c()};
+    const Sides<F> channels{image.g(), dpools, dpools + p.C, image.argmax_hw()};
+    tile.each_part<V>([&](const Tile& part) {
+        input_gradient<T, V, channels_last>(image.of(dy), image.of((T*)p.dx), a.strip, part, pixels, channels, shared);
+    });
+}
+
+}  // namespace cbam::cuda

@@ -1,0 +1,33 @@
+// Shared memory of an item.
+#pragma once
+
+#include <algorithm>
+
+#include "backward.cuh"
+#include "forward.cuh"
+#include "orders.h"
+
+namespace cbam::cuda {
+
+template <class T, int V, bool channels_last> size_t item_bytes(const Forward<Acc<T>>& a, Kind kind) {
+    using F = Acc<T>;
+    switch (kind) {
+        case Kind::pool:
+        case Kind::maps: return reduce_bytes<V, Pool<F>>((kind == Kind::pool) == channels_last);
+        case Kind::apply:
+            return std::max(TileSides<F, V>::bytes(a.strip), a.gates && a.p.ws ? window_numbers(2) * sizeof(F) : 0);
+        default: return kMlpForward * sizeof(F);
+    }
+}
+
+template <class T, int V, bool channels_last> size_t item_bytes(const Backward<Acc<T>>& a, Kind kind) {
+    using F = Acc<T>;
+    switch (kind) {
+        case Kind::products: return products_bytes<F, V>(a.strip) + (channels_last ? a.strip.tile_rows * sizeof(F) : 0);
+        case Kind::map_gradients: return std::max(reduce_bytes<V, MapProducts<F>>(channels_last), window_numbers(1) * sizeof(F));
+        case Kind::input_gradient: return TileSides<Side<F>, V>::bytes(a.strip);
+        default: return kMlpBackward * sizeof(F);
+    }
+}
+
+}  // namespace cbam::cuda

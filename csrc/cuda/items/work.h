@@ -1,0 +1,76 @@
+// What the items of a call are told: the tensors, how an image is cut, and what the items leave for each other in the
+// workspace.
+#pragma once
+
+#include "../staged_tiling.h"
+
+namespace cbam::cuda {
+
+// Consecutive 256-byte aligned buffers; from a null base it only adds up their size.
+struct Arena {
+    char* base;
+    int64_t used = 0;
+
+    template <class E> E* take(int64_t n) {
+        E* const at = base ? reinterpret_cast<E*>(base + used) : nullptr;
+        used += ceil_div(n * int64_t(sizeof(E)), 256) * 256;
+        return at;
+    }
+};
+
+// An item of the MLP has this many images: where the weights are many, several that share them.
+inline int images_of_mlp(const Problem& p) { return p.C <= kOneBlock ? 1 : kImages; }
+
+template <class F> struct Forward {
+    Problem p;
+    Tiling pool, strip;  // the tiles of the channel pool, and the strips of pixels
+    int images;          // of an item of the MLP
+    bool gates;          // whether they are to be computed
+    // (N, tiles, C)
+    F *total, *max;
+    int32_t* argmax;
+    int64_t bytes;
+
+    Forward(const Problem& p, const Matrix& m, bool gates, void* base)
+        : p(p), pool(m.pool()), strip(m.strip()), images(images_of_mlp(p)), gates(gates) {
+        const int64_t sums = gates && p.w1 ? p.N * parts() * p.C : 0;
+        Arena arena{static_cast<char*>(base)};
+        total = arena.take<F>(sums);
+        max = arena.take<F>(sums);
+        argmax = arena.take<int32_t>(sums);
+        bytes = arena.used;
+    }
+    // Of each channel.
+    CBAM_ANYWHERE int parts() const { return p.channels_last ? pool.row_tiles : pool.col_tiles; }
+};
+
+template <class F> struct Backward {
+    Problem p;
+    Tiling strip;
+    int images;           // of an item of the MLP
+    bool products_alone;  // dg and ds are the results
+    F* of_products;       // (N, strips, C): sums of s x dy
+    F* of_maps;           // (N, strips, C): sums of x and what reaches it through the maps
+    F* dz;                // (N, HW); null for zeros
+    F* dmaps;             // (N, 2, HW): the gradient of g x from the mean, and that at the maximum
+    F* dpools;            // (N, 2, C): the gradient of x from the mean, and that at the maximum
+    int64_t bytes;
+
+    Backward(const Problem& p, const Matrix& m, bool products_alone, void* base)
+        : p(p), strip(m.strip()), images(images_of_mlp(p)), products_alone(products_alone) {
+        const int64_t parts = p.N * strip.tiles() * p.C;
+        Arena arena{static_cast<char*>(base)};
+        of_products = arena.take<F>(p.given ? 0 : parts);
+        of_maps = arena.take<F>(maps_reach_channels() ? parts : 0);
+        dz = (F*)p.ds;
+        if (!p.given && !products_alone) dz = arena.take<F>(p.N * p.HW());
+        dmaps = arena.take<F>(p.ws ? 2 * p.N * p.HW() : 0);
+        dpools = arena.take<F>(p.w1 ? 2 * p.N * p.C : 0);
+        bytes = arena.used;
+    }
+    CBAM_ANYWHERE bool maps_reach_channels() const { return p.ws && p.w1; }
+    __device__ const F* dmaps_of(int64_t image) const { return p.ws ? dmaps + image * 2 * p.HW() : nullptr; }
+    __device__ const F* dpools_of(int64_t image) const { return p.w1 ? dpools + image * 2 * p.C : nullptr; }
+};
+
+}  // namespace cbam::cuda
