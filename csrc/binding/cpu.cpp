@@ -52,7 +52,6 @@ std::string cpu_capability() { return kernels().name; }
 
 class Cpu {
 public:
-    static constexpr bool tutorial_only = false;
 
     explicit Cpu(const Tensor&) {}
 

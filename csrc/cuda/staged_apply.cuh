@@ -6,10 +6,10 @@
 namespace cbam::cuda {
 
 // Of a part of at most lanes V columns.
-template <class T, int V>
-__device__ __forceinline__ void scale(const T* x, const T* residual, T* y, const Tiling& t, const Tile& tile,
-                                      const Acc<T>* row_gate, const Acc<T>* column_gate, bool with_relu,
-                                      unsigned char* shared) {
+template <class T, int V> __device__ __forceinline__ void scale(const T* x, const T* residual, T* y, const Tiling& t,
+                                                                const Tile& tile, const Acc<T>* row_gate,
+                                                                const Acc<T>* column_gate, bool with_relu,
+                                                                unsigned char* shared) {
     using F = Acc<T>;
     const TileSides<F, V> gates(shared, t);
     const int col = tile.col + tile.lane * V;
@@ -42,7 +42,8 @@ __device__ __forceinline__ void scale(const T* x, const T* residual, T* y, const
             }
         }
     };
-    gates.each_run(tile, [&](int i) { return column_gate[i]; }, [&](int i) { return row_gate[i]; }, visit);
+    const auto of = [](const F* gate, int i) { return gate ? gate[i] : F(1); };
+    gates.each_run(tile, [&](int i) { return of(column_gate, i); }, [&](int i) { return of(row_gate, i); }, visit);
 }
 
 }  // namespace cbam::cuda

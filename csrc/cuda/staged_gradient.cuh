@@ -12,14 +12,17 @@ template <class F> struct Side {
     int argmax;
 };
 
-// Where that is; null for what is absent, which adds nothing.
+// Where that is; null for what is absent, which adds nothing. An absent gate is ``otherwise``.
 template <class F> struct Sides {
-    const F *gate, *mean, *max;
+    const F* gate;
+    F otherwise;
+    const F *mean, *max;
     const int32_t* argmax;
 
     __device__ __forceinline__ Side<F> at(int i) const {
-        Side<F> side{gate ? gate[i] : F(0), F(0), F(0), -1};
-        if (mean) side = {side.gate, mean[i], max[i], argmax[i]};
+        Side<F> side{gate ? gate[i] : otherwise, F(0), F(0), -1};
+        if (mean) side.mean = mean[i];
+        if (max) side.max = max[i], side.argmax = argmax[i];
         return side;
     }
 };

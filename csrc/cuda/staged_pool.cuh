@@ -24,7 +24,7 @@ template <class F> struct Pool {
     using Factor = F;
 
     const F* gate;  // null: ones
-    // A mean of ``count`` elements, or, with count 1, a sum.
+    // A mean of ``count`` elements, or, with count 1, a sum. Where max is null, neither it nor its place is wanted.
     F *mean, *max;
     int32_t* argmax;
     F count;
@@ -41,6 +41,7 @@ template <class F> struct Pool {
     }
     __device__ __forceinline__ void store(Sum sum, int kept) const {
         mean[kept] = sum.total / count;
+        if (!max) return;
         max[kept] = sum.top.value;
         argmax[kept] = sum.top.index;
     }

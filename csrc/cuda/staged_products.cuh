@@ -56,7 +56,8 @@ __device__ __forceinline__ void products(const T* x, const T* dy, const T* y, T*
             if (tile.lane < kBatch && row + tile.lane < last) put_row(row + tile.lane, sum);
         }
     };
-    gates.each_run(tile, [&](int i) { return column_gate[i]; }, [&](int i) { return row_gate[i]; }, visit);
+    const auto of = [](const F* gate, int i) { return gate ? gate[i] : F(1); };
+    gates.each_run(tile, [&](int i) { return of(column_gate, i); }, [&](int i) { return of(row_gate, i); }, visit);
     const F sum = merge_groups(of_columns, t.lanes, shared);
     const int column = threadIdx.x, mine = tile.col + column;
     if (column < t.lanes * V && mine < tile.col_end) put_column(mine, sum);

@@ -87,7 +87,8 @@ __device__ __forceinline__ void reduce_across(const T* x, const Tiling& t, const
 
 // Shared memory of reduce_across, or of reduce_along.
 template <int V, class Operation> constexpr size_t reduce_bytes(bool across) {
-    return (across ? kMergeBytes<typename Operation::Sum, V> : 0) + SharedArray<typename Operation::Factor>::bytes(kStaged);
+    return (across ? kMergeBytes<typename Operation::Sum, V> : 0) +
+           SharedArray<typename Operation::Factor>::bytes(kStaged);
 }
 
 }  // namespace cbam::cuda

@@ -89,13 +89,12 @@ template <class A, int V> struct TileSides {
         return SharedArray<A>::bytes(t.lanes * V) + SharedArray<A>::bytes(rows);
     }
     __device__ TileSides(unsigned char* shared, const Tiling& t)
-        : columns(shared, t.lanes * V),
-          rows(shared + SharedArray<A>::bytes(t.lanes * V), min(t.tile_rows, kStaged)) {}
+        : columns(shared, t.lanes * V), rows(shared + SharedArray<A>::bytes(t.lanes * V), min(t.tile_rows, kStaged)) {}
 
     // Calls visit(first, last) for runs of the tile's rows, what belongs to which is then in ``rows``. Begins with a
     // barrier.
-    template <class OfColumn, class OfRow, class Visit> __device__ __forceinline__ void each_run(
-        const Tile& tile, OfColumn of_column, OfRow of_row, Visit visit) const {
+    template <class OfColumn, class OfRow, class Visit>
+    __device__ __forceinline__ void each_run(const Tile& tile, OfColumn of_column, OfRow of_row, Visit visit) const {
         for (int first = tile.row; first < tile.row_end; first += kStaged) {
             const int last = min(first + kStaged, tile.row_end);
             __syncthreads();

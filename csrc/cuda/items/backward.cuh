@@ -1,16 +1,16 @@
 // The items of the backward that go over x or dy, each by one block that has a strip: some pixels, all channels.
 //
 // products_item (A): dz, and the sums of s x dy over the strip's pixels. Behind a ReLU also the masked dy.
-// map_gradients_item (B): what dz sends through the convolution into the maps; the sums of x times it over the strip's pixels.
-// input_item (X): dx.
-// Between the last two comes the MLP (mlp_backward.cuh). What an item reads of others is written by items of the kind
-// before it, of the same image. Shared memory: what backward_bytes says.
+// map_gradients_item (B): what dz sends through the convolution into the maps; the sums of x times it over the strip's
+// pixels. input_item (X): dx. Between the last two comes the MLP (mlp_backward.cuh). What an item reads of others is
+// written by items of the kind before it, of the same image. Shared memory: what backward_bytes says.
 #pragma once
 
 #include "../staged_gradient.cuh"
 #include "../staged_products.cuh"
 #include "../staged_reduce.cuh"
 #include "convolution.cuh"
+#include "even_ties.cuh"
 #include "image.cuh"
 #include "work.h"
 
@@ -29,9 +29,14 @@ __device__ __forceinline__ void products_item(const Backward<Acc<T>>& a, int64_t
     const Tile tile(a.strip, index);
     const Image<F> image{p, n};
     const F *const g = image.g(), *const s = image.spatial_gate();
-    F *const dz = a.dz + n * p.HW(), *const parts = a.of_products + (n * a.strip.tiles() + index) * p.C;
-    const auto put_pixel = [&](int q, F sum) { dz[q] = a.products_alone ? sum : sum * (s[q] * (1 - s[q])); };
-    const auto put_channel = [&](int c, F sum) { parts[c] = sum; };
+    F* const dz = p.spatial ? a.dz + n * p.HW() : nullptr;
+    F* const parts = p.channel ? a.of_products + (n * a.strip.tiles() + index) * p.C : nullptr;
+    const auto put_pixel = [&](int q, F sum) {
+        if (dz) dz[q] = a.products_alone ? sum : through_gate(p.switches.hard_spatial, s[q], sum);
+    };
+    const auto put_channel = [&](int c, F sum) {
+        if (parts) parts[c] = sum;
+    };
     const auto of_part = [&](const Tile& part, auto put_row, auto put_column) {
         products<T, V>(image.of((const T*)p.x), image.of((const T*)p.dy), p.relu ? image.of((const T*)p.y) : nullptr,
                        image.of(masked_dy<T>(p)), a.strip, part, channels_last ? s : g, channels_last ? g : s, shared,
@@ -54,7 +59,7 @@ __device__ __forceinline__ void products_item(const Backward<Acc<T>>& a, int64_t
 }
 
 // Reads dz, ws and, where there is a channel gate, x; writes dmaps, and the parts of the gradient by g.
-template <class T, int V, bool channels_last>
+template <class T, int V, bool channels_last, bool even>
 __device__ __forceinline__ void map_gradients_item(const Backward<Acc<T>>& a, int64_t n, int index,
                                                    unsigned char* shared) {
     using F = Acc<T>;
@@ -70,31 +75,35 @@ __device__ __forceinline__ void map_gradients_item(const Backward<Acc<T>>& a, in
     };
     const auto finish = [&](int q, const Pair<F>& sum) {
         dmaps[q] = sum.mean / F(p.C);
-        dmaps[HW + q] = sum.max;
+        dmaps[HW + q] = even ? sum.max / F(image.argmax_c()[q]) : sum.max;
     };
     convolve<Pair<F>, true>(dz, (const F*)p.ws, channels_last ? tile.row : tile.col,
                             channels_last ? tile.row_end : tile.col_end, p.H, p.W, p.k, reinterpret_cast<F*>(shared),
                             visit, finish);
-    if (!p.w1) return;
+    if (!p.channel) return;
+    if constexpr (even) return even_map_products<T, V, channels_last>(a, image, tile, index, shared);
     const T* const x = image.of((const T*)p.x);
-    const MapProducts<F> sums{dmaps, dmaps + HW, image.argmax_c(),
-                              a.of_maps + (n * a.strip.tiles() + index) * p.C};
+    const MapProducts<F> sums{dmaps, dmaps + HW, image.argmax_c(), a.of_maps + (n * a.strip.tiles() + index) * p.C};
     if constexpr (channels_last)
         tile.each_part<V>([&](const Tile& part) { reduce_across<T, V>(x, a.strip, part, sums, shared); });
     else reduce_along<T, V>(x, a.strip, tile, sums, shared);
 }
 
 // Reads dy, or what of it passed the ReLU, the gates, dmaps and dpools; writes dx.
-template <class T, int V, bool channels_last>
+template <class T, int V, bool channels_last, bool even>
 __device__ __forceinline__ void input_item(const Backward<Acc<T>>& a, int64_t n, int index, unsigned char* shared) {
     using F = Acc<T>;
     const Problem& p = a.p;
     const Tile tile(a.strip, index);
     const Image<F> image{p, n};
     const T* const dy = p.dy && p.relu ? masked_dy<T>(p) : (const T*)p.dy;
+    if constexpr (even) return even_input_item<T, V, channels_last>(a, n, index, dy);
     const F *const dmaps = a.dmaps_of(n), *const dpools = a.dpools_of(n);
-    const Sides<F> pixels{dy ? image.spatial_gate() : nullptr, dmaps, dmaps + p.HW(), image.argmax_c()};
-    const Sides<F> channels{image.g(), dpools, dpools + p.C, image.argmax_hw()};
+    const F* const s = image.spatial_gate();
+    const Sides<F> pixels{dy ? s : nullptr, F(dy && !s), dmaps, dmaps ? dmaps + p.HW() : nullptr, image.argmax_c()};
+    // Of the channel gate alone, 0 times g must stay 0, whatever g is.
+    const Sides<F> channels{dy || p.spatial ? image.g() : nullptr, F(1), dpools,
+                            p.switches.no_max || !dpools ? nullptr : dpools + p.C, image.argmax_hw()};
     tile.each_part<V>([&](const Tile& part) {
         input_gradient<T, V, channels_last>(image.of(dy), image.of((T*)p.dx), a.strip, part, pixels, channels, shared);
     });

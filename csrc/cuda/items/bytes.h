@@ -13,9 +13,12 @@ template <class T, int V, bool channels_last> size_t item_bytes(const Forward<Ac
     using F = Acc<T>;
     switch (kind) {
         case Kind::pool:
-        case Kind::maps: return reduce_bytes<V, Pool<F>>((kind == Kind::pool) == channels_last);
+        case Kind::maps:
+            if (a.p.switches.even_ties) return kMergeBytes<EvenSum<F>, V>;
+            return reduce_bytes<V, Pool<F>>((kind == Kind::pool) == channels_last);
         case Kind::apply:
-            return std::max(TileSides<F, V>::bytes(a.strip), a.gates && a.p.ws ? window_numbers(2) * sizeof(F) : 0);
+            return std::max(TileSides<F, V>::bytes(a.strip),
+                            a.gates && a.p.spatial ? window_numbers(2) * sizeof(F) : 0);
         default: return kMlpForward * sizeof(F);
     }
 }
@@ -24,7 +27,8 @@ template <class T, int V, bool channels_last> size_t item_bytes(const Backward<A
     using F = Acc<T>;
     switch (kind) {
         case Kind::products: return products_bytes<F, V>(a.strip) + (channels_last ? a.strip.tile_rows * sizeof(F) : 0);
-        case Kind::map_gradients: return std::max(reduce_bytes<V, MapProducts<F>>(channels_last), window_numbers(1) * sizeof(F));
+        case Kind::map_gradients:
+            return std::max(reduce_bytes<V, MapProducts<F>>(channels_last), window_numbers(1) * sizeof(F));
         case Kind::input_gradient: return TileSides<Side<F>, V>::bytes(a.strip);
         default: return kMlpBackward * sizeof(F);
     }

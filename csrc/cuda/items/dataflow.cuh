@@ -18,10 +18,10 @@ __device__ __forceinline__ void run_item(const Forward<Acc<T>>& a, const Item& i
     const int64_t n = item.group * a.images + item.index / tiles;
     switch (item.kind) {
         case Kind::pool:
-            if (n < a.p.N) pool_item<T, V, channels_last>(a, n, tile, shared);
+            if (n < a.p.N) pool_item<T, V, channels_last, false>(a, n, tile, shared);
             break;
         case Kind::maps:
-            if (n < a.p.N) maps_item<T, V, channels_last>(a, n, tile, shared);
+            if (n < a.p.N) maps_item<T, V, channels_last, false>(a, n, tile, shared);
             break;
         case Kind::apply:
             if (n < a.p.N) apply_item<T, V, channels_last>(a, n, tile, shared);
@@ -39,10 +39,10 @@ __device__ __forceinline__ void run_item(const Backward<Acc<T>>& a, const Item& 
             if (n < a.p.N) products_item<T, V, channels_last>(a, n, tile, shared);
             break;
         case Kind::map_gradients:
-            if (n < a.p.N) map_gradients_item<T, V, channels_last>(a, n, tile, shared);
+            if (n < a.p.N) map_gradients_item<T, V, channels_last, false>(a, n, tile, shared);
             break;
         case Kind::input_gradient:
-            if (n < a.p.N) input_item<T, V, channels_last>(a, n, tile, shared);
+            if (n < a.p.N) input_item<T, V, channels_last, false>(a, n, tile, shared);
             break;
         default: small_item(a, item.kind, item.group, item.index, reinterpret_cast<Acc<T>*>(shared));
     }
@@ -74,8 +74,7 @@ template <class T, int V, bool channels_last> __global__ void __launch_bounds__(
     run_tickets<T, V, channels_last>(a, order, counters);
 }
 
-template <class T, int V, bool channels_last, class Call>
-size_t most_bytes(const Call& a, const Order& order) {
+template <class T, int V, bool channels_last, class Call> size_t most_bytes(const Call& a, const Order& order) {
     size_t bytes = kParameters * sizeof(Acc<T>);
     for (int i = 0; i < order.phases; ++i)
         bytes = std::max(bytes, item_bytes<T, V, channels_last>(a, order.phase[i].kind));

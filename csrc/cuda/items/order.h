@@ -81,8 +81,7 @@ struct Order {
     CBAM_ANYWHERE int64_t counters() const { return phases * groups + 1; }
     CBAM_ANYWHERE int64_t counter(int of_phase, int64_t group) const { return of_phase * groups + group; }
     CBAM_ANYWHERE Need need(const Item& item) const {
-        if (item.phase == phases)
-            return {counters() - 1, closing < 0 ? 0 : phase[closing].items * groups};
+        if (item.phase == phases) return {counters() - 1, closing < 0 ? 0 : phase[closing].items * groups};
         const int before = phase[item.phase].need;
         if (before < 0) return {0, 0};
         return {counter(before, item.group), phase[before].items};

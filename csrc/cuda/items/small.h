@@ -9,7 +9,7 @@ namespace cbam::cuda {
 template <class F> void launch_small(Launcher&, const Forward<F>&, const Order&, const Phase&);
 
 // The items of ``phase`` and, in the same launch, those of ``other``, if it is not null.
-template <class F> void launch_small(Launcher&, const Backward<F>&, const Order&, const Phase& phase,
-                                     const Phase* other);
+template <class F>
+void launch_small(Launcher&, const Backward<F>&, const Order&, const Phase& phase, const Phase* other);
 
 }  // namespace cbam::cuda

@@ -161,8 +161,9 @@ void check(const Access& access) {
     }
     Buffer& buffer = shared ? shared_buffer(access) : nearest_buffer(access.address);
     if (!shared && running.early && !current->follows)
-        fail(access, "race", at(buffer, access.address - uintptr_t(buffer.begin)) +
-                                 ", which the launch before this one, which may be running, may access");
+        fail(access, "race",
+             at(buffer, access.address - uintptr_t(buffer.begin)) +
+                 ", which the launch before this one, which may be running, may access");
     if (!shared) check_bounds(access, buffer), check_counters(access, buffer);
     check_alignment(access, buffer);
     check_cells(access, buffer, false);
