@@ -15,9 +15,6 @@ namespace {
 // What a block loads in about the time that a launch takes; with more than the larger, a block alone on a
 // multiprocessor takes longer than the launches of the staged schedule.
 constexpr int64_t kSmallShare = 32 << 10, kLargeShare = 128 << 10;
-// What the driver takes of a multiprocessor's shared memory for each block.
-constexpr int64_t kReserved = 1 << 10;
-constexpr int64_t kFewBlocks = 2, kMostBlocks = 8;  // of an image, unless more are asked for
 
 bool aligned(std::initializer_list<const void*> tensors) {
     return std::all_of(tensors.begin(), tensors.end(), [](const void* t) { return uintptr_t(t) % 16 == 0; });
@@ -41,12 +38,8 @@ int64_t most_blocks(const Problem& p) {
     return rows * std::gcd(vector, cols) / vector;
 }
 
-int64_t cluster_limit(const Device& device) {
-    return device.major >= 9 ? std::clamp(device.max_cluster, 1, kLargestCluster) : 1;
-}
-
-// Where there are clusters, the code is that of 9.0 or newer (largest_cluster), and waits for the launch before it.
-Plan staged(const Device& device) { return {Schedule::staged, 1, 0, 0, device.max_cluster > 1}; }
+// Where there are clusters, the code is that of 9.0 or newer (has_clusters), and waits for the launch before it.
+Plan staged(const Device& device) { return {Schedule::staged, 1, 0, 0, device.clusters}; }
 
 // As many blocks as there is room for, and a third of L2, since lines are not replaced in order.
 Plan dataflow(const Device& device) {
@@ -61,13 +54,10 @@ Plan as_wanted(const Problem& p, const Device& device, LayoutOf layout, const st
     const auto refuse = [&](const std::string& why) -> void {
         throw std::invalid_argument("CBAM_FUSED_CUDA_SCHEDULE=" + wanted + ": " + why);
     };
-    int cluster = 0;
-    for (int blocks = 1; blocks <= kLargestCluster; blocks *= 2)
-        if (wanted == std::to_string(blocks)) cluster = blocks;
-    if (!cluster) refuse("must be auto, staged, dataflow or a number of blocks: 1, 2, 4, 8 or 16");
+    const int cluster = wanted == "1" ? 1 : wanted == "2" ? 2 : 0;
+    if (!cluster) refuse("must be auto, staged, dataflow or a number of blocks: 1 or 2");
     if (const char* why = obstacle(p)) refuse(why);
-    if (cluster > cluster_limit(device))
-        refuse("this device has clusters of at most " + std::to_string(cluster_limit(device)) + " blocks");
+    if (cluster > 1 && !device.clusters) refuse("there are no clusters of blocks");
     if (cluster > most_blocks(p))
         refuse("an image can be shared by at most " + std::to_string(most_blocks(p)) + " blocks");
     const int64_t bytes = layout(p, cluster).bytes;
@@ -77,29 +67,19 @@ Plan as_wanted(const Problem& p, const Device& device, LayoutOf layout, const st
     return on_chip(cluster);
 }
 
-// The smallest cluster whose blocks fit, if it is of no more than kFewBlocks: on an H100 more of them take longer over
-// what they tell each other than the staged schedule takes to read x again (docs/design/cuda.md). More where all images
-// run at once, and where the rows of the staged passes are not aligned for wide accesses. Of few images, more blocks
-// each, while all still run at once.
+// On chip where one or two blocks have room for an image: on an H100 more of them take longer over what they tell each
+// other than the staged schedule takes to read x again (docs/design/cuda.md). Of few images two blocks each, while all
+// still run at once.
 Plan choose(const Problem& p, const Device& device, LayoutOf layout) {
-    const Plan otherwise = staged(device);
-    if (obstacle(p) || p.N == 0) return otherwise;
-    const int64_t limit = std::min({cluster_limit(device), most_blocks(p), kMostBlocks});
-    const bool wide_rows = (p.channels_last ? p.C : p.HW()) % 4 == 0;
-    const auto fits = [&](int64_t blocks, int64_t bytes) { return layout(p, int(blocks)).bytes <= bytes; };
-    const auto at_once = [&](int64_t blocks) { return p.N * blocks <= device.multiprocessors; };
-    int64_t cluster = 1;
-    while (cluster <= limit && !fits(cluster, device.shared_per_block)) cluster *= 2;
-    if (cluster > limit) return otherwise;
-    if (cluster > kFewBlocks && !at_once(cluster)) {
-        if (wide_rows) return otherwise;
-        while (cluster * 2 <= limit && !fits(cluster, (device.shared_per_block + kReserved) / 2 - kReserved))
-            cluster *= 2;
-    }
+    if (obstacle(p) || p.N == 0) return staged(device);
+    const int64_t limit = device.clusters ? std::min<int64_t>(most_blocks(p), kLargestCluster) : 1;
+    int cluster = 1;
+    while (cluster <= limit && layout(p, cluster).bytes > device.shared_per_block) cluster *= 2;
+    if (cluster > limit) return staged(device);
     const auto share = [&] { return p.C * p.HW() * size_of(p.dtype) / cluster; };
-    while (cluster * 2 <= limit && at_once(cluster * 2) && share() > kSmallShare) cluster *= 2;
-    if (p.N * cluster * 2 < device.multiprocessors && share() > kLargeShare) return otherwise;
-    return on_chip(int(cluster));
+    if (cluster * 2 <= limit && p.N * cluster * 2 <= device.multiprocessors && share() > kSmallShare) cluster *= 2;
+    if (p.N * cluster * 2 < device.multiprocessors && share() > kLargeShare) return staged(device);
+    return on_chip(cluster);
 }
 
 Plan plan(const Problem& p, const Device& device, const char* wanted, LayoutOf layout) {

@@ -17,8 +17,7 @@ template <class T, int V, bool channels_last> size_t item_bytes(const Forward<Ac
             if (a.p.switches.even_ties) return kMergeBytes<EvenSum<F>, V>;
             return reduce_bytes<V, Pool<F>>((kind == Kind::pool) == channels_last);
         case Kind::apply:
-            return std::max(TileSides<F, V>::bytes(a.strip),
-                            a.gates && a.p.spatial ? window_numbers(2) * sizeof(F) : 0);
+            return std::max(TileSides<F, V>::bytes(a.strip), a.gates && a.p.spatial ? window_bytes<F>(2) : 0);
         default: return kMlpForward * sizeof(F);
     }
 }
@@ -27,8 +26,7 @@ template <class T, int V, bool channels_last> size_t item_bytes(const Backward<A
     using F = Acc<T>;
     switch (kind) {
         case Kind::products: return products_bytes<F, V>(a.strip) + (channels_last ? a.strip.tile_rows * sizeof(F) : 0);
-        case Kind::map_gradients:
-            return std::max(reduce_bytes<V, MapProducts<F>>(channels_last), window_numbers(1) * sizeof(F));
+        case Kind::map_gradients: return std::max(reduce_bytes<V, MapProducts<F>>(channels_last), window_bytes<F>(1));
         case Kind::input_gradient: return TileSides<Side<F>, V>::bytes(a.strip);
         default: return kMlpBackward * sizeof(F);
     }

@@ -14,11 +14,11 @@ constexpr int kTaps = 7;         // columns of the window in shared memory
 constexpr int kWindowGroups = kThreads / kWindowLanes;
 constexpr int kRound = kWindowGroups * kBatch;
 // From a segment to the next: kRound + kTaps - 1 and a few, so that the lanes' segments begin in banks of their own.
-constexpr int kSegment = kRound + 12;
-constexpr int kWindow = kWindowLanes * kSegment;  // numbers in shared memory for each map
-constexpr int kWeights = kWindowLanes * kTaps;    // of each map
-// Numbers in shared memory.
-constexpr int window_numbers(int maps) { return maps * kWindow + 2 * kWeights; }
+template <class F> constexpr int kSegment = kRound + (sizeof(F) == 8 ? 10 : 12);
+template <class F> constexpr int kWindow = kWindowLanes * kSegment<F>;  // numbers in shared memory for each map
+constexpr int kWeights = kWindowLanes * kTaps;                          // of each map
+// Shared memory of it.
+template <class F> constexpr size_t window_bytes(int maps) { return (maps * kWindow<F> + 2 * kWeights) * sizeof(F); }
 
 template <class F> struct Pair {
     F mean = 0, max = 0;
@@ -38,7 +38,7 @@ template <class A, bool turned, int maps, class F, class Visit, class Finish>
 __device__ __forceinline__ void convolve(const F* const (&map)[maps], const F* ws, int first, int last, int H, int W,
                                          int k, F* shared, Visit visit, Finish finish) {
     const int lane = threadIdx.x % kWindowLanes, group = threadIdx.x / kWindowLanes, kk = k * k;
-    F* const of_window = shared + maps * kWindow;  // (2, kWindowLanes, kTaps)
+    F* const of_window = shared + maps * kWindow<F>;  // (2, kWindowLanes, kTaps)
     for (int q0 = first; q0 < last; q0 += kRound) {
         A sums[kBatch] = {};
         for (int a0 = 0; a0 < k; a0 += kWindowLanes) {
@@ -46,11 +46,11 @@ __device__ __forceinline__ void convolve(const F* const (&map)[maps], const F* w
                 // Where the window of pixel 0 has its first element here.
                 const int64_t start = int64_t(a0 - k / 2) * W + b0 - k / 2;
                 __syncthreads();
-                for (int i = threadIdx.x; i < kWindow; i += kThreads) {
-                    const int64_t at = start + q0 + int64_t(i / kSegment) * W + i % kSegment;
-                    const bool inside = at >= 0 && at < int64_t(H) * W && i % kSegment < kRound + kTaps - 1;
+                for (int i = threadIdx.x; i < kWindow<F>; i += kThreads) {
+                    const int64_t at = start + q0 + int64_t(i / kSegment<F>) * W + i % kSegment<F>;
+                    const bool inside = at >= 0 && at < int64_t(H) * W && i % kSegment<F> < kRound + kTaps - 1;
 #pragma unroll
-                    for (int m = 0; m < maps; ++m) shared[m * kWindow + i] = inside && map[m] ? map[m][at] : F(0);
+                    for (int m = 0; m < maps; ++m) shared[m * kWindow<F> + i] = inside && map[m] ? map[m][at] : F(0);
                 }
                 for (int i = threadIdx.x; i < 2 * kWeights; i += kThreads) {
                     const int a = a0 + i % kWeights / kTaps, b = b0 + i % kTaps, tap = a * k + b;
@@ -64,19 +64,16 @@ __device__ __forceinline__ void convolve(const F* const (&map)[maps], const F* w
 #pragma unroll
                 for (int i = 0; i < kBatch; ++i) {
                     const int pixel = group + i * kWindowGroups, left = (q0 + pixel) % W + b0 - k / 2;
-                    const F* const segment = shared + lane * kSegment + pixel;
+                    const F* const segment = shared + lane * kSegment<F> + pixel;
+                    F values[kTaps][maps];
 #pragma unroll
-                    for (int b = 0; b < kTaps; ++b) {
+                    for (int b = 0; b < kTaps; ++b)
+#pragma unroll
+                        for (int m = 0; m < maps; ++m) values[b][m] = segment[m * kWindow<F> + b];
+#pragma unroll
+                    for (int b = 0; b < kTaps; ++b)
                         // Beyond either side of the map lies the row above or below.
-                        const bool inside = left + b >= 0 && left + b < W;
-                        F values[maps];
-#pragma unroll
-                        for (int m = 0; m < maps; ++m) {
-                            const F value = segment[m * kWindow + b];
-                            values[m] = inside ? value : F(0);
-                        }
-                        visit(sums[i], weights[b], values);
-                    }
+                        if (left + b >= 0 && left + b < W) visit(sums[i], weights[b], values[b]);
                 }
             }
         }

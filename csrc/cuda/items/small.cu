@@ -31,13 +31,12 @@ template <class F> __global__ void __launch_bounds__(kThreads) cbam_bwd_paramete
     parameter_gradients<F>(p, blockIdx.x, reinterpret_cast<F*>(shared));
 }
 
-template <class F>
-void launch_small(Launcher& launch, const Forward<F>& a, const Order& order, const Phase& phase) {
+template <class F> void launch_small(Launcher& launch, const Forward<F>& a, const Order& order, const Phase& phase) {
     launch(cbam_fwd_mlp_kernel<F>, order.groups * phase.items, kMlpForward * sizeof(F), a, phase.kind, phase.items);
 }
 
-template <class F> void launch_small(Launcher& launch, const Backward<F>& a, const Order& order, const Phase& phase,
-                                     const Phase* other) {
+template <class F>
+void launch_small(Launcher& launch, const Backward<F>& a, const Order& order, const Phase& phase, const Phase* other) {
     const int64_t blocks = order.groups * phase.items, more = other ? order.groups * other->items : 0;
     launch(cbam_bwd_mlp_kernel<F>, blocks + more, kMlpBackward * sizeof(F), a, phase.kind, phase.items, int(blocks),
            other ? other->kind : Kind::none, other ? other->items : 1);

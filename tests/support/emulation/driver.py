@@ -77,11 +77,10 @@ class Launch(NamedTuple):
 
 
 H100 = {
-    "major": 9,
     "multiprocessors": 132,
     "l2_bytes": 50 << 20,
     "shared_per_block": 227 << 10,
-    "max_cluster": 16,
+    "clusters": True,
 }
 _DTYPES = {torch.float32: "f32", torch.float64: "f64", torch.float16: "f16", torch.bfloat16: "bf16"}
 

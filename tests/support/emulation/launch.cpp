@@ -106,10 +106,3 @@ cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute attribute
     known = value;
     return cudaSuccess;
 }
-
-cudaError_t cudaOccupancyMaxPotentialClusterSize(int* blocks, const void* kernel, const cudaLaunchConfig_t* config) {
-    if (config->dynamicSmemBytes > emulation::shared_limit(kernel))
-        return emulation::last_error = cudaErrorInvalidValue;
-    *blocks = int(emulation::cluster_limit(kernel));
-    return cudaSuccess;
-}

@@ -1,5 +1,6 @@
 // The launchers and the emulation, for Python. driver.py gives them tensors.
 #include "bindings.h"
+#include "csrc/cuda/items/orders.h"
 #include "csrc/cuda/launch.h"
 
 namespace py = pybind11;
@@ -41,8 +42,8 @@ void define_plans(py::module_& m) {
         .value("dataflow", cuda::Schedule::dataflow)
         .value("on_chip", cuda::Schedule::on_chip);
     py::class_<cuda::Device>(m, "Device", py::module_local())
-        .def(py::init<int, int, int64_t, int64_t, int>(), py::arg("major"), py::arg("multiprocessors"),
-             py::arg("l2_bytes"), py::arg("shared_per_block"), py::arg("max_cluster"));
+        .def(py::init<int, int64_t, int64_t, bool>(), py::arg("multiprocessors"), py::arg("l2_bytes"),
+             py::arg("shared_per_block"), py::arg("clusters"));
     py::class_<cuda::Plan>(m, "Plan", py::module_local())
         .def(py::init<cuda::Schedule, int, int, int64_t, bool>(), py::arg("schedule"), py::arg("cluster"),
              py::arg("blocks"), py::arg("window"), py::arg("programmatic"))
@@ -59,6 +60,38 @@ void define_plans(py::module_& m) {
     m.def("backward_workspace", &cuda::backward_workspace);
 }
 
+// The order of a float32 call, as Python can ask for every ticket of it.
+cuda::Order order_of(const Problem& p, bool forward, int vector, int64_t window) {
+    const cuda::Matrix matrix(p, vector, sizeof(float));
+    cuda::Order order = forward ? cuda::forward_order(cuda::Forward<float>(p, matrix, true, nullptr))
+                                : cuda::backward_order(cuda::Backward<float>(p, matrix, false, nullptr));
+    order.spread(window);
+    return order;
+}
+
+void define_order(py::module_& m) {
+    py::class_<cuda::Item>(m, "Item", py::module_local())
+        .def_property_readonly("kind", [](const cuda::Item& item) { return int(item.kind); })
+        .def_readonly("phase", &cuda::Item::phase)
+        .def_readonly("group", &cuda::Item::group)
+        .def_readonly("index", &cuda::Item::index);
+    py::class_<cuda::Order>(m, "Order", py::module_local())
+        .def_readonly("groups", &cuda::Order::groups)
+        .def_readonly("phases", &cuda::Order::phases)
+        .def_readonly("closing", &cuda::Order::closing)
+        .def_readonly("last_items", &cuda::Order::last_items)
+        .def("items", [](const cuda::Order& order, int phase) { return order.phase[phase].items; })
+        .def("tickets", &cuda::Order::tickets)
+        .def("item", &cuda::Order::item)
+        .def("counters", &cuda::Order::counters)
+        .def("counter", &cuda::Order::counter)
+        .def("need", [](const cuda::Order& order, const cuda::Item& item) {
+            const cuda::Need need = order.need(item);
+            return std::pair(need.counter, need.count);
+        });
+    m.def("order_of", &order_of);
+}
+
 template <cudaError_t (*Launcher)(const Problem&, const cuda::Plan&, void*, cudaStream_t)>
 int launch(const Problem& p, const cuda::Plan& plan, uintptr_t workspace) {
     return Launcher(p, plan, reinterpret_cast<void*>(workspace), nullptr);
@@ -70,7 +103,8 @@ PYBIND11_MODULE(cbam_emulation, m) {
     emulation::define_emulation(m);
     define_problem(m);
     define_plans(m);
-    m.def("largest_cluster", &cuda::largest_cluster);
+    define_order(m);
+    m.def("has_clusters", &cuda::has_clusters);
     m.def("forward", &launch<cuda::forward>);
     m.def("products", &launch<cuda::products>);
     m.def("backward", &launch<cuda::backward>);

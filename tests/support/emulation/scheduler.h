@@ -76,7 +76,7 @@ struct Launch {
     cudaLaunchConfig_t config;
     Kernel kernel;
     uint32_t blocks_of_cluster, threads_of_block;
-    bool early;  // it may have begun before the launch ahead of it was over
+    bool early;     // it may have begun before the launch ahead of it was over
     bool together;  // all blocks are alive at a time, as one cluster would be
     Time started, cluster_started, now;
     std::vector<Thread> threads;  // of the running cluster
