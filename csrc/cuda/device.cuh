@@ -8,6 +8,8 @@
 #include <cuda_runtime.h>
 #include <stdint.h>
 
+#include <type_traits>
+
 #include "../activations.h"
 #include "sizes.h"
 
@@ -72,8 +74,18 @@ template <class T, int V> struct alignas(V * sizeof(T)) Packed {
         }
     }
     __device__ __forceinline__ void unpack(Acc<T> (&out)[V]) const {
+        if constexpr (std::is_same_v<T, __nv_bfloat16> && V > 1) {  // an instruction each
+            uint32_t pairs[V / 2];
+            memcpy(pairs, v, sizeof v);
 #pragma unroll
-        for (int j = 0; j < V; ++j) out[j] = to_acc(v[j]);
+            for (int j = 0; j < V; j += 2) {
+                const uint32_t halves[2] = {pairs[j / 2] << 16, pairs[j / 2] & 0xffff0000u};
+                memcpy(out + j, halves, sizeof halves);
+            }
+        } else {
+#pragma unroll
+            for (int j = 0; j < V; ++j) out[j] = to_acc(v[j]);
+        }
     }
 };
 
@@ -133,7 +145,11 @@ template <class A> __device__ __forceinline__ A merge_lanes(const A (&rows)[kBat
     const A first = merge(odd ? rows[1] : rows[0], from_lane(odd ? rows[0] : rows[1], 1));
     const A second = merge(odd ? rows[3] : rows[2], from_lane(odd ? rows[2] : rows[3], 1));
     A mine = merge(upper ? second : first, from_lane(upper ? first : second, 2));
-    for (int step = kBatch; step < lanes; step *= 2) mine = merge(mine, from_lane(mine, step));
+#pragma unroll
+    for (int step = kBatch; step < kWarp; step *= 2) {
+        const A other = from_lane(mine, step);
+        if (step < lanes) mine = merge(mine, other);
+    }
     return mine;
 }
 

@@ -5,8 +5,8 @@
 #pragma once
 
 #include "../problem.h"
-#include "device.cuh"
 #include "launcher.h"
+#include "words.cuh"
 
 namespace cbam::cuda {
 
@@ -72,39 +72,45 @@ template <class A> struct SharedArray {
         memcpy(&v, of_v, sizeof v);
         return v;
     }
-    // Puts of(first) ... of(last - 1), from place 0 on. Neighbours read neighbours, whatever they then have of them.
-    template <class Of> __device__ __forceinline__ void fill(int first, int last, Of of) const {
-        for (int i = threadIdx.x; i < last - first; i += kThreads) put(i, of(first + i));
-    }
 };
 
 constexpr int kStaged = 1024;  // of what belongs to the reduced side, or to rows, lies in shared memory at a time
 
-// What belongs to the columns and what to the rows of a part of a tile, of lanes V columns.
-template <class A, int V> struct TileSides {
-    SharedArray<A> columns, rows;
+// Of the rows of a tile, how many are in shared memory at a time: whole batches.
+CBAM_ANYWHERE inline int staged_rows(const Tiling& t) {
+    const int rows = t.tile_rows < kStaged ? t.tile_rows : kStaged;
+    return (rows + kBatch - 1) / kBatch * kBatch;
+}
+
+// A number for each row and each column of a part of a tile, of lanes V columns, in shared memory.
+template <class F, int V> struct TileSides {
+    F* rows;  // of a run
+    WordNumbers<F, V> columns;
 
     CBAM_ANYWHERE static size_t bytes(const Tiling& t) {
-        const int rows = t.tile_rows < kStaged ? t.tile_rows : kStaged;
-        return SharedArray<A>::bytes(t.lanes * V) + SharedArray<A>::bytes(rows);
+        return staged_rows(t) * sizeof(F) + WordNumbers<F, V>::bytes(t.lanes * V);
     }
     __device__ TileSides(unsigned char* shared, const Tiling& t)
-        : columns(shared, t.lanes * V), rows(shared + SharedArray<A>::bytes(t.lanes * V), min(t.tile_rows, kStaged)) {}
-
-    // Calls visit(first, last) for runs of the tile's rows, what belongs to which is then in ``rows``. Begins with a
-    // barrier.
-    template <class OfColumn, class OfRow, class Visit>
-    __device__ __forceinline__ void each_run(const Tile& tile, OfColumn of_column, OfRow of_row, Visit visit) const {
-        for (int first = tile.row; first < tile.row_end; first += kStaged) {
-            const int last = min(first + kStaged, tile.row_end);
-            __syncthreads();
-            if (first == tile.row) columns.fill(tile.col, tile.col_end, of_column);
-            rows.fill(first, last, of_row);
-            __syncthreads();
-            visit(first, last);
-        }
-    }
+        : rows(reinterpret_cast<F*>(shared)), columns(rows + staged_rows(t), t.lanes * V) {}
 };
+
+// Calls visit(first, last) for runs of the tile's rows, once of_row(row, place in the run) has been called for those of
+// the run, and of_column(column, place in the tile) for all columns. Neighbours have neighbours, whatever they then
+// need. Begins with a barrier.
+template <class OfRow, class OfColumn, class Visit>
+__device__ __forceinline__ void each_run(const Tile& tile, OfRow of_row, OfColumn of_column, Visit visit) {
+    for (int first = tile.row; first < tile.row_end; first += kStaged) {
+        const int last = min(first + kStaged, tile.row_end);
+        __syncthreads();
+        if (first == tile.row)
+#pragma unroll 1
+            for (int i = tile.col + int(threadIdx.x); i < tile.col_end; i += kThreads) of_column(i, i - tile.col);
+#pragma unroll 1
+        for (int i = first + int(threadIdx.x); i < last; i += kThreads) of_row(i, i - first);
+        __syncthreads();
+        visit(first, last);
+    }
+}
 
 // Shared memory of merge_groups.
 template <class A, int V> constexpr size_t kMergeBytes = SharedArray<A>::bytes(kThreads * V);

@@ -1,11 +1,14 @@
 // The items of the backward that go over x or dy, each by one block that has a strip: some pixels, all channels.
 //
 // products_item (A): dz, and the sums of s x dy over the strip's pixels. Behind a ReLU also the masked dy.
-// map_gradients_item (B): what dz sends through the convolution into the maps; the sums of x times it over the strip's
-// pixels. input_item (X): dx. Between the last two comes the MLP (mlp_backward.cuh). What an item reads of others is
-// written by items of the kind before it, of the same image. Shared memory: what backward_bytes says.
+// map_gradients_item (B): what dz sends through the convolution into the maps; over the strip's pixels what the channel
+// gate's logits get of it, g times the sums of x times it.
+// input_item (X): dx.
+// Between the last two comes the MLP (mlp_backward.cuh). What an item reads of others is written by items of the kind
+// before it, of the same image. Shared memory: what backward_bytes says.
 #pragma once
 
+#include "../max_terms.cuh"
 #include "../staged_gradient.cuh"
 #include "../staged_products.cuh"
 #include "../staged_reduce.cuh"
@@ -38,9 +41,14 @@ __device__ __forceinline__ void products_item(const Backward<Acc<T>>& a, int64_t
         if (parts) parts[c] = sum;
     };
     const auto of_part = [&](const Tile& part, auto put_row, auto put_column) {
-        products<T, V>(image.of((const T*)p.x), image.of((const T*)p.dy), p.relu ? image.of((const T*)p.y) : nullptr,
-                       image.of(masked_dy<T>(p)), a.strip, part, channels_last ? s : g, channels_last ? g : s, shared,
-                       put_row, put_column);
+        const T *const x = image.of((const T*)p.x), *const dy = image.of((const T*)p.dy);
+        const F *const row_gate = channels_last ? s : g, *const column_gate = channels_last ? g : s;
+        if (p.relu)
+            products(ProductTensors<T, V, true>{x, dy, image.of((const T*)p.y), image.of(masked_dy<T>(p))}, a.strip,
+                     part, row_gate, column_gate, shared, put_row, put_column);
+        else
+            products(ProductTensors<T, V, false>{x, dy, nullptr, nullptr}, a.strip, part, row_gate, column_gate, shared,
+                     put_row, put_column);
     };
     if constexpr (channels_last) {
         // A row's sum over all parts: the same thread has it each time.
@@ -58,7 +66,8 @@ __device__ __forceinline__ void products_item(const Backward<Acc<T>>& a, int64_t
     }
 }
 
-// Reads dz, ws and, where there is a channel gate, x; writes dmaps, and the parts of the gradient by g.
+// Reads dz, ws and, where there is a channel gate, x; g and the maxima; writes dmaps, and the parts of the gradient by
+// g, times g.
 template <class T, int V, bool channels_last, bool even>
 __device__ __forceinline__ void map_gradients_item(const Backward<Acc<T>>& a, int64_t n, int index,
                                                    unsigned char* shared) {
@@ -83,7 +92,11 @@ __device__ __forceinline__ void map_gradients_item(const Backward<Acc<T>>& a, in
     if (!p.channel) return;
     if constexpr (even) return even_map_products<T, V, channels_last>(a, image, tile, index, shared);
     const T* const x = image.of((const T*)p.x);
-    const MapProducts<F> sums{dmaps, dmaps + HW, image.argmax_c(), a.of_maps + (n * a.strip.tiles() + index) * p.C};
+    F* const parts = a.of_maps + (n * a.strip.tiles() + index) * p.C;
+    const int first = channels_last ? tile.row : tile.col, last = channels_last ? tile.row_end : tile.col_end;
+    __syncthreads();  // dmaps of all pixels are there
+    if (threadIdx.x < kWarp) sum_max_terms(image.argmax_c(), dmaps + HW, image.max_c(), first, last, parts, p.C);
+    const MapProducts<F> sums{dmaps, image.g(), parts};
     if constexpr (channels_last)
         tile.each_part<V>([&](const Tile& part) { reduce_across<T, V>(x, a.strip, part, sums, shared); });
     else reduce_along<T, V>(x, a.strip, tile, sums, shared);
@@ -105,7 +118,9 @@ __device__ __forceinline__ void input_item(const Backward<Acc<T>>& a, int64_t n,
     const Sides<F> channels{dy || p.spatial ? image.g() : nullptr, F(1), dpools,
                             p.switches.no_max || !dpools ? nullptr : dpools + p.C, image.argmax_hw()};
     tile.each_part<V>([&](const Tile& part) {
-        input_gradient<T, V, channels_last>(image.of(dy), image.of((T*)p.dx), a.strip, part, pixels, channels, shared);
+        T* const dx = image.of((T*)p.dx);
+        if (dy) input_gradient<T, V, channels_last, true>(image.of(dy), dx, a.strip, part, pixels, channels, shared);
+        else input_gradient<T, V, channels_last, false>(nullptr, dx, a.strip, part, pixels, channels, shared);
     });
 }
 

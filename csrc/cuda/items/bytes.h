@@ -13,9 +13,11 @@ template <class T, int V, bool channels_last> size_t item_bytes(const Forward<Ac
     using F = Acc<T>;
     switch (kind) {
         case Kind::pool:
+            return a.p.switches.even_ties ? kMergeBytes<EvenSum<F>, V>
+                                          : reduce_bytes<F, V, Pool<F, false>>(channels_last);
         case Kind::maps:
-            if (a.p.switches.even_ties) return kMergeBytes<EvenSum<F>, V>;
-            return reduce_bytes<V, Pool<F>>((kind == Kind::pool) == channels_last);
+            return a.p.switches.even_ties ? kMergeBytes<EvenSum<F>, V>
+                                          : reduce_bytes<F, V, Pool<F, true>>(!channels_last);
         case Kind::apply:
             return std::max(TileSides<F, V>::bytes(a.strip), a.gates && a.p.spatial ? window_bytes<F>(2) : 0);
         default: return kMlpForward * sizeof(F);
@@ -26,8 +28,9 @@ template <class T, int V, bool channels_last> size_t item_bytes(const Backward<A
     using F = Acc<T>;
     switch (kind) {
         case Kind::products: return products_bytes<F, V>(a.strip) + (channels_last ? a.strip.tile_rows * sizeof(F) : 0);
-        case Kind::map_gradients: return std::max(reduce_bytes<V, MapProducts<F>>(channels_last), window_bytes<F>(1));
-        case Kind::input_gradient: return TileSides<Side<F>, V>::bytes(a.strip);
+        case Kind::map_gradients:
+            return std::max(reduce_bytes<F, V, MapProducts<F>>(channels_last), window_bytes<F>(1));
+        case Kind::input_gradient: return GradientSides<F, V>::bytes(a.strip);
         default: return kMlpBackward * sizeof(F);
     }
 }

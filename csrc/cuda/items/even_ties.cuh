@@ -58,7 +58,7 @@ template <class F> struct EvenPool {
     }
 };
 
-// Sums over the pixels of x times the gradient of g x through the two maps.
+// Sums over the pixels of x times the gradient of g x through the two maps, times g.
 template <class F> struct EvenMapProducts {
     using Sum = F;
     const F *gate, *mean, *max, *share;
@@ -70,7 +70,7 @@ template <class F> struct EvenMapProducts {
     __device__ __forceinline__ void add(Sum& sum, F v, const EvenSide<F>& pixel, const EvenSide<F>& channel) const {
         sum += v * (pixel.mean + F(v * channel.gate == pixel.top) * pixel.share);
     }
-    __device__ __forceinline__ void store(Sum sum, int c) const { sums[c] = sum; }
+    __device__ __forceinline__ void store(Sum sum, int c) const { sums[c] = gate[c] * sum; }
 };
 
 // Along the rows of a tile: a sum for each row.

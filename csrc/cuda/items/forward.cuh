@@ -25,7 +25,8 @@ __device__ __forceinline__ void pool_item(const Forward<Acc<T>>& a, int64_t n, i
     const Tile tile(a.pool, index);
     const int64_t at = (n * a.parts() + (channels_last ? tile.row_tile : tile.col_tile)) * a.p.C;
     const bool maxima = !a.p.switches.no_max;
-    const Pool<F> pool{nullptr, a.total + at, maxima ? a.max + at : nullptr, maxima ? a.argmax + at : nullptr, F(1)};
+    const Pool<F, false> pool{nullptr, a.total + at, maxima ? a.max + at : nullptr, maxima ? a.argmax + at : nullptr,
+                              F(1)};
     const T* const x = Image<F>{a.p, n}.of((const T*)a.p.x);
     if constexpr (channels_last) reduce_across<T, V>(x, a.pool, tile, pool, shared);
     else reduce_along<T, V>(x, a.pool, tile, pool, shared);
@@ -38,7 +39,7 @@ __device__ __forceinline__ void maps_item(const Forward<Acc<T>>& a, int64_t n, i
     if constexpr (even) return even_maps_item<T, V, channels_last>(a, n, index, shared);
     const Tile tile(a.strip, index);
     const Image<F> image{a.p, n};
-    const Pool<F> pool{image.g(), image.mean_c(), image.max_c(), image.argmax_c(), F(a.p.C)};
+    const Pool<F, true> pool{image.g(), image.mean_c(), image.max_c(), image.argmax_c(), F(a.p.C)};
     const T* const x = image.of((const T*)a.p.x);
     if constexpr (channels_last) reduce_along<T, V>(x, a.strip, tile, pool, shared);
     else reduce_across<T, V>(x, a.strip, tile, pool, shared);

@@ -53,9 +53,15 @@ template <class F> __device__ __forceinline__ void hidden_backward(const Backwar
                 __syncthreads();
                 fill(of_channels, images, c0, c0 + count, [&](int64_t n, int c) {
                     const Image<F> image{p, n};
-                    F d = join_products(a, n, c);
+                    const F g = image.g()[c];
+                    F d = join_products(a, n, c) * g;
                     if (a.maps_reach_channels()) d += join_maps(a, n, c);
-                    const F dlogit = through_gate(of.hard_channel, (apart ? image.gate_term(gate) : image.g())[c], d);
+                    // What is given times g, as a sigmoid needs it.
+                    const F dlogit =
+                        apart || of.hard_channel
+                            ? (g == 0 ? F(0)
+                                      : through_gate(of.hard_channel, apart ? image.gate_term(gate)[c] : g, d / g))
+                            : d * (1 - g);
                     if (unit == 0) image.dlogit(gate)[c] = dlogit;
                     return dlogit;
                 });

@@ -50,7 +50,7 @@ template <class F> struct Backward {
     int images;           // of an item of the MLP
     bool products_alone;  // dg and ds are the results
     F* of_products;       // (N, strips, C): sums of s x dy
-    F* of_maps;           // (N, strips, C): sums of x and what reaches it through the maps
+    F* of_maps;           // (N, strips, C): g times the sums of x and what reaches g x through the maps
     F* dz;                // (N, HW); null for zeros
     F* dmaps;             // (N, 2, HW): the gradient of g x from the mean, and that at the maximum
     F* dpools;            // (N, 2, C): the gradient of x from the mean, and that at the maximum

@@ -124,23 +124,52 @@ void sync_warp(unsigned mask, Place place) {
     wake_lanes(mask);
 }
 
-uint64_t shuffle(unsigned mask, uint64_t bits, unsigned source, Place place) {
-    mask = existing(mask);
+namespace {
+
+// Of each lane of the mask: result(that lane's thread, what all passed), when all have come.
+template <class Result> uint64_t exchange(unsigned mask, uint64_t bits, Place place, Result result) {
     current->bits = bits;
-    current->source = source;
     if (meet_in_warp(Wait::shuffle, mask, place)) {
         uint64_t passed[32] = {};
         for_lanes(mask, [&](Thread& thread) { passed[thread.lane] = thread.bits; });
-        for_lanes(mask, [&](Thread& thread) {
-            if (!(mask >> thread.source & 1))
-                fail("divergent barrier", "lane " + std::to_string(thread.lane) + " shuffles from lane " +
-                                              std::to_string(thread.source) + ", which is not in the mask, at " +
-                                              describe(place));
-            thread.bits = passed[thread.source];
-        });
+        for_lanes(mask, [&](Thread& thread) { thread.bits = result(thread, passed); });
         wake_lanes(mask);
     }
     return current->bits;
+}
+
+// Those of the mask's lanes that passed this.
+unsigned lanes_with(unsigned mask, const uint64_t (&passed)[32], uint64_t bits) {
+    unsigned lanes = 0;
+    for (unsigned lane = 0; lane < 32; ++lane) lanes |= unsigned(passed[lane] == bits) << lane;
+    return lanes & mask;
+}
+
+}  // namespace
+
+uint64_t shuffle(unsigned mask, uint64_t bits, unsigned source, Place place) {
+    mask = existing(mask);
+    current->source = source;
+    return exchange(mask, bits, place, [&](const Thread& thread, const uint64_t (&passed)[32]) {
+        if (!(mask >> thread.source & 1))
+            fail("divergent barrier", "lane " + std::to_string(thread.lane) + " shuffles from lane " +
+                                          std::to_string(thread.source) + ", which is not in the mask, at " +
+                                          describe(place));
+        return passed[thread.source];
+    });
+}
+
+unsigned ballot(unsigned mask, bool vote, Place place) {
+    mask = existing(mask);
+    return exchange(mask, vote, place,
+                    [&](const Thread&, const uint64_t (&passed)[32]) { return lanes_with(mask, passed, true); });
+}
+
+unsigned match_any(unsigned mask, uint64_t bits, Place place) {
+    mask = existing(mask);
+    return exchange(mask, bits, place, [&](const Thread& thread, const uint64_t (&passed)[32]) {
+        return lanes_with(mask, passed, passed[thread.lane]);
+    });
 }
 
 void sync_block(Place place) {
