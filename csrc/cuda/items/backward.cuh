@@ -28,7 +28,7 @@ template <class T> __device__ __forceinline__ T* masked_dy(const Problem& p) {
 template <class T, int V, bool channels_last>
 __device__ __forceinline__ void products_item(const Backward<Acc<T>>& a, int64_t n, int index, unsigned char* shared) {
     using F = Acc<T>;
-    const Problem& p = a.p;
+    const Layout& p = a.p;
     const Tile tile(a.strip, index);
     const Image<F> image{p, n};
     const F *const g = image.g(), *const s = image.spatial_gate();
@@ -72,7 +72,7 @@ template <class T, int V, bool channels_last, bool even>
 __device__ __forceinline__ void map_gradients_item(const Backward<Acc<T>>& a, int64_t n, int index,
                                                    unsigned char* shared) {
     using F = Acc<T>;
-    const Problem& p = a.p;
+    const Layout& p = a.p;
     const Tile tile(a.strip, index);
     const Image<F> image{p, n};
     const int64_t HW = p.HW();
@@ -106,7 +106,7 @@ __device__ __forceinline__ void map_gradients_item(const Backward<Acc<T>>& a, in
 template <class T, int V, bool channels_last, bool even>
 __device__ __forceinline__ void input_item(const Backward<Acc<T>>& a, int64_t n, int index, unsigned char* shared) {
     using F = Acc<T>;
-    const Problem& p = a.p;
+    const Layout& p = a.p;
     const Tile tile(a.strip, index);
     const Image<F> image{p, n};
     const T* const dy = p.dy && p.relu ? masked_dy<T>(p) : (const T*)p.dy;

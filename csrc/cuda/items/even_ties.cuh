@@ -165,7 +165,7 @@ __device__ __forceinline__ void even_map_products(const Backward<Acc<T>>& a, con
 template <class T, int V, bool channels_last>
 __device__ __forceinline__ void even_input_item(const Backward<Acc<T>>& a, int64_t n, int index, const T* dy) {
     using F = Acc<T>;
-    const Problem& p = a.p;
+    const Layout& p = a.p;
     const Tile tile(a.strip, index);
     const Image<F> image{p, n};
     const F *const dmaps = a.dmaps_of(n), *const dpools = a.dpools_of(n);

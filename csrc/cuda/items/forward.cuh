@@ -47,7 +47,7 @@ __device__ __forceinline__ void maps_item(const Forward<Acc<T>>& a, int64_t n, i
 
 // s of the pixels: the sigmoid of the convolution of both maps, or, without y, what it is taken of.
 template <class F>
-__device__ __forceinline__ void spatial_gate(const Problem& p, const Image<F>& image, int first, int last, F* shared) {
+__device__ __forceinline__ void spatial_gate(const Layout& p, const Image<F>& image, int first, int last, F* shared) {
     F* const s = image.s();
     const F* const maps[2] = {image.mean_c(), image.max_c()};
     const F bias = p.bs ? *static_cast<const F*>(p.bs) : F(0);
@@ -62,7 +62,7 @@ __device__ __forceinline__ void spatial_gate(const Problem& p, const Image<F>& i
 template <class T, int V, bool channels_last>
 __device__ __forceinline__ void apply_item(const Forward<Acc<T>>& a, int64_t n, int index, unsigned char* shared) {
     using F = Acc<T>;
-    const Problem& p = a.p;
+    const Layout& p = a.p;
     const Tile tile(a.strip, index);
     const Image<F> image{p, n};
     if (a.gates && p.spatial)

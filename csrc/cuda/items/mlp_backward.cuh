@@ -38,7 +38,7 @@ template <class F> __device__ __forceinline__ F join_maps(const Backward<F>& a, 
 
 template <class F> __device__ __forceinline__ void hidden_backward(const Backward<F>& a, const Images& images, int gate,
                                                                    int first_unit, int last_unit, F* shared) {
-    const Problem& p = a.p;
+    const Layout& p = a.p;
     const Switches& of = p.switches;
     const bool apart = of.gates() == 2;  // each term has a gate
     const int C = p.C, R = p.R, group = threadIdx.x / kUnitLanes;
@@ -103,7 +103,7 @@ template <class F> __device__ __forceinline__ void hidden_backward(const Backwar
 
 template <class F> __device__ __forceinline__ void pools_backward(const Backward<F>& a, const Images& images,
                                                                   int first_channel, int last_channel, F* shared) {
-    const Problem& p = a.p;
+    const Layout& p = a.p;
     const Switches& of = p.switches;
     const int C = p.C, R = p.R, group = threadIdx.x / kPoolChannels, channel = threadIdx.x % kPoolChannels;
     const F* const w1 = (const F*)p.w1;

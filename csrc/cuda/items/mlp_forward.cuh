@@ -56,7 +56,7 @@ template <class F> __device__ __forceinline__ void load_pools(const Forward<F>& 
 
 template <class F> __device__ __forceinline__ void hidden_units(const Forward<F>& a, const Images& images,
                                                                 int first_unit, int last_unit, F* shared) {
-    const Problem& p = a.p;
+    const Layout& p = a.p;
     const int C = p.C, lane = threadIdx.x % kWarp;
     const F *const w1 = (const F*)p.w1, *const b1 = (const F*)p.b1;
     if (!w1) return load_pools<F>(a, images, first_unit, last_unit - first_unit, true, nullptr);
@@ -105,7 +105,7 @@ CBAM_ANYWHERE inline int gate_channels_at_once(int lanes) { return kThreads / la
 
 template <class F> __device__ __forceinline__ void gate_channels(const Forward<F>& a, const Images& images, int gate,
                                                                  int first_channel, int last_channel, F* hidden) {
-    const Problem& p = a.p;
+    const Layout& p = a.p;
     const Switches& of = p.switches;
     const int R = p.R, lanes = lanes_for(R), lane = threadIdx.x % lanes, groups = kThreads / lanes;
     const F *const w2 = (const F*)p.w2, *const b2 = (const F*)p.b2;

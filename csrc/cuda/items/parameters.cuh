@@ -18,7 +18,7 @@ constexpr int kParameters = kThreads;
 // A thread goes down a part of a column of the map, and keeps the values of dz that the kernel's rows meet there.
 // A column ``b`` of 2 k, or 2 k for dbs.
 template <class F>
-__device__ __forceinline__ void kernel_gradients(const Problem& p, const F* dz, int64_t n, int column, F* of_warps) {
+__device__ __forceinline__ void kernel_gradients(const Layout& p, const F* dz, int64_t n, int column, F* of_warps) {
     const int H = p.H, W = p.W, k = p.k;
     const Image<F> image{p, n};
     const bool bias = column == 2 * k;
@@ -75,7 +75,7 @@ template <class F> __device__ __forceinline__ F sum_of_warps(F mine, F* scratch)
 
 // dw1 = sum over the terms of dhidden pool^T; dw2 = sum over the gates of dlogit hidden_sum^T. An item has kWarp
 // channels.
-template <class F> __device__ __forceinline__ void weight_gradients(const Problem& p, int item, F* scratch) {
+template <class F> __device__ __forceinline__ void weight_gradients(const Layout& p, int item, F* scratch) {
     const int C = p.C, R = p.R, blocks = (C + kWarp - 1) / kWarp, warp = threadIdx.x / kWarp;
     const int c = item % blocks * kWarp + threadIdx.x % kWarp, r = item / blocks * kHidden;
     F first[kHidden] = {}, second[kHidden] = {};
@@ -101,7 +101,7 @@ template <class F> __device__ __forceinline__ void weight_gradients(const Proble
 }
 
 // Columns of partial, whose sums over the images are a gradient: kWarp of them an item.
-template <class F> __device__ __forceinline__ void column_sums(const Problem& p, int item, int64_t at, int64_t other,
+template <class F> __device__ __forceinline__ void column_sums(const Layout& p, int item, int64_t at, int64_t other,
                                                                F factor, int length, void* out, F* scratch) {
     const int i = item * kWarp + threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
     F total = 0;
@@ -127,11 +127,10 @@ struct ParameterItems {
     CBAM_ANYWHERE int count() const { return weights + b1 + b2 + ws + bs; }
 };
 
-template <class F> __device__ __forceinline__ void parameter_gradients(const Problem& p, int item, F* scratch) {
+template <class F> __device__ __forceinline__ void parameter_gradients(const Layout& p, int item, F* scratch) {
     const ParameterItems items(p);
-    const int64_t C = p.C, R = p.R, kk = p.k * p.k, conv = p.partial_size() - 2 * kk - 1;
+    const int64_t C = p.C, R = p.R, kk = p.k * p.k, dhidden = p.dhidden_layer, conv = p.dconv;
     const int terms = p.switches.terms(), gates = p.switches.gates();
-    const int64_t dhidden = gates * (C + R);
     if (item < items.weights) return weight_gradients<F>(p, item, scratch);
     item -= items.weights;
     if (item < items.b1) return column_sums<F>(p, item, dhidden, terms == 2 ? dhidden + R : 0, 1, R, p.db1, scratch);

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "../staged_tiling.h"
+#include "image.cuh"
 
 namespace cbam::cuda {
 
@@ -22,7 +23,7 @@ struct Arena {
 inline int images_of_mlp(const Problem& p) { return p.C <= kOneBlock ? 1 : kImages; }
 
 template <class F> struct Forward {
-    Problem p;
+    Layout p;
     Tiling pool, strip;  // the tiles of the channel pool, and the strips of pixels
     int images;          // of an item of the MLP
     bool gates;          // whether they are to be computed
@@ -45,7 +46,7 @@ template <class F> struct Forward {
 };
 
 template <class F> struct Backward {
-    Problem p;
+    Layout p;
     Tiling strip;
     int images;           // of an item of the MLP
     bool products_alone;  // dg and ds are the results
