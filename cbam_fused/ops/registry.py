@@ -36,8 +36,9 @@ import json
 import os
 import shutil
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
+from types import ModuleType
 from typing import NamedTuple
 
 import torch
@@ -191,9 +192,14 @@ _SCHEMAS = {
 }
 
 
+@cache
+def _triton_operators() -> ModuleType:
+    """Imported when one of them is first called, since Triton takes long to import."""
+    return importlib.import_module("..triton.operators", __package__)
+
+
 def _triton(name: str) -> Callable:
-    """The Triton implementation of an operator, imported when it is first called."""
-    return lambda *args: getattr(importlib.import_module("..triton.operators", __package__), name)(*args)
+    return lambda *args: getattr(_triton_operators(), name)(*args)
 
 
 class Operators(NamedTuple):

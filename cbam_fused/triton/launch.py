@@ -33,7 +33,6 @@ class Call:
     warp_size: int
     first: int = 0
     images: int = 0
-    tuned: tuple[tuple[str, Tile], ...] = ()  # tiles in place of the table's, by what a pass reduces
 
     @property
     def P(self) -> int:
@@ -52,13 +51,8 @@ class Call:
     def layout(self) -> dict:
         return {"CHANNELS_LAST": self.channels_last, "ALIGN": alignment(self.C if self.channels_last else self.P)}
 
-    @property
-    def shape_class(self) -> tuple:
-        """What tiles are chosen by, as the arguments of tiles.tile."""
-        return self.C, self.P, self.channels_last, self.wide, self.warp_size
-
     def tile(self, reduces: str) -> Tile:
-        return dict(self.tuned).get(reduces) or tile(reduces, *self.shape_class)
+        return tile(reduces, self.C, self.P, self.channels_last, self.wide, self.warp_size)
 
     def groups(self, x: Tensor, tensors: int) -> Iterator["Call"]:
         """The call in groups of images; tensors: how many of x's size a pass over all of them touches, or 0 where no

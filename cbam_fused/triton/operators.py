@@ -10,7 +10,6 @@ from torch import Tensor
 from ..tensors import TRITON_ELEMENTS, accumulation_dtype, dense_like, is_channels_last, saved_gate, saved_logits
 from ..variants.config import NO_CHANNEL
 from . import launch
-from .autotune import tuned
 
 
 def forward(x, w1, b1, w2, b2, ws, bs, residual, relu, switches):
@@ -21,12 +20,10 @@ def forward(x, w1, b1, w2, b2, ws, bs, residual, relu, switches):
     params = _contiguous(call, w1, b1, w2, b2, ws, bs)
     saved, index = _new_saved(call, x)
 
-    def run(call: launch.Call) -> None:
+    with _on(x.device):
         for group in call.groups(x, tensors=2 if residual is None else 3):
             _pool(group, x, params, saved, index)
             launch.gate_and_apply(group, saved, *params[4:], x=x, residual=residual, y=y, relu=relu)
-
-    _launch("forward", call, x, run)
     return y, saved, index
 
 
@@ -37,13 +34,11 @@ def attend(x, w1, b1, w2, b2, ws, bs, switches):
     params = _contiguous(call, w1, b1, w2, b2, ws, bs)
     saved, index = _new_saved(call, x)
 
-    def run(call: launch.Call) -> None:
+    with _on(x.device):
         for group in call.groups(x, tensors=1 if call.R and call.K else 0):
             _pool(group, x, params, saved, index)
             if call.K:
                 launch.gate_and_apply(group, saved, *params[4:])
-
-    _launch("attend", call, x, run)
     return saved, index
 
 
@@ -54,11 +49,9 @@ def apply(x, saved, s, residual, relu, switches):
     x, residual = _dense(call, x, residual)
     s = s.contiguous()
 
-    def run(call: launch.Call) -> None:
+    with _on(x.device):
         for group in call.groups(x, tensors=0):
             launch.gate_and_apply(group, saved, s=s, x=x, residual=residual, y=y, relu=relu)
-
-    _launch("apply", call, x, run)
     return y
 
 
@@ -70,12 +63,10 @@ def products(dy, x, y, saved, s, switches):
     dy, x, y = _dense(call, dy, x, y)
     s = s.contiguous()
 
-    def run(call: launch.Call) -> None:
+    with _on(x.device):
         for group in call.groups(x, tensors=0):
             parts = launch.products(group, x, dy, y, masked, saved, s, group.part(ds))
             launch.join(group, parts, group.part(dg))
-
-    _launch("products", call, x, run)
     return dg, ds, masked
 
 
@@ -92,7 +83,7 @@ def backward(dy, x, y, saved, index, w1, b1, w2, b2, ws, bs, switches):
     tensors = 3 if y is None else 5
     params = (w1, b1, w2, b2, ws, bs)
     behind_relu = dy if y is None else masked
-    dx, *grads = _backward("backward", call, tensors, gradients, behind_relu, None, x, saved, index, params)
+    dx, *grads = _backward(call, tensors, gradients, behind_relu, None, x, saved, index, params)
     return dx, masked, *grads
 
 
@@ -108,17 +99,17 @@ def backward_gates(dy, s, dg, dlogits, x, saved, index, w1, b1, w2, b2, ws, bs, 
         return group.part(dg)[:, None], group.part(dlogits)
 
     params = (w1, b1, w2, b2, ws, bs)
-    return _backward("backward_gates", call, 0, gradients, dy, s, x, saved, index, params)
+    return _backward(call, 0, gradients, dy, s, x, saved, index, params)
 
 
-def _backward(operator: str, call: launch.Call, tensors: int, gradients: Callable, dy, s, x, saved, index, params):
+def _backward(call: launch.Call, tensors: int, gradients: Callable, dy, s, x, saved, index, params):
     """What both kinds of backward end with, from gradients(group): that of g in parts, and that of the convolution."""
     dx = torch.empty_like(x)
     w1, w2, ws = _contiguous(call, *params[::2])
     partial = saved.new_empty((call.N, call.C + 2 * call.R + call.conv_size))
     grads = [None if p is None else saved.new_empty(p.shape) for p in params]
 
-    def run(call: launch.Call) -> None:
+    with _on(x.device):
         for group in call.groups(x, tensors):
             direct, dlogits = gradients(group)
             dmaps = dconv = through_maps = None
@@ -129,8 +120,6 @@ def _backward(operator: str, call: launch.Call, tensors: int, gradients: Callabl
             dpools = launch.channel_gate_backward(group, direct, through_maps, dconv, w1, w2, saved, partial)
             launch.input_gradient(group, dy, saved, s, index, dmaps, dpools, dx)
 
-    _launch(operator, call, x, run)
-    with _on(x.device):
         launch.parameter_gradients(call, partial, saved, grads)
     return dx, *(_like(p, g, saved) for p, g in zip(params, grads, strict=True))
 
@@ -142,11 +131,6 @@ def _pool(group: launch.Call, x: Tensor, params: list[Tensor | None], saved: Ten
         launch.channel_gate(group, launch.channel_pool(group, x), w1, b1, w2, b2, saved, index)
     if group.K:
         launch.spatial_pool(group, x, saved, index)
-
-
-def _launch(operator: str, call: launch.Call, x: Tensor, run: Callable[[launch.Call], None]) -> None:
-    with _on(x.device):
-        run(tuned(operator, call, x, run))
 
 
 def _refuse(switches: int) -> None:

@@ -24,8 +24,6 @@ reduction, R the hidden units of the MLP, k the size of the spatial window. Ever
   later.
 - `CBAM_FUSED_CUDA_SCHEDULE`, at every call of the CUDA kernels: `staged`, or the blocks of a cluster, instead of their
   own choice, `auto` ([cuda.md](../design/cuda.md)).
-- `CBAM_FUSED_AUTOTUNE`, at every call: with `1` the Triton kernels choose their tiles by measuring
-  ([triton.md](../design/triton.md)).
 - `ATEN_CPU_CAPABILITY`, at the first call: the widest instruction set to be used, `default`, `avx2` or `avx512`, as in
   PyTorch itself.
 - `TRITON_INTERPRET`: with `1`, and `CBAM_FUSED_BACKEND=triton`, the Triton kernels run on the CPU, slowly.
