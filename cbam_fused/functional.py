@@ -181,7 +181,7 @@ def _gate(x, w1, w2, ws, b1, b2, bs, code, backend):
 
 def unserved_switches(backend: str, switches: Switches, *gates: str) -> str:
     """Which switches of these gates, "channel" or "spatial", this backend leaves to the reference; empty if none."""
-    if backend == "cpu":
+    if backend != "cuda":
         other = "channel" in gates and not {*switches.pools} <= {"avg", "max"}
         return f"pools={switches.pools!r}" if other else ""
     even = "ties='even'" if switches.ties == "even" else ""
