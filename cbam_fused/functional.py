@@ -264,7 +264,8 @@ def backend_for(x: Tensor) -> str:
     devices without kernels, functorch transforms, forward-mode AD, torch.onnx.export and torch.jit.trace, and
     everything if the environment says CBAM_FUSED_BACKEND=reference. CBAM_FUSED_BACKEND=cpu, =cuda and =triton make
     missing kernels an error. Triton serves GPUs, and tensors on the CPU only where both CBAM_FUSED_BACKEND=triton and
-    TRITON_INTERPRET=1 are set. :func:`use_backend` changes in a running process what CBAM_FUSED_BACKEND said at import.
+    TRITON_INTERPRET=1 are set. :func:`cbam_fused.use_backend` changes in a running process what CBAM_FUSED_BACKEND said
+    at import.
 
     Raises:
         RuntimeError: CBAM_FUSED_BACKEND names an unknown backend, or one that cannot serve x.
