@@ -174,12 +174,12 @@ def cbam_fwd_channel_gate(
     for c0 in range(start, tl.minimum(start + chunk, C), BLOCK_C):
         c = c0 + tl.arange(0, BLOCK_C)
         w = tl.load(w2 + c[:, None] * R + r[None, :], (c < C)[:, None] & (r < R)[None, :], 0)
-        bias = tl.zeros([BLOCK_C], ACC)
+        offset = tl.zeros([BLOCK_C], ACC)
         if b2 is not None:
-            bias = TERMS // GATES * tl.load(b2 + c, c < C, 0)
-        g = gate_of(tl.sum(w * of_mean[None, :], 1) + bias, HARD)
+            offset += TERMS // GATES * tl.load(b2 + c, c < C, 0)
+        g = gate_of(tl.sum(w * of_mean[None, :], 1) + offset, HARD)
         if GATES == 2:
-            other = gate_of(tl.sum(w * of_max[None, :], 1) + bias, HARD)
+            other = gate_of(tl.sum(w * of_max[None, :], 1) + offset, HARD)
             tl.store(terms + c, g, c < C)
             tl.store(terms + C + c, other, c < C)
             g += other

@@ -21,21 +21,33 @@ from triton.runtime.jit import JITFunction, create_function_from_signature
 
 from cbam_fused.tensors import accumulation_dtype, saved_logits
 from cbam_fused.triton import launch, operators
+from cbam_fused.variants.config import Switches
 
 SHAPE = (8, 256, 56, 56)
 HIDDEN = 16
 KERNEL_SIZE = 7
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
-# Of these, every operator is compiled, in bfloat16; of the others, forward and backward with both gates.
+# Of these, every operator and switch is compiled, in bfloat16; of the others, forward and backward with both gates.
 THOROUGH = ("sm_90", "gfx942")
+# Switches that share no code where they can, and the gates that they are compiled with.
+SWITCHES = (
+    ({"ties": "even"}, ("channel", "spatial")),
+    ({"ties": "even"}, ("spatial",)),
+    ({"pools": ("avg",), "act": "silu", "channel_gate": "hard_sigmoid"}, ("channel",)),
+    ({"pools": ("max",), "act": "gelu", "ties": "even"}, ("channel",)),
+    ({"pools": ("avg",), "width": "single", "spatial_gate": "hard_sigmoid"}, ("channel", "spatial")),
+    ({"combine": "mean", "ties": "even"}, ("channel", "spatial")),
+    ({"gate_place": "before_sum", "act": "leaky_relu"}, ("channel",)),
+    ({"gate_place": "before_sum", "width": "single"}, ("channel",)),
+)
 # What the large passes read of x's size, where they are given it.
 READS = {
-    "channel_pool": ("x",),
-    "spatial_pool": ("x",),
-    "gate_and_apply": ("x", "residual"),
-    "products": ("x", "dy", "y"),
-    "map_products": ("x",),
-    "input_gradient": ("dy",),
+    "cbam_fwd_channel_pool": ("x",),
+    "cbam_fwd_spatial_pool": ("x",),
+    "cbam_fwd_apply": ("x", "residual"),
+    "cbam_bwd_products": ("x", "dy", "y"),
+    "cbam_bwd_map_products": ("x",),
+    "cbam_bwd_input": ("dy", "x"),
 }
 
 
@@ -67,7 +79,7 @@ TARGETS = {
 class Compiled:
     """One kernel for one target.
 
-    rest: other operators than forward and backward with both gates need it, or one gate alone.
+    rest: other operators than forward and backward with both gates need it, or one gate alone, or switches.
     spilled: bytes of local memory or registers spilled; local: instructions that access local memory; wide: 16-byte
     loads; needed: how many of them the tiles of x's size take, if each thread loads its part in the widest way.
     """
@@ -92,7 +104,8 @@ def launches(
 ) -> list[tuple[JITFunction, tuple, dict]]:
     """Every launch of a forward and a backward with both gates: kernel, arguments, keywords. Nothing is run.
 
-    options: with biases, residual and ReLU. every_operator: those of the other operators as well, and with one gate.
+    options: with biases, residual and ReLU. every_operator: those of the other operators as well, with one gate, and
+    with switches.
     """
     recorded = []
 
@@ -115,12 +128,19 @@ def launches(
                 mask(x, gates)
             for gates in (params, spatial):
                 operate_around_norm(x, gates, options)
+            for names, gates in SWITCHES:
+                layers = params[:4]
+                if names.get("width") == "single":
+                    layers = [params[0].new_empty((C, C)), params[3], None, None]
+                chosen = layers if "channel" in gates else [None] * 4
+                chosen = chosen + (params[4:] if "spatial" in gates else [None] * 2)
+                operate(x, chosen, options, Switches(**names).code)
     return recorded
 
 
-def operate(x: torch.Tensor, params: list, options: bool) -> None:
-    y, saved, index = operators.forward(x, *params, x if options else None, options, 0)
-    operators.backward(x, x, y if options else None, saved, index, *params, 0)
+def operate(x: torch.Tensor, params: list, options: bool, switches: int = 0) -> None:
+    y, saved, index = operators.forward(x, *params, x if options else None, options, switches)
+    operators.backward(x, x, y if options else None, saved, index, *params, switches)
 
 
 def mask(x: torch.Tensor, params: list) -> None:

@@ -28,12 +28,12 @@ functions = pytest.mark.parametrize("name", NAMES)
 def test_dtypes(dtype, layout, name, checker):
     draw, calls = FUNCTIONS[name]
     assert_close_to_truth(draw((2, 9, 4, 5), dtype, layout, biases=True), *calls["first"])
-    assert "input_gradient" in checker.launches
+    assert "cbam_bwd_input" in checker.launches
 
 
 @layouts
 def test_several_tiles_and_runs(layout):
-    """More pixels than a tile of products has, whose parts join; more channels than a run of gate_and_apply."""
+    """More pixels than a tile of products has, whose parts join; more channels than a run of apply."""
     draw, calls = FUNCTIONS["both, norm"]
     assert_close_to_truth(draw((1, 260, 9, 17), torch.float32, layout), *calls["first"])
 
@@ -152,7 +152,7 @@ def test_running_statistics_move_as_in_pytorch(checker):
     for _ in range(2):
         for cbam, norm in zip((functional.cbam, reference.cbam), norms, strict=True):
             cbam(**problem.inputs, norm=norm)
-    assert checker.launches.count("gate_and_apply") == 4
+    assert checker.launches.count("cbam_fwd_apply") == 4
     torch.testing.assert_close(norms[0].state_dict(), norms[1].state_dict())
 
 
