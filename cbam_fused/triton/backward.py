@@ -21,6 +21,7 @@ from .common import (
     places,
     spatial_gate_of,
     through_gate,
+    wait_for_launch,
 )
 
 
@@ -44,12 +45,14 @@ def cbam_bwd_products(
     ALIGN: tl.constexpr,
     BLOCK_C: tl.constexpr,
     BLOCK_P: tl.constexpr,
+    PDL: tl.constexpr,
 ):
     """Sums of g x dy over the channels, (images, P), and of s x dy over each tile of pixels, (images, tiles, C).
 
     POOLS 0: there is no g, nor over_pixels, the second; without ds, the first, there is no s. Without s it is that of
     saved, and ds is taken on through its sigmoid. With y, dy is set to 0 where the ReLU did so, and written to masked.
     """
+    wait_for_launch(PDL)
     if CHANNELS_LAST:
         C = aligned(C, ALIGN)
     else:
@@ -111,12 +114,14 @@ def cbam_bwd_spatial_gate(
     EVEN: tl.constexpr,
     K: tl.constexpr,
     BLOCK_P: tl.constexpr,
+    PDL: tl.constexpr,
 ):
     """From dlogits, (images, P): gradients of the two maps and, for each tile of pixels, of ws and bs.
 
     dmaps: (images, 2, P), the gradients of g x from the mean and at the maximum, EVEN: at each of the maxima. dconv:
     (images, tiles, 2 K K + 1).
     """
+    wait_for_launch(PDL)
     P = H * W
     tiles = tl.cdiv(P, BLOCK_P)
     image = (tl.program_id(0) // tiles).to(tl.int64)
@@ -170,8 +175,10 @@ def cbam_bwd_map_products(
     ALIGN: tl.constexpr,
     BLOCK_C: tl.constexpr,
     BLOCK_P: tl.constexpr,
+    PDL: tl.constexpr,
 ):
     """Sums over CHUNK pixels of x times the gradient of g x through the two maps: (images, splits, C)."""
+    wait_for_launch(PDL)
     if CHANNELS_LAST:
         C = aligned(C, ALIGN)
     else:
@@ -230,6 +237,7 @@ def cbam_bwd_input(
     ALIGN: tl.constexpr,
     BLOCK_C: tl.constexpr,
     BLOCK_P: tl.constexpr,
+    PDL: tl.constexpr,
 ):
     """dx = (dy s + dmean_c + [c is the pixel's maximum] dmax_c) g + dmean_hw + [p is the channel's maximum] dmax_hw.
 
@@ -237,6 +245,7 @@ def cbam_bwd_input(
     dpools has the maximum, behind the mean, if that is there. Without s it is that of saved. With x all its maxima
     count, else those of index.
     """
+    wait_for_launch(PDL)
     if CHANNELS_LAST:
         C = aligned(C, ALIGN)
     else:

@@ -16,6 +16,17 @@ SIXTH = tl.constexpr(0.1666666716337204)  # that of float32, which PyTorch's der
 
 
 @triton.jit
+def wait_for_launch(PDL: tl.constexpr):
+    """With PDL, programmatic dependent launch: the next launch may begin, and what the launches before wrote is there.
+
+    Every kernel begins with it, before it loads or stores anything.
+    """
+    if PDL:
+        tl.extra.cuda.gdc_launch_dependents()
+        tl.extra.cuda.gdc_wait()
+
+
+@triton.jit
 def aligned(size, ALIGN: tl.constexpr):
     """size itself, a multiple of ALIGN, in a form that shows it: what makes loads as wide as ALIGN allows."""
     return size // ALIGN * ALIGN

@@ -22,6 +22,7 @@ from .common import (
     pixel_index_of,
     places,
     spatial_gate_of,
+    wait_for_launch,
 )
 
 
@@ -42,11 +43,13 @@ def cbam_fwd_channel_pool(
     ALIGN: tl.constexpr,
     BLOCK_C: tl.constexpr,
     BLOCK_P: tl.constexpr,
+    PDL: tl.constexpr,
 ):
     """Sum, maximum and its place of each channel over CHUNK pixels: three (images, splits, C) tensors.
 
     Without sums, or maxima, there is none of it. EVEN: the number of maxima in the place of their place.
     """
+    wait_for_launch(PDL)
     if CHANNELS_LAST:
         C = aligned(C, ALIGN)
     else:
@@ -97,11 +100,13 @@ def cbam_fwd_spatial_pool(
     ALIGN: tl.constexpr,
     BLOCK_C: tl.constexpr,
     BLOCK_P: tl.constexpr,
+    PDL: tl.constexpr,
 ):
     """Mean, maximum and its place of g x over the channels of each pixel, into saved and index.
 
     POOLS 0: there is no g. EVEN: the number of maxima in the place of their place.
     """
+    wait_for_launch(PDL)
     if CHANNELS_LAST:
         C = aligned(C, ALIGN)
     else:
@@ -156,12 +161,14 @@ def cbam_fwd_apply(
     ALIGN: tl.constexpr,
     BLOCK_C: tl.constexpr,
     BLOCK_P: tl.constexpr,
+    PDL: tl.constexpr,
 ):
     """y = relu(x g s + residual) for CHUNK channels. POOLS 0: there is no g; without ws and s there is no s.
 
     With ws, s = sigmoid(conv([mean_c; max_c]) + bs) goes to saved before, HARD: the hard sigmoid. Without y that is
     all, and it goes there as it is before the sigmoid.
     """
+    wait_for_launch(PDL)
     P = H * W
     if CHANNELS_LAST:
         C = aligned(C, ALIGN)

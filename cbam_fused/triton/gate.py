@@ -9,7 +9,7 @@ several programs an image, each of which joins on its own.
 import triton
 import triton.language as tl
 
-from .common import gate_of, later_max, through_gate
+from .common import gate_of, later_max, through_gate, wait_for_launch
 
 ROWS = tl.constexpr(4)  # of partial results, that are added side by side
 RELU, LEAKY_RELU, SILU, GELU = (tl.constexpr(i) for i in range(4))  # in the order of variants/config.py
@@ -41,6 +41,15 @@ def through_activation(value, gradient, ACT: tl.constexpr):
     else:
         cdf = 0.5 * (1 + tl.erf(value * ROOT_HALF))
         return gradient * (cdf + value * (tl.exp(value * value * -0.5) * PEAK))
+
+
+@triton.jit
+def image_and_part(parts, w1):
+    """Of a program, which of the parts of an image it has; only a single layer has several."""
+    if w1 is None:
+        return (tl.program_id(0) // parts).to(tl.int64), tl.program_id(0) % parts
+    else:
+        return tl.program_id(0).to(tl.int64), 0
 
 
 @triton.jit
@@ -115,14 +124,15 @@ def cbam_fwd_channel_gate(
     EVEN: tl.constexpr,
     BLOCK_C: tl.constexpr,
     BLOCK_R: tl.constexpr,
+    PDL: tl.constexpr,
 ):
     """g = sigmoid(w2 (act(w1 mean + b1) + act(w1 max + b1)) + 2 b2): the second layer is linear.
 
     TERMS 1: of one pool, or with MEAN_OF_POOLS of their mean. GATES 2: each term has a sigmoid of its own, and g is
     their sum. A program has chunk of the channels of g.
     """
-    image = (tl.program_id(0) // parts).to(tl.int64)
-    part = tl.program_id(0) % parts
+    wait_for_launch(PDL)
+    image, part = image_and_part(parts, w1)
     row = saved + (first + image) * saved_size
     index += (first + image) * index_size
     ACC = saved.dtype.element_ty
@@ -197,8 +207,9 @@ def sum_rows(rows, count, stride, column, inside, ACC: tl.constexpr):
 
 
 @triton.jit(do_not_specialize=["rows"])
-def cbam_bwd_join(parts, sums, rows, C, BLOCK_C: tl.constexpr):
+def cbam_bwd_join(parts, sums, rows, C, BLOCK_C: tl.constexpr, PDL: tl.constexpr):
     """Sums over the rows of parts, (images, rows, C): (images, C)."""
+    wait_for_launch(PDL)
     tiles = tl.cdiv(C, BLOCK_C)
     image = (tl.program_id(0) // tiles).to(tl.int64)
     c = tl.program_id(0) % tiles * BLOCK_C + tl.arange(0, BLOCK_C)
@@ -266,6 +277,7 @@ def cbam_bwd_channel_gate(
     BLOCK_K: tl.constexpr,
     BLOCK_C: tl.constexpr,
     BLOCK_R: tl.constexpr,
+    PDL: tl.constexpr,
 ):
     """dg, and what it becomes before the sigmoid, in the hidden layer and at the pools.
 
@@ -274,8 +286,8 @@ def cbam_bwd_channel_gate(
     and what the maximum of a channel gets, EVEN: each of the maxima. Without w2 there is only dconv to join, without
     dconv and through_maps only the MLP. A program has BLOCK_R of the hidden values, all of them unless a single layer.
     """
-    image = (tl.program_id(0) // parts).to(tl.int64)
-    part = tl.program_id(0) % parts
+    wait_for_launch(PDL)
+    image, part = image_and_part(parts, w1)
     n = first + image
     row = saved + n * saved_size
     partial += n * partial_size

@@ -8,6 +8,8 @@ times over, and writes the gradients once.
 import triton
 import triton.language as tl
 
+from .common import wait_for_launch
+
 
 @triton.jit(do_not_specialize=["N"])
 def cbam_bwd_parameters(
@@ -31,12 +33,14 @@ def cbam_bwd_parameters(
     BLOCK_K: tl.constexpr,
     BLOCK_C: tl.constexpr,
     BLOCK_R: tl.constexpr,
+    PDL: tl.constexpr,
 ):
     """dw1 = sum of dhidden_mean mean^T + dhidden_max max^T; dw2 = sum of dlogit hidden^T, for each of GATES.
 
     TERMS 1: there is one pool, or the mean of two, in their place. dw1 alone, dw1 and dw2, or dws, may be None, and
     each of the biases.
     """
+    wait_for_launch(PDL)
     ACC = saved.dtype.element_ty
     columns = tl.cdiv(C, BLOCK_C)
     program = tl.program_id(0)

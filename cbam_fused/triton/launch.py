@@ -51,6 +51,7 @@ class Call:
     channels_last: bool
     acc: torch.dtype
     warp_size: int
+    pdl: bool
     first: int = 0
     images: int = 0
 
@@ -126,6 +127,10 @@ class Call:
     def layout(self) -> dict:
         return {"CHANNELS_LAST": self.channels_last, "ALIGN": alignment(self.C if self.channels_last else self.P)}
 
+    def launch(self, warps: int) -> dict:
+        """Options of every launch; other GPUs than NVIDIA's do not know launch_pdl."""
+        return {"num_warps": warps, "PDL": self.pdl} | ({"launch_pdl": True} if self.pdl else {})
+
     def tile(self, reduces: str) -> Tile:
         return tile(reduces, self.C, self.P, self.channels_last, self.wide, self.warp_size)
 
@@ -149,6 +154,14 @@ def warp_size(device: torch.device) -> int:
 
 
 @cache
+def pdl(device: torch.device) -> bool:
+    """Whether a launch may begin before the last one has ended: from Hopper on, where Triton has it."""
+    if device.type != "cuda" or torch.version.hip or torch.cuda.get_device_capability(device) < (9, 0):
+        return False
+    return hasattr(triton.language.extra.cuda, "gdc_wait")
+
+
+@cache
 def l2_bytes(device: torch.device) -> int:
     """Size of the L2 cache where it is worth having groups of images found in it; else, or if unknown, 0."""
     if device.type != "cuda":
@@ -159,8 +172,8 @@ def l2_bytes(device: torch.device) -> int:
     return properties.L2_cache_size if groups_pay(properties.L2_cache_size, 2 * clock * width // 8 // 1000) else 0
 
 
-def _blocks(t: Tile) -> dict:
-    return {"BLOCK_C": t.channels, "BLOCK_P": t.pixels, "num_warps": t.warps}
+def _blocks(call: Call, t: Tile) -> dict:
+    return {"BLOCK_C": t.channels, "BLOCK_P": t.pixels, **call.launch(t.warps)}
 
 
 def channel_pool(call: Call, x: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
@@ -175,7 +188,7 @@ def channel_pool(call: Call, x: Tensor) -> tuple[Tensor | None, Tensor | None, T
         x.new_empty(size, dtype=torch.int32) if call.max else None,
     )
     acc = triton.language.float64 if call.wide else triton.language.float32
-    options = {"ACC": acc, "EVEN": call.even, "CHUNK": chunk, **call.layout, **_blocks(t)}
+    options = {"ACC": acc, "EVEN": call.even, "CHUNK": chunk, **call.layout, **_blocks(call, t)}
     forward.cbam_fwd_channel_pool[(call.images * triton.cdiv(call.C, t.channels) * splits,)](
         x, *parts, call.first, splits, call.C, call.P, **options
     )
@@ -190,14 +203,14 @@ def channel_gate(call: Call, pooled, w1, b1, w2, b2, saved: Tensor, index: Tenso
     sizes = (call.first, splits, parts, chunk, call.C, call.R, call.P, call.saved_size, call.index_size)
     options = {"MEAN_OF_POOLS": bool(call.switches & MEAN_OF_POOLS), "BLOCK_C": t.channels, "BLOCK_R": t.pixels}
     gate.cbam_fwd_channel_gate[(call.images * parts,)](
-        *pooled, w1, b1, w2, b2, saved, index, *sizes, **call.mlp, **options, num_warps=t.warps
+        *pooled, w1, b1, w2, b2, saved, index, *sizes, **call.mlp, **options, **call.launch(t.warps)
     )
 
 
 def spatial_pool(call: Call, x: Tensor, saved: Tensor, index: Tensor) -> None:
     t = call.tile("channels")
     sizes = (call.first, call.C, call.P, call.saved_size, call.index_size)
-    options = {"POOLS": call.pools, "EVEN": call.even, **call.layout, **_blocks(t)}
+    options = {"POOLS": call.pools, "EVEN": call.even, **call.layout, **_blocks(call, t)}
     forward.cbam_fwd_spatial_pool[(call.images * triton.cdiv(call.P, t.pixels),)](x, saved, index, *sizes, **options)
 
 
@@ -210,7 +223,7 @@ def apply(
     sizes = (call.first, splits, call.C, call.H, call.W, call.saved_size)
     options = {"POOLS": call.pools, **call.hard, "K": call.K, "RELU": relu, "CHUNK": chunk}
     forward.cbam_fwd_apply[(call.images * triton.cdiv(call.P, t.pixels) * splits,)](
-        x, residual, ws, bs, saved, s, y, *sizes, **options, **call.layout, **_blocks(t)
+        x, residual, ws, bs, saved, s, y, *sizes, **options, **call.layout, **_blocks(call, t)
     )
 
 
@@ -223,7 +236,7 @@ def products(call: Call, x: Tensor, dy: Tensor, y, masked: Tensor, saved: Tensor
     tiles = triton.cdiv(call.P, t.pixels)
     over_pixels = saved.new_empty((call.images, tiles, call.C)) if call.channel else None
     sizes = (call.first, call.C, call.P, call.saved_size)
-    options = {"POOLS": call.pools, **call.hard, **call.layout, **_blocks(t)}
+    options = {"POOLS": call.pools, **call.hard, **call.layout, **_blocks(call, t)}
     backward.cbam_bwd_products[(call.images * tiles,)](x, dy, y, masked, saved, s, ds, over_pixels, *sizes, **options)
     return over_pixels
 
@@ -231,7 +244,7 @@ def products(call: Call, x: Tensor, dy: Tensor, y, masked: Tensor, saved: Tensor
 def join(call: Call, parts: Tensor, sums: Tensor) -> None:
     """Sums of parts, (images, rows, C), over the rows, into sums, (images, C)."""
     channels = min(THREADS, power_of_two(call.C))
-    options = {"BLOCK_C": channels, "num_warps": warps(gate.ROWS.value * channels, 4, call.warp_size)}
+    options = {"BLOCK_C": channels, **call.launch(warps(gate.ROWS.value * channels, 4, call.warp_size))}
     gate.cbam_bwd_join[(call.images * triton.cdiv(call.C, channels),)](parts, sums, parts.shape[1], call.C, **options)
 
 
@@ -245,7 +258,7 @@ def spatial_gate_backward(
     dmaps = saved.new_empty((call.images, 2, call.P))
     dconv = saved.new_empty((call.images, tiles, call.conv_size))
     sizes = (call.first, call.C, call.H, call.W, call.saved_size, call.index_size)
-    options = {"K": call.K, "BLOCK_P": pixels, "num_warps": warps(taps * pixels, values, call.warp_size)}
+    options = {"K": call.K, "BLOCK_P": pixels, **call.launch(warps(taps * pixels, values, call.warp_size))}
     backward.cbam_bwd_spatial_gate[(call.images * tiles,)](
         dlogits, saved, index, ws, dmaps, dconv, *sizes, EVEN=call.even, **options
     )
@@ -259,7 +272,7 @@ def map_products(call: Call, x: Tensor, dmaps: Tensor, saved: Tensor, index: Ten
     splits = triton.cdiv(call.P, chunk)
     sums = dmaps.new_empty((call.images, splits, call.C))
     sizes = (call.first, splits, call.C, call.P, call.saved_size, call.index_size)
-    options = {"POOLS": call.pools, "EVEN": call.even, "CHUNK": chunk, **call.layout, **_blocks(t)}
+    options = {"POOLS": call.pools, "EVEN": call.even, "CHUNK": chunk, **call.layout, **_blocks(call, t)}
     backward.cbam_bwd_map_products[(call.images * triton.cdiv(call.C, t.channels) * splits,)](
         x, dmaps, saved, index, sums, *sizes, **options
     )
@@ -283,7 +296,7 @@ def channel_gate_backward(
         K=call.K,
         **call.mlp,
         **blocks,
-        num_warps=t.warps,
+        **call.launch(t.warps),
     )
     return dpools
 
@@ -293,7 +306,7 @@ def input_gradient(call: Call, dy, x: Tensor, saved: Tensor, s, index: Tensor, d
     chunk = LOOP * t.channels
     splits = triton.cdiv(call.C, chunk)
     sizes = (call.first, splits, call.C, call.P, call.saved_size, call.index_size)
-    options = {"POOLS": call.pools, "MAX": call.max, "CHUNK": chunk, **call.layout, **_blocks(t)}
+    options = {"POOLS": call.pools, "MAX": call.max, "CHUNK": chunk, **call.layout, **_blocks(call, t)}
     backward.cbam_bwd_input[(call.images * triton.cdiv(call.P, t.pixels) * splits,)](
         dy, x if call.even else None, saved, s, index, dmaps, dpools, dx, *sizes, **options
     )
@@ -306,5 +319,5 @@ def parameter_gradients(call: Call, partial: Tensor, saved: Tensor, grads: list[
     tiles = triton.cdiv(call.C, channels) * triton.cdiv(call.R, hidden)
     conv_tiles = triton.cdiv(conv, blocks["BLOCK_K"]) if call.K else 0
     sizes = (call.N, call.C, call.R, call.saved_size, call.partial_size)
-    options = {"TERMS": call.terms, "GATES": call.gates, "K": call.K, "num_warps": THREADS // call.warp_size}
+    options = {"TERMS": call.terms, "GATES": call.gates, "K": call.K, **call.launch(THREADS // call.warp_size)}
     gradients.cbam_bwd_parameters[(tiles + conv_tiles,)](partial, saved, *grads, *sizes, **blocks, **options)

@@ -134,8 +134,10 @@ def _call(
     K = 0 if ws is None else ws.shape[3]
     channel = w1 is not None if saved is None else not switches & NO_CHANNEL
     sizes = row_sizes(x, w1, ws, switches, full=False) if saved is None else (saved.shape[1], 0)
-    acc, warp_size = accumulation_dtype(x.dtype), launch.warp_size(x.device)
-    return launch.Call(N, C, R, H, W, K, switches, channel, *sizes, is_channels_last(x), acc, warp_size)
+    device = launch.warp_size(x.device), launch.pdl(x.device)
+    return launch.Call(
+        N, C, R, H, W, K, switches, channel, *sizes, is_channels_last(x), accumulation_dtype(x.dtype), *device
+    )
 
 
 def _new_saved(call: launch.Call, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -64,6 +64,11 @@ class Target:
     registers: int
     threads: int
 
+    @property
+    def pdl(self) -> bool:
+        """Whether a launch may begin before the last one has ended."""
+        return self.gpu.backend == "cuda" and self.gpu.arch >= 90
+
 
 # CUDA C++ Programming Guide, "Technical Specifications per Compute Capability"; AMD CDNA3 ISA, 512 VGPRs a SIMD lane.
 TARGETS = {
@@ -81,7 +86,8 @@ class Compiled:
 
     rest: other operators than forward and backward with both gates need it, or one gate alone, or switches.
     spilled: bytes of local memory or registers spilled; local: instructions that access local memory; wide: 16-byte
-    loads; needed: how many of them the tiles of x's size take, if each thread loads its part in the widest way.
+    loads; needed: how many of them the tiles of x's size take, if each thread loads its part in the widest way; waits:
+    whether it waits for the launch before, and does so before it loads or stores anything.
     """
 
     target: str
@@ -97,10 +103,11 @@ class Compiled:
     wide: int
     needed: int
     occupancy: float
+    waits: bool
 
 
 def launches(
-    dtype: torch.dtype, channels_last: bool, warp_size: int, options: bool = True, every_operator: bool = False
+    target: Target, dtype: torch.dtype, channels_last: bool, options: bool = True, every_operator: bool = False
 ) -> list[tuple[JITFunction, tuple, dict]]:
     """Every launch of a forward and a backward with both gates: kernel, arguments, keywords. Nothing is run.
 
@@ -118,8 +125,8 @@ def launches(
     x = torch.empty(SHAPE, dtype=dtype, memory_format=layout)
     shapes = ((HIDDEN, C), (HIDDEN,), (C, HIDDEN), (C,), (1, 2, KERNEL_SIZE, KERNEL_SIZE), (1,))
     params = [torch.empty(s, dtype=acc) if options or len(s) > 1 else None for s in shapes]
-    sized = mock.patch.object(launch, "warp_size", lambda device: warp_size)
-    with mock.patch.object(JITFunction, "run", record), sized:
+    known = {"warp_size": lambda device: target.gpu.warp_size, "pdl": lambda device: target.pdl}
+    with mock.patch.object(JITFunction, "run", record), mock.patch.multiple(launch, **known):
         operate(x, params, options)
         if every_operator:
             channel, spatial = [*params[:4], None, None], [None] * 4 + params[4:]
@@ -178,6 +185,8 @@ def nvidia(compiled) -> dict:
         "spilled": used["STACK"] + used["LOCAL"],
         "local": len(re.findall(r"\b(?:LDL|STL)\b", sass)),
         "wide": len(re.findall(r"\bLDG\.E(?:\.\w+)*\.128\b", sass)),
+        # PTX's griddepcontrol.wait.
+        "waits": re.search(r"\b(?:ACQBULK|LDG?|STG?|ATOMG?|RED)\b", sass)[0] == "ACQBULK",
     }
 
 
@@ -192,6 +201,7 @@ def amd(compiled) -> dict:
         "spilled": value("vgpr_spill_count") + value("private_segment_fixed_size"),
         "local": len(re.findall(r"\bscratch_(?:load|store)", text)),
         "wide": len(re.findall(r"\b(?:global|buffer)_load_dwordx4\b", text)),
+        "waits": False,
     }
 
 
@@ -212,7 +222,7 @@ def compile_all(name: str) -> list[Compiled]:
     for dtype in DTYPES:
         for channels_last in (False, True):
             for rest in (False, True) if dtype == torch.bfloat16 and name in THOROUGH else (False,):
-                recorded = launches(dtype, channels_last, target.gpu.warp_size, every_operator=rest)
+                recorded = launches(target, dtype, channels_last, every_operator=rest)
                 for kernel, args, kwargs in recorded:
                     compiled = compile_for(target, kernel, args, kwargs)
                     if compiled.hash not in results:

@@ -49,6 +49,7 @@ def test_every_kernel_compiles_well(target, compiled):
         assert kernel["wide"] >= kernel["needed"], kernel
         assert kernel["shared"] <= limit, kernel
         assert kernel["occupancy"] > 0, kernel
+        assert kernel["waits"] == TARGETS[target].pdl, kernel
     assert all(kernel["needed"] > 0 or kernel["kernel"] in SMALL for kernel in common)
 
 
@@ -56,14 +57,15 @@ SIZES = """
 import json, torch
 from unittest import mock
 import triton_targets as t
+target = t.TARGETS["sm_90"]
 kernels = set()
 for shape, hidden, size in (
     ((1, 1, 1, 1), 1, 1), ((2, 5, 1, 1), 1, 3), ((2, 1, 4, 3), 2, 7), ((3, 33, 5, 7), 5, 9), ((1, 2048, 7, 7), 128, 7)
 ):
     dtype = torch.float64 if size == 3 else torch.float32
     with mock.patch.multiple(t, SHAPE=shape, HIDDEN=hidden, KERNEL_SIZE=size):
-        for kernel, args, kwargs in t.launches(dtype, False, 32, options=False, every_operator=size in (1, 3, 9)):
-            t.compile_for(t.TARGETS["sm_90"], kernel, args, kwargs)
+        for kernel, args, kwargs in t.launches(target, dtype, False, options=False, every_operator=size in (1, 3, 9)):
+            t.compile_for(target, kernel, args, kwargs)
             kernels.add(kernel.__name__)
 print(json.dumps(sorted(kernels)))
 """
@@ -80,7 +82,8 @@ from unittest import mock
 import triton_targets as t
 target = t.TARGETS["sm_80"]
 def facts(**options):
-    kernel, args, kwargs = next(l for l in t.launches(torch.float32, False, 32) if l[0].__name__ == "cbam_bwd_products")
+    launches = t.launches(target, torch.float32, False)
+    kernel, args, kwargs = next(l for l in launches if l[0].__name__ == "cbam_bwd_products")
     return t.nvidia(t.compile_for(target, kernel, args, kwargs | options))
 few = facts(maxnreg=24)
 with mock.patch.object(t, "SHAPE", (8, 256, 55, 55)):
