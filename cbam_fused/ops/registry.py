@@ -11,7 +11,8 @@ holds, per image: mean and max over H, W; the channel gate g; the hidden vectors
 time that the MLP is taken; the two gates whose sum g is, where it is one; mean and max over C; the spatial gate s.
 ``index``, int32, holds where the maxima were: (C) and (HW); on GPUs, with even ties, how many elements reach them. Of
 both tensors only what there is has room (tensors.row_sizes). backward takes y if the forward ended in a ReLU, else
-None, and then leaves dresidual empty. Gradients of parameters have their type and strides; those of absent ones are empty.
+None, and then leaves dresidual empty. Gradients of parameters have their type and strides; those of absent ones are
+empty.
 
 Where something stands between the convolution and its sigmoid, each of the two is cut there:
 

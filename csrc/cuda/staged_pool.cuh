@@ -94,4 +94,34 @@ template <class F, bool gated> struct Pool {
     }
 };
 
+// The sum alone, where nobody wants the maximum.
+template <class F> struct Total {
+    using Sum = F;
+    static constexpr bool kFactors = false;
+
+    F* total;
+
+    __device__ __forceinline__ Sum start(int) const { return F(0); }
+    template <class T, int V>
+    __device__ __forceinline__ void add(Sum& sum, const Packed<T, V>& word, const F (&)[V], int) const {
+        F v[V];
+        word.unpack(v);
+        sum += sum_of(v);
+    }
+    template <class T, int V, int N>
+    __device__ __forceinline__ void add(Sum (&sums)[V], const Packed<T, V> (&words)[N], const F (&)[N], int) const {
+#pragma unroll
+        for (int n = 0; n < N; ++n) {
+            F v[V];
+            words[n].unpack(v);
+#pragma unroll
+            for (int j = 0; j < V; ++j) sums[j] += v[j];
+        }
+    }
+    template <class Value> __device__ __forceinline__ void finish(Sum&, int, int, int, int, Value) const {}
+    template <int n, class Read> __device__ __forceinline__ void store(Sum sum, int kept, Read) const {
+        total[kept] = sum;
+    }
+};
+
 }  // namespace cbam::cuda

@@ -1,5 +1,6 @@
 """What the CUDA kernels compute besides the tutorial's CBAM, emulated: values and every gradient."""
 
+from functools import partial
 from itertools import product
 
 import pytest
@@ -8,8 +9,10 @@ from emulation import build, driver
 from gates import FUNCTIONS, SWITCHES, switched
 from truth import DTYPES, LAYOUTS, assert_close_to_truth, random_problem
 
+from cbam_fused import CBAM, functional, reference
 from cbam_fused.ops import registry
 from cbam_fused.variants.config import Switches
+from cbam_fused.variants.table import VARIANTS
 
 pytestmark = pytest.mark.skipif(bool(build.obstacle), reason=build.obstacle)
 layouts = pytest.mark.parametrize("layout", LAYOUTS, ids=["nchw", "nhwc"])
@@ -104,12 +107,43 @@ def test_order_of_threads_does_not_matter(layout, gates, name, ties, monkeypatch
         assert all(torch.equal(result[key], results[0][key]) for key in result)
 
 
+@pytest.mark.parametrize("gates,name", CASES)
+def test_dataflow_has_the_bits_of_the_staged_schedule(gates, name, monkeypatch):
+    problem, (fused, _) = problem_and_functions(gates, name, "first", (3, 8, 4, 6), torch.bfloat16, biases=True)
+    staged = problem.run(fused)
+    monkeypatch.setitem(registry.operators, "cpu", driver.operators(driver.Plan("dataflow", blocks=3)))
+    dataflow = problem.run(fused)
+    assert all(torch.equal(dataflow[key], staged[key]) for key in staged)
+
+
 @pytest.mark.parametrize("gates,name,ties", [c for c in CALLED if "norm" not in c[0]])
 def test_empty_batch(gates, name, ties):
     problem, functions = problem_and_functions(gates, name, ties, (0, 8, 5, 5), biases=True)
     fused, plain = (problem.run(call) for call in functions)
     for key, expected in plain.items():
         torch.testing.assert_close(fused[key], expected, equal_nan=True)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_every_variant_is_served(name, monkeypatch):
+    """As the table of docs/guide/variants.md says, which has what unserved_switches says."""
+    torch.manual_seed(0)
+    served = []
+    kernels = driver.operators(STAGED)
+    counted = registry.Operators(*(partial(_counted, served, operator) for operator in kernels))
+    monkeypatch.setitem(registry.operators, "cpu", counted)
+    module = CBAM(16, reduction=2, variant=name)
+    x = random_problem((2, 16, 5, 4)).inputs["x"]
+    of = module.switches
+    gates = [gate for gate in ("channel", "spatial") if getattr(of, gate)]
+    expected = reference.CBAM.forward(module, x)
+    torch.testing.assert_close(module(x), expected)
+    assert bool(served) == (not functional.unserved_switches(of, *gates))
+
+
+def _counted(calls, operator, *arguments):
+    calls.append(operator)
+    return operator(*arguments)
 
 
 def passes(run) -> dict[str, tuple[float, float]]:

@@ -52,7 +52,6 @@ template <class F> struct EvenPool {
     }
     __device__ __forceinline__ void store(const Sum& sum, int i) const {
         mean[i] = sum.total / elements;
-        if (!max) return;
         max[i] = sum.top.value;
         count[i] = sum.top.index;
     }
@@ -127,9 +126,7 @@ __device__ __forceinline__ void even_pool_item(const Forward<Acc<T>>& a, int64_t
     using F = Acc<T>;
     const Tile tile(a.pool, index);
     const int64_t at = (n * a.parts() + (channels_last ? tile.row_tile : tile.col_tile)) * a.p.C;
-    const bool maxima = !a.p.switches.no_max;
-    const EvenPool<F> pool{nullptr, a.total + at, maxima ? a.max + at : nullptr, maxima ? a.argmax + at : nullptr,
-                           F(1)};
+    const EvenPool<F> pool{nullptr, a.total + at, a.max + at, a.argmax + at, F(1)};
     const T* const x = Image<F>{a.p, n}.of((const T*)a.p.x);
     if constexpr (channels_last) even_across<T, V>(x, a.pool, tile, pool, shared);
     else even_along<T, V>(x, a.pool, tile, pool);

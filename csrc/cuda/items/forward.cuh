@@ -17,19 +17,25 @@
 
 namespace cbam::cuda {
 
+// Of the channel pool: none, or where the first is, or how many there are.
+enum class Maxima { none, placed, counted };
+
 // Reads x; writes sum, maximum and place for each channel of the tile.
-template <class T, int V, bool channels_last, bool even>
+template <class T, int V, bool channels_last, Maxima maxima>
 __device__ __forceinline__ void pool_item(const Forward<Acc<T>>& a, int64_t n, int index, unsigned char* shared) {
     using F = Acc<T>;
-    if constexpr (even) return even_pool_item<T, V, channels_last>(a, n, index, shared);
+    if constexpr (maxima == Maxima::counted) return even_pool_item<T, V, channels_last>(a, n, index, shared);
     const Tile tile(a.pool, index);
     const int64_t at = (n * a.parts() + (channels_last ? tile.row_tile : tile.col_tile)) * a.p.C;
-    const bool maxima = !a.p.switches.no_max;
-    const Pool<F, false> pool{nullptr, a.total + at, maxima ? a.max + at : nullptr, maxima ? a.argmax + at : nullptr,
-                              F(1)};
     const T* const x = Image<F>{a.p, n}.of((const T*)a.p.x);
-    if constexpr (channels_last) reduce_across<T, V>(x, a.pool, tile, pool, shared);
-    else reduce_along<T, V>(x, a.pool, tile, pool, shared);
+    const auto reduce = [&](const auto& pool) {
+        if constexpr (channels_last) reduce_across<T, V>(x, a.pool, tile, pool, shared);
+        else reduce_along<T, V>(x, a.pool, tile, pool, shared);
+    };
+    if constexpr (maxima == Maxima::none) return reduce(Total<F>{a.total + at});
+    const bool wanted = a.max;  // not known when the dataflow driver was compiled
+    reduce(
+        Pool<F, false>{nullptr, a.total + at, wanted ? a.max + at : nullptr, wanted ? a.argmax + at : nullptr, F(1)});
 }
 
 // Reads x and g; writes both maps and the places of the maxima.

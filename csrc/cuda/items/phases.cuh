@@ -11,12 +11,12 @@ namespace cbam::cuda {
 
 // Of the larger kernels three blocks are asked for on a multiprocessor: so ptxas does not spill to fit a fourth.
 
-template <class T, int V, bool channels_last, bool even> __global__ void __launch_bounds__(kThreads, 3)
+template <class T, int V, bool channels_last, Maxima maxima> __global__ void __launch_bounds__(kThreads, 3)
     cbam_fwd_pool_kernel(Forward<Acc<T>> a) {
     CBAM_SHARED(shared);
     wait_for_launch_before();
     const int tiles = a.pool.tiles();
-    pool_item<T, V, channels_last, even>(a, blockIdx.x / tiles, blockIdx.x % tiles, shared);
+    pool_item<T, V, channels_last, maxima>(a, blockIdx.x / tiles, blockIdx.x % tiles, shared);
 }
 
 template <class T, int V, bool channels_last, bool even> __global__ void __launch_bounds__(kThreads, 3)
@@ -67,7 +67,13 @@ void run_phases(Launcher& launch, const Forward<Acc<T>>& a, const Order& order) 
     for (int i = 0; i < order.phases; ++i) {
         const Phase& phase = order.phase[i];
         switch (phase.kind) {
-            case Kind::pool: tiles(cbam_fwd_pool_kernel<T, V, channels_last, even>, a.pool, phase.kind); break;
+            case Kind::pool: {
+                constexpr Maxima maxima = even ? Maxima::counted : Maxima::placed;
+                tiles(a.max ? cbam_fwd_pool_kernel<T, V, channels_last, maxima>
+                            : cbam_fwd_pool_kernel<T, V, channels_last, Maxima::none>,
+                      a.pool, phase.kind);
+                break;
+            }
             case Kind::maps: tiles(cbam_fwd_maps_kernel<T, V, channels_last, even>, a.strip, phase.kind); break;
             case Kind::apply: tiles(cbam_fwd_apply_kernel<T, V, channels_last>, a.strip, phase.kind); break;
             default: launch_small(launch, a, order, phase);
