@@ -54,8 +54,8 @@ __device__ __forceinline__ void scale(const T* x, const T* residual, T* y, const
         }
     };
     each_run(
-        tile, [&](int row, int i) { gates.rows[i] = row_gate[row]; },
-        [&](int col, int i) { gates.columns.at(i) = column_gate[col]; }, visit);
+        tile, [&](int row, int i) { gates.rows[i] = row_gate ? row_gate[row] : F(1); },
+        [&](int col, int i) { gates.columns.at(i) = column_gate ? column_gate[col] : F(1); }, visit);
 }
 
 // The same for what there is.

@@ -133,8 +133,8 @@ __device__ __forceinline__ void reduce_across(const T* x, const Tiling& t, const
 #pragma unroll
             for (int i = 0; i < kBatch; ++i) {
                 v[i] = row + i < tile.row_end ? to_acc(x[place(t, row + i, mine)]) : F(NAN);
-                if (Operation::kFactors && row + i < tile.row_end)
-                    v[i] *= here ? factors[row + i - tile.row] : operation.factor(row + i);
+                if constexpr (Operation::kFactors)
+                    if (row + i < tile.row_end) v[i] *= here ? factors[row + i - tile.row] : operation.factor(row + i);
             }
         });
 }
