@@ -52,7 +52,7 @@ std::string cpu_capability() { return kernels().name; }
 
 class Cpu {
 public:
-    static constexpr bool tutorial_only = false;
+    static constexpr bool reads_ws_channels_last = true;
 
     explicit Cpu(const Tensor&) {}
 

@@ -8,12 +8,17 @@
 #include <cuda_runtime.h>
 #include <stdint.h>
 
+#include <type_traits>
+
+#include "../activations.h"
 #include "sizes.h"
 
 #ifdef CBAM_EMULATION
 #define CBAM_SHARED(name) unsigned char* name = emulation::dynamic_shared()
+#define CBAM_SHARED_VALUE(type, name) type& name = *static_cast<type*>(emulation::static_shared(sizeof(type)))
 #else
 #define CBAM_SHARED(name) extern __shared__ __align__(128) unsigned char name[]
+#define CBAM_SHARED_VALUE(type, name) __shared__ type name
 #endif
 
 namespace cbam::cuda {
@@ -69,8 +74,18 @@ template <class T, int V> struct alignas(V * sizeof(T)) Packed {
         }
     }
     __device__ __forceinline__ void unpack(Acc<T> (&out)[V]) const {
+        if constexpr (std::is_same_v<T, __nv_bfloat16> && V > 1) {  // an instruction each
+            uint32_t pairs[V / 2];
+            memcpy(pairs, v, sizeof v);
 #pragma unroll
-        for (int j = 0; j < V; ++j) out[j] = to_acc(v[j]);
+            for (int j = 0; j < V; j += 2) {
+                const uint32_t halves[2] = {pairs[j / 2] << 16, pairs[j / 2] & 0xffff0000u};
+                memcpy(out + j, halves, sizeof halves);
+            }
+        } else {
+#pragma unroll
+            for (int j = 0; j < V; ++j) out[j] = to_acc(v[j]);
+        }
     }
 };
 
@@ -108,6 +123,11 @@ template <class F> __device__ __forceinline__ Maximum<F> larger(Maximum<F> a, Ma
     return b_wins ? b : a;
 }
 
+// Of maxima with counts of those that reach them, in the place of places.
+template <class F> __device__ __forceinline__ Maximum<F> merge_counts(Maximum<F> a, Maximum<F> b) {
+    return a.value == b.value ? Maximum<F>{a.value, a.index + b.index} : larger(a, b);
+}
+
 // The same in every lane. A butterfly: each lane adds the same pairs, so that all have the same bits.
 template <class F> __device__ __forceinline__ F warp_sum(F v) {
     for (int step = kWarp / 2; step; step /= 2) v += __shfl_xor_sync(0xffffffffu, v, step);
@@ -125,11 +145,25 @@ template <class A> __device__ __forceinline__ A merge_lanes(const A (&rows)[kBat
     const A first = merge(odd ? rows[1] : rows[0], from_lane(odd ? rows[0] : rows[1], 1));
     const A second = merge(odd ? rows[3] : rows[2], from_lane(odd ? rows[2] : rows[3], 1));
     A mine = merge(upper ? second : first, from_lane(upper ? first : second, 2));
-    for (int step = kBatch; step < lanes; step *= 2) mine = merge(mine, from_lane(mine, step));
+#pragma unroll
+    for (int step = kBatch; step < kWarp; step *= 2) {
+        const A other = from_lane(mine, step);
+        if (step < lanes) mine = merge(mine, other);
+    }
     return mine;
 }
 
+// Returns once the launch before this one is over and what it wrote can be read. Of a launch that may begin early,
+// every thread comes here before it touches global memory.
+__device__ __forceinline__ void wait_for_launch_before() {
+#if defined(CBAM_EMULATION) || __CUDA_ARCH__ >= 900
+    cudaGridDependencySynchronize();
+#endif
+}
+
 template <class F> __device__ __forceinline__ F sigmoid(F v) { return F(1) / (F(1) + exp(-v)); }
+
+template <class F> __device__ __forceinline__ F gate_of(bool hard, F v) { return hard ? hard_sigmoid(v) : sigmoid(v); }
 
 template <class F> __device__ __forceinline__ F relu(F v) { return v < F(0) ? F(0) : v; }
 

@@ -10,6 +10,7 @@ constexpr int kThreads = 256;  // of a block
 
 struct Launcher {
     cudaStream_t stream;
+    bool programmatic = false;  // kernels may begin before the one ahead of them ends, and wait for it themselves
     cudaError_t status = cudaSuccess;
 
     // With this many blocks, and bytes of shared memory for each. No blocks: nothing is launched.
@@ -25,7 +26,21 @@ struct Launcher {
         config.blockDim = dim3(kThreads);
         config.dynamicSmemBytes = shared;
         config.stream = stream;
+        cudaLaunchAttribute early{};
+        early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+        early.val.programmaticStreamSerializationAllowed = 1;
+        config.attrs = &early;
+        config.numAttrs = programmatic;
         status = cudaLaunchKernelEx(&config, kernel, arguments...);
+    }
+
+    // A launch whose blocks meet at counters (common/counters.cuh), ``count`` of them, which are 0 when it starts.
+    template <class... Parameters, class... Arguments> void persistent(void (*kernel)(Parameters...), int64_t blocks,
+                                                                       size_t shared, unsigned* counters, int64_t count,
+                                                                       Arguments&&... arguments) {
+        if (status == cudaSuccess && blocks)
+            status = cudaMemsetAsync(counters, 0, size_t(count) * sizeof(unsigned), stream);
+        (*this)(kernel, blocks, shared, arguments...);
     }
 };
 

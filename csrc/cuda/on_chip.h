@@ -1,4 +1,4 @@
-// The on-chip schedule: an image stays in the shared memory of one block, or of a cluster of blocks, from the only
+// The on-chip schedule: an image stays in the shared memory of one block, or of a cluster of two, from the only
 // reading of its elements to the writing of the result. Host side, torch-free.
 #pragma once
 
@@ -10,7 +10,7 @@ namespace cbam::cuda {
 
 constexpr int kOnChipThreads = 448;  // of a block: of two on a multiprocessor each thread then has 72 registers
 
-constexpr int kLargestCluster = 16;
+constexpr int kLargestCluster = 2;
 
 // A part of 0 ... n - 1.
 struct Part {

@@ -14,30 +14,15 @@ template <class T> cudaError_t launch(const Problem& p, const OnChip& o, cudaStr
                            : launch_on_chip(on_chip_backward_kernel<T, false, false>, p, o, stream);
 }
 
-constexpr int kPortableCluster = 8;  // which every device with clusters has
-
 }  // namespace
 
-// Of all on-chip kernels, which have the same threads and registers, the answer is that of one. It is for blocks that
-// have a multiprocessor each. What a driver makes of PTX for an older GPU has no clusters, on whichever GPU.
-int largest_cluster(int64_t shared_per_block) {
-    const auto kernel = on_chip_backward_kernel<float, false, true>;
+// All kernels are built for the same GPUs, so the answer is that of one.
+bool has_clusters() {
     cudaFuncAttributes code = {};
-    if (cudaFuncGetAttributes(&code, kernel) || code.ptxVersion < 90) {
-        cudaGetLastError();
-        return 1;
-    }
-    cudaLaunchConfig_t config = {};
-    config.gridDim = config.blockDim = dim3(kOnChipThreads);
-    config.dynamicSmemBytes = size_t(shared_per_block);
-    int blocks = 0;
-    if (cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(shared_per_block)) ||
-        cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1) ||
-        cudaOccupancyMaxPotentialClusterSize(&blocks, kernel, &config)) {
-        cudaGetLastError();  // is not that of a later launch
-        return kPortableCluster;
-    }
-    return blocks;
+    if (cudaFuncGetAttributes(&code, on_chip_backward_kernel<float, false, true>) == cudaSuccess)
+        return code.ptxVersion >= 90;
+    cudaGetLastError();  // is not that of a later launch
+    return false;
 }
 
 cudaError_t on_chip_backward(const Problem& p, int cluster, cudaStream_t stream) {

@@ -7,7 +7,7 @@
 
 namespace cbam::cuda {
 
-// dw1 ... dbs from p.partial and p.saved. Without images they are zeros.
-cudaError_t parameter_gradients(const Problem& p, cudaStream_t);
+// dw1 ... dbs from p.partial and p.saved, in one launch. Without images they are zeros.
+cudaError_t parameter_gradients(const Problem& p, bool programmatic, cudaStream_t stream);
 
 }  // namespace cbam::cuda

@@ -1,48 +1,72 @@
-// The last pass of the forward: y = relu(x g s + residual). Reads x, and the residual if there is one, and writes y.
-// The factors of the columns stay in registers while a thread goes down its rows.
+// y = relu(x g s + residual). The factors of the columns stay in registers while a thread goes down its rows.
 #pragma once
 
 #include "staged_tile.cuh"
 
 namespace cbam::cuda {
 
-template <class T, int V> __global__ void __launch_bounds__(kThreads, 3)
-    scale(const T* x, const T* residual, T* y, Tiling t, Rows<const Acc<T>> row_gate, Rows<const Acc<T>> column_gate,
-          bool with_relu) {
+// Of a part of at most lanes V columns; x, residual and y begin at its image, whose gates these are.
+template <class T, int V, bool with_residual, bool with_relu>
+__device__ __forceinline__ void scale(const T* x, const T* residual, T* y, const Tiling& t, const Tile& tile,
+                                      const Acc<T>* row_gate, const Acc<T>* column_gate, unsigned char* shared) {
     using F = Acc<T>;
-    CBAM_SHARED(shared);
-    const Tile tile(t);
-    const TileSides<F> gates(shared, t);
-    const F *of_column = column_gate.of(tile.image), *of_row = row_gate.of(tile.image);
-    gates.fill(tile, [&](int i) { return of_column[i]; }, [&](int i) { return of_row[i]; });
-    const int col = tile.col + tile.lane * V;
-    if (col >= tile.col_end) return;
-    const int64_t image = tile.image * t.rows * t.cols;
-    F factor[V];
-    for (int j = 0; j < V; ++j) factor[j] = gates.columns.get(tile.lane * V + j);
-    for (int row = tile.row + tile.group * kBatch; row < tile.row_end; row += tile.groups * kBatch) {
-        Packed<T, V> of_x[kBatch], of_residual[kBatch];
+    const TileSides<F, V> gates(shared, t);
+    const int col = tile.col + tile.lane * V, step = tile.groups * kBatch;
+    F factor[V] = {};
+    const auto finish = [&](int64_t at, const Packed<T, V>& word, const Packed<T, V>& to_add, F g) {
+        F v[V], add[V];
+        word.unpack(v);
+        if constexpr (with_residual) to_add.unpack(add);
+        Packed<T, V> result;
 #pragma unroll
-        for (int i = 0; i < kBatch; ++i) {
-            if (row + i >= tile.row_end) break;
-            of_x[i].load(x + image + place(t, row + i, col));
-            if (residual) of_residual[i].load(residual + image + place(t, row + i, col));
+        for (int j = 0; j < V; ++j) {
+            v[j] = v[j] * g * factor[j];
+            if constexpr (with_residual) v[j] += add[j];
+            result.v[j] = from_acc<T>(v[j]);
         }
+        if constexpr (with_relu) relu(result);
+        result.store(y + at);
+    };
+    const auto visit = [&](int run, int last) {
+        if (col >= tile.col_end) return;
+        if (run == tile.row) gates.columns.load(tile.lane, factor);
+        int row = run + tile.group * kBatch;
+        int64_t at = place(t, row, col);
+#pragma unroll 1
+        for (; row + kBatch <= last; row += step, at += int64_t(step) * t.cols) {
+            Packed<T, V> words[kBatch], add[kBatch];
+            F g[kBatch];
 #pragma unroll
-        for (int i = 0; i < kBatch; ++i) {
-            if (row + i >= tile.row_end) break;
-            const F g = gates.rows.get(row + i - tile.row);
-            F v[V], add[V] = {};
-            of_x[i].unpack(v);
-            if (residual) of_residual[i].unpack(add);
-#pragma unroll
-            for (int j = 0; j < V; ++j) {
-                v[j] = v[j] * g * factor[j] + add[j];
-                if (with_relu) v[j] = relu(v[j]);
+            for (int i = 0; i < kBatch; ++i) {
+                words[i].load(x + at + i * int64_t(t.cols));
+                if constexpr (with_residual) add[i].load(residual + at + i * int64_t(t.cols));
             }
-            store<V>(y + image + place(t, row + i, col), v);
+            load_numbers(gates.rows + row - run, g);
+#pragma unroll
+            for (int i = 0; i < kBatch; ++i) finish(at + i * int64_t(t.cols), words[i], add[i], g[i]);
         }
-    }
+#pragma unroll 1
+        for (; row < last; ++row, at += t.cols) {  // of the one group that has fewer
+            Packed<T, V> word, add;
+            word.load(x + at);
+            if constexpr (with_residual) add.load(residual + at);
+            finish(at, word, add, gates.rows[row - run]);
+        }
+    };
+    each_run(
+        tile, [&](int row, int i) { gates.rows[i] = row_gate ? row_gate[row] : F(1); },
+        [&](int col, int i) { gates.columns.at(i) = column_gate ? column_gate[col] : F(1); }, visit);
+}
+
+// The same for what there is.
+template <class T, int V> __device__ __forceinline__ void scale(const T* x, const T* residual, T* y, const Tiling& t,
+                                                                const Tile& tile, const Acc<T>* row_gate,
+                                                                const Acc<T>* column_gate, bool with_relu,
+                                                                unsigned char* shared) {
+    if (residual && with_relu) scale<T, V, true, true>(x, residual, y, t, tile, row_gate, column_gate, shared);
+    else if (residual) scale<T, V, true, false>(x, residual, y, t, tile, row_gate, column_gate, shared);
+    else if (with_relu) scale<T, V, false, true>(x, residual, y, t, tile, row_gate, column_gate, shared);
+    else scale<T, V, false, false>(x, residual, y, t, tile, row_gate, column_gate, shared);
 }
 
 }  // namespace cbam::cuda

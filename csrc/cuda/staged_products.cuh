@@ -1,95 +1,130 @@
-// The first pass of the backward, and its second over x.
-//
-// products reads x and dy, behind a ReLU also y, and then writes the masked dy. For each tile it leaves the sums of
-// s x dy over its pixels and of g x dy over its channels, 4 / tile_cols + 4 / tile_rows bytes for an element; join
-// (staged_join.cuh) adds them up. MapProducts, an Operation of staged_reduce.cuh, reads x: what reaches the channel
-// gate through the two maps.
+// The sums of the backward over x: products, of x and dy, along both sides of a tile, and MapProducts, an Operation of
+// staged_reduce.cuh: what reaches the channel gate through the two maps.
 #pragma once
 
 #include "staged_tile.cuh"
 
 namespace cbam::cuda {
 
-// By rows and columns of the matrix: along[row] = sum over columns of column_gate x dy, down[column] = sum over rows of
-// row_gate x dy. Images have (col_tiles, rows) and (row_tiles, cols) of them.
-template <class T, int V> __global__ void __launch_bounds__(kThreads, 3)
-    products(const T* x, const T* dy, const T* y, T* masked, Tiling t, Rows<const Acc<T>> row_gate,
-             Rows<const Acc<T>> column_gate, Acc<T>* along, Acc<T>* down) {
+// Where a thread is in the tensors; y and masked only behind a ReLU, where dy is masked, and left so in ``masked``.
+template <class T, int V, bool with_relu> struct ProductTensors {
+    const T *x, *dy, *y;
+    T* masked;
+
+    __device__ __forceinline__ ProductTensors at(int64_t i) const {
+        return {x + i, dy + i, with_relu ? y + i : nullptr, with_relu ? masked + i : nullptr};
+    }
+    __device__ __forceinline__ void load(int64_t i, Packed<T, V>& of_x, Packed<T, V>& of_dy) const {
+        of_x.load(x + i);
+        of_dy.load(dy + i);
+        if constexpr (with_relu) {
+            Packed<T, V> result;
+            result.load(y + i);
+            mask_by(result, of_dy);
+            of_dy.store(masked + i);
+        }
+    }
+};
+
+// Of a part of at most lanes V columns: put_row(row, sum over its columns of column_gate x dy), put_column(column, sum
+// over its rows of row_gate x dy).
+template <class T, int V, bool with_relu, class PutRow, class PutColumn>
+__device__ __forceinline__ void products(const ProductTensors<T, V, with_relu>& image, const Tiling& t,
+                                         const Tile& tile, const Acc<T>* row_gate, const Acc<T>* column_gate,
+                                         unsigned char* shared, PutRow put_row, PutColumn put_column) {
     using F = Acc<T>;
-    CBAM_SHARED(shared);
-    const Tile tile(t);
-    const TileSides<F> gates(shared + kMergeBytes<F, V>, t);
-    const F *of_column = column_gate.of(tile.image), *of_row = row_gate.of(tile.image);
-    gates.fill(tile, [&](int i) { return of_column[i]; }, [&](int i) { return of_row[i]; });
-    const int64_t image = tile.image * t.rows * t.cols;
-    const int col = tile.col + tile.lane * V;
+    const TileSides<F, V> gates(shared + kMergeBytes<F, V>, t);
+    const int col = tile.col + tile.lane * V, step = tile.groups * kBatch;
     const bool in_cols = col < tile.col_end;
-    along += (tile.image * t.col_tiles + tile.col_tile) * t.rows;
-    down += (tile.image * t.row_tiles + tile.row_tile) * t.cols;
     F factor[V] = {}, of_columns[V] = {};
-    for (int j = 0; j < V && in_cols; ++j) factor[j] = gates.columns.get(tile.lane * V + j);
-    for (int first = tile.row; first < tile.row_end; first += tile.groups * kBatch) {
-        const int row = first + tile.group * kBatch;
-        Packed<T, V> of_x[kBatch] = {}, of_dy[kBatch] = {};
+    const auto add = [&](const Packed<T, V>& x, const Packed<T, V>& dy, F g, F& of_row) {
+        F v[V], d[V];
+        x.unpack(v);
+        dy.unpack(d);
+#pragma unroll
+        for (int j = 0; j < V; ++j) {
+            const F product = v[j] * d[j];
+            of_row += factor[j] * product;
+            of_columns[j] += g * product;
+        }
+    };
+    const auto visit = [&](int run, int last) {
+        if (run == tile.row && in_cols) gates.columns.load(tile.lane, factor);
+        int row = run + tile.group * kBatch;
+        auto at = image.at(place(t, row, col));
+        const F* gates_at = gates.rows + row - run;
+#pragma unroll 1
+        for (int left = (last - run) / step; left > 0; --left, row += step, gates_at += step) {
+            F of_rows[kBatch] = {};
+            if (in_cols) {
+                Packed<T, V> x[kBatch], dy[kBatch];
+                F g[kBatch];
+                load_numbers(gates_at, g);
+#pragma unroll
+                for (int i = 0; i < kBatch; ++i) at.load(i * int64_t(t.cols), x[i], dy[i]);
+                at = at.at(int64_t(step) * t.cols);
+#pragma unroll
+                for (int i = 0; i < kBatch; ++i) add(x[i], dy[i], g[i], of_rows[i]);
+            }
+            const F sum = merge_lanes(of_rows, t.lanes);
+            if (tile.lane < kBatch) put_row(row + tile.lane, sum);
+        }
+        if ((last - run) % step == 0) return;
         F of_rows[kBatch] = {};
 #pragma unroll
         for (int i = 0; i < kBatch; ++i) {
-            if (!in_cols || row + i >= tile.row_end) break;
-            const int64_t at = image + place(t, row + i, col);
-            of_x[i].load(x + at);
-            of_dy[i].load(dy + at);
-            if (y) {
-                Packed<T, V> result;
-                result.load(y + at);
-#pragma unroll
-                for (int j = 0; j < V; ++j)
-                    if (to_acc(result.v[j]) <= 0) of_dy[i].v[j] = from_acc<T>(0);
-                of_dy[i].store(masked + at);
-            }
-        }
-#pragma unroll
-        for (int i = 0; i < kBatch; ++i) {
-            const F g = row + i < tile.row_end ? gates.rows.get(row + i - tile.row) : F(0);
-            F v[V], d[V];
-            of_x[i].unpack(v);
-            of_dy[i].unpack(d);
-#pragma unroll
-            for (int j = 0; j < V; ++j) {
-                const F product = v[j] * d[j];
-                of_rows[i] += factor[j] * product;
-                of_columns[j] += g * product;
-            }
+            if (!in_cols || row + i >= last) break;
+            Packed<T, V> x, dy;
+            at.load(i * int64_t(t.cols), x, dy);
+            add(x, dy, gates_at[i], of_rows[i]);
         }
         const F sum = merge_lanes(of_rows, t.lanes);
-        if (tile.lane < kBatch && row + tile.lane < tile.row_end) along[row + tile.lane] = sum;
-    }
+        if (tile.lane < kBatch && row + tile.lane < last) put_row(row + tile.lane, sum);
+    };
+    each_run(
+        tile, [&](int row, int i) { gates.rows[i] = row_gate ? row_gate[row] : F(1); },
+        [&](int col, int i) { gates.columns.at(i) = column_gate ? column_gate[col] : F(1); }, visit);
     const F sum = merge_groups(of_columns, t.lanes, shared);
     const int column = threadIdx.x, mine = tile.col + column;
-    if (column < t.lanes * V && mine < tile.col_end) down[mine] = sum;
+    if (column < t.lanes * V && mine < tile.col_end) put_column(mine, sum);
 }
 
-// Sums over the pixels of x times the gradient of g x through the two maps: (parts, C) for each image.
+// Shared memory of it.
+template <class F, int V> CBAM_ANYWHERE size_t products_bytes(const Tiling& t) {
+    return kMergeBytes<F, V> + TileSides<F, V>::bytes(t);
+}
+
+// Sums over the pixels of x times the gradient of g x through its mean, times g: added to ``sums``.
 template <class F> struct MapProducts {
     using Sum = F;
-    struct Factor {
-        F mean, max;
-        int argmax;
-    };
+    static constexpr bool kFactors = true;
 
-    Rows<const F> mean, max;
-    Rows<const int32_t> argmax;
-    Rows<F> sums;
-    int C;
+    const F *dmean, *gate;
+    F* sums;
 
-    __device__ __forceinline__ MapProducts of(int64_t image) const {
-        return {{mean.of(image), 0}, {max.of(image), 0}, {argmax.of(image), 0}, {sums.of(image), 0}, C};
-    }
-    __device__ __forceinline__ Factor factor(int p) const { return {mean.data[p], max.data[p], argmax.data[p]}; }
+    __device__ __forceinline__ F factor(int p) const { return dmean[p]; }
     __device__ __forceinline__ Sum start(int) const { return F(0); }
-    __device__ __forceinline__ void add(Sum& sum, F v, Factor factor, int c, int) const {
-        sum += v * (factor.mean + (factor.argmax == c ? factor.max : F(0)));
+    template <class T, int V>
+    __device__ __forceinline__ void add(Sum& sum, const Packed<T, V>& word, const F (&factor)[V], int) const {
+        F v[V];
+        word.unpack(v);
+#pragma unroll
+        for (int j = 0; j < V; ++j) sum += v[j] * factor[j];
     }
-    __device__ __forceinline__ void store(Sum sum, int c, int part) const { sums.data[int64_t(part) * C + c] = sum; }
+    template <class T, int V, int N> __device__ __forceinline__ void add(Sum (&sums)[V], const Packed<T, V> (&words)[N],
+                                                                         const F (&factor)[N], int) const {
+#pragma unroll
+        for (int n = 0; n < N; ++n) {
+            F v[V];
+            words[n].unpack(v);
+#pragma unroll
+            for (int j = 0; j < V; ++j) sums[j] += v[j] * factor[n];
+        }
+    }
+    template <class Value> __device__ __forceinline__ void finish(Sum&, int, int, int, int, Value) const {}
+    template <int n, class Read> __device__ __forceinline__ void store(Sum sum, int c, Read) const {
+        sums[c] += gate[c] * sum;
+    }
 };
 
 }  // namespace cbam::cuda

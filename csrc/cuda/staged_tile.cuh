@@ -1,39 +1,32 @@
-// How a pass of the staged schedule goes over its images. An image is a matrix as it lies in memory: C rows of HW
-// columns or, channels_last, HW rows of C columns. A block takes a tile of one image. Of its threads, ``lanes``
+// How an item goes over its part of an image. An image is a matrix as it lies in memory: C rows of HW columns or,
+// channels_last, HW rows of C columns. An item has a tile of it. Of its threads, ``lanes``
 // neighbours form a group and go along the rows, V columns each; a group takes kBatch rows at a time, so that each
 // thread has as many 16-byte loads under way.
 #pragma once
 
 #include "../problem.h"
-#include "device.cuh"
 #include "launcher.h"
+#include "words.cuh"
 
 namespace cbam::cuda {
 
 struct Tiling {
     int rows, cols;            // of an image
     int lanes;                 // a power of two from kBatch to kWarp
-    int tile_rows, tile_cols;  // of a block
+    int tile_rows, tile_cols;  // of a tile
     int row_tiles, col_tiles;  // of an image
-    // From the last image to the first: where L2 has not room for all of them, it has those that the pass before this
-    // one came to last.
-    bool backwards = false;
 
-    int64_t blocks() const { return int64_t(row_tiles) * col_tiles; }
+    CBAM_ANYWHERE int tiles() const { return row_tiles * col_tiles; }
 };
 
 struct Tile {
-    int64_t image;  // of those of the launch
     int row_tile, col_tile;
     int row, row_end, col, col_end;  // the tile
     int lane, group, groups;         // this thread
 
-    __device__ explicit Tile(const Tiling& t) {
-        const unsigned block = t.backwards ? gridDim.x - 1 - blockIdx.x : blockIdx.x;
-        const unsigned blocks = unsigned(t.row_tiles) * t.col_tiles, place = block % blocks;
-        image = block / blocks;
-        row_tile = place / t.col_tiles;
-        col_tile = place % t.col_tiles;
+    __device__ Tile(const Tiling& t, int index) {
+        row_tile = index / t.col_tiles;
+        col_tile = index % t.col_tiles;
         row = row_tile * t.tile_rows;
         row_end = min(row + t.tile_rows, t.rows);
         col = col_tile * t.tile_cols;
@@ -42,19 +35,19 @@ struct Tile {
         group = threadIdx.x / t.lanes;
         groups = kThreads / t.lanes;
     }
+    // Calls f with each part of the tile that the lanes have at once, of V columns each.
+    template <int V, class Function> __device__ __forceinline__ void each_part(Function f) const {
+        const int width = kThreads / groups * V;
+        Tile part = *this;
+        for (; part.col < col_end; part.col += width) {
+            part.col_end = min(part.col + width, col_end);
+            f(part);
+        }
+    }
 };
 
 // Where an element lies in an image.
 __device__ __forceinline__ int64_t place(const Tiling& t, int row, int col) { return int64_t(row) * t.cols + col; }
-
-// Small arrays of one number for each channel or pixel, one a row of ``stride`` for each image; null stands for a
-// value that is the same everywhere.
-template <class F> struct Rows {
-    F* data;
-    int64_t stride;
-
-    __device__ __forceinline__ F* of(int64_t image) const { return data ? data + image * stride : nullptr; }
-};
 
 // Values in shared memory, word by word of all of them, with a gap behind every 32: so threads stay out of each other's
 // banks whether they go along neighbours or each along V of its own.
@@ -79,28 +72,45 @@ template <class A> struct SharedArray {
         memcpy(&v, of_v, sizeof v);
         return v;
     }
-    // Puts of(first) ... of(last - 1), from place 0 on. Neighbours read neighbours, whatever they then have of them.
-    template <class Of> __device__ __forceinline__ void fill(int first, int last, Of of) const {
-        for (int i = threadIdx.x; i < last - first; i += kThreads) put(i, of(first + i));
-    }
 };
 
-// What belongs to the columns and what to the rows of a tile of lanes V columns.
-template <class A> struct TileSides {
-    SharedArray<A> columns, rows;
+constexpr int kStaged = 1024;  // of what belongs to the reduced side, or to rows, lies in shared memory at a time
 
-    static size_t bytes(const Tiling& t) {
-        return SharedArray<A>::bytes(t.tile_cols) + SharedArray<A>::bytes(t.tile_rows);
+// Of the rows of a tile, how many are in shared memory at a time: whole batches.
+CBAM_ANYWHERE inline int staged_rows(const Tiling& t) {
+    const int rows = t.tile_rows < kStaged ? t.tile_rows : kStaged;
+    return (rows + kBatch - 1) / kBatch * kBatch;
+}
+
+// A number for each row and each column of a part of a tile, of lanes V columns, in shared memory.
+template <class F, int V> struct TileSides {
+    F* rows;  // of a run
+    WordNumbers<F, V> columns;
+
+    CBAM_ANYWHERE static size_t bytes(const Tiling& t) {
+        return staged_rows(t) * sizeof(F) + WordNumbers<F, V>::bytes(t.lanes * V);
     }
     __device__ TileSides(unsigned char* shared, const Tiling& t)
-        : columns(shared, t.tile_cols), rows(shared + SharedArray<A>::bytes(t.tile_cols), t.tile_rows) {}
-    template <class OfColumn, class OfRow>
-    __device__ __forceinline__ void fill(const Tile& tile, OfColumn of_column, OfRow of_row) const {
-        columns.fill(tile.col, tile.col_end, of_column);
-        rows.fill(tile.row, tile.row_end, of_row);
-        __syncthreads();
-    }
+        : rows(reinterpret_cast<F*>(shared)), columns(rows + staged_rows(t), t.lanes * V) {}
 };
+
+// Calls visit(first, last) for runs of the tile's rows, once of_row(row, place in the run) has been called for those of
+// the run, and of_column(column, place in the tile) for all columns. Neighbours have neighbours, whatever they then
+// need. Begins with a barrier.
+template <class OfRow, class OfColumn, class Visit>
+__device__ __forceinline__ void each_run(const Tile& tile, OfRow of_row, OfColumn of_column, Visit visit) {
+    for (int first = tile.row; first < tile.row_end; first += kStaged) {
+        const int last = min(first + kStaged, tile.row_end);
+        __syncthreads();
+        if (first == tile.row)
+#pragma unroll 1
+            for (int i = tile.col + int(threadIdx.x); i < tile.col_end; i += kThreads) of_column(i, i - tile.col);
+#pragma unroll 1
+        for (int i = first + int(threadIdx.x); i < last; i += kThreads) of_row(i, i - first);
+        __syncthreads();
+        visit(first, last);
+    }
+}
 
 // Shared memory of merge_groups.
 template <class A, int V> constexpr size_t kMergeBytes = SharedArray<A>::bytes(kThreads * V);

@@ -1,5 +1,5 @@
-// The tiles of the passes over x. Those of passes with sums depend on the shape of an image alone, so that an image has
-// the same results in every batch.
+// The tiles of the items. They depend on the shape of an image alone, so that an image has the same results in every
+// batch.
 #pragma once
 
 #include <algorithm>
@@ -8,15 +8,21 @@
 
 namespace cbam::cuda {
 
+constexpr int64_t kTileBytes = 48 << 10;  // about as many of x
+constexpr int kUnit = 8;                  // pixels that begin at a sector in every array of them
+
 // An image as a matrix, how many elements one access takes, and how many a cache line has.
 struct Matrix {
-    int rows, cols, vector, line;
+    int rows, cols, vector, size, line;
+    bool channels_last;
 
     Matrix(const Problem& p, int vector, int element_size)
         : rows(p.channels_last ? p.HW() : p.C),
           cols(p.channels_last ? p.C : p.HW()),
           vector(vector),
-          line(128 / element_size) {}
+          size(element_size),
+          line(128 / element_size),
+          channels_last(p.channels_last) {}
 
     Tiling tiling(int lanes, int64_t tile_rows, int64_t tile_cols) const {
         const int row_tiles = ceil_div(rows, tile_rows), col_tiles = ceil_div(cols, tile_cols);
@@ -32,39 +38,27 @@ struct Matrix {
         return ceil_div(ceil_div(size, parts), unit) * unit;
     }
 
-    // Sums along the rows. ``whole``: a tile has all columns, so that there is nothing to join.
-    Tiling along(bool whole) const {
-        constexpr int kSteps = 8;  // of a thread, in a row
-        const int n = lanes();
-        const int64_t tile_cols = whole ? cols : even_parts(cols, n * vector * kSteps, vector);
-        return tiling(n, kThreads / n * kBatch, tile_cols);
-    }
-
-    // Sums across the rows. Tiles are as narrow as a cache line allows while that leaves threads rows to sum.
-    Tiling across(bool whole) const {
-        constexpr int kSteps = 32;   // rows of a thread
-        constexpr int kMost = 1024;  // of a tile: each is one more part to join
+    // Of the channel pool: parts of the pixels, of a few rows, or of a cache line's columns.
+    Tiling pool() const {
         int n = lanes();
-        const int tile_rows = whole ? rows : even_parts(rows, kMost, 1);
-        while (n / 2 * vector >= line && tile_rows >= 2 * kSteps * (kThreads / n)) n /= 2;
-        return tiling(n, tile_rows, n * vector);
+        if (channels_last) {
+            while (n / 2 * vector >= line) n /= 2;
+            const int64_t most = std::max<int64_t>(kTileBytes / (n * vector * size), kThreads / n * kBatch);
+            return tiling(n, even_parts(rows, most, kUnit), n * vector);
+        }
+        constexpr int kSteps = 4;  // of a thread, in a row
+        return tiling(n, kThreads / n * kBatch, even_parts(cols, n * vector * kSteps, vector));
     }
 
-    // Sums both ways.
-    Tiling both() const {
-        constexpr int kSteps = 16;  // rows of a thread, where a row takes a warp
-        const int n = lanes();
-        const int64_t most = std::max(kSteps * kThreads / kWarp, 2 * kBatch * (kThreads / n));
-        return tiling(n, even_parts(rows, most, 1), n * vector);
-    }
-
-    // No sums: as many rows as leave blocks enough for any GPU.
-    Tiling elementwise(int64_t images) const {
-        constexpr int64_t kEnough = 2048;
-        const int n = lanes(), step = kThreads / n * kBatch;
-        int64_t tile_rows = 4 * step;
-        while (tile_rows > step && images * tiling(n, tile_rows, n * vector).blocks() < kEnough) tile_rows /= 2;
-        return tiling(n, tile_rows, n * vector);
+    // A strip: some pixels, all channels.
+    Tiling strip() const {
+        int n = lanes();
+        if (channels_last) {
+            const int64_t step = kThreads / n * kBatch, most = kTileBytes / (int64_t(cols) * size) / step * step;
+            return tiling(n, even_parts(rows, std::max(most, step), kUnit), cols);
+        }
+        while (n / 2 * vector >= line && int64_t(rows) * n * vector * size > kTileBytes) n /= 2;
+        return tiling(n, rows, n * vector);
     }
 };
 

@@ -1,4 +1,5 @@
-"""Deletes each barrier of the CUDA kernels in turn, in a copy, and runs the tests, which must then fail.
+"""Deletes each barrier, fence, arrive and wait_for of the CUDA kernels in turn, in a copy, and runs the tests, which
+must then fail.
 
 python tests/support/emulation/delete_barriers.py [part of a file's name ...]
 
@@ -15,13 +16,22 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[3]
-BARRIER = re.compile(r"\b(?:__syncthreads|__syncwarp)\([^()]*\)(?=;)|[\w:]+(?:\(\))?\.sync\(\)(?=;)")
-SUITES = {"on_chip": "tests/cuda/test_on_chip.py", "": "tests/cuda/test_staged.py"}  # by how a file's name begins
+BARRIER = re.compile(
+    r"\b(?:__syncthreads|__syncwarp|__threadfence)\([^()]*\)(?=;)"
+    r"|[\w:]+(?:\(\))?\.sync\(\)(?=;)"
+    r"|\b(?:arrive|wait_for)\((?:[^()]|\([^()]*\))*\)(?=;)"
+)
+# By how a file's name begins.
+SUITES = {
+    "on_chip": "tests/cuda/test_on_chip.py",
+    "counters": "tests/cuda/test_counters.py",
+    "": "tests/cuda/test_staged.py",
+}
 PARTS = ("cbam_fused", "csrc", "tests", "pyproject.toml")
 
 
 def barriers(wanted: list[str]) -> Iterator[tuple[Path, re.Match]]:
-    for path in sorted((ROOT / "csrc" / "cuda").glob("*.cu*")):
+    for path in sorted((ROOT / "csrc" / "cuda").rglob("*.cu*")):
         if not wanted or any(part in path.name for part in wanted):
             for match in BARRIER.finditer(path.read_text()):
                 yield path.relative_to(ROOT), match
