@@ -25,7 +25,7 @@ def _step(shape, dtype, layout, plan, parts=(True, True), **options) -> list[tor
     inputs = {name: None if t is None else t.detach() for name, t in problem.inputs.items()}
     has_w1, has_ws = parts
     params = [
-        inputs[n] if (has_ws if n in ("ws", "bs") else has_w1) else None for n in ("w1", "b1", "w2", "b2", "ws", "bs")
+        inputs[n] if (has_ws if n in ("ws", "bs") else has_w1) else None for n in ("w1", "w2", "ws", "b1", "b2", "bs")
     ]
     y, saved, index = driver.forward(inputs["x"], *params, inputs["residual"], True, plan=plan, **options)
     gradients = driver.backward(problem.dy, inputs["x"], y, saved, index, *params, plan=plan, **options)
@@ -88,7 +88,7 @@ def test_bytes():
     plan = driver.Plan("dataflow", blocks=5)
     problem = random_problem(shape, torch.float32, torch.contiguous_format, biases=True)
     x, *params = (
-        None if (t := problem.inputs[n]) is None else t.detach() for n in ("x", "w1", "b1", "w2", "b2", "ws", "bs")
+        None if (t := problem.inputs[n]) is None else t.detach() for n in ("x", "w1", "w2", "ws", "b1", "b2", "bs")
     )
     _, saved, index = driver.forward(x, *params, None, False, plan=plan)
     (launch,) = driver.traffic()

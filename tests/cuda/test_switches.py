@@ -167,9 +167,9 @@ def test_bytes(name, gates, ties, dtype, layout):
     """Even ties cost one read of x, where there are maxima; squeeze-and-excitation alone moves x twice forward."""
     switches = Switches(ties=ties, **NAMED[name])
     problem = random_problem((2, 16, 8, 8), dtype, layout)
-    x, *params = (problem.inputs[n] for n in ("x", "w1", "b1", "w2", "b2", "ws", "bs"))
+    x, *params = (problem.inputs[n] for n in ("x", "w1", "w2", "ws", "b1", "b2", "bs"))
     x = x.detach()
-    params = [None if t is None or (i > 3 and gates == "channel") else t.detach() for i, t in enumerate(params)]
+    params = [None if t is None or (i == 2 and gates == "channel") else t.detach() for i, t in enumerate(params)]
     saved = []
 
     def forward():
