@@ -8,7 +8,7 @@ import pytest
 import cbam_fused
 from cbam_fused import functional, reference, surgery
 
-FUNCTIONS = ("cbam", "channel_gate", "spatial_gate", "backend_for", "use_backend")
+FUNCTIONS = ("cbam", "channel_gate", "spatial_gate", "backend_for")
 NAMED = {f"cbam_fused.{name}": getattr(cbam_fused, name) for name in cbam_fused.__all__}
 NAMED |= {f"surgery.{name}": getattr(surgery, name) for name in surgery.__all__}
 NAMED |= {f"functional.{name}": getattr(functional, name) for name in FUNCTIONS}
