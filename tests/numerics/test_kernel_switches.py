@@ -1,4 +1,4 @@
-"""What the kernels compute besides the tutorial's CBAM, one switch or a few at a time: values and every gradient.
+"""The kernels' switches, one or a few at a time: values and every gradient.
 
 test_instruction_sets.py runs this file again for each instruction set.
 """
@@ -15,7 +15,7 @@ from cbam_fused.variants.config import Switches, decode
 
 layouts = pytest.mark.parametrize("layout", LAYOUTS, ids=["nchw", "nhwc"])
 every_tie = pytest.mark.parametrize("ties", ["first", "even"])
-# The hard sigmoid is the only switch of the spatial gate alone.
+# The hard sigmoid is the only switch of the spatial gate.
 CASES = [(g, s) for g in ("both", "channel", "channel mask") for s in SWITCHES]
 CASES += [(g, "hard") for g in ("spatial", "spatial mask", "both, norm", "spatial mask, norm")]
 CASES += [("both, norm", "mean of pools"), ("both, norm", "se"), ("both, norm", "terms, leaky")]
@@ -62,7 +62,7 @@ def test_epilogue(layout, gates, name):
 def test_gradcheck(layout, ties, gates, name):
     shape, options = (2, 3, 3, 2), {"hidden": 2, "kernel_size": 3, "biases": True}
     problem, (fused, _) = problem_and_functions(gates, name, ties, shape, torch.float64, layout, **options)
-    with torch.no_grad():  # no ties, of which finite differences have no derivative
+    with torch.no_grad():  # no ties, where the function has no derivative
         x = problem.inputs["x"]
         x.copy_(torch.randn(x.shape, dtype=x.dtype, generator=torch.Generator().manual_seed(1)))
     names = [n for n, t in problem.inputs.items() if t is not None]
@@ -88,7 +88,7 @@ def test_nan_and_inf_spread_as_in_the_reference(value, layout, ties, gates, name
     fused, eager = (problem.run(call) for call in functions)
     for key in eager:
         if key == "dws":
-            continue  # whether zeros of the padding times NaN count depends on the algorithm
+            continue  # the algorithm determines whether zeros of the padding times NaN count
         assert torch.equal(fused[key].isnan(), eager[key].isnan()), key
         assert torch.equal(fused[key].isinf(), eager[key].isinf()), key
 
@@ -129,7 +129,7 @@ def test_a_code_is_that_of_the_switches_it_stands_for(name, ties):
 
 
 def test_what_is_absent_is_not_saved():
-    """Of squeeze-and-excitation the forward leaves its mean, its gate and its hidden vector, and no index."""
+    """For squeeze-and-excitation the forward saves mean, gate and hidden vector, and no index."""
     N, C, R, H, W = 2, 8, 3, 5, 7
     x, w1, w2, ws = torch.randn(N, C, H, W), torch.randn(R, C), torch.randn(C, R), torch.randn(1, 2, 3, 3)
     forward = registry.operators["cpu"].forward
