@@ -1,4 +1,4 @@
-"""The garbage classifier: runs from the command line to the last file."""
+"""The garbage classifier: complete runs from the command line."""
 
 import functools
 import json
@@ -33,7 +33,7 @@ PHOTOS = Path(os.environ.get("CBAM_FUSED_PHOTOS", REPO.parent / "shared" / "garb
 
 @pytest.fixture
 def no_report(monkeypatch):
-    """A report takes longer than such a run."""
+    """Without the report, which takes longer than the run."""
     monkeypatch.setattr(loop, "write_report", lambda run: None)
 
 
@@ -92,7 +92,7 @@ def test_one_seed_gives_one_loss_curve(run, drawn, tmp_path, no_report):
 
 @pytest.mark.skipif(bool(registry.cpu_missing), reason=f"nothing to compare: {registry.cpu_missing}")
 def test_fused_and_reference_curves_agree(run, drawn, tmp_path, no_report):
-    """The first epoch, three steps. Later ones part in float32 as they do for weights changed by 1e-7: see float64."""
+    """The first epoch, three steps. Later steps in float32 differ as for weights changed by 1e-7; float64 is tested."""
     main(["train", "--data", str(drawn), "--out", str(tmp_path / "run"), *SMALL, "--backend", "reference"])
     fused, reference = (read_log(out)[0]["train_loss"] for out in (run, tmp_path / "run"))
     assert fused == pytest.approx(reference, rel=1e-3)

@@ -1,4 +1,4 @@
-"""State under public names: into any module that has room for it, at any depth, and out again."""
+"""State_dicts with public names: loading into any module with these parameters, at any depth, and exporting."""
 
 import warnings
 
@@ -43,7 +43,7 @@ def test_any_names_into_any_module_of_the_same_function(target):
         hidden = next(p.shape[0] for n, p in public.named_parameters() if p.dim() > 1 and p.shape[1] == 32)
         module = CBAM(32, variant=target, width="single" if hidden == 32 else hidden).double()
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of names that are ambiguous, see below
+            warnings.simplefilter("ignore")  # about ambiguous names, see below
             module.load_state_dict(public.state_dict(), strict=True)
         torch.testing.assert_close(module.eval()(X), public.eval()(X), msg=lambda m: f"{source}: {m}")  # noqa: B023
         exported = export_state_dict(module, source)
@@ -53,7 +53,7 @@ def test_any_names_into_any_module_of_the_same_function(target):
 
 
 def resnet(block, layers, attention, **more):
-    """torchvision's ResNet with a CBAM in each block before the addition, where the official one has it."""
+    """torchvision's ResNet with a CBAM in each block before the addition, as in the official code."""
 
     class Block(block):
         def __init__(self, inplanes, planes, *args, **kwargs):
@@ -150,7 +150,7 @@ def test_masks_alone():
 
 
 def test_masks_in_a_block():
-    """The names of luuuyi, whose masks belong to the blocks, into mask modules in the same places."""
+    """The names of luuuyi, whose masks belong to the blocks, load into mask modules in the same places."""
     state = filled(PUBLIC["luuuyi"](32, 16)).state_dict()
     masks = {"ca": ChannelAttention(32, variant="luuuyi"), "sa": SpatialAttention(variant="luuuyi")}
     model = nn.ModuleDict(masks).double()
@@ -218,7 +218,7 @@ def test_ambiguous_order_warns():
 
 
 def test_ambiguous_names_warn_once():
-    """The same names with and without the residual: the module without it takes them for the copy without it."""
+    """The same names with and without the residual: a module without it assumes the copy without it."""
     state = {f"{i}.{n}": t for i in (0, 1) for n, t in PUBLIC["external_attention_yolo"](32, 16).state_dict().items()}
     model = nn.Sequential(CBAM(32, spatial_bias=True), CBAM(32, spatial_bias=True))
     with pytest.warns(

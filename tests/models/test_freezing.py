@@ -139,7 +139,7 @@ def test_errors_leave_the_model_unchanged(model, parts, message):
 
 
 def test_replace_cbam_between_freeze_and_unfreeze():
-    """Names that are not those of the fused module: what was noted goes by the new ones."""
+    """Names that differ from the fused module's: the record gets the new names."""
     conv, cbam = nn.Conv2d(3, 16, 3), PUBLIC["yolov5"](16, 4)
     cbam.channel_attention.f1.weight.requires_grad_(False)
     model = nn.ModuleDict({"conv": conv, "cbam": cbam, "fc": nn.Linear(16, 2)})
@@ -262,7 +262,7 @@ def test_what_stays_frozen_is_named():
 
 
 def test_a_part_without_frozen_statistics_and_the_whole():
-    """With bn_eval=False no class shows that the part is frozen."""
+    """With bn_eval=False no class marks the part as frozen."""
     model = small_resnet()
     freeze_except(model.layer1, "0.conv1", bn_eval=False)
     before = trained(model)

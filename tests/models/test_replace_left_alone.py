@@ -1,4 +1,4 @@
-"""replace_cbam leaves alone what would lose a part of its interface, or what other modules share."""
+"""replace_cbam leaves modules alone that would lose a part of their interface or that others share."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from cbam_fused import replace_cbam
 
 
 class Named(nn.Module):
-    """A CBAM whose children have the names of the new one's; ``scaled``: they return what they were given, scaled."""
+    """A CBAM whose children have the names of the new one's; ``scaled``: they return x times the mask."""
 
     def __init__(self, channel=None, scaled=False):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Whole networks that have attention already: after replace_cbam they compute, and learn, what they did before."""
+"""Networks with attention: replace_cbam changes neither their results nor their training."""
 
 import copy
 
@@ -124,7 +124,7 @@ def test_every_attention_is_replaced(pairs, name):
 @pytest.mark.parametrize("layout", LAYOUTS, ids=["nchw", "nhwc"])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_step_and_inference_are_as_before(pairs, name, layout):
-    """In float64, where what differs is not rounding; also channels_last."""
+    """In float64, where differences are not rounding; also channels_last."""
     before, after, _ = pairs(name)
     x = torch.randn(2, 3, 48, 48, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     x = x.to(memory_format=layout)

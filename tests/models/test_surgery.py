@@ -1,4 +1,4 @@
-"""insert_cbam on networks of every make."""
+"""insert_cbam on networks of every kind."""
 
 import copy
 import functools
@@ -34,7 +34,7 @@ def test_backbones(arch):
     assert list(inserted) == [f"{p}.cbam" for p in places]
     assert [m.ca.fc1.in_channels for m in inserted.values()] == widths
     assert all(model.get_submodule(n) is m and isinstance(m, CBAM) and not m.training for n, m in inserted.items())
-    # Pretrained weights load after the insertion, and nothing but the new modules is missing.
+    # Pretrained weights load after the insertion; only the new modules are missing.
     report = model.load_state_dict(plain.state_dict(), strict=False)
     assert not report.unexpected_keys and all(".cbam." in k or k.startswith("cbam.") for k in report.missing_keys)
     x = torch.randn(2, 3, 64, 64)
@@ -190,7 +190,7 @@ def test_in_block_needs_a_module_with_the_epilogue():
 
 
 class Scaled(nn.Module):
-    """A part of a network that gives feature maps (N, H, W, C) of half the image's sides, rounded up."""
+    """A part of a network that returns (N, H, W, C) with half the image's sides, rounded up."""
 
     def __init__(self):
         super().__init__()
@@ -265,7 +265,7 @@ def on_the_cpu(*sizes):
 
 
 def test_noise_does_not_follow_the_default_device():
-    """A generator of the CPU makes no numbers on a GPU, and what is on "meta" has none."""
+    """A CPU generator has no numbers for a GPU, and "meta" has no generator."""
     model = small_resnet()
     with torch.device("meta"):
         inserted = insert_cbam(model, where="in_block", factory=on_the_cpu, init="identity")
@@ -274,7 +274,7 @@ def test_noise_does_not_follow_the_default_device():
 
 @pytest.mark.parametrize("backend", ["cuda", "triton"])
 def test_identity_is_measured_where_a_demanded_backend_does_not_serve(backend, monkeypatch):
-    """The network is built on the CPU, and moved to the GPU afterwards."""
+    """The network is built on the CPU and moved to the GPU later."""
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     model, modules = small_resnet(), []
     for wanted in ("auto", backend):

@@ -62,7 +62,7 @@ def test_hard_sigmoid_of_the_spatial_gate():
 
 
 def test_light_spatial_gate_through_both_maps():
-    """The convolution over (mean + max) / 2 is one over both with half the weight."""
+    """The convolution over (mean + max) / 2 equals one over both with half the weight."""
     module = filled(CBAM(8, 2, maps="mean"))
     plain = filled(reference.CBAM(8, 2, maps="mean"))
     plain.load_state_dict(module.state_dict())

@@ -1,4 +1,4 @@
-"""Wrong arguments: an error that names the argument, what it is and what it should be."""
+"""Wrong arguments: the error names the argument, its allowed values and the value given."""
 
 import pytest
 import torch
@@ -79,8 +79,8 @@ def hooked():
 CASES = {case[0] + str(i): case for i, case in enumerate(WRONG) if case[0] in ("x", "residual")}
 MODULES = {
     "hyso": lambda: CBAM(8, 2, variant="hyso"),
-    "ultralytics": lambda: CBAM(8, variant="ultralytics"),  # one layer in the MLP
-    "timm_light": lambda: CBAM(8, 2, variant="timm_light"),  # one map into the convolution
+    "ultralytics": lambda: CBAM(8, variant="ultralytics"),  # single-layer MLP
+    "timm_light": lambda: CBAM(8, 2, variant="timm_light"),  # convolution over one map
     "lp": lambda: CBAM(8, 2, variant="official", pools=("avg", "lp")),
     "hooks": hooked,
 }

@@ -1,4 +1,4 @@
-"""The benchmark suite: it reports nothing that is wrong or impossible, and one file of results makes one document."""
+"""The benchmark suite: it reports no wrong or impossible results, and writes the document from a file of results."""
 
 import copy
 import json
@@ -17,7 +17,7 @@ CASE = cases.Case("cpu", (3, 16, 9, 9), "float32", "nchw")
 
 
 class Benchmark:
-    """Stands for the fixture of pytest-benchmark."""
+    """Replaces the fixture of pytest-benchmark."""
 
     def __init__(self):
         self.extra_info = {}
@@ -28,7 +28,7 @@ class Benchmark:
 
 
 def run(monkeypatch, fused: type[torch.nn.Module] = cbam_fused.CBAM) -> dict:
-    """The results of one case, without torch.compile, which takes long."""
+    """The results of a case, without torch.compile, which is slow."""
     build = cases.implementations
 
     def implementations(weights):
@@ -47,7 +47,7 @@ def run(monkeypatch, fused: type[torch.nn.Module] = cbam_fused.CBAM) -> dict:
 
 @pytest.fixture
 def slow_enough(monkeypatch):
-    """On a map this small the overhead hides nothing, but a busy machine might: no case is refused for its time."""
+    """No case is refused for its time, since times vary on a busy machine."""
     monkeypatch.setattr(timing, "impossible", lambda seconds, x_bytes: "")
 
 

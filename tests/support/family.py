@@ -142,7 +142,7 @@ LATER = {
 
 @dataclass
 class Drawn:
-    """A model, what it consists of, and what is done to it after the change that is tested."""
+    """A model, its parts, and a later change after the tested one."""
 
     model: nn.Sequential
     parts: tuple[str, ...]
@@ -150,7 +150,7 @@ class Drawn:
 
 
 def reset() -> None:
-    """What the models share is as at the start."""
+    """Reset the state shared by the models."""
     family_masks.DOUBLE = family_callers.DOUBLE = FLAGS["double"] = False
     os.environ.pop("CBAM_FAMILY_DOUBLE", None)
     LOG.clear()
@@ -222,7 +222,7 @@ def observe(drawn: Drawn, seed: int) -> list[Any]:
 
 
 def differences(got: list[Any], wanted: list[Any]) -> list[str]:
-    """What differs between two observations, up to rounding."""
+    """The differences between two observations, up to rounding."""
     result = [] if len(got) == len(wanted) else ["other errors"]
     for i, (a, b) in enumerate(zip(got, wanted, strict=False)):
         if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):

@@ -14,7 +14,7 @@ DOUBLE = False
 
 
 class Caller(nn.Module):
-    """A block that multiplies two masks in itself; subclasses do something besides."""
+    """A caller of two masks; subclasses do one more thing."""
 
     def __init__(self, ca, sa):
         super().__init__()
