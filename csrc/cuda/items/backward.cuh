@@ -8,13 +8,13 @@
 // before it, of the same image. Shared memory: what backward_bytes says.
 #pragma once
 
-#include "../max_terms.cuh"
-#include "../staged_gradient.cuh"
-#include "../staged_products.cuh"
-#include "../staged_reduce.cuh"
 #include "convolution.cuh"
 #include "even_ties.cuh"
 #include "image.cuh"
+#include "input_gradient.cuh"
+#include "max_terms.cuh"
+#include "products.cuh"
+#include "reduce.cuh"
 #include "work.h"
 
 namespace cbam::cuda {

@@ -21,11 +21,12 @@ BARRIER = re.compile(
     r"|[\w:]+(?:\(\))?\.sync\(\)(?=;)"
     r"|\b(?:arrive|wait_for)\((?:[^()]|\([^()]*\))*\)(?=;)"
 )
-# By how a file's name begins.
+# By what a file's path in csrc/cuda begins with.
 SUITES = {
-    "on_chip": "tests/cuda/test_on_chip.py",
-    "counters": "tests/cuda/test_counters.py",
-    "": "tests/cuda/test_staged.py",
+    "on_chip/": ["tests/cuda/test_on_chip.py"],
+    "common/counters": ["tests/cuda/test_counters.py"],
+    "items/dataflow": ["tests/cuda/test_dataflow.py"],
+    "": ["tests/cuda/test_staged.py"],
 }
 PARTS = ("cbam_fused", "csrc", "tests", "pyproject.toml")
 

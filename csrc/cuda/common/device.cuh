@@ -10,7 +10,7 @@
 
 #include <type_traits>
 
-#include "../activations.h"
+#include "../../activations.h"
 #include "sizes.h"
 
 #ifdef CBAM_EMULATION

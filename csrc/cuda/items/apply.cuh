@@ -1,7 +1,7 @@
 // y = relu(x g s + residual). The factors of the columns stay in registers while a thread goes down its rows.
 #pragma once
 
-#include "staged_tile.cuh"
+#include "tile.cuh"
 
 namespace cbam::cuda {
 

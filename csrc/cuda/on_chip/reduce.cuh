@@ -8,7 +8,7 @@
 
 #include <cooperative_groups.h>
 
-#include "device.cuh"
+#include "../common/device.cuh"
 #include "on_chip.h"
 
 namespace cbam::cuda {

@@ -10,8 +10,8 @@
 // take the room; the hidden sums, the window's sums, ws.
 #pragma once
 
-#include "on_chip_gate.cuh"
-#include "on_chip_map.cuh"
+#include "convolution.cuh"
+#include "mlp.cuh"
 
 namespace cbam::cuda {
 
@@ -294,7 +294,7 @@ __device__ __forceinline__ void backward_image(const Problem& p, const OnChip& o
 
 // Block b of the grid is one of those of image b / cluster.
 template <class T, bool channels_last, bool clustered> __global__ void __launch_bounds__(kOnChipThreads, 2)
-    on_chip_backward_kernel(const Problem p, const OnChip o) {
+    cbam_bwd_on_chip_kernel(const Problem p, const OnChip o) {
     if constexpr (!clustered || kClusters)
         backward_image<T, channels_last>(p, o, Blocks<clustered>{}, int64_t(blockIdx.x) / o.cluster);
 }

@@ -2,7 +2,7 @@
 // Pixels are few beside elements, so that no pass over x has to compare places.
 #pragma once
 
-#include "device.cuh"
+#include "../common/device.cuh"
 
 namespace cbam::cuda {
 
