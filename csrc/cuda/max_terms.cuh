@@ -1,5 +1,5 @@
-// The gradients through the maxima over the channels, summed for each channel over the pixels whose maximum it has.
-// Pixels are few beside elements, so that no pass over x has to compare places.
+// Sums of few terms by a key, in an order of their own: for each channel over the pixels whose maximum it has. Pixels
+// are few beside elements, so that no pass over x has to compare places.
 #pragma once
 
 #include "device.cuh"
@@ -21,19 +21,17 @@ template <class F> __device__ __forceinline__ F sum_of_peers(unsigned peers, F v
     return v;
 }
 
-// By one warp: into sums, of all channels, dmax max of the pixels first ... last - 1.
-template <class F> __device__ __forceinline__ void sum_max_terms(const int32_t* argmax, const F* dmax, const F* max,
-                                                                 int first, int last, F* sums, int channels) {
+// By one warp: adds term(p) to sums[key(p)], for p = first ... last - 1 in runs of a warp, ``step`` from one to the
+// next; a negative key has no sum.
+template <class F, class Key, class Term>
+__device__ __forceinline__ void sum_by_key(int first, int last, int step, F* sums, Key key, Term term) {
     const int lane = threadIdx.x % kWarp;
-    for (int c = lane; c < channels; c += kWarp) sums[c] = 0;
-    __syncwarp();
-    for (int p0 = first; p0 < last; p0 += kWarp) {
-        const int p = p0 + lane;
-        const bool inside = p < last;
-        const int key = inside ? argmax[p] : ~lane;
-        const unsigned peers = __match_any_sync(~0u, key);
-        const F sum = sum_of_peers(peers, inside ? dmax[p] * max[p] : F(0));
-        if (inside && __ffs(peers) == lane + 1) sums[key] += sum;
+#pragma unroll 1
+    for (int p0 = first; p0 < last; p0 += step) {
+        const int p = p0 + lane, mine = p < last ? key(p) : -1;
+        const unsigned peers = __match_any_sync(~0u, mine < 0 ? ~lane : mine);
+        const F sum = sum_of_peers(peers, mine < 0 ? F(0) : term(p));
+        if (mine >= 0 && __ffs(peers) == lane + 1) sums[mine] += sum;
         __syncwarp();
     }
 }
