@@ -75,11 +75,12 @@ def cbam_fwd_channel_pool(
         if maxima is not None:
             at = inside.to(tl.int32) if EVEN else p[None, :]
             best, place = later_max(best, place, tl.where(inside, value, float("-inf")), at, EVEN)
+    if maxima is not None:
+        top, where = max_along(best, place, 1, EVEN)
     at = (image * splits + split) * C + c
     if sums is not None:
         tl.store(sums + at, tl.sum(total, 1), c < C)
     if maxima is not None:
-        top, where = max_along(best, place, 1, EVEN)
         tl.store(maxima + at, top, c < C)
         tl.store(argmaxima + at, where, c < C)
 

@@ -57,6 +57,7 @@ def join_pools(
     sums,
     maxima,
     argmaxima,
+    image,
     splits,
     row,
     index,
@@ -74,7 +75,7 @@ def join_pools(
     top = tl.full([c.shape[0]], float("-inf"), ACC)
     place = tl.zeros([c.shape[0]], tl.int32)
     for split in range(0, splits):
-        at = split * C + c
+        at = (image * splits + split) * C + c
         if sums is not None:
             mean += tl.load(sums + at, inside, 0)
         if maxima is not None:
@@ -136,18 +137,13 @@ def cbam_fwd_channel_gate(
     row = saved + (first + image) * saved_size
     index += (first + image) * index_size
     ACC = saved.dtype.element_ty
-    if sums is not None:
-        sums += image * splits * C
-    if maxima is not None:
-        maxima += image * splits * C
-        argmaxima += image * splits * C
     hidden = row + (POOLS + 1) * C
     r = tl.arange(0, BLOCK_R)
     of_max = tl.zeros([BLOCK_R], ACC)
     if w1 is None:
         first_part = (r < R) & (part == 0)
         of_mean, top = join_pools(
-            sums, maxima, argmaxima, splits, row, index, r, r < R, first_part, C, P, ACC, MEAN_OF_POOLS, EVEN
+            sums, maxima, argmaxima, image, splits, row, index, r, r < R, first_part, C, P, ACC, MEAN_OF_POOLS, EVEN
         )
         if TERMS == 2:
             of_max = top
@@ -158,7 +154,7 @@ def cbam_fwd_channel_gate(
         for c0 in range(0, C, BLOCK_C):
             c = c0 + tl.arange(0, BLOCK_C)
             mean, top = join_pools(
-                sums, maxima, argmaxima, splits, row, index, c, c < C, c < C, C, P, ACC, MEAN_OF_POOLS, EVEN
+                sums, maxima, argmaxima, image, splits, row, index, c, c < C, c < C, C, P, ACC, MEAN_OF_POOLS, EVEN
             )
             w = tl.load(w1 + r[:, None] * C + c[None, :], (r < R)[:, None] & (c < C)[None, :], 0)
             from_mean += w * mean[None, :]
