@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
-from . import batch_norm, reference
+from . import batch_norm
 from .ops import registry
 from .tensors import TRITON_ELEMENTS
 from .variants.config import Switches
@@ -108,18 +108,15 @@ def _needs_plain_operators() -> bool:
     )
 
 
-def unserved_switches(backend: str, switches: Switches, *gates: str) -> str:
-    """Which switches of these gates, "channel" or "spatial", this backend leaves to the reference; empty if none."""
-    if backend == "cpu":
-        other = "channel" in gates and not {*switches.pools} <= {"avg", "max"}
-        return f"pools={switches.pools!r}" if other else ""
-    even = "ties='even'" if switches.ties == "even" else ""
-    return ", ".join(filter(None, (switches.differing(reference.TUTORIAL, *gates), even)))
+def unserved_switches(switches: Switches, *gates: str) -> str:
+    """Which switches of these gates, "channel" or "spatial", no backend has kernels for; empty if none."""
+    other = "channel" in gates and not {*switches.pools} <= {"avg", "max"}
+    return f"pools={switches.pools!r}" if other else ""
 
 
 def unserved(backend: str, x: Tensor, norm: nn.Module | None, switches: Switches, *gates: str) -> str:
     """Why this backend leaves such a call to the reference; empty if it serves it."""
-    if reason := unserved_switches(backend, switches, *gates):
+    if reason := unserved_switches(switches, *gates):
         return reason
     if not batch_norm.is_plain(norm):
         return f"{type(norm).__name__} in the place of BatchNorm2d"

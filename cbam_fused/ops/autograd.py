@@ -1,4 +1,4 @@
-"""The raw operators under autograd. A backward that must itself be differentiable goes through the reference."""
+"""The raw operators under autograd. A backward that must be differentiable falls back to the reference."""
 
 from collections.abc import Callable
 from functools import partial
@@ -14,7 +14,7 @@ from ..tensors import saved_gate, saved_logits
 from ..variants.config import HARD_SPATIAL, NO_CHANNEL, decode
 from . import registry
 
-SIXTH = 0.1666666716337204  # that of float32, which PyTorch's derivative of the hard sigmoid has in every type
+SIXTH = 0.1666666716337204  # 1 / 6 in float32; PyTorch's derivative of the hard sigmoid has it in every dtype
 
 
 def apply(function: type[Function], *args: Any) -> Any:
@@ -49,7 +49,7 @@ class Cbam(Function):
 
 
 class CbamBatchNorm(Function):
-    """y with BatchNorm, by the statistics of the batch, behind the convolution; their mean and variance."""
+    """y with BatchNorm after the convolution, and the batch statistics: mean and variance."""
 
     @staticmethod
     def forward(ctx, x, w1, w2, ws, b1, b2, bs, weight, bias, residual, relu, switches, eps, backend):
@@ -64,7 +64,7 @@ class CbamBatchNorm(Function):
             x, w1, w2, ws, b1, b2, bs, weight, bias, y if relu else None, saved, index, s, mean, inverse_deviation
         )
         ctx.has_residual, ctx.switches, ctx.eps, ctx.backend = residual is not None, switches, eps, backend
-        variance = inverse_deviation**-2 - eps  # here, as torch.compile knows a changed eps in this graph alone
+        variance = inverse_deviation**-2 - eps  # here, since torch.compile sees a changed eps only in this graph
         ctx.mark_non_differentiable(mean, variance)
         return y, mean, variance
 
@@ -99,7 +99,7 @@ class CbamBatchNorm(Function):
 
 
 class Gate(Function):
-    """Of the one gate whose parameters are given: g (N, C, 1, 1), or s before its sigmoid (N, 1, H, W), in acc."""
+    """One gate, whose parameters are given: g (N, C, 1, 1), or s before its sigmoid (N, 1, H, W), in acc."""
 
     @staticmethod
     def forward(ctx, x, w1, w2, ws, b1, b2, bs, switches, backend):
@@ -123,12 +123,12 @@ class Gate(Function):
 
 
 def _of_gates(switches: int, w1: Tensor | None) -> int:
-    """For the operators that know the gates alone."""
+    """The switches for operators that get the gates but not the weights."""
     return switches | NO_CHANNEL if w1 is None else switches
 
 
 def _through_gate(s: Tensor, ds: Tensor, switches: int) -> Tensor:
-    """The gradient of the spatial gate, taken before it."""
+    """The gradient before the spatial gate."""
     if switches & HARD_SPATIAL:
         return torch.where((s > 0) & (s < 1), ds * SIXTH, 0)
     return ds * s * (1 - s)
@@ -143,14 +143,14 @@ def _residual_gradient(ctx, dy: Tensor) -> Tensor | None:
 
 
 def _differentiated() -> bool:
-    """Whether the backward that runs must itself be differentiable: create_graph, or forward mode around it."""
+    """Whether the running backward must be differentiable: create_graph, or forward mode around it."""
     return torch.is_grad_enabled() or forward_ad._current_level >= 0
 
 
 def _differentiable(
     function: Callable[..., Tensor], inputs: list[Tensor | None], needs: tuple[bool, ...], dy: Tensor
 ) -> list[Tensor | None]:
-    """The gradients of function(*inputs) that are needed, differentiable, without autocast as the kernels."""
+    """The needed gradients of function(*inputs), differentiable, and without autocast, as in the kernels."""
     wanted = {i: t for i, t in enumerate(inputs) if t is not None and needs[i]}
     if not wanted:
         return [None] * len(inputs)

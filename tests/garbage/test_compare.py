@@ -87,7 +87,7 @@ def test_the_json_is_of_the_logs(compared):
 
 @pytest.mark.skipif(bool(registry.cpu_missing), reason=f"nothing to compare: {registry.cpu_missing}")
 def test_both_backends_train_alike_but_are_two(compared):
-    """The first steps; later ones part as float32 does, which is what the command is for."""
+    """The first steps; later ones differ by float32 rounding, which the command shows."""
     result = json.loads((compared / "comparison.json").read_text())
     difference = result["largest_difference"]["train_loss"]
     assert difference["value"] < 1e-3 * difference["reference"]

@@ -96,7 +96,7 @@ def test_results_never_go_among_the_images(run, folder, capsys):
 
 
 def test_any_checkpoint_of_the_program_may_be_moved(run, folder, tmp_path):
-    """Without the rest of its run, and on photos of another size."""
+    """A checkpoint without its run, on photos of another size."""
     moved = tmp_path / "model.pt"
     shutil.copy(run / "best.pt", moved)
     with Image.open(folder / "metal" / "0000.png") as image:

@@ -1,4 +1,4 @@
-"""The report of a run: from its log and predictions, and with photos and attention maps where these exist."""
+"""The report of a run: from its log and predictions, with photos and attention maps if available."""
 
 import csv
 import json
@@ -179,7 +179,7 @@ def test_photos_of_mistakes_and_attention_maps(run):
 
 def test_gates_that_do_nothing_are_named_in_words(copy):
     checkpoint = torch.load(copy / "best.pt", weights_only=True)
-    checkpoint["state_dict"]["layer3.cbam.ca.fc1.weight"].abs_().neg_()  # behind ReLUs no hidden unit is left
+    checkpoint["state_dict"]["layer3.cbam.ca.fc1.weight"].abs_().neg_()  # after ReLUs all hidden units are 0
     torch.save(checkpoint, copy / "best.pt")
     write_report(copy)
     page = (copy / "report.html").read_text()

@@ -1,4 +1,4 @@
-"""BatchNorm of the spatial logits: its fold by running statistics, and how these move; test_gates.py has the rest."""
+"""BatchNorm of the spatial logits: folding and updates of running statistics; test_gates.py has the rest."""
 
 import copy
 
@@ -23,7 +23,7 @@ def batch_norm(dtype, affine=True, **options):
 
 
 def run(cbam, problem, norm):
-    """y and all gradients, those of BatchNorm's parameters among them."""
+    """y and all gradients, including those of BatchNorm's parameters."""
     leaves = {n: t for n, t in problem.inputs.items() if t is not None} | dict(norm.named_parameters())
     y = cbam(**problem.inputs, norm=norm, relu=problem.relu)
     grads = torch.autograd.grad(y, list(leaves.values()), problem.dy)
@@ -56,7 +56,7 @@ def test_gradients_of_the_fold(layout):
     def call(*values):  # gradcheck changes the parameters of norm in place
         return functional.cbam(**dict(zip(names, values, strict=False)), norm=norm)
 
-    # Values apart from each other, so that no maximum changes within the steps of the check.
+    # Distinct values, so no argmax changes within the steps of the check.
     with torch.no_grad():
         x = problem.inputs["x"]
         x.copy_(torch.randperm(x.numel(), generator=torch.Generator().manual_seed(0)).view(x.shape) / 20)

@@ -1,4 +1,4 @@
-"""torch.utils.flop_counter counts the operators as it counts the plain module."""
+"""torch.utils.flop_counter counts the operators as the plain module."""
 
 import subprocess
 import sys
@@ -13,7 +13,7 @@ from cbam_fused.ops import registry
 
 
 def count(module: nn.Module, x: torch.Tensor) -> tuple[int, int]:
-    """Operations of a forward, and of its backward."""
+    """Operations of a forward and of its backward."""
     with FlopCounterMode(display=False) as forward:
         y = module(x)
     with FlopCounterMode(display=False) as backward:
@@ -66,7 +66,7 @@ def test_switches_and_frozen_parts(switches):
 
 
 def test_the_figures():
-    """2 operations a weight: MLP for two pools, convolution for each pixel; the backward of each is two such."""
+    """2 operations per weight: MLP for two pools, convolution for each pixel; each backward is twice that."""
     N, C, R, k, H, W = 2, 32, 2, 7, 8, 8
     forward = 2 * 2 * N * 2 * R * C + 2 * N * H * W * 2 * k * k
     assert count(CBAM(C), torch.randn(N, C, H, W, requires_grad=True)) == (forward, 2 * forward)
