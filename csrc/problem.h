@@ -81,8 +81,9 @@ struct Problem {
     void* partial;  // (N, partial_size): each image's part of the parameter gradients
 
     CBAM_ANYWHERE int64_t HW() const { return H * W; }
-    // Where in ws and dws the i-th of the (2, k, k) numbers is.
-    CBAM_ANYWHERE int64_t tap(int64_t i) const { return ws_channels_last ? i % (k * k) * 2 + i / (k * k) : i; }
+    // Where in ws and dws the i-th of the (2, k, k) numbers is, and the i-th of one of the two maps.
+    CBAM_ANYWHERE int64_t tap(int64_t i) const { return ws_channels_last ? tap(i / (k * k), i % (k * k)) : i; }
+    CBAM_ANYWHERE int64_t tap(int64_t map, int64_t i) const { return ws_channels_last ? 2 * i + map : map * k * k + i; }
     // Only what there is has room.
     CBAM_ANYWHERE int64_t saved_size() const {
         const int of_channels = 1 + switches.pools() + (switches.gates() == 2 ? 2 : 0);
