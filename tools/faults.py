@@ -80,7 +80,7 @@ AUTOGRAD = [
 CHECKS = [
     *_of(
         "cbam_fused/checks.py",
-        "tests/numerics/test_errors.py",
+        "tests/numerics/test_errors.py tests/numerics/test_gates.py",
         ("or ws.shape[3] % 2 == 0", "or ws.shape[3] == 0"),
         ("not isinstance(residual, Tensor) or residual.shape != x.shape", "not isinstance(residual, Tensor)"),
         ("if t.device != x.device:", "if t.device.type == 'mps':"),

@@ -119,7 +119,7 @@ def page(results: dict[str, list[tuple[Fault, str]]]) -> str:
     lines = [
         "# Seeded faults",
         "",
-        "Does the test suite catch a fault? `python tools/mutations.py` seeds the faults of `tools/faults.py`, one line",
+        "Does the test suite catch a fault? `python tools/mutations.py` seeds those of `tools/faults.py`, of one line",
         "each and one after the other, and runs the tests that should fail.",
         "",
         "| part | faults | caught |",
