@@ -39,7 +39,8 @@ template <class F> __device__ __forceinline__ F join_maps(const Backward<F>& a, 
 // From the gradient by g, times g, which is what a sigmoid needs: that before the gate, or before one of two, ``term``.
 template <class F> __device__ __forceinline__ F before_gate(bool hard, F d, F g, F term) {
     if (!hard && term == g) return d * (1 - g);
-    return g == 0 ? F(0) : through_gate(hard, term, d / g);
+    if (g == 0) return hard ? F(0) : d;  // NaN where the gradient is infinite
+    return through_gate(hard, term, d / g);
 }
 
 template <class F> __device__ __forceinline__ void hidden_backward(const Backward<F>& a, const Images& images, int gate,
