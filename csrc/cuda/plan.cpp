@@ -6,7 +6,7 @@
 #include <string>
 
 #include "launch.h"
-#include "on_chip.h"
+#include "on_chip/on_chip.h"
 
 namespace cbam::cuda {
 

@@ -8,13 +8,13 @@
 // before it, of the same image. Shared memory: what backward_bytes says.
 #pragma once
 
-#include "../max_terms.cuh"
-#include "../staged_gradient.cuh"
-#include "../staged_products.cuh"
-#include "../staged_reduce.cuh"
+#include "../common/max_terms.cuh"
 #include "convolution.cuh"
 #include "even_ties.cuh"
 #include "image.cuh"
+#include "input_gradient.cuh"
+#include "products.cuh"
+#include "reduce.cuh"
 #include "work.h"
 
 namespace cbam::cuda {
@@ -95,7 +95,14 @@ __device__ __forceinline__ void map_gradients_item(const Backward<Acc<T>>& a, in
     F* const parts = a.of_maps + (n * a.strip.tiles() + index) * p.C;
     const int first = channels_last ? tile.row : tile.col, last = channels_last ? tile.row_end : tile.col_end;
     __syncthreads();  // dmaps of all pixels are there
-    if (threadIdx.x < kWarp) sum_max_terms(image.argmax_c(), dmaps + HW, image.max_c(), first, last, parts, p.C);
+    if (threadIdx.x < kWarp) {
+        for (int c = threadIdx.x; c < p.C; c += kWarp) parts[c] = 0;
+        __syncwarp();
+        const F *const dmax = dmaps + HW, *const max = image.max_c();
+        const int32_t* const argmax = image.argmax_c();
+        sum_by_key(
+            first, last, kWarp, parts, [&](int q) { return argmax[q]; }, [&](int q) { return dmax[q] * max[q]; });
+    }
     const MapProducts<F> sums{dmaps, image.g(), parts};
     if constexpr (channels_last)
         tile.each_part<V>([&](const Tile& part) { reduce_across<T, V>(x, a.strip, part, sums, shared); });

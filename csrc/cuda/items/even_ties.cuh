@@ -5,9 +5,9 @@
 // Reads, writes, shared memory: those of the items in forward.cuh and backward.cuh, with counts in the place of places.
 #pragma once
 
-#include "../staged_pool.cuh"
-#include "../staged_tile.cuh"
 #include "image.cuh"
+#include "pool.cuh"
+#include "tile.cuh"
 #include "work.h"
 
 namespace cbam::cuda {

@@ -7,12 +7,12 @@
 // before it, of the same image. Shared memory: what forward_bytes says.
 #pragma once
 
-#include "../staged_apply.cuh"
-#include "../staged_pool.cuh"
-#include "../staged_reduce.cuh"
+#include "apply.cuh"
 #include "convolution.cuh"
 #include "even_ties.cuh"
 #include "image.cuh"
+#include "pool.cuh"
+#include "reduce.cuh"
 #include "work.h"
 
 namespace cbam::cuda {

@@ -4,7 +4,7 @@
 
 #include "../../activations.h"
 #include "../../problem.h"
-#include "../device.cuh"
+#include "../common/device.cuh"
 
 namespace cbam::cuda {
 

@@ -7,8 +7,8 @@
 // layer. Both begin with a barrier.
 #pragma once
 
-#include "../staged_pool.cuh"
 #include "mlp.cuh"
+#include "pool.cuh"
 
 namespace cbam::cuda {
 

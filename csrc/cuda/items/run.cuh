@@ -3,10 +3,10 @@
 
 #include <type_traits>
 
-#include "../parameters.h"
 #include "dataflow.cuh"
 #include "items.h"
 #include "orders.h"
+#include "parameters.h"
 #include "phases.cuh"
 
 namespace cbam::cuda {

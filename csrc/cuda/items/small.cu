@@ -1,6 +1,6 @@
 #include "small.h"
 
-#include "../parameters.h"
+#include "parameters.h"
 #include "small.cuh"
 
 namespace cbam::cuda {

@@ -2,8 +2,8 @@
 // workspace.
 #pragma once
 
-#include "../staged_tiling.h"
 #include "image.cuh"
+#include "tiling.h"
 
 namespace cbam::cuda {
 

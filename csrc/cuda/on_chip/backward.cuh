@@ -10,8 +10,9 @@
 // take the room; the hidden sums, the window's sums, ws.
 #pragma once
 
-#include "on_chip_gate.cuh"
-#include "on_chip_map.cuh"
+#include "../common/max_terms.cuh"
+#include "convolution.cuh"
+#include "mlp.cuh"
 
 namespace cbam::cuda {
 
@@ -28,21 +29,6 @@ struct SharedSide {
           place(reinterpret_cast<int32_t*>(most + n)) {}
 };
 
-// The same for W of the columns, in registers.
-template <int W> struct Columns {
-    float gate[W], mean[W], most[W];
-    int32_t place[W];
-
-    __device__ __forceinline__ Columns(const SharedSide& side, int col) {
-        load_numbers(side.gate + col, gate);
-        load_numbers(side.mean + col, mean);
-        load_numbers(side.most + col, most);
-        float bits[W];
-        load_numbers(reinterpret_cast<const float*>(side.place) + col, bits);
-        memcpy(place, bits, sizeof bits);
-    }
-};
-
 // Elements of a word of 8 bytes, where more would not fit into the registers.
 template <class T, int W> constexpr int kNarrower = W == 1 ? 1 : 8 / int(sizeof(T));
 
@@ -52,9 +38,7 @@ __device__ __forceinline__ void load_masked(const T* dy, const T* y, int element
     for (int i = int(threadIdx.x) * kVector<T>; i < elements; i += kOnChipThreads * kVector<T>) {
         Vector<T> d = load_vector(dy + i);
         const Vector<T> v = load_vector(y + i);
-#pragma unroll
-        for (int e = 0; e < kVector<T>; ++e)
-            if (to_acc(v.v[e]) <= 0) d.v[e] = from_acc<T>(0);
+        mask_by(v, d);
         d.store(to + i);
         if (masked) d.store(masked + i);
     }
@@ -64,8 +48,7 @@ template <class T, bool channels_last, class B>
 __device__ __forceinline__ void backward_image(const Problem& p, const OnChip& o, const B& blocks, int64_t n) {
     CBAM_SHARED(shared);
     const int C = int(p.C), R = int(p.R), HW = int(p.HW()), kk = int(p.k * p.k), rank = blocks.rank();
-    const Part row_part{o.first_row[rank], o.first_row[rank + 1]};
-    const Part column_part{o.first_column[rank], o.first_column[rank + 1]};
+    const Part row_part = part(o.first_row, rank), column_part = part(o.first_column, rank);
     const Part channels = channels_last ? column_part : row_part, pixels = channels_last ? row_part : column_part;
     const int rows = row_part.last - row_part.first, elements = rows * o.cols;
     const int64_t start = n * C * HW + int64_t(row_part.first) * o.cols;
@@ -77,6 +60,7 @@ __device__ __forceinline__ void backward_image(const Problem& p, const OnChip& o
     float *scratch = reinterpret_cast<float*>(shared + o.scratch),
           *hidden = reinterpret_cast<float*>(shared + o.hidden);
     float *taps = reinterpret_cast<float*>(shared + o.taps), *window = reinterpret_cast<float*>(shared + o.window);
+    float* terms = reinterpret_cast<float*>(shared + o.terms);
 
     load_rows(static_cast<const T*>(p.x) + start, elements, x);
     if (p.relu)
@@ -112,19 +96,19 @@ __device__ __forceinline__ void backward_image(const Problem& p, const OnChip& o
         with_word<T>(o.cols, [&](auto word) {
             constexpr int W = decltype(word)::size;
             if constexpr (channels_last) {
-                constexpr int V = kNarrower<T, W>;
-                reduce_rows<float, V>(
+                reduce_rows<float, W>(
                     o, rows,
                     [&](float (&a)[kBatch], auto start, int, int first, int last, int step) {
+#pragma unroll 1
                         for (int col = first; col < last; col += step) {
-                            float g[V], v[V], d[V];
+                            float g[W], v[W], d[W];
                             load_numbers(channel.gate + col, g);
 #pragma unroll
                             for (int i = 0; i < kBatch; ++i) {
-                                load<V>(x + start(i) + col, v);
-                                load<V>(dy + start(i) + col, d);
+                                load<W>(x + start(i) + col, v);
+                                load<W>(dy + start(i) + col, d);
 #pragma unroll
-                                for (int j = 0; j < V; ++j) a[i] += g[j] * (v[j] * d[j]);
+                                for (int j = 0; j < W; ++j) a[i] += g[j] * (v[j] * d[j]);
                             }
                         }
                     },
@@ -133,7 +117,7 @@ __device__ __forceinline__ void backward_image(const Problem& p, const OnChip& o
                 reduce_columns<float, W>(
                     o.cols, o.groups,
                     [&](float (&a)[W], int group, int col) {
-#pragma unroll 2
+#pragma unroll 4
                         for (int row = group; row < rows; row += o.groups) {
                             float v[W], d[W];
                             load<W>(x + row * o.cols + col, v);
@@ -190,7 +174,8 @@ __device__ __forceinline__ void backward_image(const Problem& p, const OnChip& o
         blocks.sync();
     }
 
-    // dg: the sum over pixels of x times the gradient of g x; from it, what the pools' gradients are.
+    // dg: the sum over pixels of x times the gradient of g x; from it, what the pools' gradients are. What comes
+    // through the maxima is summed by itself.
     if (p.w1) {
         float* dlogit = scratch;
         const float* dg = p.given && p.dg ? static_cast<const float*>(p.dg) + n * C : nullptr;
@@ -198,56 +183,94 @@ __device__ __forceinline__ void backward_image(const Problem& p, const OnChip& o
             const float g = channel.gate[c];
             dlogit[c] = (sum + (dg ? dg[c] : 0)) * (g * (1 - g));
         };
-        with_word<T>(o.cols, [&](auto word) {
-            constexpr int W = decltype(word)::size;
-            if constexpr (channels_last) {
-                reduce_columns<float, W>(
-                    o.cols, o.groups,
-                    [&](float (&a)[W], int group, int col) {
-                        for (int row = group; row < rows; row += o.groups) {
-                            const int q = row_part.first + row, place = pixel.place[q];
-                            const float mean = pixel.mean[q], most = pixel.most[q], gate = p.given ? 0 : pixel.gate[q];
-                            float v[W], d[W] = {};
-                            load<W>(x + row * o.cols + col, v);
-                            if (!p.given) load<W>(dy + row * o.cols + col, d);
+        const Part own{channels_last ? 0 : channels.first, channels_last ? C : channels.last};  // of which it has x
+        const int count = own.last - own.first, warp = int(threadIdx.x) / kWarp;
+        for (int i = int(threadIdx.x); i < o.term_parts * count; i += kOnChipThreads) terms[i] = 0;
+        __syncthreads();
+        const auto key = [&](int q) {
+            const int c = pixel.place[q];
+            return c >= own.first && c < own.last ? c - own.first : -1;
+        };
+        const auto term = [&](int q) {
+            const int row = (channels_last ? q : pixel.place[q]) - row_part.first;
+            return pixel.most[q] * to_acc(x[row * o.cols + (channels_last ? pixel.place[q] : q)]);
+        };
+        const Part seen{channels_last ? pixels.first : 0, channels_last ? pixels.last : HW};
+        if (p.ws && warp < o.term_parts)
+            sum_by_key(seen.first + warp * kWarp, seen.last, o.term_parts * kWarp, terms + warp * count, key, term);
+        const auto sum_of_terms = [&](int c) {
+            float sum = 0;
+            for (int part = 0; part < o.term_parts; ++part) sum += terms[part * count + c - own.first];
+            return sum;
+        };
+        const auto sums = [&](auto if_given) {
+            constexpr bool given = decltype(if_given)::value;
+            with_word<T>(o.cols, [&](auto word) {
+                constexpr int W = decltype(word)::size;
+                if constexpr (channels_last) {
+                    reduce_columns<float, W>(
+                        o.cols, o.groups,
+                        [&](float (&a)[W], int group, int col) {
+#pragma unroll 4
+                            for (int row = group; row < rows; row += o.groups) {
+                                const float mean = pixel.mean[row_part.first + row];
+                                float v[W], d[W] = {};
+                                load<W>(x + row * o.cols + col, v);
+                                if constexpr (!given) {
+                                    const float gate = pixel.gate[row_part.first + row];
+                                    load<W>(dy + row * o.cols + col, d);
 #pragma unroll
-                            for (int j = 0; j < W; ++j)
-                                a[j] += v[j] * (d[j] * gate + mean + (place == col + j ? most : 0));
-                        }
-                    },
-                    [&](int i, const auto& a) { store_numbers(scratch + i, a); }, [&](int i) { return scratch[i]; });
-            } else {
-                constexpr int V = kNarrower<T, W>;
-                reduce_rows<float, V>(
-                    o, rows,
-                    [&](float (&a)[kBatch], auto start, int row, int first, int last, int step) {
-                        for (int col = first; col < last; col += step) {
-                            const Columns<V> at(pixel, col);
+                                    for (int j = 0; j < W; ++j) d[j] *= gate;
+                                }
 #pragma unroll
-                            for (int i = 0; i < kBatch; ++i) {
-                                float v[V], d[V] = {};
-                                load<V>(x + start(i) + col, v);
-                                if (!p.given) load<V>(dy + start(i) + col, d);
-                                const int c = row_part.first + row + i;
-#pragma unroll
-                                for (int j = 0; j < V; ++j)
-                                    a[i] += v[j] * ((p.given ? 0 : d[j] * at.gate[j]) + at.mean[j] +
-                                                    (at.place[j] == c ? at.most[j] : 0));
+                                for (int j = 0; j < W; ++j) a[j] += v[j] * (d[j] + mean);
                             }
-                        }
-                    },
-                    [&](int i, float a) { row_parts[i] = a; });
-            }
-        });
+                        },
+                        [&](int i, const auto& a) { store_numbers(scratch + i, a); },
+                        [&](int i) { return scratch[i]; });
+                } else {
+                    constexpr int V = kNarrower<T, W>;
+                    reduce_rows<float, V>(
+                        o, rows,
+                        [&](float (&a)[kBatch], auto start, int, int first, int last, int step) {
+#pragma unroll 1
+                            for (int col = first; col < last; col += step) {
+                                [[maybe_unused]] float gate[V];
+                                float mean[V];
+                                if constexpr (!given) load_numbers(pixel.gate + col, gate);
+                                load_numbers(pixel.mean + col, mean);
+#pragma unroll
+                                for (int i = 0; i < kBatch; ++i) {
+                                    float v[V], d[V] = {};
+                                    load<V>(x + start(i) + col, v);
+                                    if constexpr (!given) {
+                                        load<V>(dy + start(i) + col, d);
+#pragma unroll
+                                        for (int j = 0; j < V; ++j) d[j] *= gate[j];
+                                    }
+#pragma unroll
+                                    for (int j = 0; j < V; ++j) a[i] += v[j] * (d[j] + mean[j]);
+                                }
+                            }
+                        },
+                        [&](int i, float a) { row_parts[i] = a; });
+                }
+            });
+        };
+        if (p.given) sums(std::true_type{});
+        else sums(std::false_type{});
+        __syncthreads();
         if (channels_last) {
+            for (int c = int(threadIdx.x); c < C; c += kOnChipThreads) scratch[c] += sum_of_terms(c);
             blocks.sync();
             for (int c = column_part.first + int(threadIdx.x); c < column_part.last; c += kOnChipThreads)
                 finish_channel(c, join_blocks<float>(blocks, [&](int from) { return *blocks.of(from, scratch + c); }));
         } else {
-            __syncthreads();
-            for (int row = int(threadIdx.x); row < rows; row += kOnChipThreads)
-                finish_channel(row_part.first + row,
-                               join_slices<float>(o, rows, row, [&](int i) { return row_parts[i]; }));
+            for (int row = int(threadIdx.x); row < rows; row += kOnChipThreads) {
+                const int c = row_part.first + row;
+                finish_channel(c,
+                               join_slices<float>(o, rows, row, [&](int i) { return row_parts[i]; }) + sum_of_terms(c));
+            }
         }
         __syncthreads();
         channel_gate_backward(p, o, blocks, n, channels, dlogit, hidden, [&](int c, float mean, float most) {
@@ -262,39 +285,63 @@ __device__ __forceinline__ void backward_image(const Problem& p, const OnChip& o
         blocks.sync();
     }
 
-    // dx: a thread keeps what belongs to its columns while it goes down the rows.
+    // dx: a thread keeps what belongs to its columns while it goes down the rows. What the maxima get is written over
+    // it.
     T* dx = static_cast<T*>(p.dx) + start;
-    with_word<T>(o.cols, [&](auto word) {
-        constexpr int W = decltype(word)::size;
-        const int words = o.cols / W;
-        for (int i = int(threadIdx.x); i < o.groups * words; i += kOnChipThreads) {
-            const int col = i % words * W;
-            const Columns<W> column(of_columns, col);
-            for (int row = i / words; row < rows; row += o.groups) {
-                const int at = row_part.first + row, place = of_rows.place[at];
-                const float gate = of_rows.gate[at], mean = of_rows.mean[at], most = of_rows.most[at];
-                float v[W] = {};
-                if (p.dy) load<W>(dy + row * o.cols + col, v);
+    const auto gradient = [&](float d, float gate, float mean, float column_gate, float column_mean, float of_row,
+                              float of_column) {
+        return channels_last ? (d * gate + mean + of_row) * column_gate + column_mean + of_column
+                             : (d * column_gate + column_mean + of_column) * gate + mean + of_row;
+    };
+    const auto elements_of_dx = [&](auto if_dy) {
+        constexpr bool with_dy = decltype(if_dy)::value;
+        with_word<T>(o.cols, [&](auto word) {
+            constexpr int W = decltype(word)::size;
+            const int words = o.cols / W;
+            for (int i = int(threadIdx.x); i < o.groups * words; i += kOnChipThreads) {
+                const int col = i % words * W;
+                float column_gate[W], column_mean[W];
+                load_numbers(of_columns.gate + col, column_gate);
+                load_numbers(of_columns.mean + col, column_mean);
+#pragma unroll 4
+                for (int row = i / words; row < rows; row += o.groups) {
+                    const float gate = of_rows.gate[row_part.first + row], mean = of_rows.mean[row_part.first + row];
+                    float v[W] = {};
+                    if constexpr (with_dy) load<W>(dy + row * o.cols + col, v);
 #pragma unroll
-                for (int j = 0; j < W; ++j) {
-                    const bool of_pixel = (channels_last ? place : column.place[j]) == (channels_last ? col + j : at);
-                    const bool of_channel = (channels_last ? column.place[j] : place) == (channels_last ? at : col + j);
-                    const float ds = channels_last ? gate : column.gate[j], g = channels_last ? column.gate[j] : gate;
-                    v[j] = p.dy ? v[j] * ds : 0;
-                    v[j] += (channels_last ? mean : column.mean[j]) +
-                            (of_pixel ? (channels_last ? most : column.most[j]) : 0);
-                    v[j] = v[j] * g + (channels_last ? column.mean[j] : mean) +
-                           (of_channel ? (channels_last ? column.most[j] : most) : 0);
+                    for (int j = 0; j < W; ++j)
+                        v[j] = channels_last ? (v[j] * gate + mean) * column_gate[j] + column_mean[j]
+                                             : (v[j] * column_gate[j] + column_mean[j]) * gate + mean;
+                    store<W>(dx + row * o.cols + col, v);
                 }
-                store<W>(dx + row * o.cols + col, v);
             }
-        }
-    });
+        });
+    };
+    if (p.dy) elements_of_dx(std::true_type{});
+    else elements_of_dx(std::false_type{});
+    __syncthreads();
+    const auto fix = [&](int row, int col) {
+        const int at = row_part.first + row;
+        const float d = p.dy ? to_acc(dy[row * o.cols + col]) : 0;
+        const float of_row = of_rows.place[at] == col ? of_rows.most[at] : 0;
+        const float of_column = of_columns.place[col] == at ? of_columns.most[col] : 0;
+        dx[row * o.cols + col] = from_acc<T>(gradient(d, of_rows.gate[at], of_rows.mean[at], of_columns.gate[col],
+                                                      of_columns.mean[col], of_row, of_column));
+    };
+    // One that is the maximum of its row and of its column is the column's.
+    for (int row = int(threadIdx.x); row < rows; row += kOnChipThreads) {
+        const int col = of_rows.place[row_part.first + row];
+        if (of_columns.place[col] != row_part.first + row) fix(row, col);
+    }
+    for (int col = int(threadIdx.x); col < o.cols; col += kOnChipThreads) {
+        const int row = of_columns.place[col] - row_part.first;
+        if (row >= 0 && row < rows) fix(row, col);
+    }
 }
 
 // Block b of the grid is one of those of image b / cluster.
 template <class T, bool channels_last, bool clustered> __global__ void __launch_bounds__(kOnChipThreads, 2)
-    on_chip_backward_kernel(const Problem p, const OnChip o) {
+    cbam_bwd_on_chip_kernel(const Problem p, const OnChip o) {
     if constexpr (!clustered || kClusters)
         backward_image<T, channels_last>(p, o, Blocks<clustered>{}, int64_t(blockIdx.x) / o.cluster);
 }

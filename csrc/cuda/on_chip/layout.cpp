@@ -2,8 +2,8 @@
 #include <algorithm>
 #include <numeric>
 
+#include "../common/sizes.h"
 #include "on_chip.h"
-#include "sizes.h"
 
 namespace cbam::cuda {
 
@@ -57,36 +57,57 @@ OnChip split(const Problem& p, int cluster) {
 int64_t column_parts(const OnChip& o) { return int64_t(o.groups) * o.cols; }
 int64_t row_parts(const OnChip& o) { return int64_t(o.slices) * o.most_rows; }
 
-}  // namespace
+// What a block may have of shared memory where there are clusters and most of it, 9.0 and 10.0.
+constexpr int64_t kRoom = 227 << 10;
 
-OnChip on_chip_forward_layout(const Problem& p, int cluster) {
-    OnChip o = split(p, cluster);
-    Carver shared;
-    o.x = shared.take(int64_t(o.most_rows) * o.cols * size_of(p.dtype));
-    o.row_parts = shared.take(3 * row_parts(o) * sizeof(float));
-    o.row_side = shared.take(int64_t(3) * o.rows * sizeof(float));
-    o.column_side = shared.take(3 * column_parts(o) * sizeof(float));
-    o.hidden = shared.take(3 * p.R * sizeof(float));
-    o.window = shared.take((p.ws ? 2 * p.k * p.k + 1 : 0) * sizeof(float));
-    o.bytes = shared.used;
+// The layout that carve(OnChip&) makes of a split, with fewer groups and slices where that makes it fit into kRoom. A
+// function of the shape alone, so that sums have one order everywhere.
+template <class Carve> OnChip fit(const OnChip& split, Carve carve) {
+    OnChip o = split;
+    for (o.slices = split.slices; o.slices > 0; --o.slices)
+        for (o.groups = split.groups; o.groups > 0; --o.groups) {
+            carve(o);
+            if (o.bytes <= kRoom) return o;
+        }
+    o = split;
+    carve(o);
     return o;
 }
 
+}  // namespace
+
+OnChip on_chip_forward_layout(const Problem& p, int cluster) {
+    return fit(split(p, cluster), [&](OnChip& o) {
+        Carver shared;
+        o.x = shared.take(int64_t(o.most_rows) * o.cols * size_of(p.dtype));
+        o.row_parts = shared.take(3 * row_parts(o) * sizeof(float));
+        // Of pixels each block has all.
+        o.side_rows = p.channels_last ? o.rows : o.most_rows;
+        o.row_side = shared.take(3 * o.side_rows * sizeof(float));
+        o.column_side = shared.take(3 * column_parts(o) * sizeof(float));
+        o.hidden = shared.take(3 * p.R * sizeof(float));
+        o.window = shared.take((p.ws ? 2 * p.k * p.k + 1 : 0) * sizeof(float));
+        o.bytes = shared.used;
+    });
+}
+
 OnChip on_chip_backward_layout(const Problem& p, int cluster) {
-    OnChip o = split(p, cluster);
-    const int64_t chunk = int64_t(o.most_rows) * o.cols * size_of(p.dtype), kk = p.ws ? p.k * p.k : 0;
-    Carver shared;
-    o.x = shared.take(chunk);
-    o.dy = shared.take(p.dy ? chunk : 0);
-    o.channels = shared.take(16 * p.C);
-    o.pixels = shared.take(16 * p.HW());
-    o.row_parts = shared.take(row_parts(o) * sizeof(float));
-    o.scratch = shared.take(std::max(column_parts(o), std::max(p.HW(), p.C)) * sizeof(float));
-    o.hidden = shared.take((o.mlp_groups + 2) * p.R * sizeof(float));
-    o.taps = shared.take(o.map_slices * (2 * kk + 1) * sizeof(float));
-    o.window = shared.take(2 * kk * sizeof(float));
-    o.bytes = shared.used;
-    return o;
+    return fit(split(p, cluster), [&](OnChip& o) {
+        const int64_t chunk = int64_t(o.most_rows) * o.cols * size_of(p.dtype), kk = p.ws ? p.k * p.k : 0;
+        o.term_parts = std::clamp(o.groups, 1, kOnChipThreads / kWarp);
+        Carver shared;
+        o.x = shared.take(chunk);
+        o.dy = shared.take(p.dy ? chunk : 0);
+        o.channels = shared.take(16 * p.C);
+        o.pixels = shared.take(16 * p.HW());
+        o.row_parts = shared.take(row_parts(o) * sizeof(float));
+        o.scratch = shared.take(std::max(column_parts(o), std::max(p.HW(), p.C)) * sizeof(float));
+        o.hidden = shared.take((o.mlp_groups + 2) * p.R * sizeof(float));
+        o.taps = shared.take(o.map_slices * (2 * kk + 1) * sizeof(float));
+        o.window = shared.take(2 * kk * sizeof(float));
+        o.terms = shared.take(p.w1 ? o.term_parts * (p.channels_last ? p.C : o.most_rows) * sizeof(float) : 0);
+        o.bytes = shared.used;
+    });
 }
 
 }  // namespace cbam::cuda

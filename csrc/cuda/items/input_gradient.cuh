@@ -3,7 +3,7 @@
 // where dy is, and written over it, so that nothing is compared for every element and nothing is added atomically.
 #pragma once
 
-#include "staged_tile.cuh"
+#include "tile.cuh"
 
 namespace cbam::cuda {
 

@@ -1,9 +1,9 @@
-// The two pools of the forward, as an Operation of staged_reduce.cuh: sum, maximum and place of the maximum of x over
+// The two pools of the forward, as an Operation of reduce.cuh: sum, maximum and place of the maximum of x over
 // the pixels, and of g x over the channels. NaN is the maximum where there is one: comparisons pass over it, the sum
 // shows it, and its place is then looked for.
 #pragma once
 
-#include "staged_tile.cuh"
+#include "tile.cuh"
 
 namespace cbam::cuda {
 

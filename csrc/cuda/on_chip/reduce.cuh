@@ -8,7 +8,7 @@
 
 #include <cooperative_groups.h>
 
-#include "device.cuh"
+#include "../common/words.cuh"
 #include "on_chip.h"
 
 namespace cbam::cuda {
@@ -39,6 +39,12 @@ template <> struct Blocks<true> {
 };
 #endif
 
+// Of the two blocks, what that of this rank has. Not by an index: ptxas would copy the array to the stack.
+static_assert(kLargestCluster == 2);
+__device__ __forceinline__ Part part(const int (&first)[kLargestCluster + 1], int rank) {
+    return rank == 0 ? Part{first[0], first[1]} : Part{first[1], first[2]};
+}
+
 template <class B, class U> __device__ __forceinline__ void store_to_all(const B& blocks, U* p, U value) {
     for (int rank = 0; rank < blocks.count(); ++rank) *blocks.of(rank, p) = value;
 }
@@ -49,24 +55,16 @@ struct Pooled {
     float sum = 0;
     Maximum<float> most = {-INFINITY, kNowhere};
 
-    // Of one thread, in ascending order of the places: of equals it keeps the first. It passes over NaN, for which then
-    // the sum asks for all elements once more, to be added exactly.
-    __device__ __forceinline__ void add(float v, int place) {
-        sum += v;
-        if (v > most.value) most = {v, place};
-    }
-    // The same of W neighbours; of them the maximum is not looked for: its place is that of the first of them.
-    template <int W> __device__ __forceinline__ void add(const float (&v)[W], int place) {
-        float total = v[0], largest = v[0];
-#pragma unroll
-        for (int i = 1; i < W; ++i) total += v[i], largest = fmaxf(largest, v[i]);
+    // What a thread has of more elements; it comes to them in ascending order of the places, so that of equals the
+    // first remains. ``greatest`` passes over NaN, for which then the sum asks for all elements once more.
+    __device__ __forceinline__ void add(float total, float greatest, int place) {
         sum += total;
-        if (largest > most.value) most = {largest, place};
+        if (greatest > most.value) most = {greatest, place};
     }
     __device__ __forceinline__ bool has_nan() const { return sum != sum; }
-    __device__ __forceinline__ void add_exactly(float v, int place) {
-        sum += v;
-        if (!(v <= most.value) && most.value == most.value) most = {v, place};
+    // Of the elements in order, the first that is NaN.
+    __device__ __forceinline__ void look_for_nan(float v, int place) {
+        if (v != v && most.value == most.value) most = {v, place};
     }
     __device__ __forceinline__ int place() const { return most.index == kNowhere ? 0 : most.index; }
 };
@@ -95,20 +93,6 @@ template <class T, class F> __device__ __forceinline__ void with_word(int cols, 
     f(Word<1>{});
 }
 
-// W numbers of an array of the columns, which begin at 16 bytes where W is a multiple of 4.
-template <int W> __device__ __forceinline__ void load_numbers(const float* p, float (&v)[W]) {
-    if constexpr (W % 4 == 0) {
-#pragma unroll
-        for (int i = 0; i < W; i += 4) {
-            const Vector<float> four = load_vector(p + i);
-            memcpy(v + i, &four, sizeof four);
-        }
-    } else {
-#pragma unroll
-        for (int i = 0; i < W; ++i) v[i] = p[i];
-    }
-}
-
 template <int W> __device__ __forceinline__ void store_numbers(float* p, const float (&v)[W]) {
     if constexpr (W % 4 == 0) {
 #pragma unroll
@@ -123,12 +107,13 @@ template <int W> __device__ __forceinline__ void store_numbers(float* p, const f
     }
 }
 
-// Sums and maxima in shared memory, and the gate that comes of them, which takes the room of the places.
+// Sums and maxima in shared memory, and the gate that comes of them, which takes the room of the places: of n things
+// from ``first`` on.
 struct Pools {
     float *sum, *most, *gate;
 
-    __device__ Pools(unsigned char* shared, int n)
-        : sum(reinterpret_cast<float*>(shared)), most(sum + n), gate(most + n) {}
+    __device__ Pools(unsigned char* shared, int n, int first = 0)
+        : sum(reinterpret_cast<float*>(shared) - first), most(sum + n), gate(most + n) {}
     __device__ int* place() const { return reinterpret_cast<int*>(gate); }
     __device__ __forceinline__ void put(int i, const Pooled& v) const {
         sum[i] = v.sum;
@@ -177,8 +162,8 @@ template <class A, class Get> __device__ __forceinline__ A join_slices(const OnC
     return a;
 }
 
-// Reduces the columns of a matrix: visit(A of W columns, the first row, first column) has every groups-th row, from the
-// first on. put(first column, A of some), get(column) for what was put there; all groups' are joined.
+// Reduces the columns of a matrix: visit(A of W columns, a group of threads, first column) has that group's rows.
+// put(first column, A of some), get(column) for what was put there; all groups' are joined.
 template <class A, int W, class Visit, class Put, class Get>
 __device__ __forceinline__ void reduce_columns(int cols, int groups, Visit visit, Put put, Get get) {
     constexpr int kTogether = 8;  // groups that a thread joins
@@ -211,6 +196,7 @@ template <class A, class B, class Get> __device__ __forceinline__ A join_blocks(
 // From global to shared memory, 16 bytes a thread, several of them under way.
 template <class T> __device__ __forceinline__ void load_rows(const T* from, int elements, T* to) {
     constexpr int V = kVector<T>, kAtATime = 4;
+#pragma unroll 1
     for (int first = int(threadIdx.x) * V; first < elements; first += kAtATime * kOnChipThreads * V) {
         Vector<T> v[kAtATime];
 #pragma unroll

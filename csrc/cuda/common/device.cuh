@@ -10,7 +10,7 @@
 
 #include <type_traits>
 
-#include "../activations.h"
+#include "../../activations.h"
 #include "sizes.h"
 
 #ifdef CBAM_EMULATION
@@ -54,7 +54,7 @@ template <class T, int V> struct alignas(V * sizeof(T)) Packed {
             memcpy(v, &bits, sizeof v);
         } else if constexpr (V > 1) {
             static_assert(V * sizeof(T) == 8);
-            const uint64_t bits = *reinterpret_cast<const uint64_t*>(p);
+            const uint2 bits = *reinterpret_cast<const uint2*>(p);
             memcpy(v, &bits, sizeof v);
         } else {
             v[0] = *p;
@@ -66,9 +66,9 @@ template <class T, int V> struct alignas(V * sizeof(T)) Packed {
             memcpy(&bits, v, sizeof v);
             *reinterpret_cast<uint4*>(p) = bits;
         } else if constexpr (V > 1) {
-            uint64_t bits;
+            uint2 bits;
             memcpy(&bits, v, sizeof v);
-            *reinterpret_cast<uint64_t*>(p) = bits;
+            *reinterpret_cast<uint2*>(p) = bits;
         } else {
             *p = v[0];
         }

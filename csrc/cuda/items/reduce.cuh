@@ -1,5 +1,5 @@
 // The two ways in which a pass reduces its images: along the rows of the matrix, or across them. What it sums is an
-// Operation: Pool (staged_pool.cuh) over pixels or channels, MapProducts (staged_products.cuh) over pixels. So Pool
+// Operation: Pool (pool.cuh) over pixels or channels, MapProducts (products.cuh) over pixels. So Pool
 // along the rows is the channel pool of NCHW and the spatial pool of channels_last, and across the rows the other two.
 // Both read x once and write one Sum of the operation for each row, or column, of each tile.
 //
@@ -12,7 +12,7 @@
 //   store<n>(sum, kept, read)      read(i, v) reads n elements from index i on again, times their factors; NaN beyond
 #pragma once
 
-#include "staged_tile.cuh"
+#include "tile.cuh"
 
 namespace cbam::cuda {
 

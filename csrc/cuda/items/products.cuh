@@ -1,8 +1,8 @@
 // The sums of the backward over x: products, of x and dy, along both sides of a tile, and MapProducts, an Operation of
-// staged_reduce.cuh: what reaches the channel gate through the two maps.
+// reduce.cuh: what reaches the channel gate through the two maps.
 #pragma once
 
-#include "staged_tile.cuh"
+#include "tile.cuh"
 
 namespace cbam::cuda {
 

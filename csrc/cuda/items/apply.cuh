@@ -1,7 +1,7 @@
 // y = relu(x g s + residual). The factors of the columns stay in registers while a thread goes down its rows.
 #pragma once
 
-#include "staged_tile.cuh"
+#include "tile.cuh"
 
 namespace cbam::cuda {
 
@@ -14,7 +14,8 @@ __device__ __forceinline__ void scale(const T* x, const T* residual, T* y, const
     const int col = tile.col + tile.lane * V, step = tile.groups * kBatch;
     F factor[V] = {};
     const auto finish = [&](int64_t at, const Packed<T, V>& word, const Packed<T, V>& to_add, F g) {
-        F v[V], add[V];
+        F v[V];
+        [[maybe_unused]] F add[V];
         word.unpack(v);
         if constexpr (with_residual) to_add.unpack(add);
         Packed<T, V> result;
