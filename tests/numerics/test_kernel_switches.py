@@ -90,6 +90,18 @@ def test_nan_and_inf_spread_as_in_the_reference(case, value, layout, ties):
         assert torch.equal(fused[key].isinf(), eager[key].isinf()), key
 
 
+@pytest.mark.parametrize("layout", LAYOUTS, ids=named)
+@pytest.mark.parametrize("gates", ["both", "channel"])
+def test_an_infinite_gradient_of_a_gate_that_is_zero(gates, layout):
+    """Both terms of it are 0, and 0 times infinity is NaN."""
+    case = (gates, "terms, leaky")
+    problem, functions = problem_and_functions(case, "first", (2, 8, 3, 5), torch.float32, layout, biases=True)
+    with torch.no_grad():
+        problem.inputs["x"][1, 7, 2, 4] = float("inf")
+    fused, eager = (problem.run(call) for call in functions)
+    assert torch.equal(fused["db2"].isnan(), eager["db2"].isnan())
+
+
 @chosen("layout,ties", LAYOUTS, TIES)
 def test_bitwise_reproducible_for_any_number_of_threads(case, layout, ties):
     problem, (fused, _) = problem_and_functions(case, ties, (5, 48, 9, 11), torch.float32, layout, biases=True)
