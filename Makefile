@@ -4,6 +4,7 @@
 # make gpu     what ten minutes on a GPU can tell (MINUTES=10), into runs/gpu; again: goes on from there
 # make test-all  make headers and make test with the slow tests and those that need Debian packages, which it installs
 # make headers  compile the bindings against the headers of the oldest torch that is supported
+# make docs    the documentation as a site, in build/docs; a warning is an error
 # make sanitize  the fuzz tests on kernels built with AddressSanitizer and UndefinedBehaviorSanitizer, for every
 #              instruction set of this processor
 # make dist    sdist and a wheel for this machine, in dist/
@@ -19,7 +20,7 @@ CPP = $(shell find csrc tests bench torch-ext -name '*.cpp' -o -name '*.h' -o -n
 # A change in any of these needs a new build; Python files do not, since the installation is editable.
 BUILT_FROM := setup.py pyproject.toml $(wildcard _build/*.py) $(shell find csrc -type f)
 
-.PHONY: train test quick style gpu test-all headers compilers format sanitize dist wheels smoke hub check-tag
+.PHONY: train test quick style gpu test-all headers compilers docs format sanitize dist wheels smoke hub check-tag
 
 train: .venv/train.installed
 	$(BIN)/python train_example.py
@@ -55,6 +56,9 @@ test-all: headers compilers test
 
 headers: .venv/torch.installed
 	$(BIN)/python tools/check_headers.py
+
+docs: .venv/test,dev.installed
+	$(BIN)/python -m sphinx -E -q -W --keep-going docs build/docs
 
 # For tests/cpu/test_aarch64.py and tests/package/test_compilers.py, which skip what is not there.
 PACKAGES := g++-aarch64-linux-gnu qemu-user g++-11 clang-14

@@ -179,18 +179,15 @@ def _gate(x, w1, w2, ws, b1, b2, bs, code, backend):
     return autograd.Gate.apply(*_apart(x, w1, w2, ws, b1, b2, bs, code, backend))
 
 
-def unserved_switches(backend: str, switches: Switches, *gates: str) -> str:
-    """Which switches of these gates, "channel" or "spatial", this backend leaves to the reference; empty if none."""
-    if backend == "cpu":
-        other = "channel" in gates and not {*switches.pools} <= {"avg", "max"}
-        return f"pools={switches.pools!r}" if other else ""
-    even = "ties='even'" if switches.ties == "even" else ""
-    return ", ".join(filter(None, (switches.differing(reference.TUTORIAL, *gates), even)))
+def unserved_switches(switches: Switches, *gates: str) -> str:
+    """Which switches of these gates, "channel" or "spatial", no backend has kernels for; empty if none."""
+    other = "channel" in gates and not {*switches.pools} <= {"avg", "max"}
+    return f"pools={switches.pools!r}" if other else ""
 
 
 def unserved(backend: str, x: Tensor, norm: nn.Module | None, switches: Switches, *gates: str) -> str:
     """Why this backend leaves such a call to the reference; empty if it serves it."""
-    if reason := unserved_switches(backend, switches, *gates):
+    if reason := unserved_switches(switches, *gates):
         return reason
     if not _is_batch_norm(norm):
         return f"{type(norm).__name__} in the place of BatchNorm2d"
@@ -264,7 +261,8 @@ def backend_for(x: Tensor) -> str:
     devices without kernels, functorch transforms, forward-mode AD, torch.onnx.export and torch.jit.trace, and
     everything if the environment says CBAM_FUSED_BACKEND=reference. CBAM_FUSED_BACKEND=cpu, =cuda and =triton make
     missing kernels an error. Triton serves GPUs, and tensors on the CPU only where both CBAM_FUSED_BACKEND=triton and
-    TRITON_INTERPRET=1 are set. :func:`use_backend` changes in a running process what CBAM_FUSED_BACKEND said at import.
+    TRITON_INTERPRET=1 are set. :func:`cbam_fused.use_backend` changes in a running process what CBAM_FUSED_BACKEND said
+    at import.
 
     Raises:
         RuntimeError: CBAM_FUSED_BACKEND names an unknown backend, or one that cannot serve x.

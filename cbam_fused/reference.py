@@ -2,7 +2,7 @@
 
 Source: Woo et al., "CBAM: Convolutional Block Attention Module", ECCV 2018. The defaults are the form that most
 code bases use: two bias-free 1x1 convolutions shared by both pools, and a k x k convolution over [mean, max] without
-BatchNorm. :class:`cbam_fused.switches.Switches` names everything in which other implementations differ.
+BatchNorm. :class:`cbam_fused.variants.config.Switches` names everything in which other implementations differ.
 """
 
 import operator
@@ -204,7 +204,7 @@ class ChannelAttention(PublicNames):
             that of the variant.
         variant: a name in ``cbam_fused.variants.VARIANTS``; its switches are taken.
         device, dtype: of the parameters and buffers, as in PyTorch's own modules.
-        switches: single ones to be changed, as in :class:`cbam_fused.switches.Switches`.
+        switches: single ones to be changed, as in :class:`cbam_fused.variants.config.Switches`.
 
     Shape: (N, C, H, W) -> (N, C, 1, 1).
     State: ``fc1.weight (R, C, 1, 1)``, ``fc2.weight (C, R, 1, 1)``, and ``fc1.bias (R,)``, ``fc2.bias (C,)`` with the
@@ -313,8 +313,8 @@ class CBAM(PublicNames):
         kernel_size: odd size of the spatial convolution; default that of the variant, 7 for the tutorial.
         variant: a name in ``cbam_fused.variants.VARIANTS``; its switches are taken.
         device, dtype: of the parameters and buffers, as in PyTorch's own modules.
-        switches: single ones to be changed, as in :class:`cbam_fused.switches.Switches`; ``spatial=False`` leaves
-            the channel gate alone.
+        switches: single ones to be changed, as in :class:`cbam_fused.variants.config.Switches`; ``spatial=False``
+            leaves the channel gate alone.
 
     Shape: (N, C, H, W) -> (N, C, H, W).
     State: ``ca.fc1.weight (R, C, 1, 1)``, ``ca.fc2.weight (C, R, 1, 1)``, ``sa.conv1.weight (1, 2, k, k)``, mean

@@ -24,11 +24,11 @@ def dense_like(x: Tensor) -> Tensor:
     return torch.empty_like(x, memory_format=torch.preserve_format if x.is_contiguous(memory_format=layout) else layout)
 
 
-def row_sizes(x: Tensor, w1: Tensor | None, ws: Tensor | None, switches: int, full: bool) -> tuple[int, int]:
-    """Numbers of an image in saved and in index; full: absent gates have room, too. csrc/problem.h has the same."""
+def row_sizes(x: Tensor, w1: Tensor | None, ws: Tensor | None, switches: int) -> tuple[int, int]:
+    """Numbers of an image in saved and in index. csrc/problem.h has the same."""
     C, P = x.shape[1], x.shape[2] * x.shape[3]
     pools = _pools(switches)
-    channel, spatial = w1 is not None or full, ws is not None or full
+    channel, spatial = w1 is not None, ws is not None
     hidden = 0 if w1 is None or switches & SINGLE else terms(switches) * w1.shape[0]
     of_channels = C * (pools + 1 + (2 if switches & GATE_TERMS else 0))
     places = C if channel and not switches & NO_MAX else 0

@@ -1,7 +1,7 @@
 """Loads the binaries, registers the Triton kernels, and describes the operators.
 
 params stands for w1, b1, w2, b2, ws, bs; acc for the accumulation type: float64 for a float64 x, else float32.
-switches is Switches.code of cbam_fused/switches.py.
+switches is Switches.code of cbam_fused/variants/config.py.
 
 forward(x, params, residual, relu, switches) -> (y, saved, index)
 backward(dy, x, y, saved, index, params, switches) -> (dx, dresidual, dw1, db1, dw2, db2, dws, dbs)
@@ -9,10 +9,10 @@ backward(dy, x, y, saved, index, params, switches) -> (dx, dresidual, dw1, db1, 
 w1 and w2, or ws, may be None: that gate is then 1. w2 alone is None where the switches say "single". ``saved``, acc,
 holds, per image: mean and max over H, W; the channel gate g; the hidden vectors before their activation, one for each
 time that the MLP is taken; the two gates whose sum g is, where it is one; mean and max over C; the spatial gate s.
-``index``, int32, holds where the maxima were: (C) and (HW). Of both tensors only what there is has room
-(layout.row_sizes); on GPUs, whose kernels know the tutorial's switches alone, both gates always, and the hidden vectors
-behind their activation. backward takes y if the forward ended in a ReLU, else None, and then leaves dresidual empty.
-Gradients of parameters have their type and strides; those of absent ones are empty.
+``index``, int32, holds where the maxima were: (C) and (HW); on GPUs, with even ties, how many elements reach them. Of
+both tensors only what there is has room (tensors.row_sizes). backward takes y if the forward ended in a ReLU, else
+None, and then leaves dresidual empty. Gradients of parameters have their type and strides; those of absent ones are
+empty.
 
 Where something stands between the convolution and its sigmoid, each of the two is cut there:
 
@@ -36,8 +36,9 @@ import json
 import os
 import shutil
 from collections.abc import Callable
-from functools import partial
+from functools import cache
 from pathlib import Path
+from types import ModuleType
 from typing import NamedTuple
 
 import torch
@@ -137,15 +138,15 @@ def runs(architectures: tuple[str, ...], major: int, minor: int) -> bool:
     return False
 
 
-def _fake_attend(x, w1, b1, w2, b2, ws, bs, switches, full=False):
-    saved, index = row_sizes(x, w1, ws, switches, full or x.device.type == "cuda")
+def _fake_attend(x, w1, b1, w2, b2, ws, bs, switches):
+    saved, index = row_sizes(x, w1, ws, switches)
     acc = accumulation_dtype(x.dtype)
     return x.new_empty((x.shape[0], saved), dtype=acc), x.new_empty((x.shape[0], index), dtype=torch.int32)
 
 
-def _fake_forward(x, w1, b1, w2, b2, ws, bs, residual, relu, switches, full=False):
+def _fake_forward(x, w1, b1, w2, b2, ws, bs, residual, relu, switches):
     check(x, w1, w2, ws, b1, b2, bs, residual, switches=decode(switches))
-    return dense_like(x), *_fake_attend(x, w1, b1, w2, b2, ws, bs, switches, full)
+    return dense_like(x), *_fake_attend(x, w1, b1, w2, b2, ws, bs, switches)
 
 
 def _fake_apply(x, saved, s, residual, relu, switches):
@@ -176,7 +177,6 @@ _FAKES: dict[str, Callable] = {
     "products": _fake_products,
     "backward_gates": _fake_backward_gates,
 }
-_TRITON_FAKES = {name: partial(_FAKES[name], full=True) for name in ("forward", "attend")}
 _PARAMS = "Tensor? w1, Tensor? b1, Tensor? w2, Tensor? b2, Tensor? ws, Tensor? bs"
 # As csrc/binding/cpu.cpp has them.
 _SCHEMAS = {
@@ -191,9 +191,14 @@ _SCHEMAS = {
 }
 
 
+@cache
+def _triton_operators() -> ModuleType:
+    """Imported when one of them is first called, since Triton takes long to import."""
+    return importlib.import_module("..triton.operators", __package__)
+
+
 def _triton(name: str) -> Callable:
-    """The Triton implementation of an operator, imported when it is first called."""
-    return lambda *args: getattr(importlib.import_module("..triton.operators", __package__), name)(*args)
+    return lambda *args: getattr(_triton_operators(), name)(*args)
 
 
 class Operators(NamedTuple):
@@ -213,7 +218,7 @@ _library = library.Library(NAMESPACE, "FRAGMENT")
 for _name, _schema in _SCHEMAS.items():
     _library.define(f"triton_{_name}{_schema}")
     _library.impl(f"triton_{_name}", _triton(_name), "CompositeExplicitAutograd")
-    library.register_fake(f"{NAMESPACE}::triton_{_name}", (_FAKES | _TRITON_FAKES)[_name])
+    library.register_fake(f"{NAMESPACE}::triton_{_name}", _FAKES[_name])
 operators = {"triton": _named("triton_")}
 if cpu_missing and not cuda_missing:  # _C would have defined them
     for _name, _schema in _SCHEMAS.items():

@@ -104,7 +104,7 @@ class Switches:
 
     @property
     def code(self) -> int:
-        """What kernels take: the two functions of a map, and ties, as one integer. 0 is the tutorial's.
+        """The two functions of a map, and ties, as the one integer that kernels take. 0 is the tutorial's.
 
         It has no room for the pools "lp" and "lse", nor for ``maps`` and ``residual``, which are other arguments.
         """

@@ -75,7 +75,7 @@ inline void check_index(const cbam::Problem& p, const Tensor& x, const Tensor& i
         return result;
     };
     const int32_t* i = (const int32_t*)index.const_data_ptr();
-    const int64_t pixels = p.saves_spatial() ? p.HW() : 0, channels = p.index_size() - pixels;
+    const int64_t pixels = p.spatial ? p.HW() : 0, channels = p.index_size() - pixels;
     for (int64_t n = 0; n < p.N; ++n, i += p.index_size())
         STD_TORCH_CHECK(largest(i, channels) < p.HW() && largest(i + channels, pixels) < p.C,
                         "index is not what the forward left: a hook on saved tensors must give integers back exactly");

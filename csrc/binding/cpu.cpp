@@ -52,8 +52,6 @@ std::string cpu_capability() { return kernels().name; }
 
 class Cpu {
 public:
-    static constexpr bool tutorial_only = false;
-
     explicit Cpu(const Tensor&) {}
 
     void forward(const Call& call) const { run(call, kernels().forward(call.p), new_workspace(call, 0)); }

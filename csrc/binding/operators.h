@@ -21,7 +21,7 @@ template <class Device> struct Operators {
                                                       const OptionalTensor& bs, const OptionalTensor& residual,
                                                       bool relu, int64_t switches) {
         const Device device(x);
-        Call call = served(x, {w1, b1, w2, b2, ws, bs}, switches);
+        Call call(x, {w1, b1, w2, b2, ws, bs}, switches);
         cbam::Problem& p = call.p;
         const OptionalTensor dense_residual = call.like_x(residual);
         Tensor y = torch::stable::empty_like(call.x);
@@ -37,7 +37,7 @@ template <class Device> struct Operators {
                                              const OptionalTensor& w2, const OptionalTensor& b2,
                                              const OptionalTensor& ws, const OptionalTensor& bs, int64_t switches) {
         const Device device(x);
-        Call call = served(x, {w1, b1, w2, b2, ws, bs}, switches);
+        Call call(x, {w1, b1, w2, b2, ws, bs}, switches);
         auto result = new_saved(call);
         device.forward(call);
         return result;
@@ -46,7 +46,7 @@ template <class Device> struct Operators {
     static Tensor apply(const Tensor& x, const Tensor& saved, const Tensor& s, const OptionalTensor& residual,
                         bool relu, int64_t switches) {
         const Device device(x);
-        Call call = served(x, {}, switches);
+        Call call(x, {}, switches);
         cbam::Problem& p = call.p;
         const Tensor dense_s = call.sums(s, p.N * p.HW());
         const OptionalTensor dense_residual = call.like_x(residual);
@@ -62,7 +62,7 @@ template <class Device> struct Operators {
     static std::tuple<Tensor, Tensor, Tensor> products(const Tensor& dy, const Tensor& x, const OptionalTensor& y,
                                                        const Tensor& saved, const Tensor& s, int64_t switches) {
         const Device device(x);
-        Call call = served(x, {}, switches);
+        Call call(x, {}, switches);
         cbam::Problem& p = call.p;
         const Tensor dense_dy = call.like_x(dy), dense_s = call.sums(s, p.N * p.HW());
         const OptionalTensor dense_y = call.like_x(y);
@@ -83,7 +83,7 @@ template <class Device> struct Operators {
         const OptionalTensor& w1, const OptionalTensor& b1, const OptionalTensor& w2, const OptionalTensor& b2,
         const OptionalTensor& ws, const OptionalTensor& bs, int64_t switches) {
         const Device device(x);
-        Call call = served(x, {w1, b1, w2, b2, ws, bs}, switches);
+        Call call(x, {w1, b1, w2, b2, ws, bs}, switches);
         cbam::Problem& p = call.p;
         const Tensor dense_dy = call.like_x(dy);
         const OptionalTensor dense_y = call.like_x(y);
@@ -105,7 +105,7 @@ template <class Device> struct Operators {
         const OptionalTensor& w2, const OptionalTensor& b2, const OptionalTensor& ws, const OptionalTensor& bs,
         int64_t switches) {
         const Device device(x);
-        Call call = served(x, {w1, b1, w2, b2, ws, bs}, switches);
+        Call call(x, {w1, b1, w2, b2, ws, bs}, switches);
         cbam::Problem& p = call.p;
         const OptionalTensor dense_dy = call.like_x(dy);
         const OptionalTensor dense_s = call.sums(s, p.N * p.HW()), dense_dg = call.sums(dg, p.N * p.C),
@@ -119,14 +119,6 @@ template <class Device> struct Operators {
         device.backward(call);
         d.finish();
         return {dx, d.w1, d.b1, d.w2, d.b2, d.ws, d.bs};
-    }
-
-    static Call served(const Tensor& x, const Parameters& parameters, int64_t switches) {
-        Call call(x, parameters, switches);
-        STD_TORCH_CHECK(!Device::tutorial_only || !(switches & ~cbam::Switches::kNoChannel),
-                        "cbam_fused: these kernels serve the tutorial's switches alone");
-        call.p.saves_absent = Device::tutorial_only;
-        return call;
     }
 
     static void implement(torch::stable::detail::StableLibrary& m) {

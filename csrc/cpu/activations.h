@@ -1,11 +1,9 @@
-// The gates of a vector of logits, in place, and the activations within the MLP.
+// The gates of a vector of logits, in place.
 #pragma once
-
-#include <math.h>
 
 #include <initializer_list>
 
-#include "../problem.h"
+#include "../activations.h"
 #include "simd.h"
 
 namespace {
@@ -39,44 +37,9 @@ inline void sigmoid(double* v, int64_t n) {
     for (int64_t i = 0; i < n; ++i) v[i] = 1 / (1 + exp(-v[i]));
 }
 
-// The sigmoid, or min(max(v / 6 + 1 / 2, 0), 1); comparisons are false for NaN, which stays.
 template <class F> void gate(bool hard, F* v, int64_t n) {
     if (!hard) return sigmoid(v, n);
-    for (int64_t i = 0; i < n; ++i) {
-        const F x = v[i] + 3;
-        v[i] = (x < 0 ? 0 : x > 6 ? 6 : x) / 6;
-    }
-}
-
-// The gradient d of a gate that has this value, taken before it. PyTorch has a float's sixth in every type.
-template <class F> F through_gate(bool hard, F value, F d) {
-    if (hard) return value > 0 && value < 1 ? d * F(1.f / 6) : 0;
-    return d * (value * (1 - value));
-}
-
-template <class F> F activate(cbam::Activation activation, F v) {
-    switch (activation) {
-        case cbam::Activation::leaky_relu: return v > 0 ? v : v * F(0.01);
-        case cbam::Activation::silu: return v / (1 + exp(-v));
-        case cbam::Activation::gelu: return v * ((1 + erf(v * F(M_SQRT1_2))) / 2);
-        default: return v < 0 ? 0 : v;
-    }
-}
-
-// The gradient d behind the activation of v, taken before it.
-template <class F> F through_activation(cbam::Activation activation, F v, F d) {
-    switch (activation) {
-        case cbam::Activation::leaky_relu: return v > 0 ? d : d * F(0.01);
-        case cbam::Activation::silu: {
-            const F s = 1 / (1 + exp(-v));
-            return d * (s * (1 + v * (1 - s)));
-        }
-        case cbam::Activation::gelu: {
-            const F cdf = (1 + erf(v * F(M_SQRT1_2))) / 2, pdf = exp(v * v / -2) * F(M_2_SQRTPI * M_SQRT1_2 / 2);
-            return d * (cdf + v * pdf);
-        }
-        default: return v <= 0 ? 0 : d;
-    }
+    for (int64_t i = 0; i < n; ++i) v[i] = hard_sigmoid(v[i]);
 }
 
 }  // namespace

@@ -2,8 +2,8 @@
 #include "launch.h"
 
 #include "items/items.h"
-#include "on_chip.h"
-#include "parameters.h"
+#include "items/parameters.h"
+#include "on_chip/on_chip.h"
 
 namespace cbam::cuda {
 

@@ -6,7 +6,7 @@
 #include <string>
 
 #include "launch.h"
-#include "on_chip.h"
+#include "on_chip/on_chip.h"
 
 namespace cbam::cuda {
 
@@ -23,6 +23,7 @@ bool aligned(std::initializer_list<const void*> tensors) {
 // Why no number of blocks would do; null if one might.
 const char* obstacle(const Problem& p) {
     if (p.dtype == Dtype::f64) return "float64 has only the staged schedule";
+    if (!p.switches.tutorial()) return "the on-chip schedule has the tutorial's switches alone";
     if (p.C * p.HW() * size_of(p.dtype) % 16) return "an image must be a multiple of 16 bytes for the on-chip schedule";
     if (p.C * p.HW() >= int64_t(1) << 24) return "the image is too large for the on-chip schedule";
     if (!aligned({p.x, p.residual, p.y, p.dy, p.dx, p.dresidual}))
@@ -84,7 +85,10 @@ Plan choose(const Problem& p, const Device& device, LayoutOf layout) {
 Plan plan(const Problem& p, const Device& device, const char* wanted, LayoutOf layout) {
     const std::string choice = wanted ? wanted : "auto";
     if (choice == "staged") return staged(device);
-    if (choice == "dataflow") return dataflow(device);
+    if (choice == "dataflow") {
+        if (p.switches.even_ties) throw std::invalid_argument("CBAM_FUSED_CUDA_SCHEDULE=dataflow: it has no even ties");
+        return dataflow(device);
+    }
     if (choice == "auto") return choose(p, device, layout);
     return as_wanted(p, device, layout, choice);
 }

@@ -28,6 +28,7 @@ def _order(shape, parts, channels_last, forward, vector, window):
     p.N, p.C, p.H, p.W = shape
     p.R, p.k = max(1, p.C // 16), 7
     has_w1, has_ws, p.given = parts
+    p.channel, p.spatial = has_w1, has_ws
     p.x = p.y = 1 << 20
     for name, has in {"w1": has_w1, "w2": has_w1, "ws": has_ws}.items():
         if has:

@@ -5,7 +5,7 @@ test_instruction_sets.py runs this file again for each instruction set.
 
 import pytest
 import torch
-from gates import SWITCHES, switched
+from gates import CASES, SWITCHES, switched
 from truth import DTYPES, LAYOUTS, assert_close_to_truth
 
 from cbam_fused import functional
@@ -15,10 +15,6 @@ from cbam_fused.variants.config import Switches, decode
 
 layouts = pytest.mark.parametrize("layout", LAYOUTS, ids=["nchw", "nhwc"])
 every_tie = pytest.mark.parametrize("ties", ["first", "even"])
-# The hard sigmoid is the only switch of the spatial gate alone.
-CASES = [(g, s) for g in ("both", "channel", "channel mask") for s in SWITCHES]
-CASES += [(g, "hard") for g in ("spatial", "spatial mask", "both, norm", "spatial mask, norm")]
-CASES += [("both, norm", "mean of pools"), ("both, norm", "se"), ("both, norm", "terms, leaky")]
 cases = pytest.mark.parametrize("gates,name", CASES)
 
 
@@ -139,7 +135,7 @@ def test_what_is_absent_is_not_saved():
             code = Switches(**SWITCHES.get(name, {})).code
             w1_, w2_, ws_ = weights
             _, saved, index = forward(x, w1_, None, w2_, None, ws_, None, None, False, code)
-            assert (saved.shape[1], index.shape[1]) == row_sizes(x, w1_, ws_, code, full=False)
+            assert (saved.shape[1], index.shape[1]) == row_sizes(x, w1_, ws_, code)
             sizes[gates, name] = saved.shape[1], index.shape[1]
     assert sizes["channel", "se"] == (2 * C + R, 0)
     assert sizes["channel", "tutorial"] == (3 * C + 2 * R, C)

@@ -245,6 +245,6 @@ def test_same_loss_curve_as_the_reference(checker, monkeypatch):
     expected = losses("reference", monkeypatch)
     assert not checker.launches
     got = losses("triton", monkeypatch)
-    assert checker.launches.count("gate_and_apply") == checker.launches.count("input_gradient") == 6
+    assert checker.launches.count("cbam_fwd_apply") == checker.launches.count("cbam_bwd_input") == 6
     assert expected[0] != expected[1] != expected[2]
     assert got == pytest.approx(expected, rel=1e-5)

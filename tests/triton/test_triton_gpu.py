@@ -181,13 +181,6 @@ def test_fullgraph(layout):
 
 
 @layouts
-def test_autotune_computes_the_same(layout, monkeypatch):
-    monkeypatch.setenv("CBAM_FUSED_AUTOTUNE", "1")
-    problem = random_problem((4, 64, 28, 28), torch.float32, layout, residual=True, relu=True)
-    assert_close_to_truth(problem, on_gpu())
-
-
-@layouts
 @pytest.mark.slow  # 15 GB of GPU memory
 def test_more_than_2_to_the_31_elements(layout):
     """The last image of a batch whose addresses do not fit in 32 bits."""

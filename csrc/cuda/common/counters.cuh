@@ -5,7 +5,7 @@
 // const __restrict__ and no __ldg.
 #pragma once
 
-#include "../device.cuh"
+#include "device.cuh"
 
 namespace cbam::cuda {
 

@@ -8,12 +8,13 @@
 // before it, of the same image. Shared memory: what backward_bytes says.
 #pragma once
 
-#include "../max_terms.cuh"
-#include "../staged_gradient.cuh"
-#include "../staged_products.cuh"
-#include "../staged_reduce.cuh"
+#include "../common/max_terms.cuh"
 #include "convolution.cuh"
+#include "even_ties.cuh"
 #include "image.cuh"
+#include "input_gradient.cuh"
+#include "products.cuh"
+#include "reduce.cuh"
 #include "work.h"
 
 namespace cbam::cuda {
@@ -27,13 +28,18 @@ template <class T> __device__ __forceinline__ T* masked_dy(const Problem& p) {
 template <class T, int V, bool channels_last>
 __device__ __forceinline__ void products_item(const Backward<Acc<T>>& a, int64_t n, int index, unsigned char* shared) {
     using F = Acc<T>;
-    const Problem& p = a.p;
+    const Layout& p = a.p;
     const Tile tile(a.strip, index);
     const Image<F> image{p, n};
     const F *const g = image.g(), *const s = image.spatial_gate();
-    F *const dz = a.dz + n * p.HW(), *const parts = a.of_products + (n * a.strip.tiles() + index) * p.C;
-    const auto put_pixel = [&](int q, F sum) { dz[q] = a.products_alone ? sum : sum * (s[q] * (1 - s[q])); };
-    const auto put_channel = [&](int c, F sum) { parts[c] = sum; };
+    F* const dz = p.spatial ? a.dz + n * p.HW() : nullptr;
+    F* const parts = p.channel ? a.of_products + (n * a.strip.tiles() + index) * p.C : nullptr;
+    const auto put_pixel = [&](int q, F sum) {
+        if (dz) dz[q] = a.products_alone ? sum : through_gate(p.switches.hard_spatial, s[q], sum);
+    };
+    const auto put_channel = [&](int c, F sum) {
+        if (parts) parts[c] = sum;
+    };
     const auto of_part = [&](const Tile& part, auto put_row, auto put_column) {
         const T *const x = image.of((const T*)p.x), *const dy = image.of((const T*)p.dy);
         const F *const row_gate = channels_last ? s : g, *const column_gate = channels_last ? g : s;
@@ -62,11 +68,11 @@ __device__ __forceinline__ void products_item(const Backward<Acc<T>>& a, int64_t
 
 // Reads dz, ws and, where there is a channel gate, x; g and the maxima; writes dmaps, and the parts of the gradient by
 // g, times g.
-template <class T, int V, bool channels_last>
+template <class T, int V, bool channels_last, bool even>
 __device__ __forceinline__ void map_gradients_item(const Backward<Acc<T>>& a, int64_t n, int index,
                                                    unsigned char* shared) {
     using F = Acc<T>;
-    const Problem& p = a.p;
+    const Layout& p = a.p;
     const Tile tile(a.strip, index);
     const Image<F> image{p, n};
     const int64_t HW = p.HW();
@@ -78,12 +84,13 @@ __device__ __forceinline__ void map_gradients_item(const Backward<Acc<T>>& a, in
     };
     const auto finish = [&](int q, const Pair<F>& sum) {
         dmaps[q] = sum.mean / F(p.C);
-        dmaps[HW + q] = sum.max;
+        dmaps[HW + q] = even ? sum.max / F(image.argmax_c()[q]) : sum.max;
     };
     convolve<Pair<F>, true>(dz, (const F*)p.ws, channels_last ? tile.row : tile.col,
                             channels_last ? tile.row_end : tile.col_end, p.H, p.W, p.k, reinterpret_cast<F*>(shared),
                             visit, finish);
-    if (!p.w1) return;
+    if (!p.channel) return;
+    if constexpr (even) return even_map_products<T, V, channels_last>(a, image, tile, index, shared);
     const T* const x = image.of((const T*)p.x);
     F* const parts = a.of_maps + (n * a.strip.tiles() + index) * p.C;
     const int first = channels_last ? tile.row : tile.col, last = channels_last ? tile.row_end : tile.col_end;
@@ -103,16 +110,20 @@ __device__ __forceinline__ void map_gradients_item(const Backward<Acc<T>>& a, in
 }
 
 // Reads dy, or what of it passed the ReLU, the gates, dmaps and dpools; writes dx.
-template <class T, int V, bool channels_last>
+template <class T, int V, bool channels_last, bool even>
 __device__ __forceinline__ void input_item(const Backward<Acc<T>>& a, int64_t n, int index, unsigned char* shared) {
     using F = Acc<T>;
-    const Problem& p = a.p;
+    const Layout& p = a.p;
     const Tile tile(a.strip, index);
     const Image<F> image{p, n};
     const T* const dy = p.dy && p.relu ? masked_dy<T>(p) : (const T*)p.dy;
+    if constexpr (even) return even_input_item<T, V, channels_last>(a, n, index, dy);
     const F *const dmaps = a.dmaps_of(n), *const dpools = a.dpools_of(n);
-    const Sides<F> pixels{dy ? image.spatial_gate() : nullptr, dmaps, dmaps + p.HW(), image.argmax_c()};
-    const Sides<F> channels{image.g(), dpools, dpools + p.C, image.argmax_hw()};
+    const F* const s = image.spatial_gate();
+    const Sides<F> pixels{dy ? s : nullptr, F(dy && !s), dmaps, dmaps ? dmaps + p.HW() : nullptr, image.argmax_c()};
+    // Of the channel gate alone, 0 times g must stay 0, whatever g is.
+    const Sides<F> channels{dy || p.spatial ? image.g() : nullptr, F(1), dpools,
+                            p.switches.no_max || !dpools ? nullptr : dpools + p.C, image.argmax_hw()};
     tile.each_part<V>([&](const Tile& part) {
         T* const dx = image.of((T*)p.dx);
         if (dy) input_gradient<T, V, channels_last, true>(image.of(dy), dx, a.strip, part, pixels, channels, shared);

@@ -12,9 +12,14 @@ namespace cbam::cuda {
 template <class T, int V, bool channels_last> size_t item_bytes(const Forward<Acc<T>>& a, Kind kind) {
     using F = Acc<T>;
     switch (kind) {
-        case Kind::pool: return reduce_bytes<F, V, Pool<F, false>>(channels_last);
-        case Kind::maps: return reduce_bytes<F, V, Pool<F, true>>(!channels_last);
-        case Kind::apply: return std::max(TileSides<F, V>::bytes(a.strip), a.gates && a.p.ws ? window_bytes<F>(2) : 0);
+        case Kind::pool:
+            return a.p.switches.even_ties ? kMergeBytes<EvenSum<F>, V>
+                                          : reduce_bytes<F, V, Pool<F, false>>(channels_last);
+        case Kind::maps:
+            return a.p.switches.even_ties ? kMergeBytes<EvenSum<F>, V>
+                                          : reduce_bytes<F, V, Pool<F, true>>(!channels_last);
+        case Kind::apply:
+            return std::max(TileSides<F, V>::bytes(a.strip), a.gates && a.p.spatial ? window_bytes<F>(2) : 0);
         default: return kMlpForward * sizeof(F);
     }
 }

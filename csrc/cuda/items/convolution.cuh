@@ -4,8 +4,8 @@
 // neither the map nor the kernel.
 #pragma once
 
-#include "../device.cuh"
-#include "../launcher.h"
+#include "../common/device.cuh"
+#include "../common/launcher.h"
 
 namespace cbam::cuda {
 

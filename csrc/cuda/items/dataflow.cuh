@@ -18,10 +18,10 @@ __device__ __forceinline__ void run_item(const Forward<Acc<T>>& a, const Item& i
     const int64_t n = item.group * a.images + item.index / tiles;
     switch (item.kind) {
         case Kind::pool:
-            if (n < a.p.N) pool_item<T, V, channels_last>(a, n, tile, shared);
+            if (n < a.p.N) pool_item<T, V, channels_last, Maxima::placed>(a, n, tile, shared);
             break;
         case Kind::maps:
-            if (n < a.p.N) maps_item<T, V, channels_last>(a, n, tile, shared);
+            if (n < a.p.N) maps_item<T, V, channels_last, false>(a, n, tile, shared);
             break;
         case Kind::apply:
             if (n < a.p.N) apply_item<T, V, channels_last>(a, n, tile, shared);
@@ -39,10 +39,10 @@ __device__ __forceinline__ void run_item(const Backward<Acc<T>>& a, const Item& 
             if (n < a.p.N) products_item<T, V, channels_last>(a, n, tile, shared);
             break;
         case Kind::map_gradients:
-            if (n < a.p.N) map_gradients_item<T, V, channels_last>(a, n, tile, shared);
+            if (n < a.p.N) map_gradients_item<T, V, channels_last, false>(a, n, tile, shared);
             break;
         case Kind::input_gradient:
-            if (n < a.p.N) input_item<T, V, channels_last>(a, n, tile, shared);
+            if (n < a.p.N) input_item<T, V, channels_last, false>(a, n, tile, shared);
             break;
         default: small_item(a, item.kind, item.group, item.index, reinterpret_cast<Acc<T>*>(shared));
     }

@@ -7,31 +7,42 @@
 // before it, of the same image. Shared memory: what forward_bytes says.
 #pragma once
 
-#include "../staged_apply.cuh"
-#include "../staged_pool.cuh"
-#include "../staged_reduce.cuh"
+#include "apply.cuh"
 #include "convolution.cuh"
+#include "even_ties.cuh"
 #include "image.cuh"
+#include "pool.cuh"
+#include "reduce.cuh"
 #include "work.h"
 
 namespace cbam::cuda {
 
+// Of the channel pool: none, or where the first is, or how many there are.
+enum class Maxima { none, placed, counted };
+
 // Reads x; writes sum, maximum and place for each channel of the tile.
-template <class T, int V, bool channels_last>
+template <class T, int V, bool channels_last, Maxima maxima>
 __device__ __forceinline__ void pool_item(const Forward<Acc<T>>& a, int64_t n, int index, unsigned char* shared) {
     using F = Acc<T>;
+    if constexpr (maxima == Maxima::counted) return even_pool_item<T, V, channels_last>(a, n, index, shared);
     const Tile tile(a.pool, index);
     const int64_t at = (n * a.parts() + (channels_last ? tile.row_tile : tile.col_tile)) * a.p.C;
-    const Pool<F, false> pool{nullptr, a.total + at, a.max + at, a.argmax + at, F(1)};
     const T* const x = Image<F>{a.p, n}.of((const T*)a.p.x);
-    if constexpr (channels_last) reduce_across<T, V>(x, a.pool, tile, pool, shared);
-    else reduce_along<T, V>(x, a.pool, tile, pool, shared);
+    const auto reduce = [&](const auto& pool) {
+        if constexpr (channels_last) reduce_across<T, V>(x, a.pool, tile, pool, shared);
+        else reduce_along<T, V>(x, a.pool, tile, pool, shared);
+    };
+    if constexpr (maxima == Maxima::none) return reduce(Total<F>{a.total + at});
+    const bool wanted = a.max;  // not known when the dataflow driver was compiled
+    reduce(
+        Pool<F, false>{nullptr, a.total + at, wanted ? a.max + at : nullptr, wanted ? a.argmax + at : nullptr, F(1)});
 }
 
 // Reads x and g; writes both maps and the places of the maxima.
-template <class T, int V, bool channels_last>
+template <class T, int V, bool channels_last, bool even>
 __device__ __forceinline__ void maps_item(const Forward<Acc<T>>& a, int64_t n, int index, unsigned char* shared) {
     using F = Acc<T>;
+    if constexpr (even) return even_maps_item<T, V, channels_last>(a, n, index, shared);
     const Tile tile(a.strip, index);
     const Image<F> image{a.p, n};
     const Pool<F, true> pool{image.g(), image.mean_c(), image.max_c(), image.argmax_c(), F(a.p.C)};
@@ -40,25 +51,16 @@ __device__ __forceinline__ void maps_item(const Forward<Acc<T>>& a, int64_t n, i
     else reduce_across<T, V>(x, a.strip, tile, pool, shared);
 }
 
-// s of the pixels: the sigmoid of the convolution of both maps, or, without y, what it is taken of; 1 without a
-// convolution, where all else is 0.
+// s of the pixels: the sigmoid of the convolution of both maps, or, without y, what it is taken of.
 template <class F>
-__device__ __forceinline__ void spatial_gate(const Problem& p, const Image<F>& image, int first, int last, F* shared) {
+__device__ __forceinline__ void spatial_gate(const Layout& p, const Image<F>& image, int first, int last, F* shared) {
     F* const s = image.s();
-    if (!p.ws) {
-        for (int q = first + threadIdx.x; q < last; q += kThreads) {
-            image.mean_c()[q] = image.max_c()[q] = 0;
-            image.argmax_c()[q] = 0;
-            s[q] = 1;
-        }
-        return;
-    }
     const F* const maps[2] = {image.mean_c(), image.max_c()};
     const F bias = p.bs ? *static_cast<const F*>(p.bs) : F(0);
     const auto visit = [](F& sum, const Pair<F>& weight, const F(&v)[2]) {
         sum += weight.mean * v[0] + weight.max * v[1];
     };
-    const auto finish = [&](int q, F sum) { s[q] = p.y ? sigmoid(sum + bias) : sum + bias; };
+    const auto finish = [&](int q, F sum) { s[q] = p.y ? gate_of(p.switches.hard_spatial, sum + bias) : sum + bias; };
     convolve<F, false>(maps, (const F*)p.ws, first, last, p.H, p.W, p.k, shared, visit, finish);
 }
 
@@ -66,10 +68,10 @@ __device__ __forceinline__ void spatial_gate(const Problem& p, const Image<F>& i
 template <class T, int V, bool channels_last>
 __device__ __forceinline__ void apply_item(const Forward<Acc<T>>& a, int64_t n, int index, unsigned char* shared) {
     using F = Acc<T>;
-    const Problem& p = a.p;
+    const Layout& p = a.p;
     const Tile tile(a.strip, index);
     const Image<F> image{p, n};
-    if (a.gates)
+    if (a.gates && p.spatial)
         spatial_gate(p, image, channels_last ? tile.row : tile.col, channels_last ? tile.row_end : tile.col_end,
                      reinterpret_cast<F*>(shared));
     if (!p.y) return;

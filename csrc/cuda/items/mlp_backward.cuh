@@ -1,7 +1,7 @@
 // Backward through the channel gate of an item's images.
 //
-// hidden_backward: from dg, which the strips left in two parts, dlogit = dg g (1 - g), and the gradients before the
-// ReLU; kUnitLanes neighbours have kUnits hidden units, the groups of threads share the channels.
+// hidden_backward: from dg, which the strips left in two parts, dlogit = dg g (1 - g) of a gate, and the gradients
+// before the activation; kUnitLanes neighbours have kUnits hidden units, the groups of threads share the channels.
 // pools_backward: the gradients of the pools; the kPoolGroups groups share the hidden units.
 // Reads the parts, w1, w2 and saved; writes dpools, and what partial has of the channel gate.
 // Shared memory: kMlpBackward numbers, the inputs of a layer and what the groups have. Both begin with a barrier.
@@ -36,9 +36,11 @@ template <class F> __device__ __forceinline__ F join_maps(const Backward<F>& a, 
     return sum;
 }
 
-template <class F> __device__ __forceinline__ void hidden_backward(const Backward<F>& a, const Images& images,
+template <class F> __device__ __forceinline__ void hidden_backward(const Backward<F>& a, const Images& images, int gate,
                                                                    int first_unit, int last_unit, F* shared) {
-    const Problem& p = a.p;
+    const Layout& p = a.p;
+    const Switches& of = p.switches;
+    const bool apart = of.gates() == 2;  // each term has a gate
     const int C = p.C, R = p.R, group = threadIdx.x / kUnitLanes;
     const F* const w2 = (const F*)p.w2;
     F *const of_channels = shared, *const of_groups = shared + kImages * kChunk;  // (kUnitGroups, kImages, kUnits)
@@ -54,8 +56,13 @@ template <class F> __device__ __forceinline__ void hidden_backward(const Backwar
                     const F g = image.g()[c];
                     F d = join_products(a, n, c) * g;
                     if (a.maps_reach_channels()) d += join_maps(a, n, c);
-                    const F dlogit = d * (1 - g);
-                    if (unit == 0) image.dlogit()[c] = dlogit;
+                    // What is given times g, as a sigmoid needs it.
+                    const F dlogit =
+                        apart || of.hard_channel
+                            ? (g == 0 ? F(0)
+                                      : through_gate(of.hard_channel, apart ? image.gate_term(gate)[c] : g, d / g))
+                            : d * (1 - g);
+                    if (unit == 0) image.dlogit(gate)[c] = dlogit;
                     return dlogit;
                 });
                 __syncthreads();
@@ -86,10 +93,9 @@ template <class F> __device__ __forceinline__ void hidden_backward(const Backwar
 #pragma unroll 8
             for (int g = 0; g < kUnitGroups; ++g) total += of_groups[g * kImages * kUnits + threadIdx.x];
             const Image<F> image{p, images.first + n};
-            const F of_mean = image.hidden_mean()[r], of_max = image.hidden_max()[r];
-            image.dhidden_mean()[r] = of_mean <= 0 ? F(0) : total;
-            image.dhidden_max()[r] = of_max <= 0 ? F(0) : total;
-            image.hidden()[r] = of_mean + of_max;
+            for (int term = apart ? gate : 0; term < (apart ? gate + 1 : of.terms()); ++term)
+                image.dhidden(term)[r] = p.w1 ? through_activation(of.activation, image.hidden(term)[r], total) : total;
+            image.hidden_sum(gate)[r] = image.second_input(gate, r);
         }
         __syncthreads();
     }
@@ -97,21 +103,24 @@ template <class F> __device__ __forceinline__ void hidden_backward(const Backwar
 
 template <class F> __device__ __forceinline__ void pools_backward(const Backward<F>& a, const Images& images,
                                                                   int first_channel, int last_channel, F* shared) {
-    const Problem& p = a.p;
+    const Layout& p = a.p;
+    const Switches& of = p.switches;
     const int C = p.C, R = p.R, group = threadIdx.x / kPoolChannels, channel = threadIdx.x % kPoolChannels;
     const F* const w1 = (const F*)p.w1;
-    F *const mean = shared, *const max = mean + kImages * kChunk;
-    F* const of_groups = max + kImages * kChunk;  // (kPoolGroups, kImages, 2, kPoolChannels)
+    const bool two = of.terms() == 2;
+    F *const of_first = shared, *const of_second = of_first + kImages * kChunk;
+    F* const of_groups = of_second + kImages * kChunk;  // (kPoolGroups, kImages, 2, kPoolChannels)
     constexpr int kOfImage = 2 * kPoolChannels, kOfGroup = kImages * kOfImage;
     for (int first = first_channel; first < last_channel; first += kPoolChannels) {
         const int c = first + channel;
-        F dmean[kImages] = {}, dmax[kImages] = {};
-        for (int r0 = 0; r0 < R; r0 += kChunk) {
+        F dfirst[kImages] = {}, dsecond[kImages] = {};
+        for (int r0 = 0; w1 && r0 < R; r0 += kChunk) {
             const int count = min(kChunk, R - r0);
             if (first == first_channel || R > kChunk) {
                 __syncthreads();
-                fill(mean, images, r0, r0 + count, [&](int64_t n, int r) { return Image<F>{p, n}.dhidden_mean()[r]; });
-                fill(max, images, r0, r0 + count, [&](int64_t n, int r) { return Image<F>{p, n}.dhidden_max()[r]; });
+                for (int term = 0; term < of.terms(); ++term)
+                    fill(term ? of_second : of_first, images, r0, r0 + count,
+                         [&](int64_t n, int r) { return Image<F>{p, n}.dhidden(term)[r]; });
                 __syncthreads();
             }
 #pragma unroll 8
@@ -119,28 +128,31 @@ template <class F> __device__ __forceinline__ void pools_backward(const Backward
                 const F w = c < last_channel ? w1[int64_t(r0 + i) * C + c] : F(0);
 #pragma unroll
                 for (int n = 0; n < kImages; ++n) {
-                    dmean[n] += w * mean[n * kChunk + i];
-                    dmax[n] += w * max[n * kChunk + i];
+                    dfirst[n] += w * of_first[n * kChunk + i];
+                    if (two) dsecond[n] += w * of_second[n * kChunk + i];
                 }
             }
         }
 #pragma unroll
         for (int n = 0; n < kImages; ++n) {
-            of_groups[group * kOfGroup + n * kOfImage + channel] = dmean[n];
-            of_groups[group * kOfGroup + n * kOfImage + kPoolChannels + channel] = dmax[n];
+            of_groups[group * kOfGroup + n * kOfImage + channel] = dfirst[n];
+            of_groups[group * kOfGroup + n * kOfImage + kPoolChannels + channel] = dsecond[n];
         }
         __syncthreads();
         const int n = group;  // there are as many
         static_assert(kPoolGroups == kImages);
         if (n < images.count && c < last_channel) {
-            F of_mean = 0, of_max = 0;
-            for (int g = 0; g < kPoolGroups; ++g) {
-                of_mean += of_groups[g * kOfGroup + n * kOfImage + channel];
-                of_max += of_groups[g * kOfGroup + n * kOfImage + kPoolChannels + channel];
+            const Image<F> image{p, images.first + n};
+            F first_term = w1 ? F(0) : image.dhidden(0)[c], second_term = w1 || !two ? F(0) : image.dhidden(1)[c];
+            for (int g = 0; w1 && g < kPoolGroups; ++g) {
+                first_term += of_groups[g * kOfGroup + n * kOfImage + channel];
+                second_term += of_groups[g * kOfGroup + n * kOfImage + kPoolChannels + channel];
             }
-            F* const dpools = a.dpools + (images.first + n) * 2 * C;
-            dpools[c] = of_mean / F(p.HW());
-            dpools[C + c] = of_max;
+            if (of.mean_of_pools) first_term /= 2;
+            F* const dpools = a.dpools + image.n * 2 * C;
+            dpools[c] = of.no_mean ? F(0) : first_term / F(p.HW());
+            const F of_max = two ? second_term : first_term;
+            dpools[C + c] = of.no_max ? F(0) : of.even_ties ? of_max / F(image.argmax_hw()[c]) : of_max;
         }
         __syncthreads();
     }
@@ -150,7 +162,8 @@ template <class F> __device__ __forceinline__ void pools_backward(const Backward
 template <class F> __device__ __forceinline__ void gate_gradients(const Backward<F>& a, const Images& images) {
     for (int n = 0; n < images.count; ++n)
         for (int c = threadIdx.x; c < a.p.C; c += kThreads)
-            static_cast<F*>(a.p.dg)[(images.first + n) * a.p.C + c] = join_products(a, images.first + n, c);
+            static_cast<F*>(a.p.dg)[(images.first + n) * a.p.C + c] =
+                a.p.channel ? join_products(a, images.first + n, c) : F(0);
 }
 
 }  // namespace cbam::cuda

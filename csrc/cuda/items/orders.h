@@ -16,16 +16,16 @@ template <class F> Order forward_order(const Forward<F>& a) {
     const auto add = [&](Kind kind, int64_t items, int behind) { order.add(kind, items, order.phases - 1, behind); };
     const int64_t strips = int64_t(a.images) * a.strip.tiles();
     if (a.gates) {
-        if (p.w1) add(Kind::pool, int64_t(a.images) * a.pool.tiles(), 0);
-        if (!p.w1 || p.C <= kOneBlock) {
+        if (p.channel) add(Kind::pool, int64_t(a.images) * a.pool.tiles(), 0);
+        if (p.channel && p.C <= kOneBlock) {
             add(Kind::mlp, 1, 1);
-        } else {
+        } else if (p.channel) {
             add(Kind::hidden, ceil_div(p.R, kHiddenRows), 1);
             add(Kind::gate, ceil_div(p.C, gate_channels_at_once(lanes_for(p.R))), 1);
         }
-        if (p.ws) add(Kind::maps, strips, 5);
+        if (p.spatial) add(Kind::maps, strips, 5);
     }
-    add(Kind::apply, strips, 3);
+    if (p.spatial || p.y) add(Kind::apply, strips, 3);
     return order;
 }
 
@@ -45,16 +45,16 @@ template <class F> Order backward_order(const Backward<F>& a) {
     const auto add = [&](Kind kind, int64_t items, int behind) { order.add(kind, items, order.phases - 1, behind); };
     const int64_t strips = int64_t(a.images) * a.strip.tiles();
     if (!p.given) add(Kind::products, strips, 0);
-    if (p.ws) add(Kind::map_gradients, strips, 3);
-    if (p.w1 && p.C <= kOneBlock) {
+    if (p.spatial) add(Kind::map_gradients, strips, 3);
+    if (p.channel && p.C <= kOneBlock) {
         add(Kind::mlp_backward, 1, 1);
-    } else if (p.w1) {
+    } else if (p.channel) {
         add(Kind::hidden_backward, ceil_div(p.R, kUnits), 1);
         add(Kind::pools_backward, ceil_div(p.C, kPoolChannels), 1);
     }
     order.closing = order.phases - 1;
     add(Kind::input_gradient, strips, 5);
-    if (p.ws) {
+    if (p.spatial) {
         // It needs dz alone; but once the images' kernel gradients are there, so is the rest.
         order.add(Kind::kernel_gradients, int64_t(a.images) * (2 * p.k + 1), order.closing, 0);
         order.closing = order.phases - 1;

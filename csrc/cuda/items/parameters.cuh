@@ -18,7 +18,7 @@ constexpr int kParameters = kThreads;
 // A thread goes down a part of a column of the map, and keeps the values of dz that the kernel's rows meet there.
 // A column ``b`` of 2 k, or 2 k for dbs.
 template <class F>
-__device__ __forceinline__ void kernel_gradients(const Problem& p, const F* dz, int64_t n, int column, F* of_warps) {
+__device__ __forceinline__ void kernel_gradients(const Layout& p, const F* dz, int64_t n, int column, F* of_warps) {
     const int H = p.H, W = p.W, k = p.k;
     const Image<F> image{p, n};
     const bool bias = column == 2 * k;
@@ -73,32 +73,35 @@ template <class F> __device__ __forceinline__ F sum_of_warps(F mine, F* scratch)
     return total;
 }
 
-// dw1 = sum of dhidden_mean mean^T + dhidden_max max^T; dw2 = sum of dlogit hidden^T. An item has kWarp channels.
-template <class F> __device__ __forceinline__ void weight_gradients(const Problem& p, int item, F* scratch) {
+// dw1 = sum over the terms of dhidden pool^T; dw2 = sum over the gates of dlogit hidden_sum^T. An item has kWarp
+// channels.
+template <class F> __device__ __forceinline__ void weight_gradients(const Layout& p, int item, F* scratch) {
     const int C = p.C, R = p.R, blocks = (C + kWarp - 1) / kWarp, warp = threadIdx.x / kWarp;
     const int c = item % blocks * kWarp + threadIdx.x % kWarp, r = item / blocks * kHidden;
     F first[kHidden] = {}, second[kHidden] = {};
     for (int64_t n = warp; n < p.N && c < C; n += kWarps) {
         const Image<F> image{p, n};
-        const F a = image.mean_hw()[c], m = image.max_hw()[c], d = image.dlogit()[c];
+        const auto add = [&](F(&sums)[kHidden], F of_channel, const F* of_units) {
 #pragma unroll
-        for (int i = 0; i < kHidden; ++i) {
-            if (r + i >= R) break;
-            first[i] += image.dhidden_mean()[r + i] * a + image.dhidden_max()[r + i] * m;
-            second[i] += d * image.hidden()[r + i];
-        }
+            for (int i = 0; i < kHidden; ++i)
+                if (r + i < R) sums[i] += of_channel * of_units[r + i];
+        };
+        for (int term = 0; p.w1 && term < p.switches.terms(); ++term)
+            add(first, image.pool(term)[c], image.dhidden(term));
+        for (int gate = 0; gate < p.switches.gates(); ++gate)
+            add(second, image.dlogit(gate)[c], image.hidden_sum(gate));
     }
 #pragma unroll
     for (int i = 0; i < kHidden; ++i) {
         const F w1 = sum_of_warps(first[i], scratch), w2 = sum_of_warps(second[i], scratch);
         if (warp > 0 || c >= C || r + i >= R) continue;
-        ((F*)p.dw1)[int64_t(r + i) * C + c] = w1;
+        if (p.dw1) ((F*)p.dw1)[int64_t(r + i) * C + c] = w1;
         ((F*)p.dw2)[int64_t(c) * R + r + i] = w2;
     }
 }
 
 // Columns of partial, whose sums over the images are a gradient: kWarp of them an item.
-template <class F> __device__ __forceinline__ void column_sums(const Problem& p, int item, int64_t at, int64_t other,
+template <class F> __device__ __forceinline__ void column_sums(const Layout& p, int item, int64_t at, int64_t other,
                                                                F factor, int length, void* out, F* scratch) {
     const int i = item * kWarp + threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
     F total = 0;
@@ -117,24 +120,25 @@ struct ParameterItems {
 
     CBAM_ANYWHERE explicit ParameterItems(const Problem& p) {
         const auto columns = [](const void* out, int64_t n) { return out ? int((n + kWarp - 1) / kWarp) : 0; };
-        weights = p.dw1 ? columns(p.dw1, p.C) * int((p.R + kHidden - 1) / kHidden) : 0;
+        weights = columns(p.dw2, p.C) * int((p.R + kHidden - 1) / kHidden);
         b1 = columns(p.db1, p.R), b2 = columns(p.db2, p.C);
         ws = columns(p.dws, 2 * p.k * p.k), bs = columns(p.dbs, 1);
     }
     CBAM_ANYWHERE int count() const { return weights + b1 + b2 + ws + bs; }
 };
 
-template <class F> __device__ __forceinline__ void parameter_gradients(const Problem& p, int item, F* scratch) {
+template <class F> __device__ __forceinline__ void parameter_gradients(const Layout& p, int item, F* scratch) {
     const ParameterItems items(p);
-    const int64_t C = p.C, R = p.R, kk = p.k * p.k;
+    const int64_t C = p.C, R = p.R, kk = p.k * p.k, dhidden = p.dhidden_layer, conv = p.dconv;
+    const int terms = p.switches.terms(), gates = p.switches.gates();
     if (item < items.weights) return weight_gradients<F>(p, item, scratch);
     item -= items.weights;
-    if (item < items.b1) return column_sums<F>(p, item, C + R, C + 2 * R, 1, R, p.db1, scratch);
+    if (item < items.b1) return column_sums<F>(p, item, dhidden, terms == 2 ? dhidden + R : 0, 1, R, p.db1, scratch);
     item -= items.b1;
-    if (item < items.b2) return column_sums<F>(p, item, 0, 0, 2, C, p.db2, scratch);
+    if (item < items.b2) return column_sums<F>(p, item, 0, gates == 2 ? C : 0, F(terms / gates), C, p.db2, scratch);
     item -= items.b2;
-    if (item < items.ws) return column_sums<F>(p, item, C + 3 * R, 0, 1, 2 * kk, p.dws, scratch);
-    column_sums<F>(p, item - items.ws, C + 3 * R + 2 * kk, 0, 1, 1, p.dbs, scratch);
+    if (item < items.ws) return column_sums<F>(p, item, conv, 0, 1, 2 * kk, p.dws, scratch);
+    column_sums<F>(p, item - items.ws, conv + 2 * kk, 0, 1, 1, p.dbs, scratch);
 }
 
 }  // namespace cbam::cuda

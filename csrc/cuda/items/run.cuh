@@ -3,10 +3,10 @@
 
 #include <type_traits>
 
-#include "../parameters.h"
 #include "dataflow.cuh"
 #include "items.h"
 #include "orders.h"
+#include "parameters.h"
 #include "phases.cuh"
 
 namespace cbam::cuda {
@@ -38,7 +38,8 @@ template <class T, int V, bool channels_last, class Call>
 void run_call(Launcher& launch, Operator op, const Call& a, const Plan& plan, char* behind) {
     Order order = order_of(op, a);
     if (plan.schedule != Schedule::dataflow || op == Operator::products || order.tickets() >= UINT32_MAX / 2)
-        return run_phases<T, V, channels_last>(launch, a, order);
+        return a.p.switches.even_ties ? run_phases<T, V, channels_last, true>(launch, a, order)
+                                      : run_phases<T, V, channels_last, false>(launch, a, order);
     const int64_t group = a.images * a.p.C * a.p.HW() * sizeof(T) * (op == Operator::backward ? 2 : 1);
     order.spread(std::clamp<int64_t>(plan.window / std::max<int64_t>(group, 1), 1, order.groups));
     run_dataflow<T, V, channels_last>(launch, a, order, plan.blocks, reinterpret_cast<unsigned*>(behind));

@@ -1,6 +1,6 @@
 #include "small.h"
 
-#include "../parameters.h"
+#include "parameters.h"
 #include "small.cuh"
 
 namespace cbam::cuda {
@@ -14,7 +14,7 @@ template <class F> __global__ void __launch_bounds__(kThreads, 2)
 }
 
 // The backward of the same, for the first blocks, and for those behind them items of another kind.
-template <class F> __global__ void __launch_bounds__(kThreads, 2)
+template <class F> __global__ void __launch_bounds__(kThreads, sizeof(F) == 8 ? 1 : 2)
     cbam_bwd_mlp_kernel(Backward<F> a, Kind kind, int items, int blocks, Kind other, int other_items) {
     CBAM_SHARED(shared);
     wait_for_launch_before();
@@ -25,7 +25,7 @@ template <class F> __global__ void __launch_bounds__(kThreads, 2)
 }
 
 // The sums over the images.
-template <class F> __global__ void __launch_bounds__(kThreads) cbam_bwd_parameters_kernel(Problem p) {
+template <class F> __global__ void __launch_bounds__(kThreads) cbam_bwd_parameters_kernel(Layout p) {
     CBAM_SHARED(shared);
     wait_for_launch_before();
     parameter_gradients<F>(p, blockIdx.x, reinterpret_cast<F*>(shared));
@@ -50,8 +50,9 @@ template void launch_small<double>(Launcher&, const Backward<double>&, const Ord
 cudaError_t parameter_gradients(const Problem& p, bool programmatic, cudaStream_t stream) {
     Launcher launch{stream, programmatic};
     const int blocks = ParameterItems(p).count();
-    if (p.dtype == Dtype::f64) launch(cbam_bwd_parameters_kernel<double>, blocks, kParameters * sizeof(double), p);
-    else launch(cbam_bwd_parameters_kernel<float>, blocks, kParameters * sizeof(float), p);
+    if (p.dtype == Dtype::f64)
+        launch(cbam_bwd_parameters_kernel<double>, blocks, kParameters * sizeof(double), Layout(p));
+    else launch(cbam_bwd_parameters_kernel<float>, blocks, kParameters * sizeof(float), Layout(p));
     return launch.status;
 }
 

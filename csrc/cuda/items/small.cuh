@@ -12,14 +12,14 @@ template <class F>
 __device__ __forceinline__ void small_item(const Forward<F>& a, Kind kind, int64_t group, int index, F* shared) {
     const int C = a.p.C, R = a.p.R;
     const Images images(group, a.images, a.p.N);
-    if (!a.p.w1) return absent_channel_gate(a, images);
     if (kind != Kind::gate) {
         const int first = kind == Kind::mlp ? 0 : index * kHiddenRows;
         hidden_units(a, images, first, kind == Kind::mlp ? R : min(R, first + kHiddenRows), shared);
     }
     if (kind != Kind::hidden) {
         const int step = gate_channels_at_once(lanes_for(R)), first = kind == Kind::mlp ? 0 : index * step;
-        gate_channels(a, images, first, kind == Kind::mlp ? C : min(C, first + step), shared);
+        for (int gate = 0; gate < a.p.switches.gates(); ++gate)
+            gate_channels(a, images, gate, first, kind == Kind::mlp ? C : min(C, first + step), shared);
     }
 }
 
@@ -37,7 +37,8 @@ __device__ __forceinline__ void small_item(const Backward<F>& a, Kind kind, int6
     if (kind == Kind::gate_gradients) return gate_gradients(a, images);
     if (kind != Kind::pools_backward) {
         const int first = kind == Kind::mlp_backward ? 0 : index * kUnits;
-        hidden_backward(a, images, first, kind == Kind::mlp_backward ? R : min(R, first + kUnits), shared);
+        for (int gate = 0; gate < a.p.switches.gates(); ++gate)
+            hidden_backward(a, images, gate, first, kind == Kind::mlp_backward ? R : min(R, first + kUnits), shared);
     }
     if (kind != Kind::hidden_backward) {
         const int first = kind == Kind::mlp_backward ? 0 : index * kPoolChannels;

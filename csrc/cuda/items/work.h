@@ -2,17 +2,18 @@
 // workspace.
 #pragma once
 
-#include "../staged_tiling.h"
+#include "image.cuh"
+#include "tiling.h"
 
 namespace cbam::cuda {
 
-// Consecutive 256-byte aligned buffers; from a null base it only adds up their size.
+// Consecutive 256-byte aligned buffers, null if empty; from a null base it only adds up their size.
 struct Arena {
     char* base;
     int64_t used = 0;
 
     template <class E> E* take(int64_t n) {
-        E* const at = base ? reinterpret_cast<E*>(base + used) : nullptr;
+        E* const at = base && n ? reinterpret_cast<E*>(base + used) : nullptr;
         used += ceil_div(n * int64_t(sizeof(E)), 256) * 256;
         return at;
     }
@@ -22,7 +23,7 @@ struct Arena {
 inline int images_of_mlp(const Problem& p) { return p.C <= kOneBlock ? 1 : kImages; }
 
 template <class F> struct Forward {
-    Problem p;
+    Layout p;
     Tiling pool, strip;  // the tiles of the channel pool, and the strips of pixels
     int images;          // of an item of the MLP
     bool gates;          // whether they are to be computed
@@ -33,11 +34,11 @@ template <class F> struct Forward {
 
     Forward(const Problem& p, const Matrix& m, bool gates, void* base)
         : p(p), pool(m.pool()), strip(m.strip()), images(images_of_mlp(p)), gates(gates) {
-        const int64_t sums = gates && p.w1 ? p.N * parts() * p.C : 0;
+        const int64_t sums = gates && p.channel ? p.N * parts() * p.C : 0, maxima = p.switches.no_max ? 0 : sums;
         Arena arena{static_cast<char*>(base)};
         total = arena.take<F>(sums);
-        max = arena.take<F>(sums);
-        argmax = arena.take<int32_t>(sums);
+        max = arena.take<F>(maxima);
+        argmax = arena.take<int32_t>(maxima);
         bytes = arena.used;
     }
     // Of each channel.
@@ -45,7 +46,7 @@ template <class F> struct Forward {
 };
 
 template <class F> struct Backward {
-    Problem p;
+    Layout p;
     Tiling strip;
     int images;           // of an item of the MLP
     bool products_alone;  // dg and ds are the results
@@ -60,17 +61,17 @@ template <class F> struct Backward {
         : p(p), strip(m.strip()), images(images_of_mlp(p)), products_alone(products_alone) {
         const int64_t parts = p.N * strip.tiles() * p.C;
         Arena arena{static_cast<char*>(base)};
-        of_products = arena.take<F>(p.given ? 0 : parts);
+        of_products = arena.take<F>(p.given || !p.channel ? 0 : parts);
         of_maps = arena.take<F>(maps_reach_channels() ? parts : 0);
         dz = (F*)p.ds;
-        if (!p.given && !products_alone) dz = arena.take<F>(p.N * p.HW());
-        dmaps = arena.take<F>(p.ws ? 2 * p.N * p.HW() : 0);
-        dpools = arena.take<F>(p.w1 ? 2 * p.N * p.C : 0);
+        if (!p.given && !products_alone) dz = arena.take<F>(p.spatial ? p.N * p.HW() : 0);
+        dmaps = arena.take<F>(p.spatial ? 2 * p.N * p.HW() : 0);
+        dpools = arena.take<F>(p.channel ? 2 * p.N * p.C : 0);
         bytes = arena.used;
     }
-    CBAM_ANYWHERE bool maps_reach_channels() const { return p.ws && p.w1; }
-    __device__ const F* dmaps_of(int64_t image) const { return p.ws ? dmaps + image * 2 * p.HW() : nullptr; }
-    __device__ const F* dpools_of(int64_t image) const { return p.w1 ? dpools + image * 2 * p.C : nullptr; }
+    CBAM_ANYWHERE bool maps_reach_channels() const { return p.spatial && p.channel; }
+    __device__ const F* dmaps_of(int64_t image) const { return p.spatial ? dmaps + image * 2 * p.HW() : nullptr; }
+    __device__ const F* dpools_of(int64_t image) const { return p.channel ? dpools + image * 2 * p.C : nullptr; }
 };
 
 }  // namespace cbam::cuda

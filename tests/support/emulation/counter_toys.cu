@@ -1,6 +1,6 @@
 #include "counter_toys.h"
 #include "csrc/cuda/common/counters.cuh"
-#include "csrc/cuda/launcher.h"
+#include "csrc/cuda/common/launcher.h"
 
 namespace toys {
 namespace {

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from cbam_fused.ops import registry
 from cbam_fused.tensors import accumulation_dtype, is_channels_last
-from cbam_fused.variants.config import NO_CHANNEL
+from cbam_fused.variants.config import EVEN, NO_CHANNEL, NO_MAX, SINGLE
 
 from . import build, symbols
 
@@ -118,12 +118,13 @@ class _Call:
         self.module.clear_traffic()
         self.module.remove_buffers()
         self.module.set_seed(seed)
-        if switches & ~NO_CHANNEL:
-            raise ValueError(f"the kernels serve the tutorial's switches alone, got the code {switches}")
         self.acc = accumulation_dtype(x.dtype)
         self.layout = torch.channels_last if is_channels_last(x) else torch.contiguous_format
         self.params = dict(zip(("w1", "b1", "w2", "b2", "ws", "bs"), params, strict=False))
         self.results: dict[str, tuple[Tensor, int]] = {}
+        # A single layer is, for the kernels, the second one.
+        single = {f"{d}{kind}1": f"{d}{kind}2" for d in ("", "d") for kind in "wb"}
+        self.names = single if switches & SINGLE else {}
         self.p = self.module.Problem()
         self.p.dtype = getattr(self.module.Dtype, _DTYPES[x.dtype])
         self.p.channels_last = self.layout is torch.channels_last
@@ -133,11 +134,15 @@ class _Call:
         for name, t in self.params.items():
             if t is not None:
                 self.give(name, t.to(self.acc))
-        if self.params.get("w1") is not None:
-            self.p.R = self.params["w1"].shape[0]
-        self.p.saves_absent, self.p.saved_hidden = True, 2 * self.p.R
-        if self.params.get("ws") is not None:
-            self.p.k = self.params["ws"].shape[3]
+        w1, ws = self.params.get("w1"), self.params.get("ws")
+        self.p.channel = w1 is not None if params else not switches & NO_CHANNEL
+        self.p.spatial = ws is not None or not params
+        self.p.switches = switches & ~EVEN if switches & NO_MAX and not self.p.spatial else switches
+        if w1 is not None:
+            self.p.R = w1.shape[0]
+            self.p.saved_hidden = 0 if switches & SINGLE else self.p.terms * self.p.R
+        if ws is not None:
+            self.p.k = ws.shape[3]
         self.like_x = torch.empty_like(x.contiguous(memory_format=self.layout))
 
     def give(self, name: str, t: Tensor | None) -> None:
@@ -151,8 +156,10 @@ class _Call:
             self._add(name, t.detach().contiguous(memory_format=self.layout), writable=False)
 
     def give_saved(self, saved: Tensor, index: Tensor | None = None) -> None:
-        self.p.R = (saved.shape[1] - 3 * self.p.C - 3 * self.p.H * self.p.W) // 2
-        self.p.saved_hidden = 2 * self.p.R
+        if not self.params:
+            self.p.saved_hidden = saved.shape[1] - self.p.saved_size()
+            self.p.R = self.p.saved_hidden // self.p.terms
+        assert saved.shape[1] == self.p.saved_size() and (index is None or index.shape[1] == self.p.index_size())
         self.give("saved", saved)
         self.give("index", index)
 
@@ -168,9 +175,8 @@ class _Call:
         return self.want(name, torch.empty(shape, dtype=self.acc))
 
     def want_saved(self) -> tuple[Tensor, Tensor]:
-        N, C, HW = self.p.N, self.p.C, self.p.H * self.p.W
-        saved = self.want_sums("saved", N, self.p.saved_size())
-        return saved, self.want("index", torch.empty((N, C + HW), dtype=torch.int32))
+        saved = self.want_sums("saved", self.p.N, self.p.saved_size())
+        return saved, self.want("index", torch.empty((self.p.N, self.p.index_size()), dtype=torch.int32))
 
     def run(self, launcher: str, plan: Plan | None = None, planner: str | None = None) -> None:
         arguments = [self.p]
@@ -207,7 +213,7 @@ class _Call:
 
     def _add(self, name: str, t: Tensor, writable: bool) -> int:
         address = self.module.add_buffer(name, t.nbytes, 0 if writable else t.data_ptr(), writable)
-        setattr(self.p, name, address)
+        setattr(self.p, self.names.get(name, name), address)
         return address
 
 

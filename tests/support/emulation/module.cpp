@@ -21,10 +21,14 @@ void define_problem(py::module_& m) {
     py::class_<Problem> problem(m, "Problem", py::module_local());
     problem.def(py::init([] { return Problem{}; }));
 #define FIELD(name) problem.def_readwrite(#name, &Problem::name)
-    FIELD(dtype), FIELD(channels_last), FIELD(relu), FIELD(saves_absent), FIELD(saved_hidden), FIELD(given);
+    FIELD(dtype), FIELD(channels_last), FIELD(relu), FIELD(channel), FIELD(spatial), FIELD(saved_hidden), FIELD(given);
     FIELD(N), FIELD(C), FIELD(H), FIELD(W), FIELD(R), FIELD(k);
 #undef FIELD
-    problem.def("saved_size", &Problem::saved_size).def("partial_size", &Problem::partial_size);
+    problem.def_property("switches", nullptr, [](Problem& p, int64_t code) { p.switches = Switches(code); });
+    problem.def_property_readonly("terms", [](const Problem& p) { return p.switches.terms(); });
+    problem.def("index_size", &Problem::index_size)
+        .def("saved_size", &Problem::saved_size)
+        .def("partial_size", &Problem::partial_size);
 #define POINTER(name) problem.def_property(#name, nullptr, pointer(&Problem::name))
     POINTER(x), POINTER(residual), POINTER(y), POINTER(saved), POINTER(index), POINTER(s), POINTER(dy), POINTER(dx);
     POINTER(w1), POINTER(b1), POINTER(w2), POINTER(b2), POINTER(ws), POINTER(bs), POINTER(dresidual), POINTER(partial);

@@ -10,9 +10,9 @@
 // take the room; the hidden sums, the window's sums, ws.
 #pragma once
 
-#include "max_terms.cuh"
-#include "on_chip_gate.cuh"
-#include "on_chip_map.cuh"
+#include "../common/max_terms.cuh"
+#include "convolution.cuh"
+#include "mlp.cuh"
 
 namespace cbam::cuda {
 
@@ -67,13 +67,18 @@ __device__ __forceinline__ void backward_image(const Problem& p, const OnChip& o
         load_masked(static_cast<const T*>(p.dy) + start, static_cast<const T*>(p.y) + start, elements, dy,
                     p.dresidual ? static_cast<T*>(p.dresidual) + start : nullptr);
     else if (p.dy) load_rows(static_cast<const T*>(p.dy) + start, elements, dy);
-    const float *saved = static_cast<const float*>(p.saved) + n * p.saved_size(), *maps = saved + 3 * C + 2 * R;
+    const float *saved = static_cast<const float*>(p.saved) + n * p.saved_size(),
+                *maps = saved + p.saved_size() - 3 * HW;
     const float* s = p.s ? static_cast<const float*>(p.s) + n * HW : maps + 2 * HW;
-    const int32_t* index = p.index + n * (C + HW);
-    for (int c = int(threadIdx.x); c < C; c += kOnChipThreads)
-        channel.gate[c] = saved[2 * C + c], channel.mean[c] = channel.most[c] = 0, channel.place[c] = index[c];
-    for (int q = int(threadIdx.x); q < HW; q += kOnChipThreads)
-        pixel.gate[q] = s[q], pixel.mean[q] = maps[q], pixel.most[q] = maps[HW + q], pixel.place[q] = index[C + q];
+    const int32_t *index = p.index + n * p.index_size(), *index_maps = index + (p.channel ? C : 0);
+    for (int c = int(threadIdx.x); c < C; c += kOnChipThreads) {
+        channel.gate[c] = p.channel ? saved[2 * C + c] : 1, channel.place[c] = p.channel ? index[c] : 0;
+        channel.mean[c] = channel.most[c] = 0;
+    }
+    for (int q = int(threadIdx.x); q < HW; q += kOnChipThreads) {
+        pixel.gate[q] = p.spatial ? s[q] : 1, pixel.place[q] = p.spatial ? index_maps[q] : 0;
+        pixel.mean[q] = p.spatial ? maps[q] : 0, pixel.most[q] = p.spatial ? maps[HW + q] : 0;
+    }
     if (p.ws)
         for (int i = int(threadIdx.x); i < 2 * kk; i += kOnChipThreads) window[i] = static_cast<const float*>(p.ws)[i];
     blocks.sync();  // no block writes to another that has not begun
@@ -336,7 +341,7 @@ __device__ __forceinline__ void backward_image(const Problem& p, const OnChip& o
 
 // Block b of the grid is one of those of image b / cluster.
 template <class T, bool channels_last, bool clustered> __global__ void __launch_bounds__(kOnChipThreads, 2)
-    on_chip_backward_kernel(const Problem p, const OnChip o) {
+    cbam_bwd_on_chip_kernel(const Problem p, const OnChip o) {
     if constexpr (!clustered || kClusters)
         backward_image<T, channels_last>(p, o, Blocks<clustered>{}, int64_t(blockIdx.x) / o.cluster);
 }

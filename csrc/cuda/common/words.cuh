@@ -2,7 +2,7 @@
 // numbers in shared memory that belong to them.
 #pragma once
 
-#include "../problem.h"
+#include "../../problem.h"
 #include "device.cuh"
 
 namespace cbam::cuda {

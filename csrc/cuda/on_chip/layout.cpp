@@ -2,8 +2,8 @@
 #include <algorithm>
 #include <numeric>
 
+#include "../common/sizes.h"
 #include "on_chip.h"
-#include "sizes.h"
 
 namespace cbam::cuda {
 

@@ -3,14 +3,16 @@
 // where dy is, and written over it, so that nothing is compared for every element and nothing is added atomically.
 #pragma once
 
-#include "staged_tile.cuh"
+#include "tile.cuh"
 
 namespace cbam::cuda {
 
 // What pixels, or channels, have: a factor of what comes in, and what is added to all and to the maximum. A factor that
-// is null is zero; where mean is null nothing is added.
+// is null is ``otherwise``; where mean or max is null nothing is added.
 template <class F> struct Sides {
-    const F *gate, *mean, *max;
+    const F* gate;
+    F otherwise;
+    const F *mean, *max;
     const int32_t* argmax;
 };
 
@@ -40,10 +42,10 @@ template <class F, int V> struct GradientSides {
         return reinterpret_cast<int*>(base + 4 * rows + 2 * numbers(columns) + 2 * columns)[i];
     }
     __device__ __forceinline__ void put(int i, const Sides<F>& sides, int of_side, F& gate, F& mean) const {
-        gate = sides.gate ? sides.gate[of_side] : F(0);
+        gate = sides.gate ? sides.gate[of_side] : sides.otherwise;
         mean = sides.mean ? sides.mean[of_side] : F(0);
-        max(i) = sides.mean ? sides.max[of_side] : F(0);
-        place(i) = sides.mean ? sides.argmax[of_side] : -1;
+        max(i) = sides.max ? sides.max[of_side] : F(0);
+        place(i) = sides.max ? sides.argmax[of_side] : -1;
     }
     // Calls f(i, row, column) for this thread's maxima in rows run ... last - 1 of the part, each that of i. One that
     // is the maximum of its row and of its column is the column's.

@@ -1,9 +1,9 @@
-// The two pools of the forward, as an Operation of staged_reduce.cuh: sum, maximum and place of the maximum of x over
+// The two pools of the forward, as an Operation of reduce.cuh: sum, maximum and place of the maximum of x over
 // the pixels, and of g x over the channels. NaN is the maximum where there is one: comparisons pass over it, the sum
 // shows it, and its place is then looked for.
 #pragma once
 
-#include "staged_tile.cuh"
+#include "tile.cuh"
 
 namespace cbam::cuda {
 
@@ -24,13 +24,13 @@ template <class F, bool gated> struct Pool {
     using Sum = PoolSum<F>;
     static constexpr bool kFactors = gated;
 
-    const F* gate;  // if gated
-    // A mean of ``count`` elements, or, with count 1, a sum.
+    const F* gate;  // if gated; null: ones
+    // A mean of ``count`` elements, or, with count 1, a sum. Where max is null, neither it nor its place is wanted.
     F *mean, *max;
     int32_t* argmax;
     F count;
 
-    __device__ __forceinline__ F factor(int i) const { return gate[i]; }
+    __device__ __forceinline__ F factor(int i) const { return gate ? gate[i] : F(1); }
     __device__ __forceinline__ Sum start(int i) const { return {F(0), {F(-INFINITY), i}}; }
     // Indices ascend, so a later maximum must be larger. Of a word's, the place is that of the word.
     template <class T, int V>
@@ -79,6 +79,8 @@ template <class F, bool gated> struct Pool {
     // The place is that of the first of n indices, unless it is that of a NaN; read(i, v) reads what has been added of
     // them again.
     template <int n, class Read> __device__ __forceinline__ void store(Sum sum, int kept, Read read) const {
+        mean[kept] = sum.total / count;
+        if (!max) return;
         int i = sum.top.index;
         if (n > 1 && sum.top.value == sum.top.value) {
             F v[n];
@@ -87,9 +89,38 @@ template <class F, bool gated> struct Pool {
             for (int j = n - 1; j >= 0; --j)
                 if (v[j] == sum.top.value) i = sum.top.index + j;
         }
-        mean[kept] = sum.total / count;
         max[kept] = sum.top.value;
         argmax[kept] = i;
+    }
+};
+
+// The sum alone, where nobody wants the maximum.
+template <class F> struct Total {
+    using Sum = F;
+    static constexpr bool kFactors = false;
+
+    F* total;
+
+    __device__ __forceinline__ Sum start(int) const { return F(0); }
+    template <class T, int V>
+    __device__ __forceinline__ void add(Sum& sum, const Packed<T, V>& word, const F (&)[V], int) const {
+        F v[V];
+        word.unpack(v);
+        sum += sum_of(v);
+    }
+    template <class T, int V, int N>
+    __device__ __forceinline__ void add(Sum (&sums)[V], const Packed<T, V> (&words)[N], const F (&)[N], int) const {
+#pragma unroll
+        for (int n = 0; n < N; ++n) {
+            F v[V];
+            words[n].unpack(v);
+#pragma unroll
+            for (int j = 0; j < V; ++j) sums[j] += v[j];
+        }
+    }
+    template <class Value> __device__ __forceinline__ void finish(Sum&, int, int, int, int, Value) const {}
+    template <int n, class Read> __device__ __forceinline__ void store(Sum sum, int kept, Read) const {
+        total[kept] = sum;
     }
 };
 

@@ -8,8 +8,8 @@
 
 #include <cooperative_groups.h>
 
+#include "../common/words.cuh"
 #include "on_chip.h"
-#include "words.cuh"
 
 namespace cbam::cuda {
 

@@ -10,6 +10,7 @@
 
 #include <type_traits>
 
+#include "../../activations.h"
 #include "sizes.h"
 
 #ifdef CBAM_EMULATION
@@ -122,6 +123,11 @@ template <class F> __device__ __forceinline__ Maximum<F> larger(Maximum<F> a, Ma
     return b_wins ? b : a;
 }
 
+// Of maxima with counts of those that reach them, in the place of places.
+template <class F> __device__ __forceinline__ Maximum<F> merge_counts(Maximum<F> a, Maximum<F> b) {
+    return a.value == b.value ? Maximum<F>{a.value, a.index + b.index} : larger(a, b);
+}
+
 // The same in every lane. A butterfly: each lane adds the same pairs, so that all have the same bits.
 template <class F> __device__ __forceinline__ F warp_sum(F v) {
     for (int step = kWarp / 2; step; step /= 2) v += __shfl_xor_sync(0xffffffffu, v, step);
@@ -156,6 +162,8 @@ __device__ __forceinline__ void wait_for_launch_before() {
 }
 
 template <class F> __device__ __forceinline__ F sigmoid(F v) { return F(1) / (F(1) + exp(-v)); }
+
+template <class F> __device__ __forceinline__ F gate_of(bool hard, F v) { return hard ? hard_sigmoid(v) : sigmoid(v); }
 
 template <class F> __device__ __forceinline__ F relu(F v) { return v < F(0) ? F(0) : v; }
 

@@ -10,15 +10,15 @@
 // all rows, and of all columns for each group of rows; the hidden sums; ws and bs.
 #pragma once
 
-#include "on_chip_gate.cuh"
-#include "on_chip_map.cuh"
+#include "convolution.cuh"
+#include "mlp.cuh"
 
 namespace cbam::cuda {
 
 template <class T, bool channels_last, class B>
 __device__ __forceinline__ void forward_image(const Problem& p, const OnChip& o, const B& blocks, int64_t n) {
     CBAM_SHARED(shared);
-    const int C = int(p.C), R = int(p.R), HW = int(p.HW()), kk = int(p.k * p.k), rank = blocks.rank();
+    const int C = int(p.C), HW = int(p.HW()), kk = int(p.k * p.k), rank = blocks.rank();
     const Part row_part = part(o.first_row, rank), column_part = part(o.first_column, rank);
     const Part channels = channels_last ? column_part : row_part, pixels = channels_last ? row_part : column_part;
     const int rows = row_part.last - row_part.first, elements = rows * o.cols;
@@ -31,8 +31,8 @@ __device__ __forceinline__ void forward_image(const Problem& p, const OnChip& o,
     const Pools channel = channels_last ? column_side : row_side, pixel = channels_last ? row_side : column_side;
     float *hidden = reinterpret_cast<float*>(shared + o.hidden), *window = reinterpret_cast<float*>(shared + o.window);
     float* saved = static_cast<float*>(p.saved) + n * p.saved_size();
-    float* saved_maps = saved + 3 * C + 2 * R;
-    int32_t* index = p.index + n * (C + HW);
+    float* saved_maps = saved + p.saved_size() - 3 * HW;
+    int32_t *index = p.index + n * p.index_size(), *index_maps = index + (p.channel ? C : 0);
 
     load_rows(static_cast<const T*>(p.x) + start, elements, x);
     if (p.ws)
@@ -187,16 +187,14 @@ __device__ __forceinline__ void forward_image(const Problem& p, const OnChip& o,
     } else {
         const Part held = channels_last ? Part{0, C} : channels;
         for (int c = held.first + int(threadIdx.x); c < held.last; c += kOnChipThreads) channel.gate[c] = 1;
-        for (int c = channels.first + int(threadIdx.x); c < channels.last; c += kOnChipThreads)
-            saved[c] = saved[C + c] = 0, index[c] = 0;
         __syncthreads();
     }
-    for (int c = channels.first + int(threadIdx.x); c < channels.last; c += kOnChipThreads)
+    for (int c = channels.first + int(threadIdx.x); p.channel && c < channels.last; c += kOnChipThreads)
         saved[2 * C + c] = channel.gate[c];
 
     if (p.ws) {
-        if (channels_last) pool_rows(saved_maps, index + C, std::true_type{}, channel.gate);
-        else pool_columns(saved_maps, index + C, std::true_type{}, channel.gate);
+        if (channels_last) pool_rows(saved_maps, index_maps, std::true_type{}, channel.gate);
+        else pool_columns(saved_maps, index_maps, std::true_type{}, channel.gate);
         blocks.sync();
         const float bias = p.bs ? window[2 * kk] : 0;
         convolve<float, false>(
@@ -212,11 +210,9 @@ __device__ __forceinline__ void forward_image(const Problem& p, const OnChip& o,
         blocks.sync();
     } else {
         for (int q = int(threadIdx.x); q < HW; q += kOnChipThreads) pixel.gate[q] = 1;
-        for (int q = pixels.first + int(threadIdx.x); q < pixels.last; q += kOnChipThreads)
-            saved_maps[q] = saved_maps[HW + q] = 0, index[C + q] = 0;
         __syncthreads();
     }
-    for (int q = pixels.first + int(threadIdx.x); q < pixels.last; q += kOnChipThreads)
+    for (int q = pixels.first + int(threadIdx.x); p.spatial && q < pixels.last; q += kOnChipThreads)
         saved_maps[2 * HW + q] = pixel.gate[q];
     if (!p.y) return;
 
@@ -260,7 +256,7 @@ __device__ __forceinline__ void forward_image(const Problem& p, const OnChip& o,
 
 // Block b of the grid is one of those of image b / cluster.
 template <class T, bool channels_last, bool clustered> __global__ void __launch_bounds__(kOnChipThreads, 2)
-    on_chip_forward_kernel(const Problem p, const OnChip o) {
+    cbam_fwd_on_chip_kernel(const Problem p, const OnChip o) {
     if constexpr (!clustered || kClusters)
         forward_image<T, channels_last>(p, o, Blocks<clustered>{}, int64_t(blockIdx.x) / o.cluster);
 }

@@ -1,5 +1,5 @@
 // The two ways in which a pass reduces its images: along the rows of the matrix, or across them. What it sums is an
-// Operation: Pool (staged_pool.cuh) over pixels or channels, MapProducts (staged_products.cuh) over pixels. So Pool
+// Operation: Pool (pool.cuh) over pixels or channels, MapProducts (products.cuh) over pixels. So Pool
 // along the rows is the channel pool of NCHW and the spatial pool of channels_last, and across the rows the other two.
 // Both read x once and write one Sum of the operation for each row, or column, of each tile.
 //
@@ -12,7 +12,7 @@
 //   store<n>(sum, kept, read)      read(i, v) reads n elements from index i on again, times their factors; NaN beyond
 #pragma once
 
-#include "staged_tile.cuh"
+#include "tile.cuh"
 
 namespace cbam::cuda {
 
@@ -133,8 +133,8 @@ __device__ __forceinline__ void reduce_across(const T* x, const Tiling& t, const
 #pragma unroll
             for (int i = 0; i < kBatch; ++i) {
                 v[i] = row + i < tile.row_end ? to_acc(x[place(t, row + i, mine)]) : F(NAN);
-                if (Operation::kFactors && row + i < tile.row_end)
-                    v[i] *= here ? factors[row + i - tile.row] : operation.factor(row + i);
+                if constexpr (Operation::kFactors)
+                    if (row + i < tile.row_end) v[i] *= here ? factors[row + i - tile.row] : operation.factor(row + i);
             }
         });
 }

@@ -4,7 +4,7 @@
 
 #include <cuda_runtime_api.h>
 
-#include "../problem.h"
+#include "../../problem.h"
 
 namespace cbam::cuda {
 
@@ -37,7 +37,7 @@ struct OnChip {
     int term_parts;  // warps that sum what comes through the maxima over the channels
     int side_rows;   // forward: of how many rows each block has the pools and the gate
     int map_slices;  // of the pixels, in sums over them for the gradient of ws
-    // Where the arrays lie that on_chip_forward.cuh and on_chip_backward.cuh speak of, and the size of all, in bytes.
+    // Where the arrays lie that forward.cuh and backward.cuh speak of, and the size of all, in bytes.
     int x, row_parts, row_side, column_side, hidden, window;
     int dy, channels, pixels, scratch, taps, terms;
     int64_t bytes;

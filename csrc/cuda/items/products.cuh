@@ -1,8 +1,8 @@
 // The sums of the backward over x: products, of x and dy, along both sides of a tile, and MapProducts, an Operation of
-// staged_reduce.cuh: what reaches the channel gate through the two maps.
+// reduce.cuh: what reaches the channel gate through the two maps.
 #pragma once
 
-#include "staged_tile.cuh"
+#include "tile.cuh"
 
 namespace cbam::cuda {
 
@@ -82,8 +82,8 @@ __device__ __forceinline__ void products(const ProductTensors<T, V, with_relu>& 
         if (tile.lane < kBatch && row + tile.lane < last) put_row(row + tile.lane, sum);
     };
     each_run(
-        tile, [&](int row, int i) { gates.rows[i] = row_gate[row]; },
-        [&](int col, int i) { gates.columns.at(i) = column_gate[col]; }, visit);
+        tile, [&](int row, int i) { gates.rows[i] = row_gate ? row_gate[row] : F(1); },
+        [&](int col, int i) { gates.columns.at(i) = column_gate ? column_gate[col] : F(1); }, visit);
     const F sum = merge_groups(of_columns, t.lanes, shared);
     const int column = threadIdx.x, mine = tile.col + column;
     if (column < t.lanes * V && mine < tile.col_end) put_column(mine, sum);

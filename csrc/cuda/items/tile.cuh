@@ -4,9 +4,9 @@
 // thread has as many 16-byte loads under way.
 #pragma once
 
-#include "../problem.h"
-#include "launcher.h"
-#include "words.cuh"
+#include "../../problem.h"
+#include "../common/launcher.h"
+#include "../common/words.cuh"
 
 namespace cbam::cuda {
 

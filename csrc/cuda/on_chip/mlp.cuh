@@ -3,7 +3,7 @@
 // from L2, and few warps wait for them: each thread has several under way.
 #pragma once
 
-#include "on_chip.cuh"
+#include "reduce.cuh"
 
 namespace cbam::cuda {
 

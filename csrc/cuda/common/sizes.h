@@ -1,7 +1,7 @@
 // Numbers that launchers and kernels agree on. No CUDA here, so that any C++ compiler takes it.
 #pragma once
 
-#include "../problem.h"
+#include "../../problem.h"
 
 namespace cbam::cuda {
 

@@ -4,7 +4,7 @@
 
 #include <algorithm>
 
-#include "staged_tile.cuh"
+#include "tile.cuh"
 
 namespace cbam::cuda {
 

@@ -1,6 +1,6 @@
-#include "launch.h"
-#include "on_chip_backward.cuh"
-#include "on_chip_launch.cuh"
+#include "../launch.h"
+#include "backward.cuh"
+#include "launch.cuh"
 
 namespace cbam::cuda {
 
@@ -8,10 +8,10 @@ namespace {
 
 template <class T> cudaError_t launch(const Problem& p, const OnChip& o, cudaStream_t stream) {
     if (o.cluster > 1)
-        return p.channels_last ? launch_on_chip(on_chip_backward_kernel<T, true, true>, p, o, stream)
-                               : launch_on_chip(on_chip_backward_kernel<T, false, true>, p, o, stream);
-    return p.channels_last ? launch_on_chip(on_chip_backward_kernel<T, true, false>, p, o, stream)
-                           : launch_on_chip(on_chip_backward_kernel<T, false, false>, p, o, stream);
+        return p.channels_last ? launch_on_chip(cbam_bwd_on_chip_kernel<T, true, true>, p, o, stream)
+                               : launch_on_chip(cbam_bwd_on_chip_kernel<T, false, true>, p, o, stream);
+    return p.channels_last ? launch_on_chip(cbam_bwd_on_chip_kernel<T, true, false>, p, o, stream)
+                           : launch_on_chip(cbam_bwd_on_chip_kernel<T, false, false>, p, o, stream);
 }
 
 }  // namespace
@@ -19,7 +19,7 @@ template <class T> cudaError_t launch(const Problem& p, const OnChip& o, cudaStr
 // All kernels are built for the same GPUs, so the answer is that of one.
 bool has_clusters() {
     cudaFuncAttributes code = {};
-    if (cudaFuncGetAttributes(&code, on_chip_backward_kernel<float, false, true>) == cudaSuccess)
+    if (cudaFuncGetAttributes(&code, cbam_bwd_on_chip_kernel<float, false, true>) == cudaSuccess)
         return code.ptxVersion >= 90;
     cudaGetLastError();  // is not that of a later launch
     return false;

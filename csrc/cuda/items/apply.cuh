@@ -1,7 +1,7 @@
 // y = relu(x g s + residual). The factors of the columns stay in registers while a thread goes down its rows.
 #pragma once
 
-#include "staged_tile.cuh"
+#include "tile.cuh"
 
 namespace cbam::cuda {
 
@@ -55,8 +55,8 @@ __device__ __forceinline__ void scale(const T* x, const T* residual, T* y, const
         }
     };
     each_run(
-        tile, [&](int row, int i) { gates.rows[i] = row_gate[row]; },
-        [&](int col, int i) { gates.columns.at(i) = column_gate[col]; }, visit);
+        tile, [&](int row, int i) { gates.rows[i] = row_gate ? row_gate[row] : F(1); },
+        [&](int col, int i) { gates.columns.at(i) = column_gate ? column_gate[col] : F(1); }, visit);
 }
 
 // The same for what there is.

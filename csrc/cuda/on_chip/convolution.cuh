@@ -3,7 +3,7 @@
 // threads.
 #pragma once
 
-#include "on_chip.cuh"
+#include "reduce.cuh"
 
 namespace cbam::cuda {
 
