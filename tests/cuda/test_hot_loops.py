@@ -9,19 +9,20 @@ from hot_loops import Moves, per_element
 pytestmark = pytest.mark.skipif(bool(missing_tools()), reason=f"not installed: {missing_tools()}")
 
 CUDA = Path(__file__).parents[2] / "csrc" / "cuda"
-STAGED = [
-    "cbam_fwd_pool_kernel",
-    "cbam_fwd_maps_kernel",
-    "cbam_fwd_apply_kernel",
-    "cbam_bwd_products_kernel",
-    "cbam_bwd_maps_kernel",
-    "cbam_bwd_input_kernel",
-]
+# With what there is one of: the place of a maximum.
+ITEMS = {
+    "cbam_fwd_pool_kernel": ", Maxima::placed",
+    "cbam_fwd_maps_kernel": ", false",
+    "cbam_fwd_apply_kernel": "",
+    "cbam_bwd_products_kernel": "",
+    "cbam_bwd_maps_kernel": ", false",
+    "cbam_bwd_input_kernel": ", false",
+}
 NCHW, NHWC = "false", "true"
 TYPES = {"__nv_bfloat16": 8, "__half": 8, "float": 4}  # elements of 16 bytes
 
 
-def staged(word: int) -> list[tuple]:
+def items(word: int) -> list[tuple]:
     """Loop, kernel, layout, what a turn of 4 words moves, and the limits for half types and for float32.
 
     What belongs to the columns of a word are 4 bytes each, what belongs to 4 rows is one access.
@@ -58,19 +59,19 @@ def on_chip(word: int) -> list[tuple]:
     # Half types take 8 bytes at a time in the sums along rows of dg, for want of registers.
     narrow = Moves(0, 0, 2, 8) if word == 8 else Moves(0, 0, 10)
     return [
-        ("pools", "forward", NCHW, Moves(0, 0, 4), 6.5, 6.5),  # along, and gated across
-        ("pool across", "forward", NHWC, Moves(0, 0, 4), 6.5, 5.5),
-        ("gated pool along", "forward", NHWC, Moves(0, 0, 4 + of_columns), 5.25, 5.5),
-        ("products across", "backward", NCHW, Moves(0, 0, 8), 7.5, 7.5),
-        ("products along", "backward", NHWC, Moves(0, 0, 8 + of_columns), 7.5, 7.5),
-        ("dg along", "backward", NCHW, narrow, 7.5, 7.5),
-        ("dg across", "backward", NHWC, Moves(0, 0, 8), 7.5, 7.5),
+        ("pools", "fwd", NCHW, Moves(0, 0, 4), 6.5, 6.5),  # along, and gated across
+        ("pool across", "fwd", NHWC, Moves(0, 0, 4), 6.5, 5.5),
+        ("gated pool along", "fwd", NHWC, Moves(0, 0, 4 + of_columns), 5.25, 5.5),
+        ("products across", "bwd", NCHW, Moves(0, 0, 8), 7.5, 7.5),
+        ("products along", "bwd", NHWC, Moves(0, 0, 8 + of_columns), 7.5, 7.5),
+        ("dg along", "bwd", NCHW, narrow, 7.5, 7.5),
+        ("dg across", "bwd", NHWC, Moves(0, 0, 8), 7.5, 7.5),
         *(
             row
             for layout in (NCHW, NHWC)
             for row in (
-                ("apply", "forward", layout, Moves(0, 4, 4), 5.5, 7.0),
-                ("dx", "backward", layout, Moves(0, 4, 4), 5.5, 5.5),
+                ("apply", "fwd", layout, Moves(0, 4, 4), 5.5, 7.0),
+                ("dx", "bwd", layout, Moves(0, 4, 4), 5.5, 5.5),
             )
         ),
     ]
@@ -81,17 +82,17 @@ def on_chip(word: int) -> list[tuple]:
 def test_loops_of_the_items_are_lean(element, target, tmp_path):
     word = TYPES[element]
     kernels = [
-        f"template __global__ void {name}<{element}, {word}, {layout}>({call}<Acc<{element}>>);"
-        for name in STAGED
+        f"template __global__ void {name}<{element}, {word}, {layout}{how}>({call}<Acc<{element}>>);"
+        for name, how in ITEMS.items()
         for layout in (NCHW, NHWC)
         for call in ["Forward" if "_fwd_" in name else "Backward"]
     ]
     loops = compiled(["items/phases.cuh"], kernels, target, tmp_path)
-    for loop, kernel, layout, moves, of_half, of_float in staged(word):
+    for loop, kernel, layout, moves, of_half, of_float in items(word):
         limit = of_half if word == 8 else of_float
         if target == "sm_80":
             limit = max(limit, OF_8_0.get(loop, 0))
-        found = per_element(loops[f"cbam_{kernel}_kernel", f"{word}, {layout}"], moves, 4 * word)
+        found = per_element(loops[f"cbam_{kernel}_kernel", layout], moves, 4 * word)
         assert found and max(found) <= limit, (loop, layout, found, loops)
 
 
@@ -100,29 +101,33 @@ def test_loops_of_the_items_are_lean(element, target, tmp_path):
 def test_loops_on_chip_are_lean(element, target, tmp_path):
     word, clustered = TYPES[element], "true" if target == "sm_90" else "false"
     kernels = [
-        f"template __global__ void on_chip_{way}_kernel<{element}, {layout}, {clustered}>(const Problem, const OnChip);"
-        for way in ("forward", "backward")
+        f"template __global__ void cbam_{way}_on_chip_kernel<{element}, {layout}, {clustered}>(const Problem, const OnChip);"
+        for way in ("fwd", "bwd")
         for layout in (NCHW, NHWC)
     ]
-    loops = compiled(["on_chip_forward.cuh", "on_chip_backward.cuh"], kernels, target, tmp_path)
+    loops = compiled(["on_chip/forward.cuh", "on_chip/backward.cuh"], kernels, target, tmp_path)
     for loop, way, layout, moves, of_half, of_float in on_chip(word):
         elements = 4 * word // (2 if moves.shared_8 else 1)
-        found = per_element(loops[f"on_chip_{way}_kernel", f"{layout}, {clustered}"], moves, elements)
+        found = per_element(loops[f"cbam_{way}_on_chip_kernel", layout], moves, elements)
         assert found and max(found) <= (of_half if word == 8 else of_float), (loop, layout, found, loops)
 
 
 def compiled(headers, kernels, target, folder) -> dict[tuple[str, str], list]:
-    """The loops of these kernels, by name and by the arguments after the type."""
+    """The loops of these kernels, by name and layout."""
     source = folder / "kernels.cu"
     includes = [f'#include "{CUDA / header}"' for header in headers]
     source.write_text("\n".join([*includes, "namespace cbam::cuda {", *kernels, "}"]))
-    return loops_of(target, source)
+    loops = loops_of(target, source)
+    return {
+        (name, next(a for a in arguments if a in (NCHW, NHWC))): found for (name, arguments), found in loops.items()
+    }
 
 
 # The maximum by a comparison of every element, and NaN by another one: the pool as it was.
 SLOW = """
 #include <cuda_bf16.h>
-template <class T> __global__ void __launch_bounds__(256, 3) pool(const T* x, int words, float* sums, float* tops, int* at) {
+template <class T> __global__ void __launch_bounds__(256, 3) 
+    pool(const T* x, int words, float* sums, float* tops, int* at) {
     float sum[4] = {}, top[4] = {-INFINITY, -INFINITY, -INFINITY, -INFINITY};
     int places[4] = {};
 #pragma unroll 1

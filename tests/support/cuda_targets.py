@@ -120,17 +120,16 @@ def texts_of(code: str) -> dict[str, str]:
     }
 
 
-def loops_of(target: str, source: Path) -> dict[tuple[str, str], list[Loop]]:
-    """The hot loops of the kernels of a source, by their names and their arguments but for the first."""
+def loops_of(target: str, source: Path) -> dict[tuple[str, tuple[str, ...]], list[Loop]]:
+    """The hot loops of the kernels of a source, by their names and template arguments."""
     with tempfile.TemporaryDirectory() as folder:
         cubin = Path(folder, "kernels.cubin")
         run("nvcc", "-std=c++17", "-O3", f"-arch={target}", "-cubin", "-o", cubin, source)
         texts = texts_of(run("nvdisasm", "-ndf", cubin))
-    names = run("c++filt", *texts).splitlines()
     found = {}
-    for name, text in zip(names, texts.values(), strict=True):
-        kernel, _, rest = re.search(r"(\w+)<([\w:]+)(?:, ([^<>]*))?>\(", name).groups()
-        found[kernel, rest or ""] = hot_loops(text)
+    for name, text in zip(run("c++filt", *texts).splitlines(), texts.values(), strict=True):
+        kernel, arguments = re.search(r"(\w+)<([^<>]*)>\(", name).groups()
+        found[kernel, tuple(arguments.split(", "))] = hot_loops(text)
     return found
 
 
