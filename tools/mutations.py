@@ -1,12 +1,15 @@
 """Seeds faults of one line, one after the other, and says which of them the tests catch.
 
-    python tools/mutations.py                      # all of tools/faults.py, into docs/results/faults.md
-    python tools/mutations.py checks "CPU kernels" # some areas, printed only
+    python tools/mutations.py                       # all of tools/faults.py, into docs/results/faults.md
+    python tools/mutations.py surgery "CPU kernels" # some parts of it, printed only
+
+It takes an hour or more, and goes on where build/faults.jsonl stops: remove that file after a change of code or tests.
 
 Each fault is put into a worktree of HEAD, and its tests run there, with the kernels that this checkout has; for a fault
 of the CPU kernels they are built anew, for this processor alone. Before, the tests must pass without a fault.
 """
 
+import json
 import os
 import re
 import shlex
@@ -22,6 +25,7 @@ from faults import FAULTS, Fault
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "results" / "faults.md"
+RECORD = ROOT / "build" / "faults.jsonl"
 COMPILED = ("csrc/cpu/", "csrc/binding/")
 
 
@@ -99,27 +103,29 @@ def worktree() -> Iterator[Worktree]:
 
 def seed(tree: Worktree, area: str) -> list[tuple[Fault, str]]:
     """The faults of an area, each with the test that fails, if one does."""
-    faults = FAULTS[area]
+    lines = RECORD.read_text().splitlines() if RECORD.exists() else []
+    known = {Fault(*fault): failed for fault, failed in map(json.loads, lines)}
+    left = [fault for fault in FAULTS[area] if fault not in known]
     tree.take_kernels()
-    for tests in dict.fromkeys(fault.tests for fault in faults):
+    for tests in dict.fromkeys(fault.tests for fault in left):
         if failed := tree.fail(tests):
             raise Broken(f"without a fault {failed} fails")
-    results = []
-    for fault in faults:
+    for fault in left:
         with tree.seeded(fault):
             if fault.file.startswith(COMPILED):
                 tree.build()
-            failed = tree.fail(fault.tests)
-        print(f"{'caught' if failed else 'MISSED'}  {fault.file}: {fault.old.strip()}  {failed}", flush=True)
-        results.append((fault, failed))
-    return results
+            known[fault] = failed = tree.fail(fault.tests)
+        print(f"{'caught' if failed else 'MISSED'}  {fault.file}: {fault.old}  {failed}", flush=True)
+        with RECORD.open("a") as record:
+            record.write(json.dumps([fault, failed]) + "\n")
+    return [(fault, known[fault]) for fault in FAULTS[area]]
 
 
 def page(results: dict[str, list[tuple[Fault, str]]]) -> str:
     lines = [
         "# Seeded faults",
         "",
-        "Does the test suite catch a fault? `python tools/mutations.py` seeds the faults of `tools/faults.py`, one line",
+        "Does the test suite catch a fault? `python tools/mutations.py` seeds those of `tools/faults.py`, of one line",
         "each and one after the other, and runs the tests that should fail.",
         "",
         "| part | faults | caught |",

@@ -60,16 +60,16 @@ TIED = {
 
 
 @pytest.mark.parametrize("tie", TIED)
-@pytest.mark.parametrize("residual", [False, True])
+@pytest.mark.parametrize("epilogue", [False, True])
 @pytest.mark.parametrize("norm", [None, torch.nn.BatchNorm2d(1).double()], ids=["", "batch norm"])
-def test_double_backward_of_inputs_that_depend_on_each_other(norm, residual, tie):
+def test_double_backward_of_inputs_that_depend_on_each_other(norm, epilogue, tie):
     torch.manual_seed(0)
     leaves = [torch.randn(s, dtype=torch.float64).requires_grad_() for s in ((2, 4, 3, 2), (4, 4), (1, 2, 3, 3), (4,))]
 
     def grads(cbam):
         x, *parameters = leaves
         w1, w2, ws, b1, b2 = TIED[tie](x, *parameters)
-        y = cbam(x, w1, w2, ws, b1, b2, norm=norm, residual=x if residual else None)
+        y = cbam(x, w1, w2, ws, b1, b2, norm=norm, residual=x if epilogue else None, relu=epilogue)
         first = torch.autograd.grad(y.sin().sum(), leaves, create_graph=True)
         return *first, *torch.autograd.grad(sum(g.square().sum() for g in first), leaves)
 

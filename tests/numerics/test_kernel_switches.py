@@ -1,10 +1,15 @@
 """What the kernels compute besides the tutorial's CBAM, one switch or a few at a time: values and every gradient.
 
 test_instruction_sets.py runs this file again for each instruction set.
+
+A case is gates and switches. dtype, layout and ties are template arguments of the passes over x, while the switches are
+data of what lies between them, but for few: so that every case meets every dtype, every layout and both ties, and each
+two of these, but not all three at once. make test-all has the full products.
 """
 
 import pytest
 import torch
+from choice import every_pair
 from gates import CASES, SWITCHES, switched
 from truth import DTYPES, LAYOUTS, assert_close_to_truth
 
@@ -13,51 +18,50 @@ from cbam_fused.ops import registry
 from cbam_fused.tensors import row_sizes
 from cbam_fused.variants.config import Switches, decode
 
-layouts = pytest.mark.parametrize("layout", LAYOUTS, ids=["nchw", "nhwc"])
-every_tie = pytest.mark.parametrize("ties", ["first", "even"])
-cases = pytest.mark.parametrize("gates,name", CASES)
+TIES = ("first", "even")
+SHAPES = [(2, 5, 1, 2), (3, 1, 9, 6), (9, 128, 2, 3), (1, 3, 70, 67), (1, 300, 2, 3), (2, 9, 14, 14)]
 
 
-def problem_and_functions(gates, name, ties, *args, **options):
+def named(value):
+    return {LAYOUTS[0]: "nchw", LAYOUTS[1]: "nhwc"}.get(value) if isinstance(value, torch.memory_format) else str(value)
+
+
+def chosen(names, *axes, cases=CASES):
+    return pytest.mark.parametrize(f"case,{names}", every_pair(cases, *axes), ids=named)
+
+
+def problem_and_functions(case, ties, *args, **options):
+    gates, name = case
     draw, functions = switched(gates, Switches(ties=ties, **SWITCHES[name]))
     return draw(*args, **options), functions
 
 
-@cases
-@every_tie
-@layouts
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_dtypes(dtype, layout, ties, gates, name):
-    problem, functions = problem_and_functions(gates, name, ties, (2, 33, 5, 17), dtype, layout, biases=True)
-    assert routing.backend_for(problem.inputs["x"]) == "cpu"
-    assert not routing.unserved("cpu", problem.inputs["x"], None, Switches(ties=ties, **SWITCHES[name]), "channel")
+@chosen("dtype,layout,ties", DTYPES, LAYOUTS, TIES)
+def test_dtypes(case, dtype, layout, ties):
+    problem, functions = problem_and_functions(case, ties, (2, 33, 5, 17), dtype, layout, biases=True)
+    assert functional.backend_for(problem.inputs["x"]) == "cpu"
+    switches = Switches(ties=ties, **SWITCHES[case[1]])
+    assert not routing.unserved("cpu", problem.inputs["x"], None, switches, "channel")
     assert_close_to_truth(problem, *functions)
 
 
-@cases
-@layouts
-@pytest.mark.parametrize(
-    "shape", [(2, 5, 1, 2), (3, 1, 9, 6), (9, 128, 2, 3), (1, 3, 70, 67), (1, 300, 2, 3), (2, 9, 14, 14)], ids=str
-)
-def test_one_and_many(shape, layout, gates, name):
-    problem, functions = problem_and_functions(gates, name, "first", shape, torch.float32, layout, hidden=64)
+@chosen("shape,layout", SHAPES, LAYOUTS)
+def test_one_and_many(case, shape, layout):
+    problem, functions = problem_and_functions(case, "first", shape, torch.float32, layout, hidden=64)
     assert_close_to_truth(problem, *functions)
 
 
-@pytest.mark.parametrize("gates,name", [c for c in CASES if "mask" not in c[0]])
-@layouts
-def test_epilogue(layout, gates, name):
+@chosen("layout", LAYOUTS, cases=[c for c in CASES if "mask" not in c[0]])
+def test_epilogue(case, layout):
     options = {"residual": True, "relu": True, "params": torch.float32}
-    problem, functions = problem_and_functions(gates, name, "first", (2, 24, 6, 11), torch.bfloat16, layout, **options)
+    problem, functions = problem_and_functions(case, "first", (2, 24, 6, 11), torch.bfloat16, layout, **options)
     assert_close_to_truth(problem, *functions)
 
 
-@cases
-@every_tie
-@layouts
-def test_gradcheck(layout, ties, gates, name):
+@chosen("layout,ties", LAYOUTS, TIES)
+def test_gradcheck(case, layout, ties):
     shape, options = (2, 3, 3, 2), {"hidden": 2, "kernel_size": 3, "biases": True}
-    problem, (fused, _) = problem_and_functions(gates, name, ties, shape, torch.float64, layout, **options)
+    problem, (fused, _) = problem_and_functions(case, ties, shape, torch.float64, layout, **options)
     with torch.no_grad():  # no ties, of which finite differences have no derivative
         x = problem.inputs["x"]
         x.copy_(torch.randn(x.shape, dtype=x.dtype, generator=torch.Generator().manual_seed(1)))
@@ -69,16 +73,13 @@ def test_gradcheck(layout, ties, gates, name):
 
     assert torch.autograd.gradcheck(call, [problem.inputs[n] for n in names])
     # It is plain PyTorch, with the switches of the code; PyTorch has none of the hard sigmoid.
-    if layout is torch.contiguous_format and "hard" not in name and name != "effective se":
+    if layout is torch.contiguous_format and "hard" not in case[1] and case[1] != "effective se":
         assert torch.autograd.gradgradcheck(call, [problem.inputs[n] for n in names], fast_mode=True)
 
 
-@cases
-@every_tie
-@layouts
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-def test_nan_and_inf_spread_as_in_the_reference(value, layout, ties, gates, name):
-    problem, functions = problem_and_functions(gates, name, ties, (2, 20, 6, 19), torch.float32, layout, biases=True)
+@chosen("value,layout,ties", [float("nan"), float("inf"), -float("inf")], LAYOUTS, TIES)
+def test_nan_and_inf_spread_as_in_the_reference(case, value, layout, ties):
+    problem, functions = problem_and_functions(case, ties, (2, 20, 6, 19), torch.float32, layout, biases=True)
     with torch.no_grad():
         problem.inputs["x"][1, 19, 5, 18] = value
     fused, eager = (problem.run(call) for call in functions)
@@ -89,11 +90,21 @@ def test_nan_and_inf_spread_as_in_the_reference(value, layout, ties, gates, name
         assert torch.equal(fused[key].isinf(), eager[key].isinf()), key
 
 
-@cases
-@every_tie
-@layouts
-def test_bitwise_reproducible_for_any_number_of_threads(layout, ties, gates, name):
-    problem, (fused, _) = problem_and_functions(gates, name, ties, (5, 48, 9, 11), torch.float32, layout, biases=True)
+@pytest.mark.parametrize("layout", LAYOUTS, ids=named)
+@pytest.mark.parametrize("gates", ["both", "channel"])
+def test_an_infinite_gradient_of_a_gate_that_is_zero(gates, layout):
+    """Both terms of it are 0, and 0 times infinity is NaN."""
+    case = (gates, "terms, leaky")
+    problem, functions = problem_and_functions(case, "first", (2, 8, 3, 5), torch.float32, layout, biases=True)
+    with torch.no_grad():
+        problem.inputs["x"][1, 7, 2, 4] = float("inf")
+    fused, eager = (problem.run(call) for call in functions)
+    assert torch.equal(fused["db2"].isnan(), eager["db2"].isnan())
+
+
+@chosen("layout,ties", LAYOUTS, TIES)
+def test_bitwise_reproducible_for_any_number_of_threads(case, layout, ties):
+    problem, (fused, _) = problem_and_functions(case, ties, (5, 48, 9, 11), torch.float32, layout, biases=True)
     before = torch.get_num_threads()
     try:
         results = []
@@ -106,17 +117,16 @@ def test_bitwise_reproducible_for_any_number_of_threads(layout, ties, gates, nam
         assert all(torch.equal(result[key], results[0][key]) for key in result)
 
 
-@pytest.mark.parametrize("gates,name", [c for c in CASES if "norm" not in c[0]])
-@layouts
-def test_empty_batch(layout, gates, name):
-    problem, functions = problem_and_functions(gates, name, "first", (0, 8, 5, 5), torch.float32, layout, biases=True)
+@chosen("layout", LAYOUTS, cases=[c for c in CASES if "norm" not in c[0]])
+def test_empty_batch(case, layout):
+    problem, functions = problem_and_functions(case, "first", (0, 8, 5, 5), torch.float32, layout, biases=True)
     fused, plain = (problem.run(call) for call in functions)
     for key, expected in plain.items():
         assert fused[key].shape == expected.shape, key
         torch.testing.assert_close(fused[key], expected, equal_nan=True)
 
 
-@every_tie
+@pytest.mark.parametrize("ties", TIES)
 @pytest.mark.parametrize("name", SWITCHES)
 def test_a_code_is_that_of_the_switches_it_stands_for(name, ties):
     switches = Switches(ties=ties, **SWITCHES[name])
