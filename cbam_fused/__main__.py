@@ -3,6 +3,7 @@
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 from . import resume
 from .info import facts
@@ -35,7 +36,7 @@ def writable(name: str) -> Path:
     return Path(name)
 
 
-def selftest(**options) -> int:
+def selftest(**options: Any) -> int:
     from .selftest import run  # heavy imports, which info does not need
 
     return run(**options)

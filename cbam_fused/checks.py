@@ -3,10 +3,24 @@
 import torch
 from torch import Tensor, nn
 
+from .variants.config import Switches
+
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
-def check(x, w1, w2, ws, b1, b2, bs, residual, ties="first", norm=None, switches=None) -> None:
+def check(
+    x: Tensor,
+    w1: Tensor | None,
+    w2: Tensor | None,
+    ws: Tensor | None,
+    b1: Tensor | None,
+    b2: Tensor | None,
+    bs: Tensor | None,
+    residual: Tensor | None,
+    ties: str = "first",
+    norm: nn.Module | None = None,
+    switches: Switches | None = None,
+) -> None:
     """Arguments as in :func:`cbam_fused.functional.cbam`.
 
     Raises:
@@ -52,7 +66,7 @@ def check(x, w1, w2, ws, b1, b2, bs, residual, ties="first", norm=None, switches
         _check_norm(norm, ws, x)
 
 
-def check_input(x, residual=None) -> None:
+def check_input(x: object, residual: object = None) -> None:
     """The part of :func:`check` for the feature maps."""
     if not isinstance(x, Tensor) or x.dtype not in FLOATS:
         got = x.dtype if isinstance(x, Tensor) else type(x).__name__

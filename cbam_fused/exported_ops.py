@@ -15,22 +15,47 @@ from .tensors import accumulation_dtype
 from .variants.config import decode
 
 
-def cbam(x, w1, w2, ws, b1, b2, bs, residual, relu, switches):
+def cbam(
+    x: Tensor,
+    w1: Tensor | None,
+    w2: Tensor | None,
+    ws: Tensor | None,
+    b1: Tensor | None,
+    b2: Tensor | None,
+    bs: Tensor | None,
+    residual: Tensor | None,
+    relu: bool,
+    switches: int,
+) -> Tensor:
     backend = _backend(x, w1, ws, switches)
     if backend == "reference":
         return reference.cbam(x, w1, w2, ws, b1, b2, bs, residual=residual, relu=relu, switches=decode(switches))
     return autograd.Cbam.apply(x, w1, w2, ws, b1, b2, bs, residual, relu, switches, backend)
 
 
-def cbam_batch_norm(x, w1, w2, ws, b1, b2, bs, weight, bias, residual, relu, switches, eps):
+def cbam_batch_norm(
+    x: Tensor,
+    w1: Tensor | None,
+    w2: Tensor | None,
+    ws: Tensor | None,
+    b1: Tensor | None,
+    b2: Tensor | None,
+    bs: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    relu: bool,
+    switches: int,
+    eps: float,
+) -> tuple[Tensor, Tensor, Tensor]:
     """y, and the batch statistics: mean and variance."""
     backend = _backend(x, w1, ws, switches)
     if backend != "reference":
         args = (x, w1, w2, ws, b1, b2, bs, weight, bias, residual, relu, switches, eps, backend)
         return autograd.CbamBatchNorm.apply(*args)
-    statistics = []
+    statistics: list[Tensor] = []
 
-    def norm(logits):
+    def norm(logits: Tensor) -> Tensor:
         normalised, mean, inverse_deviation = torch.native_batch_norm(logits, weight, bias, None, None, True, 0.0, eps)
         statistics.extend((mean.detach(), inverse_deviation.detach() ** -2 - eps))
         return normalised
@@ -40,7 +65,16 @@ def cbam_batch_norm(x, w1, w2, ws, b1, b2, bs, weight, bias, residual, relu, swi
     return y, statistics[0], statistics[1]
 
 
-def gate(x, w1, w2, ws, b1, b2, bs, switches):
+def gate(
+    x: Tensor,
+    w1: Tensor | None,
+    w2: Tensor | None,
+    ws: Tensor | None,
+    b1: Tensor | None,
+    b2: Tensor | None,
+    bs: Tensor | None,
+    switches: int,
+) -> Tensor:
     backend = _backend(x, w1, ws, switches)
     if backend == "reference":
         # Not x's dtype: exported programs expect the dtype of the kernels.

@@ -4,7 +4,7 @@ import importlib.metadata
 import os
 import platform
 from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
 
 import torch
 
@@ -37,7 +37,7 @@ def facts() -> dict[str, str]:
     }
 
 
-def _cuda_kernels(built: dict) -> str:
+def _cuda_kernels(built: dict[str, Any]) -> str:
     if not registry.cuda_missing:
         return f"built for {', '.join(registry.cuda_architectures)}"
     said = built.get("cuda", "")

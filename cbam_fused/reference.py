@@ -107,7 +107,7 @@ def spatial_gate(
     ws: Tensor,
     bs: Tensor | None = None,
     *,
-    norm: nn.Module | None = None,
+    norm: Callable[[Tensor], Tensor] | None = None,
     switches: Switches = TUTORIAL,
 ) -> Tensor:
     """s = sigmoid(norm(conv_k([mean over C of x; max over C of x]) + bs)), zero padding k // 2.
@@ -149,7 +149,7 @@ def cbam(
     b2: Tensor | None = None,
     bs: Tensor | None = None,
     *,
-    norm: nn.Module | None = None,
+    norm: Callable[[Tensor], Tensor] | None = None,
     residual: Tensor | None = None,
     relu: bool = False,
     switches: Switches = TUTORIAL,

@@ -126,7 +126,9 @@ def norm_of(kind: str, dy: Tensor) -> nn.Module | None:
     return nn.BatchNorm2d(1).to(dy.device, dy.dtype) if kind == "BatchNorm by the batch" else None
 
 
-def results(cbam: Callable, inputs: dict[str, Tensor], dy: Tensor, norm: nn.Module | None) -> dict[str, Tensor]:
+def results(
+    cbam: Callable[..., Tensor], inputs: dict[str, Tensor], dy: Tensor, norm: nn.Module | None
+) -> dict[str, Tensor]:
     """y and the gradient of every input."""
     leaves = {name: t.detach().requires_grad_() for name, t in inputs.items()}
     y = cbam(**leaves, norm=norm, relu="residual" in leaves)
@@ -134,7 +136,9 @@ def results(cbam: Callable, inputs: dict[str, Tensor], dy: Tensor, norm: nn.Modu
     return {"y": y.detach()} | {f"d{name}": g for name, g in zip(leaves, gradients, strict=True)}
 
 
-def check(served: list[tuple[str, str]], maps: list[tuple[int, int, int]], done: list[dict]) -> Iterator[dict]:
+def check(
+    served: list[tuple[str, str]], maps: list[tuple[int, int, int]], done: list[dict[str, Any]]
+) -> Iterator[dict[str, Any]]:
     """Every case by each (device, backend), except those done; an exception is a failure and is recorded."""
     keys = {key(c) for c in done}
     for kind, dtype, layout, size in product(KINDS, DTYPES, LAYOUTS, maps):
@@ -158,7 +162,7 @@ def check(served: list[tuple[str, str]], maps: list[tuple[int, int, int]], done:
             yield {"backend": backend, **case, **outcome}
 
 
-def key(c: dict) -> tuple:
+def key(c: dict[str, Any]) -> tuple[Any, ...]:
     return c["backend"], *c["shape"], c["dtype"], c["layout"], c["kind"]
 
 
@@ -185,7 +189,7 @@ def message(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-def compare(got: dict[str, Tensor], eager: dict[str, Tensor], truth: dict[str, Tensor]) -> dict[str, dict]:
+def compare(got: dict[str, Tensor], eager: dict[str, Tensor], truth: dict[str, Tensor]) -> dict[str, dict[str, Any]]:
     found = {}
     y = got["y"]
     of_sums = y.numel() ** 0.5 * torch.finfo(accumulation_dtype(y.dtype)).eps
@@ -221,7 +225,7 @@ def captured(call: Callable[[], Any]) -> tuple[torch.cuda.CUDAGraph, Any]:
     return graph, outputs
 
 
-def describe(c: dict) -> str:
+def describe(c: dict[str, Any]) -> str:
     what = f"{c['backend']:<6} {'x'.join(map(str, c['shape']))} {c['dtype']} {c['layout']} {c['kind']}"
     failure = c["error"].splitlines()[0] if "error" in c else ", ".join(wrong(c["found"]))
     return f"{what}: {'passed' if c['passed'] else f'FAILED: {failure}'}"

@@ -29,14 +29,27 @@ class Cbam(Function):
     """y of :func:`cbam_fused.functional.cbam`."""
 
     @staticmethod
-    def forward(ctx, x, w1, w2, ws, b1, b2, bs, residual, relu, switches, backend):
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        w1: Tensor | None,
+        w2: Tensor | None,
+        ws: Tensor | None,
+        b1: Tensor | None,
+        b2: Tensor | None,
+        bs: Tensor | None,
+        residual: Tensor | None,
+        relu: bool,
+        switches: int,
+        backend: str,
+    ) -> Tensor:
         y, saved, index = registry.operators[backend].forward(x, w1, w2, ws, b1, b2, bs, residual, relu, switches)
         ctx.save_for_backward(x, w1, w2, ws, b1, b2, bs, y if relu else None, saved, index)
         ctx.has_residual, ctx.switches, ctx.backend = residual is not None, switches, backend
         return y
 
     @staticmethod
-    def backward(ctx, dy):
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, w1, w2, ws, b1, b2, bs, y, saved, index = ctx.saved_tensors
         if _differentiated():
             dy = _through_relu(dy, y)
@@ -52,12 +65,28 @@ class CbamBatchNorm(Function):
     """y with BatchNorm after the convolution, and the batch statistics: mean and variance."""
 
     @staticmethod
-    def forward(ctx, x, w1, w2, ws, b1, b2, bs, weight, bias, residual, relu, switches, eps, backend):
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        w1: Tensor | None,
+        w2: Tensor | None,
+        ws: Tensor | None,
+        b1: Tensor | None,
+        b2: Tensor | None,
+        bs: Tensor | None,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        residual: Tensor | None,
+        relu: bool,
+        switches: int,
+        eps: float,
+        backend: str,
+    ) -> tuple[Tensor, Tensor, Tensor]:
         operators = registry.operators[backend]
         saved, index = operators.attend(x, w1, w2, ws, b1, b2, bs, switches)
         logits = saved_logits(saved, x)
-        affine = [None if p is None else p.to(saved.dtype) for p in (weight, bias)]
-        normalised, mean, inverse_deviation = torch.native_batch_norm(logits, *affine, None, None, True, 0.0, eps)
+        scale, offset = (None if p is None else p.to(saved.dtype) for p in (weight, bias))
+        normalised, mean, inverse_deviation = torch.native_batch_norm(logits, scale, offset, None, None, True, 0.0, eps)
         s = reference.GATES[decode(switches).spatial_gate](normalised)
         y = operators.apply(x, saved, s, residual, relu, _of_gates(switches, w1))
         ctx.save_for_backward(
@@ -69,7 +98,7 @@ class CbamBatchNorm(Function):
         return y, mean, variance
 
     @staticmethod
-    def backward(ctx, dy, *_):
+    def backward(ctx: Any, dy: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         *inputs, weight, bias, y, saved, index, s, mean, inverse_deviation = ctx.saved_tensors
         if _differentiated():
             dy = _through_relu(dy, y)
@@ -102,7 +131,18 @@ class Gate(Function):
     """One gate, whose parameters are given: g (N, C, 1, 1), or s before its sigmoid (N, 1, H, W), in acc."""
 
     @staticmethod
-    def forward(ctx, x, w1, w2, ws, b1, b2, bs, switches, backend):
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        w1: Tensor | None,
+        w2: Tensor | None,
+        ws: Tensor | None,
+        b1: Tensor | None,
+        b2: Tensor | None,
+        bs: Tensor | None,
+        switches: int,
+        backend: str,
+    ) -> Tensor:
         saved, index = registry.operators[backend].attend(x, w1, w2, ws, b1, b2, bs, switches)
         ctx.save_for_backward(x, w1, w2, ws, b1, b2, bs, saved, index)
         ctx.switches, ctx.backend = switches, backend
@@ -110,7 +150,7 @@ class Gate(Function):
         return part.clone()
 
     @staticmethod
-    def backward(ctx, d):
+    def backward(ctx: Any, d: Tensor) -> tuple[Tensor | None, ...]:
         *inputs, saved, index = ctx.saved_tensors
         x, w1, w2, ws, b1, b2, bs = inputs
         if _differentiated():
@@ -138,7 +178,7 @@ def _through_relu(dy: Tensor, y: Tensor | None) -> Tensor:
     return dy if y is None else torch.where(y <= 0, 0, dy)
 
 
-def _residual_gradient(ctx, dy: Tensor) -> Tensor | None:
+def _residual_gradient(ctx: Any, dy: Tensor) -> Tensor | None:
     return dy if ctx.has_residual else None
 
 
@@ -172,14 +212,36 @@ def _differentiable(
     return [found.get(i) for i in range(len(inputs))]
 
 
-def _batch_norm_reference(switches, eps, x, w1, w2, ws, b1, b2, bs, weight, bias):
+def _batch_norm_reference(
+    switches: int,
+    eps: float,
+    x: Tensor,
+    w1: Tensor | None,
+    w2: Tensor | None,
+    ws: Tensor | None,
+    b1: Tensor | None,
+    b2: Tensor | None,
+    bs: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+) -> Tensor:
     def norm(logits: Tensor) -> Tensor:
         return F.batch_norm(logits, None, None, weight, bias, True, 0.0, eps)
 
     return reference.cbam(x, w1, w2, ws, b1, b2, bs, norm=norm, switches=decode(switches))
 
 
-def gate_reference(switches, x, w1, w2, ws, b1, b2, bs):
+def gate_reference(
+    switches: int,
+    x: Tensor,
+    w1: Tensor | None,
+    w2: Tensor | None,
+    ws: Tensor | None,
+    b1: Tensor | None,
+    b2: Tensor | None,
+    bs: Tensor | None,
+) -> Tensor:
     if ws is None:
+        assert w1 is not None  # one of the two gates is given
         return reference.channel_gate(x, w1, w2, b1, b2, decode(switches))
     return reference.spatial_logits(x, ws, bs, decode(switches))

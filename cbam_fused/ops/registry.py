@@ -39,10 +39,10 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from torch import library
+from torch import Tensor, library
 from torch._ops import OpOverload
 
 from .._ops import ops
@@ -68,7 +68,7 @@ def _find(stem: str) -> Path | None:
     return next(iter(sorted(folder.glob(f"{stem}.*so"))), None)
 
 
-def build_info() -> dict:
+def build_info() -> dict[str, Any]:
     """What the build wrote beside the binaries; empty where there is none."""
     binary = _find("_C")
     path = binary and binary.with_name("_build_info.json")
@@ -147,38 +147,100 @@ def runs(architectures: tuple[str, ...], major: int, minor: int) -> bool:
     return False
 
 
-def _fake_attend(x, w1, w2, ws, b1, b2, bs, switches):
+def _fake_attend(
+    x: Tensor,
+    w1: Tensor | None,
+    w2: Tensor | None,
+    ws: Tensor | None,
+    b1: Tensor | None,
+    b2: Tensor | None,
+    bs: Tensor | None,
+    switches: int,
+) -> tuple[Tensor, Tensor]:
     saved, index = row_sizes(x, w1, ws, switches)
     acc = accumulation_dtype(x.dtype)
     return x.new_empty((x.shape[0], saved), dtype=acc), x.new_empty((x.shape[0], index), dtype=torch.int32)
 
 
-def _fake_forward(x, w1, w2, ws, b1, b2, bs, residual, relu, switches):
+def _fake_forward(
+    x: Tensor,
+    w1: Tensor | None,
+    w2: Tensor | None,
+    ws: Tensor | None,
+    b1: Tensor | None,
+    b2: Tensor | None,
+    bs: Tensor | None,
+    residual: Tensor | None,
+    relu: bool,
+    switches: int,
+) -> tuple[Tensor, Tensor, Tensor]:
     check(x, w1, w2, ws, b1, b2, bs, residual, switches=decode(switches))
     return dense_like(x), *_fake_attend(x, w1, w2, ws, b1, b2, bs, switches)
 
 
-def _fake_apply(x, saved, s, residual, relu, switches):
+def _fake_apply(
+    x: Tensor,
+    saved: Tensor,
+    s: Tensor,
+    residual: Tensor | None,
+    relu: bool,
+    switches: int,
+) -> Tensor:
     return dense_like(x)
 
 
-def _fake_products(dy, x, y, saved, s, switches):
+def _fake_products(
+    dy: Tensor,
+    x: Tensor,
+    y: Tensor | None,
+    saved: Tensor,
+    s: Tensor,
+    switches: int,
+) -> tuple[Tensor, Tensor, Tensor | None]:
     N, C, H, W = x.shape
     dresidual = None if y is None else dense_like(x)
     return saved.new_empty((N, C)), saved.new_empty((N, 1, H, W)), dresidual
 
 
-def _fake_backward_gates(dy, s, dg, dlogits, x, saved, index, w1, w2, ws, b1, b2, bs, switches):
+def _fake_backward_gates(
+    dy: Tensor | None,
+    s: Tensor | None,
+    dg: Tensor | None,
+    dlogits: Tensor | None,
+    x: Tensor,
+    saved: Tensor,
+    index: Tensor,
+    w1: Tensor | None,
+    w2: Tensor | None,
+    ws: Tensor | None,
+    b1: Tensor | None,
+    b2: Tensor | None,
+    bs: Tensor | None,
+    switches: int,
+) -> tuple[Tensor | None, ...]:
     params = (w1, w2, ws, b1, b2, bs)
     return dense_like(x), *(None if p is None else torch.empty_like(p) for p in params)
 
 
-def _fake_backward(dy, x, y, saved, index, w1, w2, ws, b1, b2, bs, switches):
+def _fake_backward(
+    dy: Tensor,
+    x: Tensor,
+    y: Tensor | None,
+    saved: Tensor,
+    index: Tensor,
+    w1: Tensor | None,
+    w2: Tensor | None,
+    ws: Tensor | None,
+    b1: Tensor | None,
+    b2: Tensor | None,
+    bs: Tensor | None,
+    switches: int,
+) -> tuple[Tensor | None, ...]:
     grads = _fake_backward_gates(dy, None, None, None, x, saved, index, w1, w2, ws, b1, b2, bs, switches)
     return *grads, None if y is None else dense_like(x)
 
 
-_FAKES: dict[str, Callable] = {
+_FAKES: dict[str, Callable[..., Any]] = {
     "forward": _fake_forward,
     "backward": _fake_backward,
     "attend": _fake_attend,
@@ -206,7 +268,7 @@ def _triton_operators() -> ModuleType:
     return importlib.import_module("..triton.operators", __package__)
 
 
-def _triton(name: str) -> Callable:
+def _triton(name: str) -> Callable[..., Any]:
     return lambda *args: getattr(_triton_operators(), name)(*args)
 
 

@@ -255,7 +255,7 @@ def _of_class(cls: type, name: str) -> Any:
 
 
 @cache
-def _seen_functions() -> frozenset:
+def _seen_functions() -> frozenset[Any]:
     """The functions that torch.fx records when they are called with a proxy."""
     functions = torch.overrides.get_overridable_functions()
     also = {torch._assert, nn.functional.sigmoid, nn.functional.tanh}

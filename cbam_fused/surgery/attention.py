@@ -1,5 +1,6 @@
 """The gates of every CBAM of a model, for one batch."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
@@ -52,8 +53,8 @@ def attention_maps(model: nn.Module, x: Any) -> dict[str, AttentionMaps]:
             raise TypeError(f"{name}: {type(module).__name__} must have gates(x) -> (channel gate, spatial gate)")
     maps: dict[str, AttentionMaps] = {}
 
-    def record(name: str):
-        def hook(module: nn.Module, args: tuple, kwargs: dict) -> None:
+    def record(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             maps.pop(name, None)
             maps[name] = AttentionMaps(*gates_of(module, args[0] if args else kwargs["x"]))
 

@@ -6,7 +6,7 @@ have the same class, and torch.compile sees an ordinary method.
 """
 
 import functools
-from typing import SupportsIndex
+from typing import Any, SupportsIndex
 
 from torch import nn
 
@@ -17,7 +17,7 @@ class Substitute(nn.Module):
     The subclass is created at run time, so no import finds it; it pickles and copies as its two parents.
     """
 
-    def __reduce_ex__(self, protocol: SupportsIndex) -> tuple:
+    def __reduce_ex__(self, protocol: SupportsIndex) -> tuple[Any, ...]:
         return (_new, type(self).__bases__, *super().__reduce_ex__(protocol)[2:])
 
 

@@ -50,7 +50,7 @@ def call(model: nn.Module, example: Any) -> Any:
     return model(example)
 
 
-def _are_keywords(model: nn.Module, example: dict) -> bool:
+def _are_keywords(model: nn.Module, example: dict[str, Any]) -> bool:
     try:
         inspect.signature(model.forward).bind(**example)
     except (TypeError, ValueError):  # a missing argument, a key that is not a string, or no signature
@@ -62,7 +62,7 @@ def observe(model: nn.Module, example: Any) -> tuple[Seen, Any]:
     """One call in the model's current mode: the outputs of each call of each module, and the model's result."""
     seen: Seen = {}
 
-    def record(module: nn.Module, args: tuple, output: object) -> None:
+    def record(module: nn.Module, args: tuple[Any, ...], output: object) -> None:
         shape, dtype, device = None, None, None
         if isinstance(output, Tensor):
             shape, dtype, device = tuple(output.shape), output.dtype, output.device

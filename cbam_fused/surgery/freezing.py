@@ -3,7 +3,7 @@
 import re
 import warnings
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
@@ -17,13 +17,13 @@ BEFORE = "_requires_grad_before_freezing"  # on a frozen model: requires_grad of
 OWN = "_own_requires_grad_before_freezing"  # on each of its modules: the same for its own parameters
 PARAMETRIZED = re.compile(r"parametrizations\.(\w+)\.original\d*$")  # names after register_parametrization
 
-Part = str | re.Pattern | Callable[[str, nn.Module], bool]
+Part = str | re.Pattern[str] | Callable[[str, nn.Module], bool]
 
 
 class FrozenStatistics(Substitute):
     """A BatchNorm that stays in eval mode when its network enters training mode."""
 
-    def train(self, mode: bool = True):
+    def train(self, mode: bool = True) -> Any:
         return super().train(False)
 
 

@@ -55,5 +55,5 @@ def kept_generators() -> Iterator[None]:
             step()
 
 
-def later(function: Callable, *args: Any) -> Undo:
+def later(function: Callable[..., object], *args: Any) -> Undo:
     return lambda: function(*args)

@@ -28,7 +28,7 @@ def insert_cbam(
     model: nn.Module,
     after: str | Iterable[str] | None = None,
     *,
-    where: str | re.Pattern | Callable[[str, nn.Module], bool] | None = None,
+    where: str | re.Pattern[str] | Callable[[str, nn.Module], bool] | None = None,
     reduction: int = 16,
     kernel_size: int = 7,
     factory: Callable[[int, int, int], nn.Module] = CBAM,
@@ -239,10 +239,10 @@ def _detach(target: nn.Module) -> None:
     target._modules.pop(CHILD, None)
 
 
-def _to_nchw(module: nn.Module, args: tuple) -> tuple:
+def _to_nchw(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
     """A view: (N, H, W, C) in memory is (N, C, H, W) in channels_last, which CBAM supports."""
     return (args[0].permute(0, 3, 1, 2),)
 
 
-def _to_nhwc(module: nn.Module, args: tuple, output: Tensor) -> Tensor:
+def _to_nhwc(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
     return output.permute(0, 2, 3, 1)

@@ -138,7 +138,7 @@ class _Children(fx.Tracer):
 ADDITIONS = (operator.add, operator.iadd, torch.add, "add", "add_")
 
 
-def _expression(block: nn.Module, mode: bool) -> tuple | str:
+def _expression(block: nn.Module, mode: bool) -> tuple[Any, ...] | str:
     """The expression that forward returns in a mode, and its number of operations; or torch.fx's error."""
     block.training = mode
     try:
@@ -162,11 +162,11 @@ def _expression(block: nn.Module, mode: bool) -> tuple | str:
     return expression(output), len(graph.nodes)
 
 
-def _expected(block: Any) -> tuple:
+def _expected(block: Any) -> tuple[Any, ...]:
     """The expression of relu(branch + shortcut)."""
     chain = ["conv1", "bn1", "relu", "conv2", "bn2", *(["relu", "conv3", "bn3"] if hasattr(block, "conv3") else [])]
     x = ("placeholder",)
-    branch: tuple = x
+    branch: tuple[Any, ...] = x
     for name in chain:
         branch = (name, branch, "{}")
     shortcut = x if block.downsample is None else ("downsample", x, "{}")

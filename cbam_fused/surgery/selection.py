@@ -13,7 +13,7 @@ HANDLES = "_cbam_handles"  # on its parent: the handles of its hooks, possibly n
 
 WRAPPERS = ("OptimizedModule", "DataParallel", "DistributedDataParallel")
 
-Choice = str | Iterable[str] | re.Pattern | Callable[[str, nn.Module], bool]
+Choice = str | Iterable[str] | re.Pattern[str] | Callable[[str, nn.Module], bool]
 
 
 def select(model: nn.Module, choice: Choice, argument: str) -> dict[str, nn.Module]:

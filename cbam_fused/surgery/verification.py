@@ -34,7 +34,7 @@ class Probe(nn.Module):
         self.result = torch.relu(y) if kwargs.get("relu") else y
         return self.result
 
-    def is_the_result(self, module: nn.Module, args: tuple, output: object) -> None:
+    def is_the_result(self, module: nn.Module, args: tuple[Any, ...], output: object) -> None:
         """A forward hook of the module that it follows, whose result must be the probe's."""
         if output is not self.result and not self.fused:
             raise MisplacedError(
@@ -154,7 +154,7 @@ def _run_with_insertions(example: Example, probes: dict[nn.Module, Probe], train
         raise MisplacedError(what) from error
 
 
-def call_child(module: nn.Module, args: tuple, output: Tensor) -> Tensor:
+def call_child(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
     """The forward hook of a module that does not call its child itself."""
     return getattr(module, CHILD)(output)
 

@@ -7,6 +7,7 @@ Tensors of x's size are dense in the call's layout.
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache
+from typing import Any
 
 import torch
 import triton
@@ -98,11 +99,11 @@ class Call:
         return bool(self.switches & EVEN and (self.max or self.K))
 
     @property
-    def hard(self) -> dict:
+    def hard(self) -> dict[str, Any]:
         return {"HARD": bool(self.switches & HARD_SPATIAL)}
 
     @property
-    def mlp(self) -> dict:
+    def mlp(self) -> dict[str, Any]:
         """What the kernels of the channel gate are compiled for."""
         return {
             "POOLS": self.pools,
@@ -124,10 +125,10 @@ class Call:
         return self.acc == torch.float64
 
     @property
-    def layout(self) -> dict:
+    def layout(self) -> dict[str, Any]:
         return {"CHANNELS_LAST": self.channels_last, "ALIGN": alignment(self.C if self.channels_last else self.P)}
 
-    def launch(self, warps: int) -> dict:
+    def launch(self, warps: int) -> dict[str, Any]:
         """Options of every launch; other GPUs than NVIDIA's do not know launch_pdl."""
         return {"num_warps": warps, "PDL": self.pdl} | ({"launch_pdl": True} if self.pdl else {})
 
@@ -172,7 +173,7 @@ def l2_bytes(device: torch.device) -> int:
     return properties.L2_cache_size if groups_pay(properties.L2_cache_size, 2 * clock * width // 8 // 1000) else 0
 
 
-def _blocks(call: Call, t: Tile) -> dict:
+def _blocks(call: Call, t: Tile) -> dict[str, Any]:
     return {"BLOCK_C": t.channels, "BLOCK_P": t.pixels, **call.launch(t.warps)}
 
 
@@ -195,7 +196,16 @@ def channel_pool(call: Call, x: Tensor) -> tuple[Tensor | None, Tensor | None, T
     return parts
 
 
-def channel_gate(call: Call, pooled, w1, b1, w2, b2, saved: Tensor, index: Tensor) -> None:
+def channel_gate(
+    call: Call,
+    pooled: tuple[Any, ...],
+    w1: Tensor | None,
+    b1: Tensor | None,
+    w2: Tensor | None,
+    b2: Tensor | None,
+    saved: Tensor,
+    index: Tensor,
+) -> None:
     """pooled: what channel_pool gave. w1 None: a single layer."""
     t = mlp_tile(call.C, call.R, call.wide, call.warp_size)
     chunk = LOOP * t.channels if call.single else call.C
@@ -215,7 +225,16 @@ def spatial_pool(call: Call, x: Tensor, saved: Tensor, index: Tensor) -> None:
 
 
 def apply(
-    call: Call, saved: Tensor, ws=None, bs=None, *, s=None, x=None, residual=None, y=None, relu: bool = False
+    call: Call,
+    saved: Tensor,
+    ws: Tensor | None = None,
+    bs: Tensor | None = None,
+    *,
+    s: Tensor | None = None,
+    x: Tensor | None = None,
+    residual: Tensor | None = None,
+    y: Tensor | None = None,
+    relu: bool = False,
 ) -> None:
     t = call.tile("none")
     chunk = LOOP * t.channels
@@ -227,7 +246,16 @@ def apply(
     )
 
 
-def products(call: Call, x: Tensor, dy: Tensor, y, masked: Tensor, saved: Tensor, s, ds: Tensor | None):
+def products(
+    call: Call,
+    x: Tensor,
+    dy: Tensor,
+    y: Tensor | None,
+    masked: Tensor | None,
+    saved: Tensor,
+    s: Tensor | None,
+    ds: Tensor | None,
+) -> Tensor | None:
     """Sums of s x dy over the pixels of each tile, (images, tiles, C); into ds, (images, P), those over channels.
 
     Each of them for a gate that there is.
@@ -280,7 +308,15 @@ def map_products(call: Call, x: Tensor, dmaps: Tensor, saved: Tensor, index: Ten
 
 
 def channel_gate_backward(
-    call: Call, direct, through_maps, dconv, w1, w2, saved: Tensor, index: Tensor, partial: Tensor
+    call: Call,
+    direct: Tensor | None,
+    through_maps: Tensor | None,
+    dconv: Tensor | None,
+    w1: Tensor | None,
+    w2: Tensor | None,
+    saved: Tensor,
+    index: Tensor,
+    partial: Tensor,
 ) -> Tensor | None:
     """Gradients of the pools, (images, pools, C); the rest of what gate.py says goes into partial."""
     t = mlp_tile(call.C, min(call.R, SINGLE_ROW) if call.single else call.R, call.wide, call.warp_size)
@@ -301,7 +337,17 @@ def channel_gate_backward(
     return dpools
 
 
-def input_gradient(call: Call, dy, x: Tensor, saved: Tensor, s, index: Tensor, dmaps, dpools, dx: Tensor) -> None:
+def input_gradient(
+    call: Call,
+    dy: Tensor | None,
+    x: Tensor,
+    saved: Tensor,
+    s: Tensor | None,
+    index: Tensor,
+    dmaps: Tensor | None,
+    dpools: Tensor | None,
+    dx: Tensor,
+) -> None:
     t = call.tile("none")
     chunk = LOOP * t.channels
     splits = triton.cdiv(call.C, chunk)

@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -12,7 +13,18 @@ from ..variants.config import NO_CHANNEL
 from . import launch
 
 
-def forward(x, w1, w2, ws, b1, b2, bs, residual, relu, switches):
+def forward(
+    x: Tensor,
+    w1: Tensor | None,
+    w2: Tensor | None,
+    ws: Tensor | None,
+    b1: Tensor | None,
+    b2: Tensor | None,
+    bs: Tensor | None,
+    residual: Tensor | None,
+    relu: bool,
+    switches: int,
+) -> tuple[Tensor, Tensor, Tensor]:
     call = _call(x, switches, w1, ws)
     y = dense_like(x)
     x, residual = _dense(call, x, residual)
@@ -25,7 +37,16 @@ def forward(x, w1, w2, ws, b1, b2, bs, residual, relu, switches):
     return y, saved, index
 
 
-def attend(x, w1, w2, ws, b1, b2, bs, switches):
+def attend(
+    x: Tensor,
+    w1: Tensor | None,
+    w2: Tensor | None,
+    ws: Tensor | None,
+    b1: Tensor | None,
+    b2: Tensor | None,
+    bs: Tensor | None,
+    switches: int,
+) -> tuple[Tensor, Tensor]:
     call = _call(x, switches, w1, ws)
     (x,) = _dense(call, x)
     params = _parameters(call, w1, w2, ws, b1, b2, bs)
@@ -38,7 +59,14 @@ def attend(x, w1, w2, ws, b1, b2, bs, switches):
     return saved, index
 
 
-def apply(x, saved, s, residual, relu, switches):
+def apply(
+    x: Tensor,
+    saved: Tensor,
+    s: Tensor,
+    residual: Tensor | None,
+    relu: bool,
+    switches: int,
+) -> Tensor:
     call = _call(x, switches, saved=saved)
     y = dense_like(x)
     x, residual = _dense(call, x, residual)
@@ -49,7 +77,14 @@ def apply(x, saved, s, residual, relu, switches):
     return y
 
 
-def products(dy, x, y, saved, s, switches):
+def products(
+    dy: Tensor,
+    x: Tensor,
+    y: Tensor | None,
+    saved: Tensor,
+    s: Tensor,
+    switches: int,
+) -> tuple[Tensor, Tensor, Tensor | None]:
     call = _call(x, switches, saved=saved)
     new_dg = saved.new_empty if call.channel else saved.new_zeros
     dg, ds = new_dg((call.N, call.C)), saved.new_empty((call.N, 1, call.H, call.W))
@@ -64,7 +99,20 @@ def products(dy, x, y, saved, s, switches):
     return dg, ds, masked
 
 
-def backward(dy, x, y, saved, index, w1, w2, ws, b1, b2, bs, switches):
+def backward(
+    dy: Tensor,
+    x: Tensor,
+    y: Tensor | None,
+    saved: Tensor,
+    index: Tensor,
+    w1: Tensor | None,
+    w2: Tensor | None,
+    ws: Tensor | None,
+    b1: Tensor | None,
+    b2: Tensor | None,
+    bs: Tensor | None,
+    switches: int,
+) -> tuple[Tensor | None, ...]:
     call = _call(x, switches, w1, ws)
     masked = None if y is None else dense_like(x)
     dy, x, y = _dense(call, dy, x, y)
@@ -80,7 +128,22 @@ def backward(dy, x, y, saved, index, w1, w2, ws, b1, b2, bs, switches):
     return *grads, masked
 
 
-def backward_gates(dy, s, dg, dlogits, x, saved, index, w1, w2, ws, b1, b2, bs, switches):
+def backward_gates(
+    dy: Tensor | None,
+    s: Tensor | None,
+    dg: Tensor | None,
+    dlogits: Tensor | None,
+    x: Tensor,
+    saved: Tensor,
+    index: Tensor,
+    w1: Tensor | None,
+    w2: Tensor | None,
+    ws: Tensor | None,
+    b1: Tensor | None,
+    b2: Tensor | None,
+    bs: Tensor | None,
+    switches: int,
+) -> tuple[Tensor | None, ...]:
     call = _call(x, switches, w1, ws)
     dy, x = _dense(call, dy, x)
     s = None if s is None else s.contiguous()
@@ -94,7 +157,17 @@ def backward_gates(dy, s, dg, dlogits, x, saved, index, w1, w2, ws, b1, b2, bs, 
     return _backward(call, 0, gradients, dy, s, x, saved, index, params)
 
 
-def _backward(call: launch.Call, tensors: int, gradients: Callable, dy, s, x, saved, index, params):
+def _backward(
+    call: launch.Call,
+    tensors: int,
+    gradients: Callable[..., Any],
+    dy: Tensor | None,
+    s: Tensor | None,
+    x: Tensor,
+    saved: Tensor,
+    index: Tensor,
+    params: tuple[Tensor | None, ...],
+) -> tuple[Tensor | None, ...]:
     """What both kinds of backward end with, from gradients(group): that of g in parts, and that of the convolution."""
     dx = torch.empty_like(x)
     w1, w2, ws, *_ = _parameters(call, *params)
@@ -156,12 +229,12 @@ def _layers(call: launch.Call, params: list[Any]) -> list[Any]:
     return [None, w1, ws, None, b1, bs] if call.single else params
 
 
-def _dense(call: launch.Call, *tensors: Tensor | None) -> list[Tensor | None]:
+def _dense(call: launch.Call, *tensors: Tensor | None) -> list[Any]:
     layout = torch.channels_last if call.channels_last else torch.contiguous_format
     return [t if t is None else t.contiguous(memory_format=layout) for t in tensors]
 
 
-def _on(device: torch.device):
+def _on(device: torch.device) -> AbstractContextManager[Any]:
     """Makes the tensors' device the current one, which is where Triton launches."""
     return contextlib.nullcontext() if device.type == "cpu" else torch.accelerator.device_index(device.index)
 

@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -31,14 +32,21 @@ class PublicNames(nn.Module):
     variant: str
     switches: Switches
 
-    def __prepare_scriptable__(self):
+    def __prepare_scriptable__(self) -> Any:
         raise RuntimeError(
             f"torch.jit.script cannot compile {type(self).__name__}: use torch.jit.trace, torch.export or torch.compile"
         )
 
     def _load_from_state_dict(
-        self, state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
-    ):
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: dict[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
         left = _to_own_names(self, state_dict, prefix)
         if strict and left:
             error_msgs.append(left)

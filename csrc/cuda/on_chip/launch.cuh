@@ -1,25 +1,30 @@
 // The launch of an on-chip kernel: a block or a cluster for each image.
 #pragma once
 
-#include <atomic>
+#include <mutex>
 
 #include "on_chip.h"
 
 namespace cbam::cuda {
 
 // The kernel may have all shared memory of the current device: not only what this launch needs, since another thread
-// may be about to launch it with more. The runtime is asked once for each kernel and device.
+// may be about to launch it with more. The runtime is asked once for each kernel and device; if it fails, so do
+// launches.
 template <auto kernel> cudaError_t allow_shared_memory() {
-    static std::atomic<uint64_t> allowed;  // a bit for each of the first devices
-    int device = 0, most = 0;
+    constexpr int kDevices = 64;
+    static std::once_flag once[kDevices];
+    int device = 0;
     if (const auto error = cudaGetDevice(&device)) return error;
-    const uint64_t bit = device < 64 ? uint64_t(1) << device : 0;
-    if (allowed & bit) return cudaSuccess;
-    if (const auto error = cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device)) return error;
-    if (const auto error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most))
-        return error;
-    allowed |= bit;
-    return cudaSuccess;
+    cudaError_t status = cudaSuccess;
+    const auto allow = [&] {
+        int most = 0;
+        status = cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+        if (status == cudaSuccess)
+            status = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most);
+    };
+    if (device < kDevices) std::call_once(once[device], allow);
+    else allow();
+    return status;
 }
 
 template <auto kernel> cudaError_t launch_on_chip(const Problem& p, const OnChip& o, cudaStream_t stream) {
