@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from cbam_fused import functional, info, reference, resume
+from cbam_fused import info, reference, resume, routing
 from cbam_fused.ops import registry
 from cbam_fused.selftest import MAPS
 
@@ -163,7 +163,7 @@ def ours(backend: str, problem: gate.Problem, inputs: dict[str, Tensor], dy: Ten
     """
     x, *weights = inputs.values()
     module = cases.implementations(dict(zip(("w1", "w2", "ws"), weights, strict=True)))["fused"]
-    with functional.use_backend(backend):
+    with routing.use_backend(backend):
         if wrong := gate.disagreement(module, problem, DEVICE):
             raise RuntimeError(f"not timed, the results are wrong: {wrong}")
     w1, w2, ws = (w.float() for w in weights)

@@ -5,7 +5,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from cbam_fused import CBAM, functional, insert_cbam, reference
+from cbam_fused import CBAM, insert_cbam, reference, routing
 from cbam_fused.ops import autograd
 
 from . import cases, networks, timing
@@ -15,7 +15,7 @@ class Bare(reference.CBAM):
     """The bare operators: no checks, and the backend is chosen when the network is traced."""
 
     def forward(self, x: Tensor) -> Tensor:
-        backend = functional.backend_for(x)
+        backend = routing.backend_for(x)
         return autograd.Cbam.apply(x, *self.weights(), None, None, None, None, False, 0, backend)
 
 

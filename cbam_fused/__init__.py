@@ -2,10 +2,10 @@
 
 from . import exported_ops as exported_ops  # registers the operators of exported programs
 from . import functional, reference
-from .functional import use_backend
 from .modules import CBAM, ChannelAttention, SpatialAttention
 from .ops import flops as flops  # registers the formulas for torch.utils.flop_counter
 from .replace.replace import replace_cbam
+from .routing import use_backend
 from .surgery import attention_maps, freeze_except, insert_cbam, parameter_table, remove_cbam, unfreeze
 from .variants.state_dict import export_state_dict
 from .variants.table import VARIANTS

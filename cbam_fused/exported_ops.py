@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, library
 
 from . import reference
-from .functional import backend_for, gates_of, unserved
+from .functional import gates_of
 from .ops import autograd, registry
+from .routing import backend_for, unserved
 from .tensors import accumulation_dtype
 from .variants.config import decode
 

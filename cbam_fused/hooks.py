@@ -6,13 +6,11 @@ with their own forward, in their class (adapters, fake quantization) or on the i
 convolutions with a changed geometry (a dilated encoder).
 """
 
-from operator import itemgetter
 from typing import Any
 
 from torch import nn
 
-_HOOKS = itemgetter("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
-_GEOMETRY = itemgetter("kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
+GEOMETRY = ("kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")  # of a convolution
 # Instance attributes of these names override the methods that a call runs.
 _CALL = ("forward", "_conv_forward", "_call_impl", "_wrapped_call_impl", "_compiled_call_impl")
 
@@ -56,22 +54,3 @@ def is_own(mask: Any, kind: type[nn.Module], switches: Any) -> bool:
         return True
     plain = type(mask) is kind and mask.switches == switches and not has_own_call(mask)
     return plain and not has_hooks(mask) and not mask.calls_layers()
-
-
-class AsBuilt:
-    """A snapshot that detects changes of masks and convolutions in minimal time; not used in compiled code.
-
-    A forward set on an instance is one more attribute.
-    """
-
-    def __init__(self, masks: tuple[nn.Module, ...], convolutions: tuple[nn.Module, ...]):
-        self.sizes = tuple(len(m.__dict__) for m in (*masks, *convolutions))
-        self.geometries = tuple(_GEOMETRY(m.__dict__) for m in convolutions)
-
-    def holds(self, ca: nn.Module, sa: nn.Module, fc1: nn.Module, fc2: nn.Module, conv1: nn.Module) -> bool:
-        a, b, c, d, e = ca.__dict__, sa.__dict__, fc1.__dict__, fc2.__dict__, conv1.__dict__
-        if (len(a), len(b), len(c), len(d), len(e)) != self.sizes:
-            return False
-        if any(_HOOKS(a)) or any(_HOOKS(b)) or any(_HOOKS(c)) or any(_HOOKS(d)) or any(_HOOKS(e)):
-            return False
-        return (_GEOMETRY(c), _GEOMETRY(d), _GEOMETRY(e)) == self.geometries

@@ -8,7 +8,7 @@ from typing import cast
 
 import torch
 
-from . import functional
+from . import routing
 from .ops import registry
 
 
@@ -62,6 +62,6 @@ def _triton_version() -> str:
 def _backend(device: str) -> str:
     # Only the tensor's device matters; a real CUDA tensor would need a GPU.
     try:
-        return functional.backend_for(cast(torch.Tensor, SimpleNamespace(device=torch.device(device))))
+        return routing.backend_for(cast(torch.Tensor, SimpleNamespace(device=torch.device(device))))
     except RuntimeError as error:
         return f"none: {error}"

@@ -6,9 +6,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, fx, nn
 
-from . import functional, reference
+from . import functional, reference, routing
+from .as_built import AsBuilt
 from .checks import check_input
-from .hooks import AsBuilt, is_own
+from .hooks import is_own
 from .variants.config import Switches
 
 __all__ = ["CBAM", "Backend", "ChannelAttention", "SpatialAttention"]
@@ -87,17 +88,14 @@ class CBAM(reference.CBAM):
         **switches: Any,
     ):
         super().__init__(channels, reduction, kernel_size, variant=variant, device=device, dtype=dtype, **switches)
-        # The fast path is for w1, w2 and ws only, and looks nothing else up.
         s = self.switches
-        extras = s.bias or s.spatial_bias or s.norm or s.code or not s.direct
-        self._as_built = None
-        if s.channel and s.spatial and not extras:
-            self._as_built = AsBuilt((self.ca, self.sa), (self.ca.fc1, self.ca.fc2, self.sa.conv1))
+        three_weights = s.channel and s.spatial and s.direct and not (s.bias or s.spatial_bias or s.norm or s.code)
+        self._as_built = AsBuilt(self) if three_weights else None
 
     def forward(self, x: Tensor, *, residual: Tensor | None = None, relu: bool = False) -> Tensor:
         """relu(CBAM(x) + residual), in one pass; residual and ReLU are optional."""
         if self._as_built is not None and not torch.compiler.is_compiling():
-            weights = self._three_weights(self._as_built)
+            weights = self._as_built.weights(self)
             if weights is not None:
                 return functional.cbam(x, *weights, residual=residual, relu=relu)
         if self.calls_masks():
@@ -110,30 +108,6 @@ class CBAM(reference.CBAM):
         if self.sa is not None:
             arguments["norm"] = self.sa.norm()
         return arguments
-
-    def _three_weights(self, as_built: AsBuilt) -> tuple[Tensor, Tensor, Tensor] | None:
-        """w1, w2, ws if the module has no other parameters and no layer must be called; else None.
-
-        It bypasses nn.Module.__getattr__: eight calls of it take longer than the gates of a small map.
-        """
-        parts: Any = self._modules
-        ca, sa = parts.get("ca"), parts.get("sa")
-        if type(ca) is not ChannelAttention or type(sa) is not SpatialAttention or sa._modules.get("bn") is not None:
-            return None
-        fc1, fc2, conv1 = ca._modules.get("fc1"), ca._modules.get("fc2"), sa._modules.get("conv1")
-        if not (type(fc1) is type(fc2) is type(conv1) is nn.Conv2d and ca.switches is sa.switches is self.switches):
-            return None
-        of_1, of_2, of_s = fc1._parameters, fc2._parameters, conv1._parameters
-        w1, w2, ws = of_1.get("weight"), of_2.get("weight"), of_s.get("weight")
-        if (
-            w1 is None
-            or w2 is None
-            or ws is None
-            or not of_1.get("bias") is of_2.get("bias") is of_s.get("bias") is None
-        ):
-            return None
-        plain = ws.shape[2:] == conv1.kernel_size and as_built.holds(ca, sa, fc1, fc2, conv1)
-        return (w1, w2, ws) if plain else None
 
     def backend_for(self, x: Tensor) -> Backend:
         """Which implementation serves x, and why."""
@@ -171,9 +145,9 @@ def _backend(x: Tensor, switches: Switches, norm: nn.Module | None, called: bool
     if called:
         reason = "masks and layers with hooks, their own forward or another geometry are called one by one"
         return Backend("reference", reason)
-    name = functional.backend_for(x)
+    name = routing.backend_for(x)
     if name == "reference":
-        return Backend(name, functional.why_reference(x.device))
-    if reason := functional.unserved(name, x, norm, switches, *gates):
+        return Backend(name, routing.why_reference(x.device))
+    if reason := routing.unserved(name, x, norm, switches, *gates):
         return Backend("reference", f"no {name} kernels for {reason}")
     return Backend(name, "")

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import functional, info, reference
+from . import functional, info, reference, routing
 from .ops import registry
 from .resume import Record, limited
 from .tensors import accumulation_dtype
@@ -168,7 +168,7 @@ def repeated(
     """The backend's results, and whether a second run has the same bits."""
     inputs, dy = {n: t.to(device) for n, t in inputs.items()}, dy.to(device)
     norm = norm_of(kind, dy)  # one for all calls: a copy to the GPU cannot be captured
-    with functional.use_backend(backend):
+    with routing.use_backend(backend):
         first, second = (results(functional.cbam, inputs, dy, norm) for _ in range(2))
         found = {"same bits again": equal(first, second)}
         if device == "cuda":

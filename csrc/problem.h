@@ -52,6 +52,7 @@ struct Problem {
     bool relu;              // the forward ends in a ReLU
     bool channel, spatial;  // whether there is this gate; one that is absent is 1
     bool saves_absent;      // saved and index have room for both gates all the same
+    bool ws_channels_last;  // ws and dws lie in memory as (k, k, 2), not as (2, k, k)
     Switches switches;
     int64_t N, C, H, W, R, k;
     int64_t saved_hidden;  // numbers of an image's row of saved that are of the hidden layer
@@ -75,6 +76,8 @@ struct Problem {
     void* partial;  // (N, partial_size): each image's part of the parameter gradients
 
     CBAM_ANYWHERE int64_t HW() const { return H * W; }
+    // Where in ws and dws the i-th of the (2, k, k) numbers is.
+    CBAM_ANYWHERE int64_t tap(int64_t i) const { return ws_channels_last ? i % (k * k) * 2 + i / (k * k) : i; }
     // Only what there is of the gates has room.
     CBAM_ANYWHERE bool saves_channel() const { return channel || saves_absent; }
     CBAM_ANYWHERE bool saves_spatial() const { return spatial || saves_absent; }

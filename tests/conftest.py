@@ -29,7 +29,7 @@ def checker(monkeypatch):
         pytest.skip("Triton compiles its kernels in this process; with TRITON_INTERPRET=1 it interprets them")
     from triton_checker import Checker
 
-    monkeypatch.setattr("cbam_fused.functional.wanted", "triton")
+    monkeypatch.setattr("cbam_fused.routing.wanted", "triton")
     with Checker() as checker:
         yield checker
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,28 +17,35 @@ from . import registry
 SIXTH = 0.1666666716337204  # 1 / 6 in float32; PyTorch's derivative of the hard sigmoid has it in every dtype
 
 
+def apply(function: type[Function], *args: Any) -> Any:
+    """function.apply(*args). torch.compile takes no tensor twice, such as a tied weight: views, there."""
+    if not torch.compiler.is_compiling():
+        return function.apply(*args)
+    apart = [a.view_as(a) if isinstance(a, Tensor) and any(a is b for b in args[:i]) else a for i, a in enumerate(args)]
+    return function.apply(*apart)
+
+
 class Cbam(Function):
     """y of :func:`cbam_fused.functional.cbam`."""
 
     @staticmethod
     def forward(ctx, x, w1, w2, ws, b1, b2, bs, residual, relu, switches, backend):
-        y, saved, index = registry.operators[backend].forward(x, w1, b1, w2, b2, ws, bs, residual, relu, switches)
+        y, saved, index = registry.operators[backend].forward(x, w1, w2, ws, b1, b2, bs, residual, relu, switches)
         ctx.save_for_backward(x, w1, w2, ws, b1, b2, bs, y if relu else None, saved, index)
         ctx.has_residual, ctx.switches, ctx.backend = residual is not None, switches, backend
         return y
 
     @staticmethod
     def backward(ctx, dy):
-        *inputs, y, saved, index = ctx.saved_tensors
+        x, w1, w2, ws, b1, b2, bs, y, saved, index = ctx.saved_tensors
         if _differentiated():
             dy = _through_relu(dy, y)
             cbam = partial(reference.cbam, switches=decode(ctx.switches))
-            grads = _differentiable(cbam, inputs, ctx.needs_input_grad, dy)
+            grads = _differentiable(cbam, [x, w1, w2, ws, b1, b2, bs], ctx.needs_input_grad, dy)
             return *grads, _residual_gradient(ctx, dy), None, None, None
-        x, w1, w2, ws, b1, b2, bs = inputs
         backward = registry.operators[ctx.backend].backward
-        dx, dresidual, *grads = backward(dy, x, y, saved, index, w1, b1, w2, b2, ws, bs, ctx.switches)
-        return dx, *_in_order(grads, inputs), _residual_gradient(ctx, dy if y is None else dresidual), None, None, None
+        *grads, dresidual = backward(dy, x, y, saved, index, w1, w2, ws, b1, b2, bs, ctx.switches)
+        return *grads, _residual_gradient(ctx, dy if y is None else dresidual), None, None, None
 
 
 class CbamBatchNorm(Function):
@@ -46,7 +54,7 @@ class CbamBatchNorm(Function):
     @staticmethod
     def forward(ctx, x, w1, w2, ws, b1, b2, bs, weight, bias, residual, relu, switches, eps, backend):
         operators = registry.operators[backend]
-        saved, index = operators.attend(x, w1, b1, w2, b2, ws, bs, switches)
+        saved, index = operators.attend(x, w1, w2, ws, b1, b2, bs, switches)
         logits = saved_logits(saved, x)
         affine = [None if p is None else p.to(saved.dtype) for p in (weight, bias)]
         normalised, mean, inverse_deviation = torch.native_batch_norm(logits, *affine, None, None, True, 0.0, eps)
@@ -85,9 +93,9 @@ class CbamBatchNorm(Function):
             ctx.eps,
             [True, weight is not None, bias is not None],
         )
-        dx, *grads = operators.backward_gates(dy, s, dg, dlogits, x, saved, index, w1, b1, w2, b2, ws, bs, ctx.switches)
+        grads = operators.backward_gates(dy, s, dg, dlogits, x, saved, index, w1, w2, ws, b1, b2, bs, ctx.switches)
         affine = [None if p is None else d.to(p.dtype) for p, d in ((weight, dweight), (bias, dbias))]
-        return dx, *_in_order(grads, inputs), *affine, _residual_gradient(ctx, dy), None, None, None, None
+        return *grads, *affine, _residual_gradient(ctx, dy), None, None, None, None
 
 
 class Gate(Function):
@@ -95,7 +103,7 @@ class Gate(Function):
 
     @staticmethod
     def forward(ctx, x, w1, w2, ws, b1, b2, bs, switches, backend):
-        saved, index = registry.operators[backend].attend(x, w1, b1, w2, b2, ws, bs, switches)
+        saved, index = registry.operators[backend].attend(x, w1, w2, ws, b1, b2, bs, switches)
         ctx.save_for_backward(x, w1, w2, ws, b1, b2, bs, saved, index)
         ctx.switches, ctx.backend = switches, backend
         part = saved_gate(saved, x, switches) if ws is None else saved_logits(saved, x)
@@ -110,8 +118,8 @@ class Gate(Function):
             return *_differentiable(gate, inputs, ctx.needs_input_grad, d), None, None
         dg, dlogits = (d[:, :, 0, 0], None) if ws is None else (None, d)
         backward = registry.operators[ctx.backend].backward_gates
-        dx, *grads = backward(None, None, dg, dlogits, x, saved, index, w1, b1, w2, b2, ws, bs, ctx.switches)
-        return dx, *_in_order(grads, inputs), None, None
+        grads = backward(None, None, dg, dlogits, x, saved, index, w1, w2, ws, b1, b2, bs, ctx.switches)
+        return *grads, None, None
 
 
 def _of_gates(switches: int, w1: Tensor | None) -> int:
@@ -124,11 +132,6 @@ def _through_gate(s: Tensor, ds: Tensor, switches: int) -> Tensor:
     if switches & HARD_SPATIAL:
         return torch.where((s > 0) & (s < 1), ds * SIXTH, 0)
     return ds * s * (1 - s)
-
-
-def _in_order(grads: list[Tensor], inputs: list[Tensor | None]) -> list[Tensor | None]:
-    """The operators' dw1, db1, dw2, db2, dws, dbs in the order of the inputs: w1, w2, ws, b1, b2, bs."""
-    return [None if p is None else g for g, p in zip(grads[::2] + grads[1::2], inputs[1:], strict=True)]
 
 
 def _through_relu(dy: Tensor, y: Tensor | None) -> Tensor:

@@ -28,13 +28,13 @@ def _layer(w: Tensor | None, places: int) -> int:
     return 2 * places * w.numel() // (2 if expanded else 1)
 
 
-def _attend(x: Tensor, w1, b1, w2, b2, ws, bs, *rest: Any, **_: Any) -> int:
+def _attend(x: Tensor, w1, w2, ws, b1, b2, bs, *rest: Any, **_: Any) -> int:
     N, _C, H, W = x.shape
     vectors = N * terms(rest[-1])  # inputs of the MLP
     return _layer(w1, vectors) + _layer(w2, vectors) + _layer(ws, N * H * W)
 
 
-def _gradients(x: Tensor, w1, b1, w2, b2, ws, bs, switches: int) -> int:
+def _gradients(x: Tensor, w1, w2, ws, b1, b2, bs, switches: int) -> int:
     def learn(*tensors: Tensor | None) -> bool:
         return any(t is not None and t.requires_grad for t in tensors)
 
@@ -46,12 +46,12 @@ def _gradients(x: Tensor, w1, b1, w2, b2, ws, bs, switches: int) -> int:
     return first * _layer(w1, vectors) + second * _layer(w2, vectors) + spatial * _layer(ws, N * H * W)
 
 
-def _backward(dy, x, y, saved, index, w1, b1, w2, b2, ws, bs, switches, **_: Any) -> int:
-    return _gradients(x, w1, b1, w2, b2, ws, bs, switches)
+def _backward(dy, x, y, saved, index, w1, w2, ws, b1, b2, bs, switches, **_: Any) -> int:
+    return _gradients(x, w1, w2, ws, b1, b2, bs, switches)
 
 
-def _backward_gates(dy, s, dg, dlogits, x, saved, index, w1, b1, w2, b2, ws, bs, switches, **_: Any) -> int:
-    return _gradients(x, w1, b1, w2, b2, ws, bs, switches)
+def _backward_gates(dy, s, dg, dlogits, x, saved, index, w1, w2, ws, b1, b2, bs, switches, **_: Any) -> int:
+    return _gradients(x, w1, w2, ws, b1, b2, bs, switches)
 
 
 # apply and products are pointwise.

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.graph import inplace_methods
 
-from ..functional import without_demand
 from ..hooks import has_own_call, is_own
 from ..modules import CBAM, ChannelAttention, SpatialAttention, attend
+from ..routing import without_demand
 from ..surgery.generators import generator_states, kept_generators
 from .inspection import MISSING, Reads, Unseen, inspect_forward
 from .match import random_copy, takes_one_argument

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .. import functional, reference
+from .. import reference, routing
 from ..surgery.generators import generator_states, kept_generators
 from ..variants.config import STATE
 from ..variants.state_dict import PublicNames, rearranged
@@ -49,7 +49,7 @@ def prove(module: nn.Module, layers: Layers) -> tuple[Proof | None, str]:
     tied = torch.randn(3, C, 5, 8, generator=rng, dtype=torch.float64).relu()
     tied[:, 0] = 0
     steps = [(training, x) for training in (False, True) for x in (distinct, tied)]
-    with torch.enable_grad(), functional.without_demand(), kept_generators():
+    with torch.enable_grad(), routing.without_demand(), kept_generators():
         before = generator_states()
         try:
             original = random_copy(module, rng)

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..functional import without_demand
+from ..routing import without_demand
 from .attention import gates_of
 from .dry_run import evaluating
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from ..functional import without_demand
+from ..routing import without_demand
 from .dry_run import Seen, default_input, observe
 from .generators import Undo, generator_states, global_generators
 from .preservation import preserved

@@ -203,7 +203,7 @@ def input_gradient(call: Call, dy, saved: Tensor, s, index: Tensor, dmaps, dpool
 
 
 def parameter_gradients(call: Call, partial: Tensor, saved: Tensor, grads: list[Tensor | None]) -> None:
-    """Into grads: those of w1, b1, w2, b2, ws, bs, contiguous; None for absent ones."""
+    """Into grads: those of w1, w2, ws, b1, b2, bs, contiguous; None for absent ones."""
     channels, hidden, conv = min(32, power_of_two(call.C)), min(16, power_of_two(call.R)), call.conv_size
     blocks = {"BLOCK_N": 8, "BLOCK_K": min(128, power_of_two(conv)), "BLOCK_C": channels, "BLOCK_R": hidden}
     tiles = triton.cdiv(call.C, channels) * triton.cdiv(call.R, hidden)

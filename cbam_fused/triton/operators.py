@@ -13,35 +13,35 @@ from . import launch
 from .autotune import tuned
 
 
-def forward(x, w1, b1, w2, b2, ws, bs, residual, relu, switches):
+def forward(x, w1, w2, ws, b1, b2, bs, residual, relu, switches):
     _refuse(switches)
     call = _call(x, w1, ws)
     y = dense_like(x)
     x, residual = _dense(call, x, residual)
-    params = _contiguous(call, w1, b1, w2, b2, ws, bs)
+    params = _contiguous(call, w1, w2, ws, b1, b2, bs)
     saved, index = _new_saved(call, x)
 
     def run(call: launch.Call) -> None:
         for group in call.groups(x, tensors=2 if residual is None else 3):
             _pool(group, x, params, saved, index)
-            launch.gate_and_apply(group, saved, *params[4:], x=x, residual=residual, y=y, relu=relu)
+            launch.gate_and_apply(group, saved, params[2], params[5], x=x, residual=residual, y=y, relu=relu)
 
     _launch("forward", call, x, run)
     return y, saved, index
 
 
-def attend(x, w1, b1, w2, b2, ws, bs, switches):
+def attend(x, w1, w2, ws, b1, b2, bs, switches):
     _refuse(switches)
     call = _call(x, w1, ws)
     (x,) = _dense(call, x)
-    params = _contiguous(call, w1, b1, w2, b2, ws, bs)
+    params = _contiguous(call, w1, w2, ws, b1, b2, bs)
     saved, index = _new_saved(call, x)
 
     def run(call: launch.Call) -> None:
         for group in call.groups(x, tensors=1 if call.R and call.K else 0):
             _pool(group, x, params, saved, index)
             if call.K:
-                launch.gate_and_apply(group, saved, *params[4:])
+                launch.gate_and_apply(group, saved, params[2], params[5])
 
     _launch("attend", call, x, run)
     return saved, index
@@ -66,7 +66,7 @@ def products(dy, x, y, saved, s, switches):
     _refuse(switches)
     call = _call(x, saved=saved)
     dg, ds = saved.new_empty((call.N, call.C)), saved.new_empty((call.N, 1, call.H, call.W))
-    masked = x.new_empty((0,)) if y is None else dense_like(x)
+    masked = None if y is None else dense_like(x)
     dy, x, y = _dense(call, dy, x, y)
     s = s.contiguous()
 
@@ -79,10 +79,10 @@ def products(dy, x, y, saved, s, switches):
     return dg, ds, masked
 
 
-def backward(dy, x, y, saved, index, w1, b1, w2, b2, ws, bs, switches):
+def backward(dy, x, y, saved, index, w1, w2, ws, b1, b2, bs, switches):
     _refuse(switches)
     call = _call(x, w1, ws)
-    masked = x.new_empty((0,)) if y is None else dense_like(x)
+    masked = None if y is None else dense_like(x)
     dy, x, y = _dense(call, dy, x, y)
 
     def gradients(group: launch.Call) -> tuple[Tensor, Tensor]:
@@ -90,13 +90,13 @@ def backward(dy, x, y, saved, index, w1, b1, w2, b2, ws, bs, switches):
         return launch.products(group, x, dy, y, masked, saved, None, dlogits), dlogits
 
     tensors = 3 if y is None else 5
-    params = (w1, b1, w2, b2, ws, bs)
+    params = (w1, w2, ws, b1, b2, bs)
     behind_relu = dy if y is None else masked
-    dx, *grads = _backward("backward", call, tensors, gradients, behind_relu, None, x, saved, index, params)
-    return dx, masked, *grads
+    grads = _backward("backward", call, tensors, gradients, behind_relu, None, x, saved, index, params)
+    return *grads, masked
 
 
-def backward_gates(dy, s, dg, dlogits, x, saved, index, w1, b1, w2, b2, ws, bs, switches):
+def backward_gates(dy, s, dg, dlogits, x, saved, index, w1, w2, ws, b1, b2, bs, switches):
     _refuse(switches)
     call = _call(x, w1, ws)
     dy, x = _dense(call, dy, x)
@@ -107,14 +107,14 @@ def backward_gates(dy, s, dg, dlogits, x, saved, index, w1, b1, w2, b2, ws, bs, 
     def gradients(group: launch.Call) -> tuple[Tensor, Tensor]:
         return group.part(dg)[:, None], group.part(dlogits)
 
-    params = (w1, b1, w2, b2, ws, bs)
+    params = (w1, w2, ws, b1, b2, bs)
     return _backward("backward_gates", call, 0, gradients, dy, s, x, saved, index, params)
 
 
 def _backward(operator: str, call: launch.Call, tensors: int, gradients: Callable, dy, s, x, saved, index, params):
     """What both kinds of backward end with, from gradients(group): that of g in parts, and that of the convolution."""
     dx = torch.empty_like(x)
-    w1, w2, ws = _contiguous(call, *params[::2])
+    w1, w2, ws = _contiguous(call, *params[:3])
     partial = saved.new_empty((call.N, call.C + 2 * call.R + call.conv_size))
     grads = [None if p is None else saved.new_empty(p.shape) for p in params]
 
@@ -132,13 +132,13 @@ def _backward(operator: str, call: launch.Call, tensors: int, gradients: Callabl
     _launch(operator, call, x, run)
     with _on(x.device):
         launch.parameter_gradients(call, partial, saved, grads)
-    return dx, *(_like(p, g, saved) for p, g in zip(params, grads, strict=True))
+    return dx, *(_like(p, g) for p, g in zip(params, grads, strict=True))
 
 
 def _pool(group: launch.Call, x: Tensor, params: list[Tensor | None], saved: Tensor, index: Tensor) -> None:
     """All that comes before the convolution."""
     if group.R:
-        w1, b1, w2, b2, *_ = params
+        w1, w2, _, b1, b2, _ = params
         launch.channel_gate(group, launch.channel_pool(group, x), w1, b1, w2, b2, saved, index)
     if group.K:
         launch.spatial_pool(group, x, saved, index)
@@ -190,9 +190,9 @@ def _on(device: torch.device):
     return contextlib.nullcontext() if device.type == "cpu" else torch.accelerator.device_index(device.index)
 
 
-def _like(p: Tensor | None, gradient: Tensor | None, saved: Tensor) -> Tensor:
-    """The gradient in the type and with the strides of its parameter; empty without one."""
+def _like(p: Tensor | None, gradient: Tensor | None) -> Tensor | None:
+    """The gradient in the type and with the strides of its parameter."""
     if p is None or gradient is None:
-        return saved.new_empty((0,))
+        return None
     same = p.dtype == gradient.dtype and p.is_contiguous()
     return gradient if same else torch.empty_like(p).copy_(gradient)

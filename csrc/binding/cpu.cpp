@@ -131,7 +131,7 @@ private:
 
 }  // namespace
 
-#define CBAM_PARAMETERS "Tensor? w1, Tensor? b1, Tensor? w2, Tensor? b2, Tensor? ws, Tensor? bs"
+#define CBAM_PARAMETERS "Tensor? w1, Tensor? w2, Tensor? ws, Tensor? b1, Tensor? b2, Tensor? bs"
 
 CBAM_EXPANDED(STABLE_TORCH_LIBRARY, TORCH_EXTENSION_NAME, m) {
     m.def("forward(Tensor x, " CBAM_PARAMETERS

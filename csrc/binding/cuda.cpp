@@ -80,9 +80,9 @@ public:
     void backward(Call& call) const {
         Problem& p = call.p;
         const Plan plan = planned(cbam::cuda::plan_backward, p);
-        const Tensor workspace = call.new_bytes(cbam::cuda::backward_workspace(p, plan));
-        const Tensor partial = call.new_sums({p.N, p.partial_size()});
-        p.partial = partial.mutable_data_ptr();
+        const int64_t own = cbam::cuda::backward_workspace(p, plan), size = p.dtype == cbam::Dtype::f64 ? 8 : 4;
+        const Tensor workspace = call.new_bytes(own + p.N * p.partial_size() * size);
+        p.partial = (char*)workspace.mutable_data_ptr() + own;
         check(cbam::cuda::backward(p, plan, workspace.mutable_data_ptr(), stream_), "backward");
     }
 

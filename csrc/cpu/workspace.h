@@ -85,7 +85,8 @@ struct Arena {
 
 template <class F> struct Scratch {
     MapShape<F> map;
-    F *framed[2], *framed_dz, *flipped;
+    F *framed[2], *framed_dz;
+    F* kernel;                               // (2, k, k) ws; in the backward turned by half a circle
     F *hidden, *dhidden;                     // (gates, R)
     F* ones;                                 // (C) or (HW), whichever is longer, where a gate is absent
     F *t, *routed, *share;                   // (HW)
@@ -100,7 +101,7 @@ template <class F> struct Scratch {
         const int64_t across = (cols + kTileCols - 1) / kTileCols, below = (rows + kTileRows - 1) / kTileRows;
         Arena arena{(char*)base};
         for (F** b : {&framed[0], &framed[1], &framed_dz}) *b = arena.take<F>(map.size());
-        flipped = arena.take<F>(2 * p.k * p.k);
+        kernel = arena.take<F>(2 * p.k * p.k);
         for (F** b : {&hidden, &dhidden}) *b = arena.take<F>(p.switches.gates() * p.R);
         ones = arena.take<F>(p.channel && p.spatial ? 0 : C > HW ? C : HW);
         for (F** b : {&t, &routed, &share}) *b = arena.take<F>(HW);

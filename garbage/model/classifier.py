@@ -8,7 +8,7 @@ import torchvision
 from torch import nn
 
 import cbam_fused
-from cbam_fused import functional
+from cbam_fused import routing
 from cbam_fused.surgery.presets import PRESETS
 
 from .. import InputError
@@ -91,7 +91,7 @@ def head_name(model: nn.Module) -> str:
 def check_backend(device: torch.device) -> None:
     """Raise InputError if CBAM_FUSED_BACKEND names a backend without kernels for the device."""
     try:
-        functional.backend_for(torch.empty(0, device=device))
+        routing.backend_for(torch.empty(0, device=device))
     except RuntimeError as error:
         raise InputError(str(error)) from None
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from cbam_fused import functional
+from cbam_fused import routing
 
 from .. import distributed
 from ..data.folders import ImageFolder
@@ -48,7 +48,7 @@ def _describe(settings: Settings, images: ImageFolder) -> dict[str, Any]:
         "cpu_count": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "processes": distributed.world_size(),
-        "cbam_kernels": functional.backend_for(torch.empty(0, device=device)) if fused else "reference",
+        "cbam_kernels": routing.backend_for(torch.empty(0, device=device)) if fused else "reference",
         "platform": platform.platform(),
         "python": platform.python_version(),
         **{name: _version(name) for name in PACKAGES},

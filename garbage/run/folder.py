@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from cbam_fused import functional
+from cbam_fused import routing
 
 from .. import InputError
 from ..data.pixels import is_utf8
@@ -175,7 +175,7 @@ def load_run(run: Path, backend: str = "fused") -> tuple[nn.Module, dict]:
         InputError: the run has no checkpoint of this program, or CBAM_FUSED_BACKEND names an unavailable backend.
     """
     path = run if run.is_file() else run / BEST
-    if functional.wanted in ("cuda", "triton"):
+    if routing.wanted in ("cuda", "triton"):
         backend = "reference"  # the network is on the CPU
     if backend == "fused":
         check_backend(torch.device("cpu"))

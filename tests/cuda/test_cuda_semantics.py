@@ -21,7 +21,7 @@ def emulated(monkeypatch):
     """emulated(plan): from there on, tensors on the CPU go to the CUDA kernels."""
 
     def use(plan: driver.Plan) -> None:
-        monkeypatch.setattr("cbam_fused.functional.wanted", "cpu")
+        monkeypatch.setattr("cbam_fused.routing.wanted", "cpu")
         monkeypatch.setitem(registry.operators, "cpu", driver.operators(plan))
 
     return use

@@ -17,7 +17,7 @@ PLAN = driver.Plan("staged", images=2)
 def _arguments(shape, dtype, layout, **options):
     problem = random_problem(shape, dtype, layout, biases=True, residual=True, **options)
     inputs = {name: None if t is None else t.detach() for name, t in problem.inputs.items()}
-    return inputs["x"], problem.dy, inputs["residual"], [inputs[name] for name in ("w1", "b1", "w2", "b2", "ws", "bs")]
+    return inputs["x"], problem.dy, inputs["residual"], [inputs[name] for name in ("w1", "w2", "ws", "b1", "b2", "bs")]
 
 
 # The kernels that go over x, and how many blocks of each find shared memory on a multiprocessor at a time, also where

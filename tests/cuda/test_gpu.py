@@ -8,7 +8,7 @@ import torch
 from gates import FUNCTIONS
 from truth import DTYPES, LAYOUTS, assert_close_to_truth, random_problem
 
-from cbam_fused import CBAM, functional
+from cbam_fused import CBAM, functional, routing
 from cbam_fused.ops import registry
 
 unserved = registry.cuda_unserved(torch.device("cuda"))
@@ -20,7 +20,7 @@ SCHEDULES = ("auto", "staged", "1", "2", "4", "8", "16")
 
 @pytest.fixture(autouse=True)
 def cuda_kernels(monkeypatch):
-    monkeypatch.setattr("cbam_fused.functional.wanted", "cuda")
+    monkeypatch.setattr("cbam_fused.routing.wanted", "cuda")
     monkeypatch.delenv("CBAM_FUSED_CUDA_SCHEDULE", raising=False)
 
 
@@ -29,7 +29,7 @@ def on_gpu(function=functional.cbam, device="cuda"):
 
     def call(relu, **inputs):
         inputs = {n: None if t is None else t.to(device) for n, t in inputs.items()}
-        assert functional.backend_for(inputs["x"]) == "cuda"
+        assert routing.backend_for(inputs["x"]) == "cuda"
         return function(**inputs, relu=relu).cpu()
 
     return call
@@ -139,7 +139,7 @@ def test_nan_and_ties(layout):
     x = torch.ones(1, 40, 30, 30, device="cuda").to(memory_format=layout)
     x[0, 7, 2, 5] = x[0, 7, 20, 20] = float("nan")
     w1, w2, ws = (torch.rand(size, device="cuda") for size in ((2, 40), (40, 2), (1, 2, 7, 7)))
-    _, _, index = registry.operators["cuda"].forward(x, w1, None, w2, None, ws, None, None, False, 0)
+    _, _, index = registry.operators["cuda"].forward(x, w1, w2, ws, None, None, None, None, False, 0)
     assert index[0, 7] == 2 * 30 + 5 and not index[0, :7].any() and not index[0, 8:].any()
 
 

@@ -19,7 +19,7 @@ def emulated(monkeypatch):
     """emulated(cluster): from there on, tensors on the CPU go to the CUDA kernels with so many blocks an image."""
 
     def use(cluster: int) -> None:
-        monkeypatch.setattr("cbam_fused.functional.wanted", "cpu")
+        monkeypatch.setattr("cbam_fused.routing.wanted", "cpu")
         monkeypatch.setitem(registry.operators, "cpu", driver.operators(driver.Plan("on_chip", cluster)))
 
     return use
@@ -91,7 +91,7 @@ def _arguments(shape, dtype, layout, relu=False):
     """x, dy, the residual and the parameters."""
     problem = random_problem(shape, dtype, layout, biases=True, residual=True, relu=relu)
     inputs = {n: t.detach() for n, t in problem.inputs.items()}
-    params = [inputs[n] for n in ("w1", "b1", "w2", "b2", "ws", "bs")]
+    params = [inputs[n] for n in ("w1", "w2", "ws", "b1", "b2", "bs")]
     return inputs["x"], problem.dy, inputs["residual"], params
 
 

@@ -28,7 +28,7 @@ def operators(images: int = 2, seed: int = 0) -> registry.Operators:
 @pytest.fixture(autouse=True)
 def emulated(monkeypatch):
     """Tensors on the CPU go to the CUDA kernels."""
-    monkeypatch.setattr("cbam_fused.functional.wanted", "cpu")
+    monkeypatch.setattr("cbam_fused.routing.wanted", "cpu")
     monkeypatch.setitem(registry.operators, "cpu", operators())
 
 

@@ -10,7 +10,7 @@ import torch
 from garbage_runs import files_below, read_log, synthetic_run
 from PIL import Image
 
-from cbam_fused import functional
+from cbam_fused import routing
 from garbage.model import classifier
 from garbage.report.metrics import compute_metrics
 from garbage.report.plots import roc_figure
@@ -200,7 +200,7 @@ def test_attention_of_a_network_without_cbam_is_left_out(copy):
 def test_kernels_of_a_gpu_that_training_demands_hinder_no_command_after_it(run, copy, drawn, monkeypatch, backend):
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     image = str(drawn / "val" / "metal" / "0000.png")
-    with functional.use_backend(backend):
+    with routing.use_backend(backend):
         assert main(["report", "--run", str(copy)]) == 0
         for command in ("predict", "explain"):
             assert main([command, "--run", str(copy), image]) == 0

@@ -9,7 +9,7 @@ import sys
 import pytest
 from garbage_runs import REPO, SMALL, files_below
 
-from cbam_fused import functional
+from cbam_fused import routing
 from train_example import main
 
 FROM_SCRATCH = REPO / "garbage" / "recipes" / "from_scratch.toml"
@@ -129,7 +129,7 @@ def test_options_that_do_not_exist_are_refused(option, capsys):
 
 
 def test_a_backend_that_does_not_exist_is_refused(run, drawn, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(functional, "wanted", "gpu")
+    monkeypatch.setattr(routing, "wanted", "gpu")
     train = ["train", "--data", str(drawn), "--out", str(tmp_path / "run")]
     for command in (train, ["predict", "--run", str(run), str(drawn)]):
         assert main(command) == 2

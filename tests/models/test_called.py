@@ -245,6 +245,6 @@ def test_what_is_as_built_is_not_called():
     """Unchanged modules and their copies stay on the fast path."""
     module = CBAM(32, 4)
     for other in (module, copy.deepcopy(module), pickle.loads(pickle.dumps(module)), module.double().float()):
-        assert other._three_weights(other._as_built) is not None and not other.calls_masks()
+        assert other._as_built.weights(other) is not None and not other.calls_masks()
     module.sa.conv1.comment = "no change of what it computes"
-    assert module._three_weights(module._as_built) is None and module.backend_for(X) == ("cpu", "")
+    assert module._as_built.weights(module) is None and module.backend_for(X) == ("cpu", "")

@@ -9,7 +9,7 @@ import torch
 from torch.nn.utils import skip_init
 
 import cbam_fused
-from cbam_fused import VARIANTS, functional, insert_cbam, reference, surgery
+from cbam_fused import VARIANTS, insert_cbam, reference, routing, surgery
 
 CLASSES = {
     "CBAM": (cbam_fused.CBAM, (32,)),
@@ -142,4 +142,4 @@ def test_no_warning_and_the_same_kernels():
         warnings.simplefilter("error")
         module = cbam_fused.CBAM(32, device="cpu", dtype=torch.float32)
     x = torch.randn(1, 32, 4, 4)
-    assert module.backend_for(x).name == functional.backend_for(x)
+    assert module.backend_for(x).name == routing.backend_for(x)

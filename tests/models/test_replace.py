@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from public import PUBLIC, ChannelMask, SpatialMask, X, filled, max_first, mean_first, results
 from torch import nn
 
-from cbam_fused import CBAM, export_state_dict, functional, reference, replace_cbam
+from cbam_fused import CBAM, export_state_dict, reference, replace_cbam, routing
 
 
 def own_names(grads, model, variant):
@@ -274,10 +274,10 @@ def test_generators_of_the_gpus_do_not_move(monkeypatch):
 def test_where_a_backend_is_demanded(backend, monkeypatch):
     """The proof runs on the CPU, also for a network that moves to a GPU later."""
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
-    monkeypatch.setattr("cbam_fused.functional.wanted", backend)
+    monkeypatch.setattr("cbam_fused.routing.wanted", backend)
     report = replace_cbam(nn.Sequential(Thing(), Masks()))
     assert report.replaced == {"0": "tutorial", "1.a": "tutorial channel mask", "1.b": "tutorial spatial mask"}
-    assert report.fused == {"1": [("a", "b")]} and functional.wanted == backend
+    assert report.fused == {"1": [("a", "b")]} and routing.wanted == backend
 
 
 def test_under_no_grad():

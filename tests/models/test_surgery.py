@@ -12,7 +12,7 @@ import torchvision
 from backbones import BiasedCBAM, image, small_resnet
 from torch import nn
 
-from cbam_fused import CBAM, functional, insert_cbam, reference, remove_cbam
+from cbam_fused import CBAM, insert_cbam, reference, remove_cbam, routing
 
 PLACES = {
     "resnet18": (["layer1", "layer4.0", "conv1"], [64, 512, 64]),
@@ -278,11 +278,11 @@ def test_identity_is_measured_where_a_demanded_backend_does_not_serve(backend, m
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     model, modules = small_resnet(), []
     for wanted in ("auto", backend):
-        monkeypatch.setattr("cbam_fused.functional.wanted", wanted)
+        monkeypatch.setattr("cbam_fused.routing.wanted", wanted)
         torch.manual_seed(0)
         modules += insert_cbam(model, ["layer4"], factory=on_the_cpu, init="identity").values()
         remove_cbam(model)
-    assert functional.wanted == backend
+    assert routing.wanted == backend
     torch.testing.assert_close(modules[1].state_dict(), modules[0].state_dict())
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from truth import LAYOUTS, errors, random_problem
 
-from cbam_fused import functional, reference
+from cbam_fused import functional, reference, routing
 
 layouts = pytest.mark.parametrize("layout", LAYOUTS, ids=["nchw", "nhwc"])
 
@@ -86,7 +86,7 @@ def test_no_statistics_to_move():
 def test_an_empty_batch():
     fused, plain = batch_norm(torch.float32), batch_norm(torch.float32)
     problem = random_problem((0, 8, 3, 4))
-    assert "empty batch" in functional.unserved("cpu", problem.inputs["x"], fused, reference.TUTORIAL)
+    assert "empty batch" in routing.unserved("cpu", problem.inputs["x"], fused, reference.TUTORIAL)
     got, expected = run(functional.cbam, problem, fused), run(reference.cbam, problem, plain)
     torch.testing.assert_close(got, expected, equal_nan=True)
     torch.testing.assert_close(fused.state_dict(), plain.state_dict(), equal_nan=True)
@@ -115,8 +115,7 @@ def test_too_few_pixels():
 def test_synchronised_batch_norm_is_the_reference():
     norm = nn.SyncBatchNorm(1)
     reasons = [
-        functional.unserved("cpu", torch.ones(1, 2, 2, 2), norm.train(mode), reference.TUTORIAL)
-        for mode in (True, False)
+        routing.unserved("cpu", torch.ones(1, 2, 2, 2), norm.train(mode), reference.TUTORIAL) for mode in (True, False)
     ]
     assert "SyncBatchNorm" in reasons[0] and not reasons[1]
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from arguments import OK
 
-from cbam_fused import CBAM, functional
+from cbam_fused import CBAM, functional, routing
 
 WRONG = [
     ("x", torch.zeros(2, 8, 5), ValueError, r"x must be \(N, C, H, W\) .* got \(2, 8, 5\)"),
@@ -55,7 +55,7 @@ WRONG = [
 )
 @pytest.mark.parametrize("backend", ["auto", "reference"])
 def test_a_bias_without_its_gate(backend, names, bias, message, monkeypatch):
-    monkeypatch.setattr("cbam_fused.functional.wanted", backend)
+    monkeypatch.setattr("cbam_fused.routing.wanted", backend)
     absent = dict.fromkeys((*names, "b1", "b2", "bs"))
     with pytest.raises(ValueError, match=message):
         functional.cbam(**OK | absent | {bias: OK[bias]})
@@ -64,7 +64,7 @@ def test_a_bias_without_its_gate(backend, names, bias, message, monkeypatch):
 @pytest.mark.parametrize("name,value,kind,message", WRONG)
 @pytest.mark.parametrize("backend", ["auto", "reference"])
 def test_wrong_argument(backend, name, value, kind, message, monkeypatch):
-    monkeypatch.setattr("cbam_fused.functional.wanted", backend)
+    monkeypatch.setattr("cbam_fused.routing.wanted", backend)
     with pytest.raises(kind, match=message):
         functional.cbam(**OK | {name: value})
 
@@ -119,10 +119,10 @@ def test_half_input_takes_its_own_dtype_or_float32():
 
 def test_backend_choice(monkeypatch):
     x = OK["x"]
-    assert functional.backend_for(x) == "cpu"
-    monkeypatch.setattr("cbam_fused.functional.wanted", "reference")
-    assert functional.backend_for(x) == "reference"
+    assert routing.backend_for(x) == "cpu"
+    monkeypatch.setattr("cbam_fused.routing.wanted", "reference")
+    assert routing.backend_for(x) == "reference"
     assert functional.cbam(**OK).grad_fn is None
-    monkeypatch.setattr("cbam_fused.functional.wanted", "cdua")
+    monkeypatch.setattr("cbam_fused.routing.wanted", "cdua")
     with pytest.raises(RuntimeError, match="must be auto, cpu, cuda, triton or reference, got 'cdua'"):
         functional.cbam(**OK)

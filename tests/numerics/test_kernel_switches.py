@@ -8,7 +8,7 @@ import torch
 from gates import SWITCHES, switched
 from truth import DTYPES, LAYOUTS, assert_close_to_truth
 
-from cbam_fused import functional
+from cbam_fused import functional, routing
 from cbam_fused.ops import registry
 from cbam_fused.tensors import row_sizes
 from cbam_fused.variants.config import Switches, decode
@@ -33,8 +33,8 @@ def problem_and_functions(gates, name, ties, *args, **options):
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_dtypes(dtype, layout, ties, gates, name):
     problem, functions = problem_and_functions(gates, name, ties, (2, 33, 5, 17), dtype, layout, biases=True)
-    assert functional.backend_for(problem.inputs["x"]) == "cpu"
-    assert not functional.unserved("cpu", problem.inputs["x"], None, Switches(ties=ties, **SWITCHES[name]), "channel")
+    assert routing.backend_for(problem.inputs["x"]) == "cpu"
+    assert not routing.unserved("cpu", problem.inputs["x"], None, Switches(ties=ties, **SWITCHES[name]), "channel")
     assert_close_to_truth(problem, *functions)
 
 
@@ -138,7 +138,7 @@ def test_what_is_absent_is_not_saved():
         for name in ("se", "tutorial"):
             code = Switches(**SWITCHES.get(name, {})).code
             w1_, w2_, ws_ = weights
-            _, saved, index = forward(x, w1_, None, w2_, None, ws_, None, None, False, code)
+            _, saved, index = forward(x, w1_, w2_, ws_, None, None, None, None, False, code)
             assert (saved.shape[1], index.shape[1]) == row_sizes(x, w1_, ws_, code, full=False)
             sizes[gates, name] = saved.shape[1], index.shape[1]
     assert sizes["channel", "se"] == (2 * C + R, 0)
@@ -169,4 +169,4 @@ def test_operators_refuse_a_layer_too_few():
     single = Switches(width="single").code
     for w1, w2, code in ((w, None, 0), (w, w, single), (None, w, 0), (torch.zeros(4, 8), None, single)):
         with pytest.raises(RuntimeError, match="w1"):
-            registry.operators["cpu"].attend(x, w1, None, w2, None, None, None, code)
+            registry.operators["cpu"].attend(x, w1, w2, None, None, None, None, code)

@@ -71,7 +71,7 @@ def test_sums_of_half_types_are_float32(dtype, layout):
     x = torch.ones(N, C, H, W, dtype=dtype).to(memory_format=layout)
     w1, w2 = torch.zeros(1, C), torch.zeros(C, 1)
     ws = torch.zeros(1, 2, 1, 1)
-    _, saved, _ = registry.operators["cpu"].forward(x, w1, None, w2, None, ws, None, None, False, 0)
+    _, saved, _ = registry.operators["cpu"].forward(x, w1, w2, ws, None, None, None, None, False, 0)
     assert saved.dtype == torch.float32
     mean, maps = saved[:, :C], saved[:, -3 * H * W : -2 * H * W]
     assert (mean == 1).all(), "means over 4160 pixels"

@@ -84,7 +84,7 @@ def test_nan_wins_the_maxima(layout):
     x = torch.rand(1, 20, 3, 21).to(memory_format=layout)
     x[0, 7, 1, 5] = x[0, 9, 1, 5] = x[0, 7, 2, 20] = float("nan")
     problem = random_problem((1, 20, 3, 21), torch.float32, layout)
-    args = [problem.inputs[n] for n in ("w1", "b1", "w2", "b2", "ws", "bs")]
+    args = [problem.inputs[n] for n in ("w1", "w2", "ws", "b1", "b2", "bs")]
     _, _, index = registry.operators["cpu"].forward(x, *args, None, False, 0)
     argmax_hw, argmax_c = index[0, :20], index[0, 20:].view(3, 21)
     assert argmax_hw[7] == 1 * 21 + 5 and argmax_hw[9] == 1 * 21 + 5

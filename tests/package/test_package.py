@@ -41,7 +41,7 @@ def test_fresh_interpreter_runs_forward_elsewhere(tmp_path):
 import sys, torch, cbam_fused
 y = cbam_fused.CBAM(16)(torch.randn(2, 16, 5, 4))
 assert y.shape == (2, 16, 5, 4), y.shape
-print(cbam_fused.functional.backend_for(y), torch.cuda.is_initialized())
+print(cbam_fused.routing.backend_for(y), torch.cuda.is_initialized())
 print([name for name in ("triton", "torch.utils.cpp_extension") if name in sys.modules])
 """
     assert python("-c", code, cwd=tmp_path).split() == ["cpu", "False", "[]"]

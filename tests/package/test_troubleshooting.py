@@ -108,7 +108,7 @@ def test_triton_without_a_c_compiler(monkeypatch):
 )
 def test_a_backend_that_cannot_be(backend, start, monkeypatch):
     monkeypatch.setattr(registry, "cuda_missing", "")
-    monkeypatch.setattr("cbam_fused.functional.wanted", backend)
+    monkeypatch.setattr("cbam_fused.routing.wanted", backend)
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     with pytest.raises(RuntimeError, match=re.escape(quoted(start))):
         CBAM(8)(torch.zeros(1, 8, 2, 2))

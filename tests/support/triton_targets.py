@@ -103,13 +103,14 @@ def launches(
     acc = accumulation_dtype(dtype)
     N, C, H, W = SHAPE
     x = torch.empty(SHAPE, dtype=dtype, memory_format=layout)
-    shapes = ((HIDDEN, C), (HIDDEN,), (C, HIDDEN), (C,), (1, 2, KERNEL_SIZE, KERNEL_SIZE), (1,))
+    shapes = ((HIDDEN, C), (C, HIDDEN), (1, 2, KERNEL_SIZE, KERNEL_SIZE), (HIDDEN,), (C,), (1,))
     params = [torch.empty(s, dtype=acc) if options or len(s) > 1 else None for s in shapes]
     sized = mock.patch.object(launch, "warp_size", lambda device: warp_size)
     with mock.patch.object(JITFunction, "run", record), sized:
         operate(x, params, options)
         if every_operator:
-            channel, spatial = [*params[:4], None, None], [None] * 4 + params[4:]
+            channel = [None if i in (2, 5) else p for i, p in enumerate(params)]
+            spatial = [p if i in (2, 5) else None for i, p in enumerate(params)]
             for gates in (channel, spatial):
                 operate(x, gates, options)
                 mask(x, gates)

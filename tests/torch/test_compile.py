@@ -13,7 +13,7 @@ from torch._dynamo.testing import CompileCounter
 from torch.utils.checkpoint import checkpoint
 from truth import LAYOUTS, random_problem
 
-from cbam_fused import CBAM, functional, reference
+from cbam_fused import CBAM, functional, reference, routing
 from cbam_fused.ops import registry
 from cbam_fused.tensors import saved_logits
 from cbam_fused.variants.config import NO_CHANNEL, Switches
@@ -31,7 +31,7 @@ def operator_arguments(problem, switches=0):
     """Arguments of each operator, by its name; of one that is about the spatial gate alone only where there is one."""
     given = {n: None if t is None else t.detach() for n, t in problem.inputs.items()}
     x, residual, relu = given["x"], given["residual"], problem.relu
-    params = [given[n] for n in ("w1", "b1", "w2", "b2", "ws", "bs")]
+    params = [given[n] for n in ("w1", "w2", "ws", "b1", "b2", "bs")]
     y, saved, index = registry.operators["cpu"].forward(x, *params, residual, relu, switches)
     y = y if relu else None
     result = {
@@ -114,7 +114,7 @@ def test_another_backend_is_compiled_anew():
     module = CBAM(16)
     compiled = torch.compile(module, fullgraph=True, backend=keep)
     for backend in ("auto", "reference", "auto"):
-        with functional.use_backend(backend):
+        with routing.use_backend(backend):
             torch.testing.assert_close(compiled(x), module(x))
     assert ["conv2d" in code for code in graphs] == [False, True]
 

@@ -107,7 +107,7 @@ def test_exported_masks():
 
 
 def test_plain_operators_count_once(monkeypatch):
-    monkeypatch.setattr("cbam_fused.functional.wanted", "reference")
+    monkeypatch.setattr("cbam_fused.routing.wanted", "reference")
     fused, plain = twins(16)
     x = torch.randn(2, 16, 6, 6, requires_grad=True)
     assert count(fused, x) == count(plain, x)
@@ -117,11 +117,11 @@ def test_triton_operators(checker):
     fused, plain = twins(8, 4, 3, norm=True)
     x = torch.randn(1, 8, 4, 4, requires_grad=True)
     with torch.no_grad():
-        assert registry.operators["triton"].forward(x, *(None,) * 4, torch.zeros(1, 2, 3, 3), None, None, False, 0)
+        assert registry.operators["triton"].forward(x, None, None, torch.zeros(1, 2, 3, 3), *(None,) * 4, False, 0)
     for training in (True, False):
         ours = count(fused.train(training), x)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("cbam_fused.functional.wanted", "reference")
+            patch.setattr("cbam_fused.routing.wanted", "reference")
             assert ours == count(plain.train(training), x)
 
 

@@ -28,7 +28,7 @@ def test_counted_bytes_equal_the_formulas(epilogue, dtype, layout, checker):
     """With a 1 x 1 window, so that no pixel's neighbour is read twice: every byte of every kernel."""
     shape = (2, 32, 8, 16)
     problem = random_problem(shape, dtype, layout, kernel_size=1, biases=True, residual=epilogue, relu=epilogue)
-    params = [problem.inputs[n] for n in ("w1", "b1", "w2", "b2", "ws", "bs")]
+    params = [problem.inputs[n] for n in ("w1", "w2", "ws", "b1", "b2", "bs")]
     x, residual, dy = problem.inputs["x"], problem.inputs["residual"], problem.dy
     run = registry.operators["triton"]
     counted = {}

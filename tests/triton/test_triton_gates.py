@@ -8,7 +8,7 @@ from gates import FUNCTIONS
 from torch import library, nn
 from truth import LAYOUTS, assert_close_to_truth, random_problem
 
-from cbam_fused import functional, reference
+from cbam_fused import functional, reference, routing
 from cbam_fused.ops import registry
 from cbam_fused.tensors import saved_logits
 from cbam_fused.variants.config import NO_CHANNEL
@@ -104,7 +104,7 @@ def test_saved_is_that_of_the_cpu(name):
     before the ReLU.
     """
     inputs = FUNCTIONS[name][0]((2, 6, 3, 4), biases=True).inputs
-    args = [None if t is None else t.detach() for t in (inputs[n] for n in ("x", "w1", "b1", "w2", "b2", "ws", "bs"))]
+    args = [None if t is None else t.detach() for t in (inputs[n] for n in ("x", "w1", "w2", "ws", "b1", "b2", "bs"))]
     (saved, index), expected = (registry.operators[backend].attend(*args, 0) for backend in ("triton", "cpu"))
     C, pixels = 6, 12
     channel, spatial = saved[:, : saved.shape[1] - 3 * pixels], saved[:, -3 * pixels :]
@@ -123,7 +123,7 @@ def test_saved_is_that_of_the_cpu(name):
 def test_opcheck(name):
     problem = FUNCTIONS[name][0]((2, 4, 3, 5), torch.float32, torch.channels_last, residual=True, relu=True)
     inputs = {n: None if t is None else t.detach() for n, t in problem.inputs.items()}
-    x, params = inputs["x"], [inputs[n] for n in ("w1", "b1", "w2", "b2", "ws", "bs")]
+    x, params = inputs["x"], [inputs[n] for n in ("w1", "w2", "ws", "b1", "b2", "bs")]
     run = registry.operators["triton"]
     saved, index = run.attend(x, *params, 0)
     s, gates = saved_logits(saved, x).sigmoid(), NO_CHANNEL if params[0] is None else 0
@@ -159,9 +159,9 @@ def test_running_statistics_move_as_in_pytorch(checker):
 def test_what_is_left_to_the_reference(checker):
     problem = random_problem((1, 4, 3, 4))
     x = torch.empty(1, 1, 1, 1)
-    assert functional.unserved("triton", x, None, reference.TIES["even"]) == "ties='even'"
-    assert not functional.unserved("triton", x.expand(2, 2, 2**14, 2**14), None, reference.TUTORIAL)
-    assert "2^29" in functional.unserved("triton", x.expand(2, 2, 2**14, 2**14 + 1), None, reference.TUTORIAL)
-    assert not functional.unserved("cpu", x.expand(2, 2, 2**14, 2**14 + 1), None, reference.TIES["even"])
+    assert routing.unserved("triton", x, None, reference.TIES["even"]) == "ties='even'"
+    assert not routing.unserved("triton", x.expand(2, 2, 2**14, 2**14), None, reference.TUTORIAL)
+    assert "2^29" in routing.unserved("triton", x.expand(2, 2, 2**14, 2**14 + 1), None, reference.TUTORIAL)
+    assert not routing.unserved("cpu", x.expand(2, 2, 2**14, 2**14 + 1), None, reference.TIES["even"])
     functional.cbam(**problem.inputs, ties="even")
     assert not checker.launches

@@ -5,7 +5,7 @@ from dataclasses import fields
 
 import doc_tables
 
-from cbam_fused import CBAM, functional
+from cbam_fused import CBAM, routing
 from cbam_fused.variants.config import Switches
 from cbam_fused.variants.table import VARIANTS, Variant
 
@@ -26,14 +26,14 @@ def _cells(row: Variant) -> list[str]:
     shapes = [f"{names[n]} {_shape(n, module.state_dict()[n].shape, row)}" for n in own if not n.startswith("sa.bn")]
     shapes += [f"{names['sa.bn.weight'].removesuffix('weight')}*"] if row.switches.norm else []
     sizes = f"{row.reduction}, {row.kernel_size}" if row.switches.spatial else f"{row.reduction}"
-    fused = "<br>".join(f"{backend}: {_served(backend, row)}" for backend in functional.BACKENDS)
+    fused = "<br>".join(f"{backend}: {_served(backend, row)}" for backend in routing.BACKENDS)
     source = f"{row.source} ({row.licence})"
     return [f"`{row.name}`", source, sizes, switches, "<br>".join(shapes), row.call, fused]
 
 
 def _served(backend: str, row: Variant) -> str:
     gates = [gate for gate in ("channel", "spatial") if getattr(row.switches, gate)]
-    reason = functional.unserved_switches(backend, row.switches, *gates)
+    reason = routing.unserved_switches(backend, row.switches, *gates)
     return f"no, for {reason}" if reason else "yes"
 
 

@@ -122,7 +122,7 @@ class _Call:
             raise ValueError(f"the kernels serve the tutorial's switches alone, got the code {switches}")
         self.acc = accumulation_dtype(x.dtype)
         self.layout = torch.channels_last if is_channels_last(x) else torch.contiguous_format
-        self.params = dict(zip(("w1", "b1", "w2", "b2", "ws", "bs"), params, strict=False))
+        self.params = dict(zip(("w1", "w2", "ws", "b1", "b2", "bs"), params, strict=False))
         self.results: dict[str, tuple[Tensor, int]] = {}
         self.p = self.module.Problem()
         self.p.dtype = getattr(self.module.Dtype, _DTYPES[x.dtype])
@@ -184,16 +184,15 @@ class _Call:
             attempt(self.module, self.module.check_written, address)
             self.module.copy_buffer(address, t.nbytes, t.data_ptr())
 
-    def run_backward(self, plan: Plan | None) -> tuple[Tensor, ...]:
+    def run_backward(self, plan: Plan | None) -> tuple[Tensor | None, ...]:
         """The gradients of the parameters, in their types and strides."""
         for name, t in self.params.items():
             if t is not None:
                 self.want_sums(f"d{name}", *t.shape)
         self.p.partial = self._scratch("partial", self.p.N * self.p.partial_size() * self.acc.itemsize)
         self.run("backward", plan, "plan_backward")
-        empty = torch.empty(0, dtype=self.acc)
         return tuple(
-            empty if t is None else torch.empty_like(t).copy_(self.results[f"d{name}"][0])
+            None if t is None else torch.empty_like(t).copy_(self.results[f"d{name}"][0])
             for name, t in self.params.items()
         )
 
@@ -211,8 +210,8 @@ class _Call:
         return address
 
 
-def forward(x, w1, b1, w2, b2, ws, bs, residual, relu, switches=0, *, plan=None, seed=0, check=True):
-    call = _Call(x, (w1, b1, w2, b2, ws, bs), switches, seed, check)
+def forward(x, w1, w2, ws, b1, b2, bs, residual, relu, switches=0, *, plan=None, seed=0, check=True):
+    call = _Call(x, (w1, w2, ws, b1, b2, bs), switches, seed, check)
     call.give_image("residual", residual)
     call.p.relu = relu
     results = call.want_image("y"), *call.want_saved()
@@ -220,8 +219,8 @@ def forward(x, w1, b1, w2, b2, ws, bs, residual, relu, switches=0, *, plan=None,
     return results
 
 
-def attend(x, w1, b1, w2, b2, ws, bs, switches=0, *, plan=None, seed=0, check=True):
-    call = _Call(x, (w1, b1, w2, b2, ws, bs), switches, seed, check)
+def attend(x, w1, w2, ws, b1, b2, bs, switches=0, *, plan=None, seed=0, check=True):
+    call = _Call(x, (w1, w2, ws, b1, b2, bs), switches, seed, check)
     results = call.want_saved()
     call.run("forward", plan, "plan_forward")
     return results
@@ -247,26 +246,26 @@ def products(dy, x, y, saved, s, switches=0, *, plan=None, seed=0, check=True):
     call.give("s", s)
     N, C, H, W = x.shape
     results = call.want_sums("dg", N, C), call.want_sums("ds", N, 1, H, W)
-    dresidual = x.new_empty((0,)) if y is None else call.want_image("dresidual")
+    dresidual = None if y is None else call.want_image("dresidual")
     call.run("products", plan, "plan_backward")
     return *results, dresidual
 
 
-def backward(dy, x, y, saved, index, w1, b1, w2, b2, ws, bs, switches=0, *, plan=None, seed=0, check=True):
-    call = _Call(x, (w1, b1, w2, b2, ws, bs), switches, seed, check)
+def backward(dy, x, y, saved, index, w1, w2, ws, b1, b2, bs, switches=0, *, plan=None, seed=0, check=True):
+    call = _Call(x, (w1, w2, ws, b1, b2, bs), switches, seed, check)
     call.give_image("dy", dy)
     call.give_image("y", y)
     call.p.relu = y is not None
     call.give_saved(saved, index)
     dx = call.want_image("dx")
-    dresidual = x.new_empty((0,)) if y is None else call.want_image("dresidual")
-    return dx, dresidual, *call.run_backward(plan)
+    dresidual = None if y is None else call.want_image("dresidual")
+    return dx, *call.run_backward(plan), dresidual
 
 
 def backward_gates(
-    dy, s, dg, dlogits, x, saved, index, w1, b1, w2, b2, ws, bs, switches=0, *, plan=None, seed=0, check=True
+    dy, s, dg, dlogits, x, saved, index, w1, w2, ws, b1, b2, bs, switches=0, *, plan=None, seed=0, check=True
 ):
-    call = _Call(x, (w1, b1, w2, b2, ws, bs), switches, seed, check)
+    call = _Call(x, (w1, w2, ws, b1, b2, bs), switches, seed, check)
     call.give_image("dy", dy)
     call.give("s", s)
     call.give("dg", dg)
