@@ -46,8 +46,8 @@ class Kernels:
         self.native = switch("CBAM_FUSED_NATIVE")
         self.isas = flags.isas(platform.machine())
         if self.native:
-            isa = flags.widest(self.isas, self.compiler.macros())
-            self.isas = {isa: self.isas[isa]}
+            widest = flags.widest(self.isas, self.compiler.macros())
+            self.isas = {isa: own for isa, own in self.isas.items() if isa in (flags.BASE.get(widest), widest)}
         self.sanitize = flags.SANITIZE if switch("CBAM_FUSED_SANITIZE") else []
         self.nvcc = nvcc.find_nvcc()
         self.architectures, self.cuda = self._plan_cuda()
@@ -87,7 +87,7 @@ class Kernels:
 
     def binding(self, *options: str) -> list[str]:
         """The command for BINDING."""
-        only = [f"-DCBAM_NATIVE={isa}" for isa in self.isas] if self.native else []
+        only = [f"-DCBAM_NATIVE={list(self.isas)[-1]}"] if self.native else []
         anywhere = flags.isas(platform.machine())["generic"]  # it chooses the kernels, so it must run on any processor
         return self.compiler.compile([*only, *anywhere, *self._of_torch(), *self.sanitize, *options])
 
@@ -107,12 +107,13 @@ class Kernels:
         binding = ninja.compile(BINDING, self.binding(), f"{version} {self.torch.version}")
         kernels = [
             ninja.compile(
-                flags.source(isa),
+                source,
                 self.compiler.compile([*flags.KERNELS, *own, *quiet, *self.sanitize]),
                 version,
                 after=[binding],
             )
             for isa, own in self.isas.items()
+            for source in flags.sources(isa)
         ]
         libraries = [f"-L{self.torch.folder / 'lib'}", "-ltorch_cpu"]
         command = self.compiler.link(self.sanitize or ["-s"])

@@ -43,8 +43,13 @@ def isas(machine: str) -> dict[str, list[str]]:
     return X86_64 if machine == "x86_64" else {"generic": []}
 
 
-def source(isa: str) -> str:
-    return f"csrc/cpu/isa/{isa}.cpp"
+def sources(isa: str) -> list[str]:
+    """Two, for two cores; the one that takes longer first."""
+    return [f"csrc/cpu/isa/{isa}_{half}.cpp" for half in ("backward", "forward")]
+
+
+# What an instruction set that has kernels for bfloat16 alone takes the others from.
+BASE = {"avx512bf16": "avx512"}
 
 
 def widest(isas: dict[str, list[str]], macros: str) -> str:

@@ -6,7 +6,7 @@
 #include <initializer_list>
 
 #include "../problem.h"
-#include "simd.h"
+#include "passes/scale_and_dots.h"
 
 namespace {
 
@@ -54,29 +54,43 @@ template <class F> F through_gate(bool hard, F value, F d) {
     return d * (value * (1 - value));
 }
 
-template <class F> F activate(cbam::Activation activation, F v) {
+// out[i] = f(i) for i < n, f by the activation: of relu, of leaky_relu and so on. Each has a loop of its own.
+template <class F, class Relu, class Leaky, class Silu, class Gelu>
+void by_activation(cbam::Activation activation, int64_t n, F* out, Relu relu, Leaky leaky, Silu silu, Gelu gelu) {
+    auto each = [&](auto f) {
+        for (int64_t i = 0; i < n; ++i) out[i] = f(i);
+    };
     switch (activation) {
-        case cbam::Activation::leaky_relu: return v > 0 ? v : v * F(0.01);
-        case cbam::Activation::silu: return v / (1 + exp(-v));
-        case cbam::Activation::gelu: return v * ((1 + erf(v * F(M_SQRT1_2))) / 2);
-        default: return v < 0 ? 0 : v;
+        case cbam::Activation::leaky_relu: return each(leaky);
+        case cbam::Activation::silu: return each(silu);
+        case cbam::Activation::gelu: return each(gelu);
+        default: return each(relu);
     }
 }
 
-// The gradient d behind the activation of v, taken before it.
-template <class F> F through_activation(cbam::Activation activation, F v, F d) {
-    switch (activation) {
-        case cbam::Activation::leaky_relu: return v > 0 ? d : d * F(0.01);
-        case cbam::Activation::silu: {
-            const F s = 1 / (1 + exp(-v));
-            return d * (s * (1 + v * (1 - s)));
-        }
-        case cbam::Activation::gelu: {
-            const F cdf = (1 + erf(v * F(M_SQRT1_2))) / 2, pdf = exp(v * v / -2) * F(M_2_SQRTPI * M_SQRT1_2 / 2);
-            return d * (cdf + v * pdf);
-        }
-        default: return v <= 0 ? 0 : d;
-    }
+// out = act(v).
+template <class F> CBAM_PASS void activate(cbam::Activation activation, const F* v, int64_t n, F* out) {
+    by_activation(
+        activation, n, out, [&](int64_t i) { return v[i] < 0 ? 0 : v[i]; },
+        [&](int64_t i) { return v[i] > 0 ? v[i] : v[i] * F(0.01); }, [&](int64_t i) { return v[i] / (1 + exp(-v[i])); },
+        [&](int64_t i) { return v[i] * ((1 + erf(v[i] * F(M_SQRT1_2))) / 2); });
+}
+
+// d, the gradient behind the activation of v, taken before it, into out.
+template <class F>
+CBAM_PASS void through_activation(cbam::Activation activation, const F* v, const F* d, int64_t n, F* out) {
+    by_activation(
+        activation, n, out, [&](int64_t i) { return v[i] <= 0 ? 0 : d[i]; },
+        [&](int64_t i) { return v[i] > 0 ? d[i] : d[i] * F(0.01); },
+        [&](int64_t i) {
+            const F s = 1 / (1 + exp(-v[i]));
+            return d[i] * (s * (1 + v[i] * (1 - s)));
+        },
+        [&](int64_t i) {
+            const F cdf = (1 + erf(v[i] * F(M_SQRT1_2))) / 2;
+            const F pdf = exp(v[i] * v[i] / -2) * F(M_2_SQRTPI * M_SQRT1_2 / 2);
+            return d[i] * (cdf + v[i] * pdf);
+        });
 }
 
 }  // namespace

@@ -21,16 +21,14 @@ template <class T, bool channels_last> void gate_products(const Problem& p, cons
         const Scratch<Acc<T>> scratch(p, share.scratch_of(n));
         const Gates gates(p, n, scratch);
         const auto *u = channels_last ? gates.s : gates.g, *w = channels_last ? gates.g : gates.s;
-        auto run = [&]<bool channel, bool spatial>() {
-            constexpr bool along = channels_last ? spatial : channel, down = channels_last ? channel : spatial;
-            each_tile_of(share, channels_last, scratch.direct, scratch.ds, [&](auto tile) {
-                if (p.relu) products<true, along, down>(x, dy, (const T*)p.y + at, masked_dy<T>(p) + at, u, w, tile);
-                else products<false, along, down, T>(x, dy, nullptr, nullptr, u, w, tile);
-            });
-        };
-        if (!p.spatial) run.template operator()<true, false>();
-        else if (!p.channel) run.template operator()<false, true>();
-        else run.template operator()<true, true>();
+        const T* y = p.relu ? (const T*)p.y + at : nullptr;
+        T* masked = p.relu ? masked_dy<T>(p) + at : nullptr;
+        auto* pass = products<false, true, true, T>;
+        if (p.relu) pass = products<true, true, true, T>;  // beside y and what is written, a second sum costs little
+        else if (!p.spatial) pass = products<false, !channels_last, channels_last, T>;
+        else if (!p.channel) pass = products<false, channels_last, !channels_last, T>;
+        each_tile_of(share, channels_last, scratch.direct, scratch.ds,
+                     [&](auto tile) { pass(x, dy, y, masked, u, w, tile); });
     }
 }
 
@@ -178,20 +176,18 @@ template <class T, bool channels_last> void x_gradient(const Problem& p, const S
         const auto *g = p.dy || p.spatial ? gates.g : scratch.ones, *s = gates.s, *t = scratch.t;
         const auto* routed = scratch.routed;
         const auto *da = scratch.da, *dm = scratch.dm;
-        auto run = [&]<bool by_column, bool by_row>() {
-            if (channels_last)
-                input_gradient<T, true, by_column, by_row>(z, part, C, s, t, g, da, v.argmax_hw, dm, v.argmax_c, routed,
-                                                           dx);
-            else
-                input_gradient<T, false, by_column, by_row>(z, part, HW, s, t, g, da, v.argmax_c, routed, v.argmax_hw,
-                                                            dm, dx);
-        };
-        const bool by_column = channels_last ? v.argmax_hw : v.argmax_c,
-                   by_row = channels_last ? v.argmax_c : v.argmax_hw;
+        const int64_t cols = channels_last ? C : HW;
+        const auto *by_column = channels_last ? v.argmax_hw : v.argmax_c,
+                   *by_row = channels_last ? v.argmax_c : v.argmax_hw;
+        const auto *col_add = channels_last ? dm : routed, *row_add = channels_last ? routed : dm;
+        auto* pass = input_gradient<T, channels_last, false, true>;
+        if (z)
+            pass = by_column ? input_gradient<T, channels_last, true, true>
+                             : input_gradient<T, channels_last, true, false>;
+        else if (!by_column) pass = input_gradient<T, channels_last, false, false>;
         if (p.switches.even_ties)
             Maxima<T, channels_last>(p, n, scratch).input_gradient(z, part, s, t, routed, g, da, dm, dx);
-        else if (by_column) by_row ? run.template operator()<true, true>() : run.template operator()<true, false>();
-        else by_row ? run.template operator()<false, true>() : run.template operator()<false, false>();
+        else pass(z, part, cols, s, t, g, da, by_column, col_add, by_row, row_add, dx);
     }
 }
 

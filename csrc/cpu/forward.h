@@ -17,12 +17,10 @@ void apply_gates(const Problem& p, int64_t image, Range pixels, const Gates<F>& 
     const int64_t C = p.C, HW = p.HW(), at = image * C * HW + pixels.first * (channels_last ? C : 1);
     const T *x = (const T*)p.x + at, *add = p.residual ? (const T*)p.residual + at : nullptr;
     T* y = (T*)p.y + at;
-    auto run = [&]<bool residual, bool relu>() {
-        if (channels_last) scale<residual, relu>(x, pixels.size(), C, C, s, g, add, y);
-        else scale<residual, relu>(x, C, pixels.size(), HW, g, s, add, y);
-    };
-    if (add) p.relu ? run.template operator()<true, true>() : run.template operator()<true, false>();
-    else p.relu ? run.template operator()<false, true>() : run.template operator()<false, false>();
+    auto* pass = p.relu ? scale<false, true, T> : scale<false, false, T>;
+    if (add) pass = p.relu ? scale<true, true, T> : scale<true, false, T>;
+    if (channels_last) pass(x, pixels.size(), C, C, s, g, add, y);
+    else pass(x, C, pixels.size(), HW, g, s, add, y);
 }
 
 // a and m, those of them that there are.
@@ -56,11 +54,9 @@ template <class T, bool channels_last> void pool_channels(const Problem& p, cons
         const T* x = (const T*)p.x + n * C * HW;
         auto *mean = v.mean_c + k, *max = v.max_c + k;
         int32_t* arg = v.argmax_c + k;
-        auto pool = [&]<bool weighted>() {
-            if (channels_last) row_stats<T, weighted, true>(x + k * C, part.size(), C, v.g, mean, max, arg);
-            else col_stats<T, weighted, true>(x + k, C, part.size(), HW, v.g, mean, max, arg);
-        };
-        v.g ? pool.template operator()<true>() : pool.template operator()<false>();
+        const auto* g = p.channel ? v.g : scratch.ones;
+        if (channels_last) row_stats<T, true, true>(x + k * C, part.size(), C, g, mean, max, arg);
+        else col_stats<T, true, true>(x + k, C, part.size(), HW, g, mean, max, arg);
         frame(scratch.map, v.mean_c, rows, scratch.framed[0]);
         frame(scratch.map, v.max_c, rows, scratch.framed[1]);
         for (int64_t i = 0; p.ws_channels_last && share.part == 0 && i < 2 * p.k * p.k; ++i)
@@ -86,7 +82,7 @@ template <class T, bool channels_last> Steps forward_steps(const Problem& p) {
     using F = Acc<T>;
     const int64_t image = p.C * p.HW();
     Steps steps;
-    if (p.y && !(p.channel && p.spatial)) steps.add(absent_gate<F>, 0);
+    if (!p.channel || (p.y && !p.spatial)) steps.add(absent_gate<F>, 0);
     if (p.channel) {
         steps.add(pool_pixels<T, channels_last>, image);
         steps.add(hidden_layer<F>, p.R * p.C);

@@ -2,7 +2,6 @@
 #pragma once
 
 #include "activations.h"
-#include "passes/scale_and_dots.h"
 #include "workspace.h"
 
 namespace {
@@ -33,6 +32,18 @@ template <class P, class Of> int collect(const Share& share, int n, P (&pointers
 // Which of the vectors that the second layer takes has the activations of a term.
 inline int gate_of(const Problem& p, int term) { return p.switches.gates() == 2 ? term : 0; }
 
+// Adds what a term gives to the vector that the second layer takes, a part of it: act(h), or, of one layer, the pool h
+// itself. The activations are put in room where the vector has those of the first term.
+template <class F> void add_term(const Problem& p, int term, Range part, const F* h, F* room, F* sum) {
+    const int gate = gate_of(p, term);
+    const bool shared = term && !gate;
+    sum += gate * p.R + part.first;
+    F* value = shared ? room + part.first : sum;
+    if (p.w1) activate(p.switches.activation, h, part.size(), value);
+    else __builtin_memcpy(value, h, part.size() * sizeof(F));
+    for (int64_t r = 0; shared && r < part.size(); ++r) sum[r] += value[r];
+}
+
 // Into the vectors that the second layer takes, the sums of act(w1 a + b1) and act(w1 m + b1), or, of one layer, of the
 // pools.
 template <class F> void hidden_layer(const Problem& p, const Share& share) {
@@ -46,14 +57,10 @@ template <class F> void hidden_layer(const Problem& p, const Share& share) {
         row_dots(w1 + part.first * p.C, part.size(), p.C, count, pooled, hidden);
     }
     for (int i = 0; i < count; ++i) {
-        const int term = i % terms, gate = gate_of(p, term);
-        F* sum = Scratch<F>(p, share.scratch_of(share.first + i / terms)).hidden + gate * p.R;
-        for (int64_t r = part.first; r < part.last; ++r) {
-            F* h = w1 ? hidden[i] + r - part.first : nullptr;
-            if (b1) *h += b1[r];
-            const F value = w1 ? activate(p.switches.activation, *h) : pooled[i][r];
-            sum[r] = term && !gate ? sum[r] + value : value;
-        }
+        const Scratch<F> scratch(p, share.scratch_of(share.first + i / terms));
+        for (int64_t r = 0; b1 && r < part.size(); ++r) hidden[i][r] += b1[part.first + r];
+        const F* h = w1 ? hidden[i] : pooled[i] + part.first;
+        add_term(p, i % terms, part, h, scratch.dhidden, scratch.hidden);
     }
 }
 
@@ -121,16 +128,14 @@ template <class F> void hidden_layer_backward(const Problem& p, const Share& sha
     for (int64_t n = share.first; n < share.last; ++n) {
         const Saved<F> v(p, n);
         const Partial<F> partial(p, n);
-        const F* given = Scratch<F>(p, share.scratch_of(n)).dhidden;
+        const Scratch<F> scratch(p, share.scratch_of(n));
         for (int t = 0; t < terms; ++t) {
-            const int gate = gate_of(p, t);
-            F *sum = partial.hidden + gate * p.R, *d = partial.dhidden + t * p.R;
-            for (int64_t r = part.first; r < part.last; ++r) {
-                const F h = p.w1 ? v.hidden[t * p.R + r] : v.pool(t)[r], above = given[gate * p.R + r];
-                d[r] = p.w1 ? through_activation(p.switches.activation, h, above) : above;
-                const F value = p.w1 ? activate(p.switches.activation, h) : h;
-                sum[r] = t && !gate ? sum[r] + value : value;
-            }
+            const F* h = (p.w1 ? v.hidden + t * p.R : v.pool(t)) + part.first;
+            const F* above = scratch.dhidden + gate_of(p, t) * p.R + part.first;
+            F* d = partial.dhidden + t * p.R + part.first;
+            if (p.w1) through_activation(p.switches.activation, h, above, part.size(), d);
+            else __builtin_memcpy(d, above, part.size() * sizeof(F));
+            add_term(p, t, part, h, scratch.hidden, partial.hidden);
         }
     }
 }
@@ -154,12 +159,11 @@ template <class F> void pools_backward(const Problem& p, const Share& share) {
         const Scratch<F> scratch(p, share.scratch_of(n));
         F *da = scratch.da, *dm = scratch.dm;
         const F* counted = p.switches.even_ties && !p.switches.no_max ? scratch.count_hw.total(part) : nullptr;
-        for (int64_t c = part.first; c < part.last; ++c) {
-            if (p.switches.mean_of_pools) dm[c] = da[c] /= 2;
-            da[c] = p.switches.no_mean ? 0 : da[c] / F(p.HW());
-            if (p.switches.no_max) dm[c] = 0;
-            if (counted) dm[c] /= counted[c];
-        }
+        for (int64_t c = part.first; p.switches.mean_of_pools && c < part.last; ++c) dm[c] = da[c] /= 2;
+        for (int64_t c = part.first; !p.switches.no_mean && c < part.last; ++c) da[c] /= F(p.HW());
+        if (p.switches.no_mean) fill(da + part.first, part.size(), F(0));
+        if (p.switches.no_max) fill(dm + part.first, part.size(), F(0));
+        for (int64_t c = part.first; counted && c < part.last; ++c) dm[c] /= counted[c];
     }
 }
 

@@ -31,24 +31,32 @@ struct Steps {
     const Step* end() const { return step + count; }
 };
 
-struct Kernels {
-    using StepsOf = Steps (*)(const Problem&);
+using StepsOf = Steps (*)(const Problem&);
+
+struct BackwardKernels {
+    StepsOf products;  // the first pass of backward: dg, ds, dresidual
+    StepsOf backward;  // if given, only what follows products
+    // After backward of every image: rows of dw1 and db1 (row < R), then of dw2 and db2 (row - R < C), then dws, dbs.
+    void (*backward_parameters)(const Problem&, int64_t first_row, int64_t last_row);
+};
+
+struct Kernels : BackwardKernels {
     const char* name;
     int64_t (*scratch_size)(const Problem&);  // bytes, for one image
     int64_t (*group_size)(const Problem&);    // images that a thread had best take through each step together
     StepsOf forward;                          // y null: attend only, and leave the convolution's result for s
     StepsOf apply;                            // y from the gates
-    StepsOf products;                         // the first pass of backward: dg, ds, dresidual
-    StepsOf backward;                         // if given, only what follows products
-    // After backward of every image: rows of dw1 and db1 (row < R), then of dw2 and db2 (row - R < C), then dws, dbs.
-    void (*backward_parameters)(const Problem&, int64_t first_row, int64_t last_row);
 };
 
-const Kernels& kernels_generic();
+#define CBAM_INSTRUCTION_SET(isa)   \
+    const Kernels& kernels_##isa(); \
+    const BackwardKernels& backward_kernels_##isa();
+
+CBAM_INSTRUCTION_SET(generic)
 #if defined(__x86_64__)
-const Kernels& kernels_avx2();
-const Kernels& kernels_avx512();
-const Kernels& kernels_avx512bf16();  // with the instruction that rounds to bfloat16
+CBAM_INSTRUCTION_SET(avx2)
+CBAM_INSTRUCTION_SET(avx512)
+CBAM_INSTRUCTION_SET(avx512bf16)  // with the instruction that rounds to bfloat16
 #endif
 
 }  // namespace cbam

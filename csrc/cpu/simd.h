@@ -120,6 +120,12 @@ inline U16 narrow(F32 v, f16) {
 // branch: gcc makes one instruction, with one rounding, of a product and a sum only where none lies between them, and a
 // result must not depend on where in a group its row is.
 
+#if defined(__AVX512F__)
+#define CBAM_FIRST inline
+#else  // a call, as the copying of n bytes is one anyway
+#define CBAM_FIRST __attribute__((noinline))
+#endif
+
 struct Whole {};
 struct First {
     int n;
@@ -144,7 +150,7 @@ inline void store(float* p, Vec<float> v, Whole) { store_raw(p, v); }
 inline void store(double* p, Vec<double> v, Whole) { store_raw(p, v); }
 template <class T> inline void store(T* p, F32 v, Whole) { store_raw(p, narrow(v, T{})); }
 
-template <class T> inline Vec<Acc<T>> load(const T* p, First first) {
+template <class T> CBAM_FIRST Vec<Acc<T>> load(const T* p, First first) {
 #if defined(__AVX512F__)
     const unsigned mask = (1u << first.n) - 1;
     if constexpr (sizeof(T) == 8) return (Vec<double>)_mm512_maskz_loadu_pd(mask, p);
@@ -157,7 +163,7 @@ template <class T> inline Vec<Acc<T>> load(const T* p, First first) {
 #endif
 }
 
-template <class T> inline void store(T* p, Vec<Acc<T>> v, First first) {
+template <class T> CBAM_FIRST void store(T* p, Vec<Acc<T>> v, First first) {
 #if defined(__AVX512F__)
     const unsigned mask = (1u << first.n) - 1;
     if constexpr (sizeof(T) == 8) _mm512_mask_storeu_pd(p, mask, (__m512d)v);

@@ -30,7 +30,7 @@ template <class F> struct Saved {
     F* s;                           // (HW) the spatial gate; before its sigmoid if only attended
     int32_t *argmax_hw, *argmax_c;  // (C), (HW)
 
-    Saved(const Problem& p, int64_t n) {
+    CBAM_PASS Saved(const Problem& p, int64_t n) {
         F* next = (F*)p.saved + n * p.saved_size();
         int32_t* place = p.index + n * p.index_size();
         auto take = [](auto*& from, bool there, int64_t size) {
@@ -62,24 +62,12 @@ template <class F> struct Partial {
     F* dws;      // (2 k k)
     F* dbs;      // (1)
 
-    Partial(const Problem& p, int64_t n) {
+    CBAM_PASS Partial(const Problem& p, int64_t n) {
         dlogit = (F*)p.partial + n * p.partial_size();
         hidden = dlogit + p.switches.gates() * p.C;
         dhidden = hidden + p.switches.gates() * p.R;
         dws = dhidden + p.switches.terms() * p.R;
         dbs = dws + 2 * p.k * p.k;
-    }
-};
-
-// Consecutive 64-byte aligned buffers; from a null base it only adds up their size.
-struct Arena {
-    char* base;
-    int64_t used = 0;
-
-    template <class F> F* take(int64_t n) {
-        F* p = (F*)(base + used);
-        used += (n * int64_t(sizeof(F)) + 63) / 64 * 64;
-        return p;
     }
 };
 
@@ -96,23 +84,35 @@ template <class F> struct Scratch {
     Sums<F> count_hw, count_c, from_pixels;  // for even ties
     int64_t bytes;
 
-    Scratch(const Problem& p, void* base) : map(p.H, p.W, p.k) {
+    CBAM_PASS Scratch(const Problem& p, void* base) : map(p.H, p.W, p.k) {
         const int64_t C = p.C, HW = p.HW(), rows = p.channels_last ? HW : C, cols = p.channels_last ? C : HW;
         const int64_t across = (cols + kTileCols - 1) / kTileCols, below = (rows + kTileRows - 1) / kTileRows;
-        Arena arena{(char*)base};
-        for (F** b : {&framed[0], &framed[1], &framed_dz}) *b = arena.take<F>(map.size());
-        kernel = arena.take<F>(2 * p.k * p.k);
-        for (F** b : {&hidden, &dhidden}) *b = arena.take<F>(p.switches.gates() * p.R);
-        ones = arena.take<F>(p.channel && p.spatial ? 0 : C > HW ? C : HW);
-        for (F** b : {&t, &routed, &share}) *b = arena.take<F>(HW);
-        for (F** b : {&da, &dm}) *b = arena.take<F>(C);
-        dg = arena.take<double>(C);
-        auto sums = [&](int64_t n, int64_t size) { return Sums<F>{arena.take<F>((n + 1) * size), n, size}; };
+        // Consecutive buffers, each from a multiple of 64 bytes on; from a null base this only adds up their sizes.
+        auto bytes_of = [](int64_t n, int64_t size) { return (n * size + 63) & ~int64_t(63); };
+        const int64_t of_map = bytes_of(map.size(), sizeof(F)),
+                      of_hidden = bytes_of(p.switches.gates() * p.R, sizeof(F));
+        const int64_t of_c = bytes_of(C, sizeof(F)), of_hw = bytes_of(HW, sizeof(F));
+        char* next = (char*)base;
+        auto take = [&](int64_t size) {
+            char* at = next;
+            next += size;
+            return (F*)at;
+        };
+        for (F** b : {&framed[0], &framed[1], &framed_dz}) *b = take(of_map);
+        kernel = take(bytes_of(2 * p.k * p.k, sizeof(F)));
+        for (F** b : {&hidden, &dhidden}) *b = take(of_hidden);
+        ones = take(p.channel && p.spatial ? 0 : C > HW ? of_c : of_hw);
+        for (F** b : {&t, &routed, &share}) *b = take(of_hw);
+        for (F** b : {&da, &dm}) *b = take(of_c);
+        dg = (double*)take(bytes_of(C, sizeof(double)));
+        auto sums = [&](int64_t n, int64_t size) {
+            return Sums<F>{take(bytes_of((n + 1) * size, sizeof(F))), n, size};
+        };
         auto of_channels = [&] { return sums(p.channels_last ? below : across, C); };
         auto of_pixels = [&] { return sums(p.channels_last ? across : below, HW); };
         direct = of_channels(), ds = of_pixels();
         if (p.switches.even_ties) count_hw = of_channels(), count_c = of_pixels(), from_pixels = of_channels();
-        bytes = arena.used;
+        bytes = next - (char*)base;
     }
 };
 

@@ -41,8 +41,8 @@ def programs(tmp_path_factory) -> dict[str, list[str]]:
     for machine, compiler in (("x86_64", "g++"), ("aarch64", CROSS)):
         command = [compiler, *flags.COMMON, *flags.KERNELS, *flags.isas(machine)["generic"], *flags.QUIET_GCC]
         version = subprocess.check_output([compiler, "--version"], text=True)
-        sources = (ROOT / flags.source("generic"), ROOT / "tests" / "support" / "run_kernels.cpp")
-        objects = [ninja.compile(str(source), command, version) for source in sources]
+        sources = [*flags.sources("generic"), "tests/support/run_kernels.cpp"]
+        objects = [ninja.compile(str(ROOT / source), command, version) for source in sources]
         commands[machine] = [str(ninja.link(f"run_kernels_{machine}", [compiler], objects, [], version))]
     said = ninja.run(*(Path(command[0]) for command in commands.values()))
     assert not said, said

@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from itertools import chain
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -48,7 +49,7 @@ def test_the_binding_runs_on_every_processor(monkeypatch):
 def test_compilers_take_the_kernels(name, isa, monkeypatch):
     monkeypatch.setenv("CXX", name)
     command = compiler.find().compile([*flags.KERNELS, *flags.X86_64[isa], "-Werror", "-fsyntax-only"])
-    result = subprocess.run([*command, "-c", flags.source(isa)], cwd=ROOT, capture_output=True, text=True)
+    result = subprocess.run([*command, *flags.sources(isa)], cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr[:3000]
 
 
@@ -171,5 +172,5 @@ def test_the_widest_instruction_set_of_this_machine():
 
 def test_every_source_is_compiled():
     sources = {str(path.relative_to(ROOT)) for path in (ROOT / "csrc").rglob("*.c*") if path.suffix in (".cpp", ".cu")}
-    known = {build_kernels.BINDING, build_kernels.CUDA_BINDING, *map(flags.source, flags.X86_64)}
+    known = {build_kernels.BINDING, build_kernels.CUDA_BINDING, *chain(*map(flags.sources, flags.X86_64))}
     assert sources == known | set(build_kernels.cuda_sources())

@@ -9,7 +9,7 @@ namespace {
 //   along[r] = sum over columns of x z v,  down[c] = sum over rows of x z u,
 // u being one factor a row and v one a column, those of the two that are asked for. If relu, z is written to masked.
 template <bool relu, bool to_rows, bool to_cols, class T, class F = Acc<T>>
-void products(const T* x, const T* dy, const T* y, T* masked, const F* u, const F* v, const Tile<F>& tile) {
+CBAM_PASS void products(const T* x, const T* dy, const T* y, T* masked, const F* u, const F* v, const Tile<F>& tile) {
     using V = Vec<F>;
     const int64_t width = tile.c1 - tile.c0, cols = tile.cols;
     F sum[kTileCols];
@@ -42,57 +42,58 @@ void products(const T* x, const T* dy, const T* y, T* masked, const F* u, const 
     for (int64_t c = 0; to_cols && c < width; ++c) tile.down[tile.c0 + c] = sum[c];
 }
 
-// Of some rows, dx = (z s + t) g + b (z null: zeros), plus col_add[c] at row col_index[c] of each column and row_add[r]
-// at column row_index[r] of each row: the gradients that the maxima route to one element. s and t belong to pixels, g
-// and b to channels; channels are the columns if channels_last, else the rows. dx may be z. by_column, by_row: whether
-// there are these maxima.
-template <class T, bool channels_last, bool by_column, bool by_row, class F = Acc<T>>
-void input_gradient(const T* z, Range rows, int64_t cols, const F* s, const F* t, const F* g, const F* b,
-                    const int32_t* col_index, const F* col_add, const int32_t* row_index, const F* row_add, T* dx) {
+// Of some rows, dx = (z s + t) g + b, plus col_add[c] at row col_index[c] of each column and row_add[r] at column
+// row_index[r] of each row: the gradients that the maxima route to one element. with_z: whether there is z, else zeros;
+// it may be dx. by_column: whether the columns have such maxima; row_index is null if the rows have none. s and t
+// belong to pixels, g and b to channels; channels are the columns if channels_last, else the rows.
+template <class T, bool channels_last, bool with_z, bool by_column, class F = Acc<T>>
+CBAM_PASS void input_gradient(const T* z, Range rows, int64_t cols, const F* s, const F* t, const F* g, const F* b,
+                              const int32_t* col_index, const F* col_add, const int32_t* row_index, const F* row_add,
+                              T* dx) {
     using V = Vec<F>;
-    each_group(rows.first, rows.last, [&]<int n>(int64_t first, Count<n>) {
-        // give(j, gradient) for the n rows at column c.
-        auto gradients = [&](int64_t c, auto lanes, auto give) {
-            IndexVec<F> index = {};
-            V add = {};
-            if constexpr (by_column) index = load_index(col_index + c, lanes, F{}), add = load(col_add + c, lanes);
-            const V scale = load((channels_last ? g : s) + c, lanes), offset = load((channels_last ? b : t) + c, lanes);
+    // give(j, gradient) for n rows from the first on, at column c.
+    auto gradients = [&]<int n>(int64_t first, Count<n>, int64_t c, auto lanes, auto give) {
+        IndexVec<F> index = {};
+        V add = {};
+        if constexpr (by_column) index = load_index(col_index + c, lanes, F{}), add = load(col_add + c, lanes);
+        const V scale = load((channels_last ? g : s) + c, lanes), offset = load((channels_last ? b : t) + c, lanes);
 #pragma GCC unroll 4
-            for (int j = 0; j < n; ++j) {
-                const int64_t r = first + j;
-                V added = {};
-                if constexpr (by_column) added = index == int32_t(r) ? add : V{};
-                V zs = {};
-                if (z) {
-                    const V element = load(z + r * cols + c, lanes);
-                    if constexpr (channels_last) zs = element * s[r];
-                    else zs = element * scale;
-                }
-                if constexpr (channels_last) give(j, (zs + t[r]) * scale + offset + added);
-                else give(j, (zs + offset) * g[r] + b[r] + added);
+        for (int j = 0; j < n; ++j) {
+            const int64_t r = first + j;
+            V added = {};
+            if constexpr (by_column) added = index == int32_t(r) ? add : V{};
+            V zs = {};
+            if constexpr (with_z) {
+                const V element = load(z + r * cols + c, lanes);
+                if constexpr (channels_last) zs = element * s[r];
+                else zs = element * scale;
             }
-        };
-        V special[n] = {};
-        // Of a half type that element is computed apart, so that it is rounded once.
-        if constexpr (sizeof(T) == 2 && by_row)
-            for (int k = 0; k < n; ++k)
-                gradients(row_index[first + k], First{1}, [&](int j, V v) {
-                    if (j == k) special[k] = v + row_add[first + k];
-                });
+            if constexpr (channels_last) give(j, (zs + t[r]) * scale + offset + added);
+            else give(j, (zs + offset) * g[r] + b[r] + added);
+        }
+    };
+    auto group = [&]<int n>(int64_t first, Count<n> count) {
+        V special[n];  // of a half type the elements at row_index, computed apart, so that they are rounded once
+        for (int j = 0; sizeof(T) == 2 && row_index && j < n; ++j)
+            gradients(first + j, Count<1>{}, row_index[first + j], First{1},
+                      [&](int, V v) { special[j] = v + row_add[first + j]; });
         each_vector<F>(cols, [&](int64_t c, auto lanes) {
             const int64_t later = ahead<T>(c, cols, cols);
-            gradients(c, lanes, [&](int j, V v) {
+            gradients(first, count, c, lanes, [&](int j, V v) {
                 const int64_t at = (first + j) * cols + c;
-                __builtin_prefetch(z + at + later);
+                if constexpr (with_z) __builtin_prefetch(z + at + later);
                 store(dx + at, v, lanes);
             });
         });
-        for (int j = 0; by_row && j < n; ++j) {
+        for (int j = 0; row_index && j < n; ++j) {
             T* p = dx + (first + j) * cols + row_index[first + j];
             if constexpr (sizeof(T) == 2) store(p, special[j], First{1});
             else *p += row_add[first + j];
         }
-    });
+    };
+    if constexpr (with_z) each_group(rows.first, rows.last, group);
+    else  // nothing but dx moves
+        for (int64_t r = rows.first; r < rows.last; ++r) group(r, Count<1>{});
 }
 
 // out[i][j] = sum over images n and terms t of u[n][t][i] v[n][t][j], for rows i of [first, last). u and v of image n

@@ -49,8 +49,9 @@ template <class F> double framed_sum(const MapShape<F>& m, const F* framed) {
 // With c_i[h][w] = sum over offsets (a, b) of weight[i][a][b] in_i[h + a][w + b], for some rows h: gives
 // out_0 = c_0 + c_1 + bias, or, split, out_0 = c_0 and out_1 = c_1 of one and the same input. K is k where it is known
 // at compile time, else 0.
-template <class F, bool split, int K>
-void convolve_k(const MapShape<F>& m, Range rows, const F* const* framed, const F* weight, F bias, F* const* out) {
+template <class F, bool split, int K> CBAM_PASS void convolve_k(const MapShape<F>& m, Range rows,
+                                                                const F* const* framed, const F* weight, F bias,
+                                                                F* const* out) {
     constexpr int R = MapShape<F>::kRows;
     const int64_t k = K ? K : m.k;
     auto columns = [&]<int n>(int64_t h, int64_t w, Count<n>, auto last) {
@@ -70,10 +71,15 @@ void convolve_k(const MapShape<F>& m, Range rows, const F* const* framed, const 
                 }
         };
         // Input row h + a meets output row h + r at offset a - r.
+        if constexpr (K) {
 #pragma GCC unroll 16
-        for (int64_t a = 0; a < k + R - 1; ++a) {
-            if (a >= R - 1 && a < k) input_row(a, [](int) { return true; });
-            else input_row(a, [&](int r) { return a >= r && a - r < k; });
+            for (int64_t a = 0; a < K + R - 1; ++a) {
+                if (a >= R - 1 && a < K) input_row(a, [](int) { return true; });
+                else input_row(a, [&](int r) { return a >= r && a - r < K; });
+            }
+        } else {
+#pragma GCC unroll 1
+            for (int64_t a = 0; a < k + R - 1; ++a) input_row(a, [&](int r) { return a >= r && a - r < k; });
         }
 #pragma GCC unroll 4
         for (int r = 0; r < R; ++r)

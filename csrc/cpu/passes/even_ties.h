@@ -17,7 +17,8 @@ template <class T, bool channels_last> struct Maxima {
     const F *g, *max_hw, *max_c;
 
     // Where there are no maxima of one kind, whose shares are 0 then, any numbers will do for them.
-    Maxima(const Problem& p, int64_t image, const Scratch<F>& scratch) : x((const T*)p.x + image * p.C * p.HW()) {
+    CBAM_PASS Maxima(const Problem& p, int64_t image, const Scratch<F>& scratch)
+        : x((const T*)p.x + image * p.C * p.HW()) {
         const Saved<F> v(p, image);
         cols = channels_last ? p.C : p.HW();
         g = Gates(p, image, scratch).g;
@@ -25,7 +26,7 @@ template <class T, bool channels_last> struct Maxima {
     }
 
     // How many elements of a tile reach the maximum of each channel, and of each pixel.
-    void count(const Tile<F>& tile) const {
+    CBAM_PASS void count(const Tile<F>& tile) const {
         fill(tile.down + tile.c0, tile.c1 - tile.c0, F(0));
         for (int64_t r = tile.r0; r < tile.r1; ++r) {
             V along = {};
@@ -40,7 +41,7 @@ template <class T, bool channels_last> struct Maxima {
     }
 
     // Of a tile, each channel's sum of the shares of the pixels whose maximum it reaches.
-    void sum_shares(const F* share, const Tile<F>& tile) const {
+    CBAM_PASS void sum_shares(const F* share, const Tile<F>& tile) const {
         if constexpr (channels_last) fill(tile.down + tile.c0, tile.c1 - tile.c0, F(0));
         for (int64_t r = tile.r0; r < tile.r1; ++r) {
             V along = {};
@@ -56,8 +57,8 @@ template <class T, bool channels_last> struct Maxima {
 
     // Of some rows, dx = (z s + t + share_c where a pixel's maximum) scale + b + share_hw where a channel's maximum; z
     // null: zeros. s, t and share_c belong to pixels, scale, b and share_hw to channels. dx may be z.
-    void input_gradient(const T* z, Range rows, const F* s, const F* t, const F* share_c, const F* scale, const F* b,
-                        const F* share_hw, T* dx) const {
+    CBAM_PASS void input_gradient(const T* z, Range rows, const F* s, const F* t, const F* share_c, const F* scale,
+                                  const F* b, const F* share_hw, T* dx) const {
         for (int64_t r = rows.first; r < rows.last; ++r)
             each_vector<F>(cols, [&](int64_t c, auto lanes) {
                 V inner = of_pixel(t, r, c, lanes) + is_pixel_max(r, c, lanes) * of_pixel(share_c, r, c, lanes);

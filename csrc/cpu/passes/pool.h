@@ -23,7 +23,7 @@ template <class F, class Value> void prefer_nan(int64_t n, Value value, F* max, 
 
 // Mean, maximum and the maximum's index of each row of w x; w is one weight a column.
 template <class T, bool weighted, bool with_max, class F = Acc<T>>
-void long_row_stats(const T* x, int64_t rows, int64_t cols, const Acc<T>* w, F* mean, F* max, int32_t* arg) {
+CBAM_PASS void long_row_stats(const T* x, int64_t rows, int64_t cols, const Acc<T>* w, F* mean, F* max, int32_t* arg) {
     using V = Vec<F>;
     using I = IndexVec<F>;
     constexpr int64_t step = kTile * kLanes<F>;
@@ -100,7 +100,8 @@ template <bool with_max, class F, class Lanes, class Value> void write_stats(Vec
 
 // The same of each column of w x; w is one weight a row.
 template <class T, bool weighted, bool with_max, class F = Acc<T>>
-void col_stats(const T* x, int64_t rows, int64_t cols, int64_t pitch, const Acc<T>* w, F* mean, F* max, int32_t* arg) {
+CBAM_PASS void col_stats(const T* x, int64_t rows, int64_t cols, int64_t pitch, const Acc<T>* w, F* mean, F* max,
+                         int32_t* arg) {
     each_tile<F>(cols, [&]<int n>(int64_t c, Count<n>, auto last) {
         auto value = [&](const T* row, int64_t r, int64_t i, auto lanes) {
             Vec<F> v = load(row + i, lanes);
@@ -129,8 +130,8 @@ void col_stats(const T* x, int64_t rows, int64_t cols, int64_t pitch, const Acc<
 }
 
 // What long_row_stats does, with blocks of rows transposed so that each row is a lane and nothing goes across lanes.
-template <class T, bool weighted, bool with_max, class F = Acc<T>>
-void short_row_stats(const T* x, int64_t rows, int64_t cols, const Acc<T>* w, F* mean, F* max, int32_t* arg) {
+template <class T, bool weighted, class F = Acc<T>>
+CBAM_PASS void short_row_stats(const T* x, int64_t rows, int64_t cols, const Acc<T>* w, F* mean, F* max, int32_t* arg) {
     constexpr int n = kLanes<F>;
     auto value = [&](int64_t r, int64_t c, auto lanes) {
         const Vec<F> v = load(x + r * cols + c, lanes);
@@ -152,14 +153,14 @@ void short_row_stats(const T* x, int64_t rows, int64_t cols, const Acc<T>* w, F*
                 const int count = lane_count<F>(lanes);
 #pragma GCC unroll 16
                 for (int j = 0; j < n; ++j)
-                    if (j < count) add_row<with_max>(v[j], c + j, sum[0], top, where);
+                    if (j < count) add_row<true>(v[j], c + j, sum[0], top, where);
             });
             total.add(sum);
         });
         auto write = [&](auto lanes) {
             auto one = [&](int64_t c, int r) { return value(first + r, c, First{1})[0]; };
-            write_stats<with_max, F>(total.times(0, 1.0 / double(cols)), top, where, lanes, cols, one, mean + first,
-                                     max + first, arg + first);
+            write_stats<true, F>(total.times(0, 1.0 / double(cols)), top, where, lanes, cols, one, mean + first,
+                                 max + first, arg + first);
         };
         if (last - first == n) write(Whole{});
         else write(First{int(last - first)});
@@ -167,7 +168,7 @@ void short_row_stats(const T* x, int64_t rows, int64_t cols, const Acc<T>* w, F*
 }
 
 // The mean alone of each row: as many short rows as there are lanes are summed across their lanes at a time.
-template <class T, class F = Acc<T>> void short_row_means(const T* x, int64_t rows, int64_t cols, F* mean) {
+template <class T, class F = Acc<T>> CBAM_PASS void short_row_means(const T* x, int64_t rows, int64_t cols, F* mean) {
     constexpr int n = kLanes<F>;
     each_part(rows, n, [&](int64_t first, int64_t last) {
         Vec<F> sum[n] = {};
@@ -184,9 +185,9 @@ template <class T, class F = Acc<T>> void short_row_means(const T* x, int64_t ro
 template <class T, bool weighted, bool with_max, class F = Acc<T>>
 void row_stats(const T* x, int64_t rows, int64_t cols, const Acc<T>* w, F* mean, F* max, int32_t* arg) {
     const bool is_short = cols <= 8 * kLanes<F>;
-    if (is_short && !weighted && !with_max) short_row_means(x, rows, cols, mean);
-    else if (is_short) short_row_stats<T, weighted, with_max>(x, rows, cols, w, mean, max, arg);
-    else long_row_stats<T, weighted, with_max>(x, rows, cols, w, mean, max, arg);
+    if (!is_short) long_row_stats<T, weighted, with_max>(x, rows, cols, w, mean, max, arg);
+    else if constexpr (weighted || with_max) short_row_stats<T, weighted>(x, rows, cols, w, mean, max, arg);
+    else short_row_means(x, rows, cols, mean);
 }
 
 }  // namespace

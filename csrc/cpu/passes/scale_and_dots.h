@@ -11,6 +11,10 @@
 
 namespace {
 
+// A pass is a function of its own, compiled once and not wherever it is called: it runs for a whole image or a part of
+// it.
+#define CBAM_PASS __attribute__((noinline))
+
 constexpr int64_t kBlock = 64;    // rows between two additions to the double totals
 constexpr int64_t kChunk = 4096;  // columns of a row handled at a time, so that the column vectors stay in L1
 constexpr int kGroup = 4;         // rows worked on together, so that they share the reads of the column vectors
@@ -24,7 +28,7 @@ template <class Body> inline void each_part(int64_t n, int64_t size, Body body) 
     for (int64_t first = 0; first < n; first += size) body(first, least(n, first + size));
 }
 
-template <class V> inline void fill(V* v, int64_t n, V value) {
+template <class V> CBAM_PASS void fill(V* v, int64_t n, V value) {
     for (int64_t i = 0; i < n; ++i) v[i] = value;
 }
 
@@ -45,20 +49,19 @@ template <class Body> inline void each_group(int64_t first, int64_t last, Body b
     for (; r < last; ++r) body(r, Count<1>{});
 }
 
-// body(column, Count<vectors>, lanes of the last vector) for column tiles that cover [0, cols). The last whole
-// tile may overlap the one before it; what it writes again is the same.
+// body(column, Count<vectors>, lanes of the last vector) for column tiles that cover [0, cols). The last tile of whole
+// vectors may overlap the one before it; what it writes again is the same.
 template <class F, class Body> inline void each_tile(int64_t cols, Body body) {
-    constexpr int64_t width = kTile * kLanes<F>;
-    if (cols >= width) {
-        each_part(cols, width, [&](int64_t c, int64_t) { body(least(c, cols - width), Count<kTile>{}, Whole{}); });
-        return;
-    }
-    const int vectors = int((cols + kLanes<F> - 1) / kLanes<F>);
-    const First last{int(cols) - (vectors - 1) * kLanes<F>};
-    if (vectors == 1) body(0, Count<1>{}, last);
-    if (vectors == 2) body(0, Count<2>{}, last);
-    if (vectors == 3) body(0, Count<3>{}, last);
-    if (vectors == 4) body(0, Count<4>{}, last);
+    constexpr int lanes = kLanes<F>, width = kTile * lanes;
+    const int n = int(least(cols, width));
+    if (n == width)
+        each_part(cols, width, [&](int64_t c, int64_t) { body(least(c, cols - n), Count<kTile>{}, Whole{}); });
+    else if (n > 3 * lanes) body(0, Count<kTile>{}, First{n - 3 * lanes});
+    else if (n > lanes)
+        each_part(n, 2 * lanes, [&](int64_t c, int64_t) {
+            body(c ? n - 2 * lanes : 0, Count<2>{}, First{n > 2 * lanes ? lanes : n - lanes});
+        });
+    else body(0, Count<1>{}, First{n});
 }
 
 // body(j, lanes) for the vectors of one tile.
@@ -87,7 +90,8 @@ template <class F, int n> struct Totals {
 // y = x u v (+ residual) (then ReLU); u is one factor a row, v one a column. What is asked for is known at compile
 // time, so that a product and a sum become one instruction, with one rounding, in all vectors of a row or in none.
 template <bool residual, bool relu, class T, class F = Acc<T>>
-void scale(const T* x, int64_t rows, int64_t cols, int64_t pitch, const F* u, const F* v, const T* add, T* y) {
+CBAM_PASS void scale(const T* x, int64_t rows, int64_t cols, int64_t pitch, const F* u, const F* v, const T* add,
+                     T* y) {
     for (int64_t r = 0; r < rows; ++r) {
         const int64_t row = r * pitch;
         each_vector<F>(cols, [&](int64_t c, auto lanes) {
@@ -99,10 +103,10 @@ void scale(const T* x, int64_t rows, int64_t cols, int64_t pitch, const F* u, co
     }
 }
 
-// out[k][r] = sum over columns of x v[k], for every given vector. Two vectors share a read of x, and as many sums as
-// there are lanes are taken across their lanes at a time.
+// out[k][r] = sum over columns of x v[k], for every given vector: of an image one, of weights, which are of type F, any
+// number. Two vectors share a read of x, and as many sums as there are lanes are taken across their lanes at a time.
 template <class T, class F = Acc<T>>
-void row_dots(const T* x, int64_t rows, int64_t cols, int count, const F* const* v, F* const* out) {
+CBAM_PASS void row_dots(const T* x, int64_t rows, int64_t cols, int count, const F* const* v, F* const* out) {
     using V = Vec<F>;
     auto dots = [&]<int n>(int k, Count<n>) {
         constexpr int height = kLanes<F> / n;
@@ -141,13 +145,14 @@ void row_dots(const T* x, int64_t rows, int64_t cols, int count, const F* const*
         });
     };
     int k = 0;
-    for (; k + 2 <= count; k += 2) dots(k, Count<2>{});
+    if constexpr (sizeof(T) == sizeof(F))
+        for (; k + 2 <= count; k += 2) dots(k, Count<2>{});
     if (k < count) dots(k, Count<1>{});
 }
 
-// out[k][c] = sum over rows of x u[k], for every given vector. Two vectors share a read of x.
-template <class T, class F = Acc<T>>
-void col_dots(const T* x, int64_t rows, int64_t cols, int64_t pitch, int count, const F* const* u, F* const* out) {
+// out[k][c] = sum over rows of x u[k], for every given vector, as many as for row_dots. Two vectors share a read of x.
+template <class T, class F = Acc<T>> CBAM_PASS void col_dots(const T* x, int64_t rows, int64_t cols, int64_t pitch,
+                                                             int count, const F* const* u, F* const* out) {
     using V = Vec<F>;
     each_tile<F>(cols, [&]<int width>(int64_t c, Count<width>, auto last) {
         auto dots = [&]<int n>(int k, Count<n>) {
@@ -169,7 +174,8 @@ void col_dots(const T* x, int64_t rows, int64_t cols, int64_t pitch, int count, 
                 });
         };
         int k = 0;
-        for (; k + 2 <= count; k += 2) dots(k, Count<2>{});
+        if constexpr (sizeof(T) == sizeof(F))
+            for (; k + 2 <= count; k += 2) dots(k, Count<2>{});
         if (k < count) dots(k, Count<1>{});
     });
 }

@@ -17,7 +17,7 @@ template <class F> struct Sums {
     int64_t n, size;
 
     // A row that has, in this range, the totals over the tiles, added up in double.
-    const F* total(Range range) const {
+    CBAM_PASS const F* total(Range range) const {
         if (n == 1) return data;
         each_tile<F>(range.size(), [&]<int width>(int64_t c, Count<width>, auto last) {
             F* at = data + range.first + c;

@@ -1,2 +1,0 @@
-#define CBAM_ISA avx2
-#include "entry.h"

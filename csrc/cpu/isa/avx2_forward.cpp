@@ -1,0 +1,2 @@
+#define CBAM_ISA avx2
+#include "forward_entry.h"

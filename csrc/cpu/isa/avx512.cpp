@@ -1,2 +1,0 @@
-#define CBAM_ISA avx512
-#include "entry.h"

@@ -1,0 +1,2 @@
+#define CBAM_ISA avx512
+#include "backward_entry.h"

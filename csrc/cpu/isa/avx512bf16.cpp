@@ -1,2 +1,0 @@
-#define CBAM_ISA avx512bf16
-#include "entry.h"

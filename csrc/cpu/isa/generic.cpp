@@ -1,2 +1,0 @@
-#define CBAM_ISA generic
-#include "entry.h"

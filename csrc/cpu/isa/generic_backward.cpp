@@ -1,0 +1,2 @@
+#define CBAM_ISA generic
+#include "backward_entry.h"

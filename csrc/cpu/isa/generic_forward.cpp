@@ -1,0 +1,2 @@
+#define CBAM_ISA generic
+#include "forward_entry.h"

@@ -1,0 +1,171 @@
+"""The faults that tools/mutations.py seeds: a file, a line of it that occurs once, what becomes of it, and the tests.
+
+The tests are those that should fail, as arguments of pytest; the plainest choice that has no luck in it.
+"""
+
+from typing import NamedTuple
+
+
+class Fault(NamedTuple):
+    file: str
+    old: str
+    new: str
+    tests: str
+
+
+def _of(file: str, tests: str, *changes: tuple[str, str]) -> list[Fault]:
+    return [Fault(file, old, new, tests) for old, new in changes]
+
+
+VALUES, SEMANTICS = "tests/numerics/test_values.py", "tests/numerics/test_semantics.py"
+SWITCHES = "tests/numerics/test_kernel_switches.py"
+
+CPU = [
+    *_of(
+        "csrc/cpu/passes/pool.h",
+        f"{SEMANTICS} {VALUES}",
+        ("const I better = v > max;", "const I better = v >= max;"),
+        ("if (mean[i] != mean[i]) prefer_nan", "if (mean[i] == 0) prefer_nan"),
+        ("mean[r] = F(total * share);", "mean[r] = F(total);"),
+        ("if (j < count) add_row<true>(", "add_row<true>("),
+    ),
+    *_of(
+        "csrc/cpu/forward.h",
+        f"{VALUES} {SWITCHES} -k 'options or mean'",
+        ("mean[i] = (mean[i] + v.max_hw[c + i]) / 2;", "mean[i] = (mean[i] + v.max_hw[c + i]);"),
+        ("if (add) pass = p.relu ?", "if (add) pass = !p.relu ?"),
+    ),
+    *_of(
+        "csrc/cpu/passes/backward.h",
+        VALUES,
+        ("z = load(y + at, lanes) <= 0 ? V{} : z;", "z = load(y + at, lanes) < 0 ? V{} : z;"),
+        ("else *p += row_add[first + j];", "else *p = row_add[first + j];"),
+        ("for (; i < last; ++i) block(i, Count<1>{});", "for (; i + 1 < last; ++i) block(i, Count<1>{});"),
+    ),
+    *_of(
+        "csrc/cpu/backward.h",
+        f"{VALUES} {SEMANTICS} tests/numerics/test_gates.py",
+        ("routed[k] *= v.g[v.argmax_c[k]];", "routed[k] *= 1;"),
+        ("if (p.dbs) *(F*)p.dbs = sum(partial.dbs, 0);", "if (p.dbs) *(F*)p.dbs = sum(partial.dws, 0);"),
+        ("scratch.share[k] = (scratch.routed[k] /= count[k]) * v.max_c[k];", "scratch.share[k] = v.max_c[k];"),
+        ("const auto *g = p.dy || p.spatial ? gates.g : scratch.ones", "const auto *g = gates.g"),
+    ),
+    *_of(
+        "csrc/binding/checks.h",
+        "tests/numerics/test_hostile.py tests/numerics/test_errors.py",
+        ("bool fits = t.dim() == 4 && t.scalar_type() == x.scalar_type() &&", "bool fits = t.dim() == 4 &&"),
+    ),
+]
+
+AUTOGRAD = [
+    *_of(
+        "cbam_fused/ops/autograd.py",
+        "tests/numerics/test_autograd.py tests/numerics/test_batch_norm.py tests/numerics/test_gates.py",
+        ("zip(grads[::2] + grads[1::2], inputs[1:]", "zip(grads[1::2] + grads[::2], inputs[1:]"),
+        ("return ds * s * (1 - s)", "return ds * s"),
+        ("return dy if y is None else torch.where(y <= 0, 0, dy)", "return dy"),
+        ("variance = inverse_deviation**-2 - eps", "variance = inverse_deviation**-2 - 1000 * eps"),
+        ("return torch.is_grad_enabled() or forward_ad._current_level >= 0", "return False"),
+        ("views = [t.view_as(t) for t in wanted.values()]", "views = list(wanted.values())"),
+    ),
+    *_of(
+        "cbam_fused/functional.py",
+        "tests/numerics/test_batch_norm.py tests/models/test_switches.py",
+        ("unbiased = variance * (count / (count - 1))", "unbiased = variance"),
+        ("offset = (-mean if bs is None else bs - mean) * scale", "offset = -mean * scale"),
+        ("(ws / 2).expand(-1, 2, -1, -1)", "ws.expand(-1, 2, -1, -1)"),
+    ),
+]
+
+CHECKS = [
+    *_of(
+        "cbam_fused/checks.py",
+        "tests/numerics/test_errors.py",
+        ("or ws.shape[3] % 2 == 0", "or ws.shape[3] == 0"),
+        ("not isinstance(residual, Tensor) or residual.shape != x.shape", "not isinstance(residual, Tensor)"),
+        ("if t.device != x.device:", "if t.device.type == 'mps':"),
+        ("if t.dtype != x.dtype and not (or_float32 and t.dtype == torch.float32):", "if t.dtype != x.dtype:"),
+        ("bias.shape != (size,)", "bias.dim() != 1"),
+    ),
+    *_of(
+        "cbam_fused/hooks.py",
+        "tests/models/test_called.py tests/torch/test_hooks.py",
+        ("return m.stride == m.dilation == (1, 1) and m.groups == 1", "return m.groups == 1"),
+        ("!= self.sizes:", "== ():"),
+        ("if any(_HOOKS(a)) or any(_HOOKS(b)) or", "if any(_HOOKS(b)) or"),
+    ),
+]
+
+SURGERY = [
+    *_of(
+        "cbam_fused/surgery/insertion.py",
+        "tests/models/test_placements.py tests/models/test_surgery.py",
+        ('where == "in_block" and is_residual_block(m)}', 'where == "in_block" and False}'),
+        ("        restore(target)", "        pass"),
+        ("return output.permute(0, 2, 3, 1)", "return output.permute(0, 3, 2, 1)"),
+        ("if output.dtype not in (torch.float16, torch.bfloat16):", "if True:"),
+    ),
+    *_of(
+        "cbam_fused/surgery/freezing.py",
+        "tests/models/test_freezing.py",
+        ("return super().train(False)", "return super().train(mode)"),
+        ("module.train(network.training)", "module.train(False)"),
+        ("parameter.requires_grad_(own[name])", "parameter.requires_grad_(True)"),
+    ),
+]
+
+REPLACE = [
+    *_of(
+        "cbam_fused/replace/match.py",
+        "tests/models/test_replace.py tests/models/test_doubts.py",
+        ("TOLERANCE = 1e-8", "TOLERANCE = 1e-1"),
+        ("if generators.states() != before:", "if False:"),
+        ("norm.eps, norm.momentum = old.eps, old.momentum", "norm.momentum = old.momentum"),
+        ("target.requires_grad_(tensor.requires_grad)", "target.requires_grad_(True)"),
+        ("reason = foreign_operator(module) or _more_draws(module, proof, rng)", 'reason = ""'),
+    ),
+]
+
+GARBAGE = [
+    *_of(
+        "garbage/data/folders.py",
+        "tests/garbage/test_data.py tests/garbage/test_sources.py",
+        ("if places[other] != places[path]:", "if places[other] == places[path]:"),
+        ('random.Random(f"{SPLIT_SEED}/{name}").shuffle(of_class)', "random.shuffle(of_class)"),
+        ("limit = round(LONGEST * shorter)", "limit = round(9 * LONGEST * shorter)"),
+    ),
+    *_of(
+        "garbage/data/loading.py",
+        "tests/garbage/test_data.py tests/garbage/test_distributed.py",
+        ("[rank::world_size].split(batch_size)", "[::world_size].split(batch_size)"),
+        ("torch.manual_seed(seed)", "torch.manual_seed(0)"),
+        ("if len(chunks) > 1 and len(chunks[-1]) == 1:", "if len(chunks) > 1 and len(chunks[-1]) == 0:"),
+    ),
+    *_of(
+        "garbage/data/classes.py",
+        "tests/garbage/test_classes.py",
+        ('if "val" in folders_of and classes != list(folders_of["val"]):', "if False:"),
+        ("return bool(subfolders(folder)) and 2 * direct <=", "return bool(subfolders(folder)) and direct <="),
+    ),
+    *_of(
+        "garbage/train/loss.py",
+        "tests/garbage/test_training_options.py -k 'weight'",
+        ("return len(labels) / (num_classes * counts", "return len(labels) / (counts"),
+        ("smoothed = targets * (1 - smoothing) +", "smoothed = targets +"),
+    ),
+    *_of(
+        "garbage/report/metrics.py",
+        "tests/garbage/test_metrics.py",
+        ("* BINS).ceil().long()", "* BINS).floor().long()"),
+        ("per_class[name] = per_class[name].where(opposed, torch.nan)", "pass"),
+    ),
+]
+
+FAULTS = {
+    "CPU kernels": CPU,
+    "autograd and BatchNorm": AUTOGRAD,
+    "checks and hooks": CHECKS,
+    "surgery": SURGERY,
+    "replace_cbam": REPLACE,
+    "classifier": GARBAGE,
+}
