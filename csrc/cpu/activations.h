@@ -1,4 +1,4 @@
-// The gates of a vector of logits, in place, and the activations within the MLP.
+// The gates, in place, and the activations of the MLP.
 #pragma once
 
 #include <math.h>
@@ -11,7 +11,7 @@
 namespace {
 
 // e^x for |x| <= 87 to about one unit in the last place: x = n ln 2 + r, e^x = 2^n e^r, e^r by its series to r^7. NaN
-// stays NaN: of one, 2^n is a number like any other, by which e^r = NaN is multiplied.
+// stays NaN: 2^n is then some number, multiplied by e^r = NaN.
 inline Vec<float> exp_bounded(Vec<float> x) {
     const Vec<float> magic = broadcast<Vec<float>>(0x1.8p23f);  // adding it rounds to an integer in the low bits
     const Vec<float> shifted = x * 1.44269504f + magic;
@@ -26,7 +26,7 @@ inline Vec<float> exp_bounded(Vec<float> x) {
 inline void sigmoid(float* v, int64_t n) {
     each_vector<float>(n, [&](int64_t i, auto lanes) {
         const Vec<float> x = load(v + i, lanes);
-        // Comparisons are false for NaN, which therefore goes on as it is.
+        // Comparisons with NaN are false, so NaN is kept.
         const Vec<float> bounded = x > 87.f    ? broadcast<Vec<float>>(87.f)
                                    : x < -87.f ? broadcast<Vec<float>>(-87.f)
                                                : x;
@@ -39,7 +39,7 @@ inline void sigmoid(double* v, int64_t n) {
     for (int64_t i = 0; i < n; ++i) v[i] = 1 / (1 + exp(-v[i]));
 }
 
-// The sigmoid, or min(max(v / 6 + 1 / 2, 0), 1); comparisons are false for NaN, which stays.
+// The sigmoid, or min(max(v / 6 + 1 / 2, 0), 1); NaN stays NaN.
 template <class F> void gate(bool hard, F* v, int64_t n) {
     if (!hard) return sigmoid(v, n);
     for (int64_t i = 0; i < n; ++i) {
@@ -48,13 +48,13 @@ template <class F> void gate(bool hard, F* v, int64_t n) {
     }
 }
 
-// The gradient d of a gate that has this value, taken before it. PyTorch has a float's sixth in every type.
+// The gradient before a gate of this value, from the gradient d after it. PyTorch uses 1 / 6 in float for every type.
 template <class F> F through_gate(bool hard, F value, F d) {
     if (hard) return value > 0 && value < 1 ? d * F(1.f / 6) : 0;
     return d * (value * (1 - value));
 }
 
-// out[i] = f(i) for i < n, f by the activation: of relu, of leaky_relu and so on. Each has a loop of its own.
+// out[i] = f(i) for i < n, with f chosen by the activation. Each activation has its own loop.
 template <class F, class Relu, class Leaky, class Silu, class Gelu>
 void by_activation(cbam::Activation activation, int64_t n, F* out, Relu relu, Leaky leaky, Silu silu, Gelu gelu) {
     auto each = [&](auto f) {
@@ -76,7 +76,7 @@ template <class F> CBAM_PASS void activate(cbam::Activation activation, const F*
         [&](int64_t i) { return v[i] * ((1 + erf(v[i] * F(M_SQRT1_2))) / 2); });
 }
 
-// d, the gradient behind the activation of v, taken before it, into out.
+// The gradient before the activation of v, from the gradient d after it, into out.
 template <class F>
 CBAM_PASS void through_activation(cbam::Activation activation, const F* v, const F* d, int64_t n, F* out) {
     by_activation(
