@@ -87,7 +87,7 @@ def insert_cbam(
         places = {m: _place(network, names[m], m, seen, image, argument) for m in targets}
         fused = {m for m in targets if where == "in_block" and is_residual_block(m)}
         built = {m: _built(factory(width, reduction, kernel_size), width, init) for m, (width, _) in places.items()}
-        for target in fused:
+        for target in filter(fused.__contains__, targets):
             _check_epilogue(built[target], names[target])
         for target, module in built.items():
             output = seen[target][0]

@@ -107,7 +107,7 @@ def test_a_part_and_the_whole_are_not_frozen_by_a_call_each(first, second):
     model = small_resnet()
     freeze_except(model.get_submodule(first), re.compile(".*conv1"))
     before, classes = trained(model), [type(m) for m in model.modules()]
-    with pytest.raises(ValueError, match=r"freeze_except: (layer1\.)?0\.bn1 is already frozen, .*; unfreeze that"):
+    with pytest.raises(ValueError, match=r"freeze_except: (layer1\.)?0\.bn1 is already frozen by .*; unfreeze that"):
         freeze_except(model.get_submodule(second), re.compile(".*conv2"))
     assert trained(model) == before and [type(m) for m in model.modules()] == classes
     unfreeze(model.get_submodule(first))
@@ -162,7 +162,7 @@ def test_replace_cbam_between_freeze_and_unfreeze():
 def test_replace_cbam_of_what_is_frozen_by_itself():
     model = nn.Sequential(PUBLIC["yolov5"](16, 4))
     freeze_except(model[0], "channel_attention")
-    assert "it is frozen by a call of freeze_except for itself" in replace_cbam(model).skipped["0"]
+    assert "it was frozen by its own call of freeze_except" in replace_cbam(model).skipped["0"]
     unfreeze(model[0])
 
 
