@@ -48,7 +48,7 @@ def compare(settings: Settings, images: ImageFolder, out: Path) -> dict:
         try:
             train(dataclasses.replace(settings, **changes), images, out / name)
         except Interrupted:  # its message says how to resume this single run
-            raise Interrupted(f"stopped in {out / name}; a comparison cannot go on: start it again") from None
+            raise Interrupted(f"stopped in {out / name}; a comparison cannot resume: start it again") from None
         records[name] = read_log(out / name / LOG)
     result = summarise(records)
     with replacing(out / COMPARISON) as path:

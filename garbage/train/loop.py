@@ -221,7 +221,7 @@ class _Training:
         place = f"after epoch {self.progress.epoch}"
         if self.progress.step:
             place += f" and {self.progress.step} of {self.steps} steps"
-        return Interrupted(f"stopped and saved {place}; go on with: python train_example.py train --resume {self.run}")
+        return Interrupted(f"stopped and saved {place}; resume with: python train_example.py train --resume {self.run}")
 
 
 def how_to_train_on(run: Path) -> str:

@@ -49,7 +49,7 @@ def resumed_settings(args: argparse.Namespace) -> Settings:
         InputError: the run has no settings, or others than the options.
     """
     if args.out is not None:
-        raise InputError("--out and --resume exclude each other: a run goes on in its own folder")
+        raise InputError("--out and --resume exclude each other: a run resumes in its own folder")
     theirs = settings_of(args.resume)
     given = given_settings(args)
     wanted = dataclasses.replace(theirs, **given)
@@ -87,7 +87,7 @@ def load_images(settings: Settings, run: Path, go_on: bool = False) -> ImageFold
             draw_sample_set(data)
     images = load_folder(data, settings.image_size, settings.workers)
     for path, reason in images.unreadable.items():
-        console.print(f"left out {path}: {reason}", style="red", soft_wrap=True, markup=False)
+        console.print(f"skipped {path}: {reason}", style="red", soft_wrap=True, markup=False)
     for text in describe(images):
         console.print(text, soft_wrap=True, markup=False, highlight=False)
     return images

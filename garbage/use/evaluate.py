@@ -44,7 +44,7 @@ def evaluate_folder(run: Path, folder: Path, out: Path) -> Metrics:
             labels.append(label)
             rows.append(result)
         else:
-            console.print(f"left out {path}: {result}", style="red", soft_wrap=True, markup=False)
+            console.print(f"skipped {path}: {result}", style="red", soft_wrap=True, markup=False)
     if not rows:
         raise InputError(f"no image in {folder} can be read")
     absent = [name for label, name in enumerate(classes) if label not in labels]

@@ -60,7 +60,7 @@ def _print(inspection: Inspection) -> None:
     if inspection.unused:
         _say("not used for training: " + ", ".join(f"{folder.name}/" for folder in inspection.unused))
     for path, reason in inspection.unreadable.items():
-        _say(f"unreadable, left out in training: {path}: {reason}", "red")
+        _say(f"unreadable, skipped in training: {path}: {reason}", "red")
     across = inspection.across()
     _say(f"{len(inspection.duplicates)} groups of duplicates, {len(across)} of them in both parts or several classes")
     for group in across[:SHOWN]:

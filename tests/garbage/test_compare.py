@@ -116,7 +116,7 @@ def test_a_stopped_comparison_does_not_advise_to_go_on(drawn, tmp_path, monkeypa
 
     monkeypatch.setattr(compare, "train", stop)
     assert main(["compare", "--data", str(drawn), "--out", str(tmp_path / "out"), *SMALL]) == 130
-    wanted = f"stopped in {tmp_path / 'out' / 'none'}; a comparison cannot go on: start it again\n"
+    wanted = f"stopped in {tmp_path / 'out' / 'none'}; a comparison cannot resume: start it again\n"
     assert capsys.readouterr().err == wanted
 
 

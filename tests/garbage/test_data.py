@@ -82,7 +82,7 @@ def test_unreadable_images_are_named_and_left_out(two_classes, tmp_path, capsys)
         path.write_bytes(content)
     assert main(["train", "--data", str(two_classes), "--out", str(tmp_path / "run"), *SMALL]) == 0
     output = capsys.readouterr().out
-    assert all(f"left out {path}: " in output for path in broken) and "12 images for training, 3 for val" in output
+    assert all(f"skipped {path}: " in output for path in broken) and "12 images for training, 3 for val" in output
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert set(config["environment"]["unreadable"]) == set(map(str, broken))
 

@@ -94,7 +94,7 @@ def test_an_interrupt_saves_the_step_and_the_rest_is_as_undisturbed(
 
     with monkeypatch.context() as patch:
         patch.setattr(loop, "seed_all", press)
-        with pytest.raises(Interrupted, match=f"go on with: python train_example.py train --resume {out}"):
+        with pytest.raises(Interrupted, match=f"resume with: python train_example.py train --resume {out}"):
             train(images, out)
     assert signal.getsignal(signal.SIGINT) is handler
     saved = torch.load(out / "last.pt", weights_only=True)["resume"]["progress"]

@@ -82,7 +82,7 @@ def test_a_link_to_an_image_that_is_gone_is_named(two_classes, tmp_path, capsys)
     """As in tools that store large files elsewhere."""
     (two_classes / "shoes" / "gone.png").symlink_to(tmp_path / "nowhere.png")
     assert main(["train", "--data", str(two_classes), "--out", str(tmp_path / "run"), *SMALL]) == 0
-    assert f"left out {two_classes / 'shoes' / 'gone.png'}: FileNotFoundError" in capsys.readouterr().out
+    assert f"skipped {two_classes / 'shoes' / 'gone.png'}: FileNotFoundError" in capsys.readouterr().out
 
 
 def test_a_hidden_folder_or_file_that_is_named_counts(drawn, tmp_path):
