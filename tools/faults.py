@@ -44,7 +44,8 @@ CPU = [
     ),
     *_of(
         "csrc/cpu/backward.h",
-        f"{VALUES} {SEMANTICS} tests/numerics/test_gates.py -k 'options or hidden or ties or even or spread or gradcheck'",
+        f"{VALUES} {SEMANTICS} tests/numerics/test_gates.py"
+        " -k 'options or hidden or ties or even or spread or gradcheck'",
         ("routed[k] *= v.g[v.argmax_c[k]];", "routed[k] *= 1;"),
         ("if (p.dbs) *(F*)p.dbs = sum(partial.dbs, 0);", "if (p.dbs) *(F*)p.dbs = sum(partial.dws, 0);"),
         ("scratch.share[k] = (scratch.routed[k] /= count[k]) * v.max_c[k];", "scratch.share[k] = v.max_c[k];"),
@@ -60,7 +61,8 @@ CPU = [
 AUTOGRAD = [
     *_of(
         "cbam_fused/ops/autograd.py",
-        "tests/numerics/test_autograd.py tests/numerics/test_batch_norm.py -k 'double or moves or statistics or gradcheck'",
+        "tests/numerics/test_autograd.py tests/numerics/test_batch_norm.py"
+        " -k 'double or moves or statistics or gradcheck'",
         ("zip(grads[::2] + grads[1::2], inputs[1:]", "zip(grads[1::2] + grads[::2], inputs[1:]"),
         ("return ds * s * (1 - s)", "return ds * s"),
         ("return dy if y is None else torch.where(y <= 0, 0, dy)", "return dy"),
@@ -99,7 +101,8 @@ CHECKS = [
 SURGERY = [
     *_of(
         "cbam_fused/surgery/insertion.py",
-        "tests/models/test_placements.py tests/models/test_surgery.py -k 'in_block or removal or swin or half or dtype'",
+        "tests/models/test_placements.py tests/models/test_surgery.py"
+        " -k 'in_block or removal or swin or half or dtype'",
         ('where == "in_block" and is_residual_block(m)}', 'where == "in_block" and False}'),
         ("        restore(target)", "        pass"),
         ("return output.permute(0, 2, 3, 1)", "return output.permute(0, 3, 2, 1)"),
