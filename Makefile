@@ -1,23 +1,23 @@
 # make train   set up .venv and train the garbage classifier on its sample set
 # make test    set up .venv, check style and types, run the tests
-# make quick   style, types and a choice of tests of every area, for the loop of editing
-# make gpu     what ten minutes on a GPU can tell (MINUTES=10), into runs/gpu; again: goes on from there
+# make quick   style, types and a few tests of every area, for use while editing
+# make gpu     measure and test on a GPU for ten minutes (MINUTES=10), into runs/gpu; run again to resume
 # make test-all  make headers and make test with the slow tests and those that need Debian packages, which it installs
-# make headers  compile the bindings against the headers of the oldest torch that is supported
-# make docs    the documentation as a site, in build/docs; a warning is an error
+# make headers  compile the bindings against the headers of the oldest supported torch
+# make docs    build the documentation site in build/docs; warnings are errors
 # make sanitize  the fuzz tests on kernels built with AddressSanitizer and UndefinedBehaviorSanitizer, for every
 #              instruction set of this processor
 # make dist    sdist and a wheel for this machine, in dist/
 # make wheels  a wheel for other Linux machines too, in wheelhouse/; needs Docker
-# make hub     the tree that Hugging Face's kernel-builder takes, in build/hub
-# make smoke WHEEL=FILE TORCH=torch==2.10.0   the smoke test of a wheel with this torch, in an environment of its own
-# An existing .venv is used as it is, with the torch that is in it.
+# make hub     the tree for Hugging Face's kernel-builder, in build/hub
+# make smoke WHEEL=FILE TORCH=torch==2.10.0   the smoke test of a wheel with this torch, in a new environment
+# An existing .venv is used with its torch.
 
 PYTHON ?= python3
 BIN := .venv/bin
 
 CPP = $(shell find csrc tests bench torch-ext -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
-# A change in any of these needs a new build; Python files do not, since the installation is editable.
+# Files whose changes need a new build. Python files need none, since the installation is editable.
 BUILT_FROM := setup.py pyproject.toml $(wildcard _build/*.py) $(shell find csrc -type f)
 
 .PHONY: train test quick style gpu test-all headers compilers docs format sanitize dist wheels smoke hub check-tag
@@ -25,7 +25,7 @@ BUILT_FROM := setup.py pyproject.toml $(wildcard _build/*.py) $(shell find csrc 
 train: .venv/train.installed
 	$(BIN)/python train_example.py
 
-# A worker for each core, with one thread each; a file's tests share a worker and so its fixtures.
+# A worker per core, with one thread each; the tests of a file share a worker and its fixtures.
 WORKERS ?= $(shell n=$$(nproc); echo $$((n < 8 ? n : 8)))
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
 QUICK := numerics/test_values numerics/test_semantics numerics/test_errors cpu/test_threads cuda/test_plan \
@@ -46,7 +46,7 @@ style: .venv/test,dev.installed
 	$(BIN)/mypy
 	$(BIN)/typos
 
-# In an environment that has PyTorch, since ten minutes are not for downloading it: .venv, or PYTHON's.
+# In an environment with PyTorch, .venv or PYTHON's, to save the time of its download.
 MINUTES ?= 10
 gpu:
 	$(or $(wildcard $(BIN)/python),$(PYTHON)) tools/gpu.py --minutes $(MINUTES)
@@ -60,7 +60,7 @@ headers: .venv/torch.installed
 docs: .venv/test,dev.installed
 	$(BIN)/python -m sphinx -E -q -W --keep-going docs build/docs
 
-# For tests/cpu/test_aarch64.py and tests/package/test_compilers.py, which skip what is not there.
+# For tests/cpu/test_aarch64.py and tests/package/test_compilers.py, which skip missing packages.
 PACKAGES := g++-aarch64-linux-gnu qemu-user g++-11 clang-14
 compilers:
 	dpkg -s $(PACKAGES) >/dev/null 2>&1 || { $(SUDO) apt-get update && \
@@ -69,8 +69,8 @@ compilers:
 
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
-# The kernels in build/sanitize, those of the CPU alone, hide those of the installation. GCC's runtimes must
-# be there before Python is, which never frees some of its memory; an allocation that is too large is PyTorch's to report.
+# The CPU kernels in build/sanitize hide those of the installation. GCC's runtimes must be preloaded. Python never frees
+# some of its memory, so leaks are not reported; PyTorch reports allocations that are too large.
 RUNTIMES = $(foreach name,libasan.so libubsan.so libstdc++.so.6,$$(gcc -print-file-name=$(name)))
 SANITIZED = LD_PRELOAD="$(RUNTIMES)" ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 PYTHONPATH=build/sanitize
 
@@ -82,14 +82,13 @@ sanitize: .venv/test,dev.installed
 			tests/cpu/test_split.py -k 'not pickles' || exit 1; \
 	done
 
-# The wheel is built from the sdist, with the torch of .venv, from which the build's own environment is kept, and not for
-# the GPUs of this machine alone.
+# The wheel is built from the sdist, with the torch of .venv, and for more GPUs than those of this machine.
 dist: .venv/dev.installed
 	rm -rf dist
 	TORCH_CUDA_ARCH_LIST="$${TORCH_CUDA_ARCH_LIST:-all}" \
 		CBAM_FUSED_BUILD_SITE="$$($(BIN)/python -c 'import torch; print(torch.__path__[0].removesuffix("/torch"))')" $(BIN)/python -m build
 
-# In a small environment of its own: the containers get a copy of this folder, and a .venv has gigabytes.
+# In a small separate environment: the containers copy this folder, and .venv has gigabytes.
 wheels:
 	$(PYTHON) -m venv build/cibuildwheel
 	build/cibuildwheel/bin/python -m pip install cibuildwheel
@@ -102,7 +101,7 @@ smoke:
 	build/smoke/bin/python -m pip install "$(TORCH)" "$(WHEEL)"
 	build/smoke/bin/python tools/smoke.py
 
-# kernel-builder wants the package in torch-ext, and writes its own setup.py, pyproject.toml and _ops.py.
+# kernel-builder expects the package in torch-ext and writes its own setup.py, pyproject.toml and _ops.py.
 HUB ?= $(CURDIR)/build/hub
 hub:
 	rm -rf "$(HUB)"
@@ -111,17 +110,17 @@ hub:
 	cp torch-ext/module.cpp "$(HUB)/torch-ext"
 	find cbam_fused -name '*.py' ! -path cbam_fused/_ops.py -exec cp --parents -t "$(HUB)/torch-ext" {} +
 
-# The version is that of the tag; what it brings is to be written down.
+# CHANGELOG.md must have a section for the tag.
 check-tag:
 	grep -q '^## $(TAG:v%=%)\b' CHANGELOG.md || { echo "CHANGELOG.md has no section for the tag $(TAG)"; exit 1; }
 
-# What cannot be put right without thinking is for make test to report.
+# --exit-zero: make test reports errors without an automatic fix.
 format: .venv/test,dev.installed
 	$(BIN)/ruff check --fix --exit-zero --quiet .
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(CPP)
 
-# torch first: the package is then built against this one, and not against a second one downloaded for the build.
+# torch first; otherwise the build downloads a second torch.
 .venv/torch.installed:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and f"cbam_fused needs Python 3.10 or newer, but $(PYTHON) is {sys.version}")'
 	test -x $(BIN)/pip || $(PYTHON) -m venv .venv

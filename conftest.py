@@ -1,6 +1,6 @@
-"""For runs that may be ended at any moment: ``pytest --minutes 5 --record FILE`` leaves out what FILE says has run.
+"""For interruptible runs: ``pytest --minutes 5 --record FILE`` skips the tests that FILE records.
 
-FILE has JSON lines: first what the outcomes depend on, then one for each test that has run, written when it ended.
+FILE has JSON lines: first the facts that the outcomes depend on, then one line per test, written when it ends.
 """
 
 import json
@@ -13,11 +13,11 @@ from cbam_fused import info, resume
 
 
 def pytest_addoption(parser):
-    parser.addoption("--minutes", type=float, help="stop after so many, in the middle of a test")
-    parser.addoption("--record", type=Path, help="write each outcome to this file, and leave out what it says has run")
+    parser.addoption("--minutes", type=float, help="time limit; it may interrupt a test")
+    parser.addoption("--record", type=Path, help="write each outcome to this file, and skip the tests that it records")
 
 
-@pytest.hookimpl(tryfirst=True)  # bench/conftest.py asks for what is earlier
+@pytest.hookimpl(tryfirst=True)  # bench/conftest.py reads config.earlier
 def pytest_configure(config):
     minutes, path = config.getoption("--minutes"), config.getoption("--record")
     if minutes is not None and not 0 < minutes < float("inf"):
@@ -32,7 +32,7 @@ def pytest_configure(config):
 
 
 def _read(path: Path) -> list[dict]:
-    """The tests in the record, which is begun if it is not there; a line that was not finished is cut off."""
+    """The tests in the record, which is created if missing; an incomplete line is removed."""
     facts = info.facts() | {"code": resume.code()}
     wanted = {name: facts[name] for name in resume.COMPARED}
     text = path.read_text() if path.exists() else ""
@@ -42,7 +42,7 @@ def _read(path: Path) -> list[dict]:
     except ValueError:
         raise pytest.UsageError(f"{path} must be a record of outcomes, or not exist") from None
     if found and found[0] != wanted:
-        raise pytest.UsageError(f"{path} has other outcomes, of {found[0]}, not {wanted}; remove it, or name another")
+        raise pytest.UsageError(f"{path} has outcomes of {found[0]}, not of {wanted}; remove it or name another file")
     path.write_text("".join(f"{line}\n" for line in lines or [json.dumps(wanted)]))
     return found[1:]
 
@@ -57,7 +57,7 @@ def pytest_collection_modifyitems(config, items):
 def pytest_runtest_makereport(item):
     report = yield
     path = item.config.getoption("--record")
-    # A test that passed or failed is a "call"; what comes before or after one counts where it fails or skips.
+    # A test that passed or failed is a "call"; set-up and tear-down count if they fail or skip.
     if path is not None and (report.when == "call" or report.outcome != "passed"):
         line = {"test": item.nodeid, "outcome": report.outcome, "seconds": round(report.duration, 2)}
         with path.open("a") as file:
@@ -66,7 +66,7 @@ def pytest_runtest_makereport(item):
 
 
 def pytest_sessionfinish(session):
-    """A failure of an earlier run is one of this run too, and so is one before its time was over."""
+    """Failures of an earlier run, and failures before the time limit, count in this run."""
     signal.setitimer(signal.ITIMER_REAL, 0)
     earlier = session.config.earlier
     if session.exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED and earlier:

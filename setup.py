@@ -1,4 +1,4 @@
-"""Builds the kernels; what does not depend on the machine is in pyproject.toml, and what runs compilers in _build."""
+"""Builds the kernels. pyproject.toml has the machine-independent settings, _build runs the compilers."""
 
 import json
 import os
@@ -13,15 +13,15 @@ from setuptools.command.build import build
 from setuptools.command.build_ext import build_ext
 from setuptools.errors import CompileError
 
-sys.path.insert(0, "_build")  # as the backend has it, for a setup.py that is run by itself
+sys.path.insert(0, "_build")  # as in the backend, for running setup.py directly
 from build_kernels import Kernels
 
-# Without the lock of Python's interpreter there is no limited API.
+# Free-threaded Python has no limited API.
 LIMITED_API = not sysconfig.get_config_var("Py_GIL_DISABLED")
 OPTIONS = {"bdist_wheel": {"py_limited_api": "cp310"}} if LIMITED_API else {}
 TEMPORARY = tempfile.TemporaryDirectory(prefix="cbam_fused-")
 OBJECTS = Path("build", "objects")
-if not os.access(".", os.W_OK):  # setuptools writes beside the sources, too
+if not os.access(".", os.W_OK):  # setuptools also writes beside the sources
     OPTIONS["egg_info"] = {"egg_base": TEMPORARY.name}
     OBJECTS = Path(TEMPORARY.name, "objects")
 
@@ -29,7 +29,7 @@ if not os.access(".", os.W_OK):  # setuptools writes beside the sources, too
 class Build(build):
     def initialize_options(self):
         super().initialize_options()
-        # A fresh folder: a wheel never gets what an earlier build left behind.
+        # A new folder, so a wheel has no files of an earlier build.
         self.build_base = TEMPORARY.name
 
 
@@ -44,7 +44,7 @@ class BuildKernels(build_ext):
         super().run()
         folder = Path("" if self.inplace else self.build_lib, "cbam_fused")
         if "_C_cuda" not in self.made:
-            for stale in folder.glob("_C_cuda.*so"):  # of an earlier build in this folder: it would be loaded
+            for stale in folder.glob("_C_cuda.*so"):  # an earlier build's library would be loaded
                 stale.unlink()
         info = {
             "version": self.distribution.get_version(),
@@ -59,7 +59,7 @@ class BuildKernels(build_ext):
     def build_extension(self, ext):
         target = Path(self.get_ext_fullpath(ext.name))
         target.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = target.with_name(f"{target.name}.{os.getpid()}")  # a process may have loaded what is there
+        unfinished = target.with_name(f"{target.name}.{os.getpid()}")  # a process may have loaded the old one
         shutil.copyfile(self.made[ext.name.rpartition(".")[2]], unfinished)
         unfinished.replace(target)
 

@@ -2,9 +2,9 @@
 
 python train_example.py                                     the built-in sample set, in a few minutes on two cores
 python train_example.py inspect --data DIR                  look at images before training
-python train_example.py train --data DIR --out RUN          any folder of class folders
-python train_example.py train --resume RUN                  go on with a run that was stopped or killed
-python train_example.py report --run RUN                    draw its plots and report.html once more
+python train_example.py train --data DIR --out RUN          train on a folder of class folders
+python train_example.py train --resume RUN                  resume a run that was stopped or killed
+python train_example.py report --run RUN                    redraw its plots and report.html
 python train_example.py evaluate --run RUN FOLDER           measure it on other labelled images
 python train_example.py predict --run RUN FOLDER_OR_IMAGE   classify images
 python train_example.py explain --run RUN FOLDER_OR_IMAGE   show what it looks at
@@ -12,31 +12,24 @@ python train_example.py export --run RUN                    write it as .pt2 and
 python train_example.py compare --data DIR --out FOLDER     without CBAM, with plain and with fused CBAM
 """
 
-import argparse
 import os
 import sys
 
 try:
     from garbage import InputError, Interrupted
-    from garbage.commands import compare, evaluate, explain, export, inspect, predict, report, train
+    from garbage.cli import build_parser
 except ModuleNotFoundError as error:
     sys.exit(f"error: {error}; pip install '.[train]'")
 
-COMMANDS = (inspect, train, report, evaluate, predict, explain, export, compare)
-
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command; the exit code says how it went.
+    """Run one command and return the exit code.
 
-    0: done. 1: training diverged, the disk became full, nothing could be classified. 2: bad input. 130: interrupted.
+    0: done. 1: training diverged, the disk is full, nothing could be classified. 2: bad input. 130: interrupted.
     """
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(title="commands", required=True)
-    for command in COMMANDS:
-        command.add_parser(commands)
     for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="backslashreplace")  # the names of files are any bytes
-    args = parser.parse_args((sys.argv[1:] if argv is None else argv) or ["train"])
+        stream.reconfigure(errors="backslashreplace")  # file names may have any bytes
+    args = build_parser(__doc__).parse_args((sys.argv[1:] if argv is None else argv) or ["train"])
     try:
         return args.run_command(args)
     except InputError as error:
@@ -50,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _end(message: str, code: int) -> int:
-    if os.environ.get("RANK", "0") == "0":  # with torchrun every process comes here
+    if os.environ.get("RANK", "0") == "0":  # with torchrun every process calls this
         print(message, file=sys.stderr)
     return code
 

@@ -1,7 +1,7 @@
-"""PEP 517 build backend: setuptools, plus torch as a build requirement only where the target has none to offer.
+"""PEP 517 build backend: setuptools, plus torch as a build requirement only if the target environment has none.
 
-The kernels use the stable ABI of torch 2.10, so any torch from there on will do to compile against. A plain
-`requires = ["torch"]` would download a second torch, of several GB, for every build.
+The kernels use the stable ABI of torch 2.10, so they compile against any torch from 2.10 on. A plain
+`requires = ["torch"]` would download a second torch of several GB for every build.
 """
 
 import environment

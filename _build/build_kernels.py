@@ -1,4 +1,4 @@
-"""Which commands build the kernels: the library _C and, if it can be built, _C_cuda."""
+"""The commands that build the kernels: the library _C and, if possible, _C_cuda."""
 
 import os
 import platform
@@ -15,7 +15,7 @@ HOST = ["-fPIC", "-Wall", "-fvisibility=hidden"]  # for the C++ compiler that nv
 
 
 def jobs() -> int:
-    """Compilers at a time: MAX_JOBS; what is no number is passed over, as torch does."""
+    """The number of parallel compilers: MAX_JOBS; other values than numbers are ignored, as in torch."""
     asked = os.environ.get("MAX_JOBS", "")
     return int(asked) if asked.isdigit() and int(asked) else os.cpu_count() or 1
 
@@ -25,14 +25,14 @@ def switch(name: str) -> bool:
 
 
 class Kernels:
-    """A build of the kernels for a torch: that of the environment, unless it is given.
+    """A build of the kernels for a torch, by default the environment's.
 
-    compiler: of C++; isas: the instruction sets that _C gets; cuda: what is said of _C_cuda, "built for ..." or
-    "not built: ...".
+    compiler: the C++ compiler; isas: the instruction sets of _C; cuda: the status of _C_cuda, "built for ..." or "not
+    built: ...".
 
     Raises:
         RuntimeError: there is no torch, ninja or C++ compiler.
-        ValueError: a variable that a user sets has a value that it cannot have.
+        ValueError: an environment variable has an invalid value.
     """
 
     def __init__(self, torch: environment.Torch | None = None):
@@ -63,10 +63,10 @@ class Kernels:
         return architectures, f"built for {', '.join(architectures)}"
 
     def build(self, folder: Path) -> dict[str, Path]:
-        """Compiles and links; gives the libraries by name. _C_cuda may be missing, and self.cuda then says why.
+        """Compile and link; return the libraries by name. If _C_cuda is missing, self.cuda gives the reason.
 
         Raises:
-            RuntimeError: _C does not compile, or _C_cuda does not where CBAM_FUSED_CUDA=1 asks for it.
+            RuntimeError: _C does not compile, or _C_cuda does not although CBAM_FUSED_CUDA=1.
         """
         try:
             ninja = Ninja(folder, jobs(), hidden=nvcc.FLAGS)
@@ -88,16 +88,16 @@ class Kernels:
     def binding(self, *options: str) -> list[str]:
         """The command for BINDING."""
         only = [f"-DCBAM_NATIVE={list(self.isas)[-1]}"] if self.native else []
-        anywhere = flags.isas(platform.machine())["generic"]  # it chooses the kernels, and so must run first
+        anywhere = flags.isas(platform.machine())["generic"]  # it chooses the kernels, so it must run on any processor
         return self.compiler.compile([*only, *anywhere, *self._of_torch(), *self.sanitize, *options])
 
     def cuda_binding(self, *options: str) -> list[str]:
-        """The command for CUDA_BINDING; options for the C++ compiler that nvcc calls."""
+        """The command for CUDA_BINDING; options are for the C++ compiler that nvcc calls."""
         built_for = f'-DCBAM_ARCHITECTURES="{" ".join(self.architectures)}"'
         return self._nvcc(["-std=c++20", "-DUSE_CUDA", built_for], [*HOST, *self._of_torch(), *options])
 
     def _of_torch(self) -> list[str]:
-        # Messages of torch's checks name their source file: as it is called in torch, not where it lies here.
+        # torch's checks print their source file: this makes it the name in torch, not the path on this machine.
         include = self.torch.folder / "include"
         return [*flags.BINDING, "-isystem", str(include), f"-ffile-prefix-map={include}{os.sep}="]
 
@@ -124,15 +124,15 @@ class Kernels:
         binding = ninja.compile(CUDA_BINDING, self.cuda_binding(), f"{version} {self.torch.version}")
         command = self._nvcc(["-std=c++17", *nvcc.code_options(self.architectures)], HOST)
         kernels = [ninja.compile(source, command, version, after=[binding]) for source in cuda_sources()]
-        # libtorch_cuda for PyTorch's current stream: from torch 2.13 on the stable ABI has it without.
-        # No device code is relocatable, and the linking of such would record the folder that it is done in.
+        # libtorch_cuda provides PyTorch's current stream; from torch 2.13 on the stable ABI has it.
+        # No device code is relocatable; linking it would record the build folder.
         link = ["-shared", "-nodlink", "-cudart=static"]
         command = self._nvcc(link, ["-s", f"-L{self.torch.folder / 'lib'}"])
         return ninja.link("_C_cuda", command, [*kernels, binding], ["-ltorch_cuda", "-ltorch_cpu"], version)
 
     def _nvcc(self, options: list[str], host: list[str]) -> list[str]:
-        """A command of nvcc, with these options for the C++ compiler that it calls."""
-        # Quoted for nvcc, which divides what it passes on at spaces and commas.
+        """A command of nvcc; host: options for the C++ compiler that it calls."""
+        # Quoted, since nvcc splits these options at spaces and commas.
         passed = [f'-Xcompiler="{option}"' for option in host]
         first = [self.nvcc, f"-ccbin={self.compiler.program}", *nvcc.user_flags()]
         return [*first, "-O3", *nvcc.EXACT, *passed, *options]

@@ -1,4 +1,4 @@
-"""The C++ compiler of a build, with the user's flags, as setuptools and make would take them."""
+"""The C++ compiler of a build, with the user's flags, as in setuptools and make."""
 
 import os
 import shlex
@@ -10,19 +10,19 @@ from pathlib import Path
 
 import flags
 
-LAUNCHERS = ("ccache", "sccache", "distcc", "icecc")  # that may stand before the compiler in CXX
+LAUNCHERS = ("ccache", "sccache", "distcc", "icecc")  # may precede the compiler in CXX
 
 
 @dataclass(frozen=True)
 class Compiler:
-    """version: the first line that it says of itself."""
+    """version: the first line of --version."""
 
     command: list[str]
     version: str
 
     @property
     def program(self) -> str:
-        """The compiler alone, for nvcc."""
+        """The compiler without launchers, for nvcc."""
         return next(word for word in self.command if Path(word).name not in LAUNCHERS)
 
     @property
@@ -34,17 +34,17 @@ class Compiler:
         return [*self.command, "-fPIC", "-DNDEBUG", "-Wall", *user, *flags.COMMON, *ours]
 
     def link(self, ours: list[str]) -> list[str]:
-        """What stands before the objects."""
+        """The link command before the objects."""
         library = ["-bundle", "-undefined", "dynamic_lookup"] if sys.platform == "darwin" else ["-shared"]
         user = [*_words("CXXFLAGS"), *_words("LDFLAGS")]
         return [*self.command, *library, *user, *flags.LINK, *self._without_start_code(), *ours]
 
     def macros(self) -> str:
-        """What it defines on this machine with -march=native."""
+        """The macros that it defines on this machine with -march=native."""
         return self._run("-march=native", "-dM", "-E", "-x", "c++", os.devnull)
 
     def _without_start_code(self) -> list[str]:
-        # gcc 13 has a word of its own for what rounds denormals to zero at the start of the process.
+        # gcc 13's flag against start code that flushes denormals to zero.
         word = "-mno-daz-ftz"
         try:
             self._run(word, "-E", "-x", "c++", os.devnull)

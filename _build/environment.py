@@ -1,4 +1,4 @@
-"""The torch that a build finds, without importing it."""
+"""Finds the torch of a build without importing it."""
 
 import importlib.machinery
 import importlib.util
@@ -22,28 +22,27 @@ class Torch:
 
 
 def find_torch() -> Torch | None:
-    """The first torch new enough to build against: on sys.path, else in the environment the package goes into, else on
-    the PYTHONPATH of pip.
+    """The first torch that is new enough: on sys.path, else in the target environment, else on pip's PYTHONPATH.
 
-    CBAM_FUSED_BUILD_SITE, the site-packages of the environment to build for, is looked at alone if it is set: for
-    tools that build in an environment of their own, from which the target cannot be told.
+    If CBAM_FUSED_BUILD_SITE is set, only this folder is searched: for tools whose isolated build cannot detect the
+    target environment.
 
     Raises:
-        FileNotFoundError: CBAM_FUSED_BUILD_SITE holds no such torch.
+        FileNotFoundError: CBAM_FUSED_BUILD_SITE has no such torch.
     """
     site = os.environ.get("CBAM_FUSED_BUILD_SITE")
     if site:
         torch = _usable(importlib.machinery.PathFinder.find_spec("torch", [site]))
         if torch is None:
-            raise FileNotFoundError(f"CBAM_FUSED_BUILD_SITE={site} must hold {TORCH_REQUIREMENT}, but does not")
+            raise FileNotFoundError(f"CBAM_FUSED_BUILD_SITE must be a folder with {TORCH_REQUIREMENT}, got {site}")
         return torch
     specs = (importlib.util.find_spec("torch"), _spec_in_target(), _spec_on_path_of_pip())
     return next(filter(None, map(_usable, specs)), None)
 
 
 def _spec_in_target():
-    # pip runs a build with the interpreter of the target and hides the target's packages by environment variables,
-    # which -E ignores.
+    # pip runs a build with the target's interpreter and hides the target's packages by environment variables; -E
+    # ignores them.
     find = "import importlib.util; spec = importlib.util.find_spec('torch'); print(spec and spec.origin or '')"
     result = subprocess.run([sys.executable, "-E", "-c", find], capture_output=True, text=True, check=True)
     origin = result.stdout.strip()
@@ -51,7 +50,7 @@ def _spec_in_target():
 
 
 def _spec_on_path_of_pip():
-    # For the build pip sets PYTHONPATH anew; what it had itself, Linux tells.
+    # pip overrides PYTHONPATH for the build; /proc has pip's own value.
     try:
         environment = Path(f"/proc/{os.getppid()}/environ").read_bytes().decode(errors="surrogateescape")
     except OSError:

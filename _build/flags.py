@@ -1,10 +1,10 @@
-"""What the C++ compiler is told, behind the flags of the user, which so cannot change what is computed."""
+"""The flags of the C++ compiler. They follow the user's flags, which therefore cannot change the results."""
 
 COMMON = ["-O3", "-g0", "-std=c++20", "-fvisibility=hidden"]
-# A target of torch 2.10 keeps to what every torch since then has, whichever the headers are from.
+# Target torch 2.10: use only functions that every torch since 2.10 has, with any headers.
 BINDING = ["-DTORCH_TARGET_VERSION=0x020a000000000000"]
-# The kernels count on NaN, on infinities, and on the order in which they add, which -ffast-math and its parts give up.
-# At the link such flags would have every thread of the process round denormals to zero.
+# The kernels need NaN, infinities and their order of additions, which -ffast-math and its parts do not preserve. At the
+# link such flags would flush denormals to zero in every thread of the process.
 IEEE = [
     "-fno-fast-math",
     "-fno-unsafe-math-optimizations",
@@ -13,14 +13,14 @@ IEEE = [
     "-fno-finite-math-only",
     "-fsigned-zeros",
 ]
-# gcc turns branches into the selects that vectorise only where a comparison may not trap; clang warns where that word is
-# not in front as well. What is optimised at the link would be so with the flags of one source for all.
+# gcc converts branches to selects, which vectorise, only with -fno-trapping-math; clang warns unless this flag also
+# comes first. -fno-lto: link-time optimisation would use one source's flags for all.
 KERNELS = ["-fno-trapping-math", *IEEE, "-fno-math-errno", "-fno-trapping-math", "-fno-lto"]
 LINK = ["-O3", *IEEE]
 
 F16C = ["-mfma", "-mf16c"]
 AVX512 = ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx2", *F16C, "-mprefer-vector-width=512"]
-# Each begins with what takes back an instruction set that the user's flags chose for all.
+# Each begins with flags that revert an instruction set in the user's flags.
 X86_64 = {
     "generic": ["-march=x86-64", "-mno-avx"],
     "avx2": ["-march=x86-64", "-mno-avx512f", "-mavx2", *F16C],
@@ -30,15 +30,15 @@ X86_64 = {
 # The warning comes from gcc's own AVX-512 headers; clang does not know it.
 QUIET_GCC = ["-Wno-maybe-uninitialized"]
 
-# For make sanitize: every read or write beyond a tensor, and every undefined operation, ends the process.
+# For make sanitize: an access beyond a tensor or an undefined operation aborts the process.
 SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer", "-O1", "-g1"]
 
 
 def isas(machine: str) -> dict[str, list[str]]:
-    """The instruction sets that there are kernels for, from the narrowest on, with their flags.
+    """The instruction sets with kernels, from the narrowest to the widest, with their flags.
 
-    generic is linked first, since of an inline function in several objects the linker keeps the first: it must run
-    anywhere.
+    generic is linked first: of an inline function in several objects the linker keeps the first copy, which must run
+    on any processor.
     """
     return X86_64 if machine == "x86_64" else {"generic": []}
 
@@ -53,7 +53,7 @@ BASE = {"avx512bf16": "avx512"}
 
 
 def widest(isas: dict[str, list[str]], macros: str) -> str:
-    """The last of the instruction sets that the compiler has for this processor; macros: what it defines for it."""
+    """The widest instruction set of this processor; macros: those that the compiler defines for it."""
     return [
         isa
         for isa, flags in isas.items()

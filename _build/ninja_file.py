@@ -1,7 +1,6 @@
-"""Runs compilers by ninja, which keeps what they made.
+"""Runs compilers with ninja, which reuses their results.
 
-What an earlier build of this checkout made with the same commands is taken from its folder, where every result has a
-name of its own for each command.
+The name of a result depends on its command, so a build reuses results of earlier builds of this checkout.
 """
 
 import fcntl
@@ -15,17 +14,17 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-# What a compilation depends on besides its command and the files that it reads.
+# Environment variables that a compilation depends on.
 ENVIRONMENT = ("CPATH", "C_INCLUDE_PATH", "CPLUS_INCLUDE_PATH")
 
 
 class Ninja:
-    """Collects compilations and links, each of which gives the path of its result, and runs them.
+    """Collects compilations and links, each of which returns the path of its result, and runs them.
 
     Args:
-        folder: of the results.
-        jobs: compilers at a time.
-        hidden: variables that the compilers do not see.
+        folder: for the results.
+        jobs: number of parallel compilers.
+        hidden: environment variables hidden from the compilers.
 
     Raises:
         ModuleNotFoundError: the Python package ninja is not installed.
@@ -43,12 +42,11 @@ class Ninja:
         """The object of a source.
 
         Args:
-            toolchain: what it depends on besides the command and the files that it reads, such as the compiler's
-                version.
-            after: what is compiled first, since it would fail sooner.
+            toolchain: further dependencies, such as the compiler's version.
+            after: results to compile first, because they fail sooner.
         """
         output = self._output(Path(source).stem, ".o", [*command, source], toolchain)
-        # The list of all files that are read; gcc, clang and nvcc write it alike.
+        # The list of all files read; gcc, clang and nvcc use the same format.
         depfile = ["-MD", "-MF", f"{output}.d"]
         self._add("compile", output, [source], [*command, *depfile, "-c", source, "-o", str(output)], after)
         return output
@@ -60,7 +58,7 @@ class Ninja:
         return output
 
     def run(self, *targets: Path) -> str:
-        """Makes these; what the compilers said if that fails, else an empty text."""
+        """Build these; return the compilers' output on failure, else an empty string."""
         with (self.folder / "lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             file = self.folder / "build.ninja"
@@ -92,9 +90,9 @@ class Ninja:
 
     def _write(self, file: Path) -> None:
         with file.open("w") as stream:
-            writer = self.syntax.Writer(stream, width=1 << 20)  # it would break lines within quotes
+            writer = self.syntax.Writer(stream, width=1 << 20)  # a smaller width breaks lines within quotes
             writer.variable("builddir", self.syntax.escape_path(str(self.folder)))
-            # The lists stay in files: ninja's own record of them forgets what is not in the current build.
+            # The dependency lists stay in files: ninja's own record forgets results outside the current build.
             writer.rule("compile", "$command", description="$what", depfile="$out.d")
             writer.rule("link", "$command", description="$what")
             for edge in self.edges:
@@ -102,7 +100,7 @@ class Ninja:
 
 
 def first_error(said: str) -> str:
-    """The line of a log that says what failed."""
+    """The first error in a log."""
     lines = [line.strip() for line in said.splitlines() if line.strip()]
     errors = [line for line in lines if re.search(r"\b(?:error|fatal)\b", line, re.IGNORECASE)]
     return (errors or [line for line in lines if line.startswith("FAILED")] or lines)[0]

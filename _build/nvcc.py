@@ -1,4 +1,4 @@
-"""What a build finds of CUDA: nvcc, the GPUs that are there, and whether and for which GPUs kernels can be built."""
+"""Detects nvcc and GPUs, and decides whether and for which architectures to build the CUDA kernels."""
 
 import os
 import re
@@ -6,13 +6,13 @@ import shlex
 import shutil
 import subprocess
 
-# Where there is no GPU, as in a container: what CUDA 13 compiles for, but for those of boards with a CPU of their own.
+# Without a GPU, as in a container: the architectures of CUDA 13, except those of boards with their own CPU.
 ARCHITECTURES = "7.5 8.0 8.6 8.9 9.0 10.0 12.0"
 
 
-# Its defaults, which stand behind the user's flags.
+# nvcc's defaults, repeated after the user's flags.
 EXACT = ["-ftz=false", "-prec-div=true", "-prec-sqrt=true"]
-# Where nvcc finds flags by itself, before and behind those of the command.
+# Environment variables from which nvcc reads flags, before and after those of the command.
 FLAGS = ("NVCC_PREPEND_FLAGS", "NVCC_APPEND_FLAGS")
 
 
@@ -21,10 +21,10 @@ class Unavailable(Exception):
 
 
 def wanted() -> str:
-    """CBAM_FUSED_CUDA: "1" has the build fail where the kernels cannot be built, "0" leaves them out, else "auto".
+    """CBAM_FUSED_CUDA: with "1" the build fails if the kernels cannot be built, "0" leaves them out; default "auto".
 
     Raises:
-        ValueError: it is something else.
+        ValueError: another value.
     """
     value = os.environ.get("CBAM_FUSED_CUDA", "auto")
     if value not in ("0", "1", "auto"):
@@ -39,27 +39,27 @@ def find_nvcc() -> str | None:
 
 
 def nvcc_version(nvcc: str) -> str:
-    """For example "13.0"; empty if it does not say."""
+    """For example "13.0"; empty if unknown."""
     text = subprocess.run([nvcc, "--version"], capture_output=True, text=True, check=False).stdout
     found = re.search(r"release (\d+\.\d+)", text)
     return found[1] if found else ""
 
 
 def user_flags() -> list[str]:
-    """What FLAGS have, but for fast math: no later option takes back all of it."""
+    """The flags in FLAGS, except fast math, which no later option fully reverts."""
     words = [word for name in FLAGS for word in shlex.split(os.environ.get(name, ""))]
     return [word for word in words if not re.fullmatch("--?use_fast_math", word)]
 
 
 def plan(torch_cuda: str | None, nvcc: str | None, native: bool) -> list[str]:
-    """The compute capabilities to compile for, as architectures has them.
+    """The compute capabilities to compile for, in the form of architectures().
 
     Args:
-        torch_cuda: version of CUDA that torch was built with.
-        native: for the GPUs of this machine alone.
+        torch_cuda: CUDA version of torch.
+        native: for the GPUs of this machine only.
 
     Raises:
-        Unavailable: the kernels cannot be built for this torch, or shall not be.
+        Unavailable: the kernels cannot be built for this torch, or are disabled.
     """
     if wanted() == "0":
         raise Unavailable("CBAM_FUSED_CUDA=0")
@@ -88,7 +88,7 @@ def obstacle(torch_cuda: str | None, nvcc: str | None) -> str:
 
 
 def known_architectures(nvcc: str) -> list[str]:
-    """For example ["7.5", ..., "12.1"], from the oldest on."""
+    """For example ["7.5", ..., "12.1"], the oldest first."""
     text = subprocess.run([nvcc, "--list-gpu-arch"], capture_output=True, text=True, check=True).stdout
     return sorted((f"{number[:-1]}.{number[-1]}" for number in re.findall(r"compute_(\d+)", text)), key=_numbers)
 
@@ -106,16 +106,16 @@ def present_architectures() -> list[str]:
 def architectures(known: list[str], present: list[str]) -> list[str]:
     """The compute capabilities to compile for, as in TORCH_CUDA_ARCH_LIST.
 
-    "9.0" stands for machine code, "9.0+PTX" also for code that newer GPUs can translate. Without TORCH_CUDA_ARCH_LIST:
-    those of the GPUs here. Without a GPU, and with TORCH_CUDA_ARCH_LIST=all: those of ARCHITECTURES, the newest with
-    PTX.
+    "9.0" is machine code, "9.0+PTX" also includes code that the driver compiles for newer GPUs. Without
+    TORCH_CUDA_ARCH_LIST: those of this machine's GPUs. Without a GPU, or with TORCH_CUDA_ARCH_LIST=all: ARCHITECTURES,
+    the newest with PTX.
 
     Args:
-        known: those that nvcc compiles for.
-        present: those of the GPUs here.
+        known: those that nvcc supports.
+        present: those of this machine's GPUs.
 
     Raises:
-        Unavailable: nvcc knows none of the GPUs, or TORCH_CUDA_ARCH_LIST has something else in it.
+        Unavailable: nvcc supports none of the GPUs, or TORCH_CUDA_ARCH_LIST is invalid.
     """
     asked = os.environ.get("TORCH_CUDA_ARCH_LIST", "").replace(";", " ").split()
     if asked and asked != ["all"]:
@@ -126,11 +126,11 @@ def architectures(known: list[str], present: list[str]) -> list[str]:
     chosen = {}
     for capability in present:
         older = [each for each in known if _numbers(each) <= _numbers(capability)]
-        if older:  # of a GPU that nvcc does not know, the driver translates what is for an older one
+        if older:  # for a GPU that nvcc does not support, the driver compiles the PTX of an older one
             chosen[older[-1]] = chosen.get(older[-1], "") or ("" if older[-1] == capability else "+PTX")
     if not chosen:
         raise Unavailable(
-            f"this nvcc compiles for none of the GPUs here, {', '.join(present)}, but for {', '.join(known)}"
+            f"nvcc must support a GPU of this machine ({', '.join(present)}), got nvcc for {', '.join(known)}"
         )
     return [capability + ptx for capability, ptx in chosen.items()]
 
@@ -138,12 +138,12 @@ def architectures(known: list[str], present: list[str]) -> list[str]:
 def _parsed(asked: list[str], known: list[str]) -> list[str]:
     chosen = {}
     for entry in asked:
-        # 9.0a and 10.0f allow instructions that no kernel here has.
+        # 9.0a and 10.0f add instructions that these kernels do not use.
         match = re.fullmatch(r"(\d+\.\d)[af]?(\+PTX)?", entry)
         if match is None or match[1] not in known:
             raise Unavailable(
-                f"TORCH_CUDA_ARCH_LIST={os.environ['TORCH_CUDA_ARCH_LIST']!r}: {entry!r} is not one of the compute "
-                f"capabilities that this nvcc compiles for, with or without +PTX: {', '.join(known)}"
+                "TORCH_CUDA_ARCH_LIST must list compute capabilities that nvcc supports "
+                f"({', '.join(known)}), with or without +PTX, got {entry!r}"
             )
         chosen[match[1]] = chosen.get(match[1], "") or match[2] or ""
     return [capability + ptx for capability, ptx in chosen.items()]

@@ -1,4 +1,4 @@
-"""Squeeze-and-excitation and ultralytics' CBAM beside eager and torch.compile, and networks before and after
+"""Squeeze-and-excitation and ultralytics' CBAM compared with eager and torch.compile, and networks before and after
 replace_cbam, on the CPU in float32: python -m bench.attentions [--quick] [--networks]
 """
 
@@ -22,7 +22,7 @@ BATCH, SIDE = 16, 160
 
 
 def implementations(variant: str, channels: int) -> dict[str, nn.Module]:
-    """The reference, the same compiled, and the fused module, with the same weights."""
+    """The reference, the compiled reference, and the fused module, with the same weights."""
     torch.manual_seed(0)
     eager, fused = (package.CBAM(channels, variant=variant) for package in (reference, cbam_fused))
     fused.load_state_dict(eager.state_dict())
@@ -39,10 +39,10 @@ def results(module: nn.Module, x: Tensor, dy: Tensor) -> list[Tensor]:
 
 
 def check(modules: dict[str, nn.Module], x: Tensor, dy: Tensor) -> None:
-    """What is wrong is not timed.
+    """Wrong results are not timed.
 
     Raises:
-        AssertionError: the error of fused against float64 is more than twice that of eager, and than rounding.
+        AssertionError: the error of fused against float64 exceeds twice that of eager, and rounding.
     """
     exact = results(copy.deepcopy(modules["eager"]).double(), x.double(), dy.double())
     found = {name: results(modules[name], x, dy) for name in ("eager", "fused")}
@@ -105,7 +105,7 @@ def networks(quick: bool) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="two maps, few repetitions")
-    parser.add_argument("--networks", action="store_true", help="the training steps of networks alone")
+    parser.add_argument("--networks", action="store_true", help="only the training steps of networks")
     options = parser.parse_args()
     timing.keep_freed_memory()
     if not options.networks:

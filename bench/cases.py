@@ -1,4 +1,4 @@
-"""What is measured: the grid of feature maps, and the implementations of CBAM that run on each."""
+"""The cases: the grid of feature maps, and the implementations of CBAM for each."""
 
 import copy
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from truth import Problem, random_problem
 import cbam_fused
 from cbam_fused import reference
 
-# torch.compile falls back to eager without a word once a function has 8 graphs; a network has more sizes than that.
+# torch.compile silently falls back to eager after 8 graphs of a function; a network has more sizes.
 torch._dynamo.config.recompile_limit = 64
 torch._dynamo.config.fail_on_recompile_limit_hit = True
 
@@ -36,7 +36,7 @@ REDUCTION = 16
 
 @dataclass(frozen=True)
 class Case:
-    """One feature map: what CBAM is given."""
+    """A feature map, the input of CBAM."""
 
     device: str
     shape: tuple[int, int, int, int]
@@ -60,7 +60,7 @@ def grid(quick: bool) -> list[Case]:
 
 
 def implementations(weights: dict[str, Tensor]) -> dict[str, nn.Module]:
-    """The eager reference, the same compiled, and the fused module, each with copies of these weights."""
+    """The eager reference, the compiled reference, and the fused module, each with copies of these weights."""
     hidden, channels = weights["w1"].shape[:2]
     eager = reference.CBAM(channels, REDUCTION)
     fused = cbam_fused.CBAM(channels, REDUCTION)

@@ -1,4 +1,4 @@
-"""Options, the results of a run with what they were measured on, and where they go: a JSON file and the terminal."""
+"""Options; the results of a run, with the machine's description, to a JSON file and the terminal."""
 
 import datetime
 import json
@@ -32,8 +32,8 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
-    config.option.benchmark_quiet = True  # its table would show the time of a round of all implementations
-    torch.backends.cudnn.allow_tf32 = False  # the gate judges float32
+    config.option.benchmark_quiet = True  # its table has the time of a round of all implementations
+    torch.backends.cudnn.allow_tf32 = False  # the gate checks float32
     timing.keep_freed_memory()
     data = config.getoption("--data")
     config.stash[STARTED] = time.monotonic()
@@ -98,7 +98,7 @@ def add(request, results, record_property):
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item):
-    """A case that failed has no figures; the results say so. They are written after every case."""
+    """A failed case has no figures; the results record it. They are written after every case."""
     report = yield
     if report.when == "call":
         item.config.stash[LEFT].discard(item.nodeid)
@@ -129,7 +129,7 @@ def pytest_terminal_summary(terminalreporter, config):
     results = config.stash[RESULTS]
     if not results["layers"] and not results["networks"]:
         return
-    # A full run is of this folder, not of files in it; a run that was stopped has left some cases.
+    # A full run collects this folder, not single files; an interrupted run has cases left.
     given = {(config.invocation_params.dir / argument).resolve() for argument in config.args}
     earlier = {line["test"] for line in config.earlier}
     deselected = [item for item in terminalreporter.stats.get("deselected", []) if item.nodeid not in earlier]

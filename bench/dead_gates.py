@@ -1,7 +1,7 @@
-"""Whether a recipe ends with CBAMs that attend: python -m bench.dead_gates RECIPE [--data DIR] [-- OPTION ...]
+"""Dead gates after a recipe: python -m bench.dead_gates RECIPE [--data DIR] [-- OPTION ...]
 
-Trains garbage/recipes/RECIPE.toml once a seed, with further options of `train` behind --, and prints the accuracy and
-what AttentionMaps.problems says about the gates of the best and of the last epoch over 60 validation images.
+Trains garbage/recipes/RECIPE.toml once per seed, with further options of `train` after --. Prints the accuracy and
+AttentionMaps.problems of the gates of the best and of the last epoch over 60 validation images.
 """
 
 import argparse
@@ -22,7 +22,7 @@ IMAGES = 60
 
 
 def problems(checkpoint: Path, images: Images) -> tuple[dict, dict[str, list[str]]]:
-    """The log record of a checkpoint, and the problems of each CBAM that has some."""
+    """The log record of a checkpoint, and the problems of each CBAM with problems."""
     model, content = load_run(checkpoint)
     step = max(1, len(images) // IMAGES)
     x = normalise(torch.stack(images.pixels(list(range(0, len(images), step)))))
@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("recipe", help="the name of a file in garbage/recipes, without .toml")
     parser.add_argument("--data", type=Path, help="class folders (default: the sample set)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("options", nargs="*", help="of `train`, behind --")
+    parser.add_argument("options", nargs="*", help="options of `train`, after --")
     args = parser.parse_args()
     recipe = REPO / "garbage" / "recipes" / f"{args.recipe}.toml"
     with tempfile.TemporaryDirectory() as folder:

@@ -1,8 +1,8 @@
-"""What docs/results/h100.json holds, measured on the GPU that is there: python -m bench.gpu FILE
+"""Measures the data of docs/results/h100.json on this GPU: python -m bench.gpu FILE
 
-The operators by themselves in CUDA graphs, without Python and without launches from the CPU, beside plain PyTorch,
-torch.compile at its best settings and a copy, each map after the gate that bench/ has; a training step of a network,
-and its profile. Each figure is in FILE at once, and a run that was stopped goes on from there.
+The operators run in CUDA graphs, without Python and without launches from the CPU, compared with plain PyTorch,
+torch.compile at its best settings and a copy; each map must pass the gate of bench/ first. Then a training step of a
+network, and its profile. Each figure is written to FILE at once, and an interrupted run resumes from it.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from cbam_fused import functional, info, reference, resume
+from cbam_fused import info, reference, resume, routing
 from cbam_fused.ops import registry
 from cbam_fused.selftest import MAPS
 
@@ -36,10 +36,10 @@ HOW = (
     "the operators, in x's type for plain PyTorch. The training step: between two events around several in a row; the "
     "host alone, from an idle GPU; as a CUDA graph"
 )
-# What torch.compile has, of which the better one is the peer; CUDA graphs all of these are in anyway.
+# Settings of torch.compile; the better one is the peer. All run in CUDA graphs anyway.
 MODES = {"compile": None, "autotuned": "max-autotune-no-cudagraphs"}
 PLAIN = {"compile": "compile", "autotuned": "compile max-autotune", "eager": "eager"}
-# In order of worth: a part that is stopped leaves those before it whole.
+# In order of importance: an interrupted part leaves the earlier ones complete.
 PARTS = ("copy", "cuda", "step", "profile", "compile", "triton", "eager", "autotuned")
 Size = tuple[int, int, int]
 
@@ -70,14 +70,14 @@ def main() -> int:
     with resume.limited(options.minutes):
         for name, job in left:
             run(record, name, job)
-        print("everything that was asked for is done")
+        print("everything is done")
     for name, error in record.data["failed"].items():
         print(f"FAILED {name}: {error}")
     return int(bool(record.data["failed"]))
 
 
 def run(record: resume.Record, name: str, job: Callable[[], object]) -> None:
-    """One figure: what raises has failed, and is not tried again; unless the GPU is lost to this process."""
+    """One figure. An exception is a failure and is not retried, unless this process lost the GPU."""
     start = time.perf_counter()
     try:
         result = job()
@@ -92,7 +92,7 @@ def run(record: resume.Record, name: str, job: Callable[[], object]) -> None:
 
 
 def jobs(data: dict, parts: tuple[str, ...], maps: list[Size], out: Path) -> Iterator[tuple[str, Callable[[], object]]]:
-    """The name of each figure that is not there yet, and the function that puts it into data and returns it."""
+    """The name of each missing figure, and the function that puts it into data and returns it."""
     for part in parts:
         if part in ("step", "profile"):
             done = data["training step"].get("graph ms", {}) if part == "step" else data["profile"]
@@ -113,7 +113,7 @@ def jobs(data: dict, parts: tuple[str, ...], maps: list[Size], out: Path) -> Ite
 
 
 def row_of(rows: list[dict], size: Size, dtype: str, layout: str) -> dict:
-    """The row of a map, made if it is not there."""
+    """The row of a map, created if missing."""
     row = {"shape": [BATCH, *size], "dtype": dtype, "layout": layout}
     for found in rows:
         if found.items() >= row.items():
@@ -128,7 +128,7 @@ def label_of(part: str) -> str:
 
 
 def operator(row: dict, part: str, size: Size, dtype: str, layout: str) -> object:
-    """One figure of a row. Ours: forward, backward; plain PyTorch: forward, and both together."""
+    """One figure of a row. Ours: forward, backward; plain PyTorch: forward, forward and backward."""
     problem, inputs, dy = drawn(size, dtype, layout)
     found: float | list[float]
     if part == "copy":
@@ -156,14 +156,14 @@ def drawn(size: Size, dtype: str, layout: str) -> tuple[gate.Problem, dict[str, 
 
 
 def ours(backend: str, problem: gate.Problem, inputs: dict[str, Tensor], dy: Tensor) -> list[float]:
-    """Of the operators of a backend, whose results are right.
+    """The times of a backend's operators, after a check of their results.
 
     Raises:
-        RuntimeError: they are not.
+        RuntimeError: the results are wrong.
     """
     x, *weights = inputs.values()
     module = cases.implementations(dict(zip(("w1", "w2", "ws"), weights, strict=True)))["fused"]
-    with functional.use_backend(backend):
+    with routing.use_backend(backend):
         if wrong := gate.disagreement(module, problem, DEVICE):
             raise RuntimeError(f"not timed, the results are wrong: {wrong}")
     w1, w2, ws = (w.float() for w in weights)

@@ -1,4 +1,4 @@
-"""Memory of one forward and backward: what is kept in between, and the peak. Both as multiples of x's bytes."""
+"""Memory of a forward and backward, as multiples of x's bytes: saved tensors and peak."""
 
 import ctypes
 import re
@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-TOLERANCE = 0.05  # of the peak of a clone, which is known to be exactly 1
-LEAST = 1 << 20  # bytes of x; below, single pages and the parameters decide
+TOLERANCE = 0.05  # for the peak of a clone, which must be 1
+LEAST = 1 << 20  # fewest bytes of x; for smaller x single pages and the parameters dominate
 
 
 def kept_for_backward(module: nn.Module, x: Tensor) -> float:
@@ -23,14 +23,14 @@ def kept_for_backward(module: nn.Module, x: Tensor) -> float:
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
         y = module(x)
-    del y  # held until here, so that no storage was freed and its address used again
+    del y  # held until here, so that no freed storage's address is reused
     return sum(size for address, size in storages.items() if address not in parameters) / x.nbytes
 
 
 def peaks(modules: dict[str, nn.Module], x: Tensor, dy: Tensor) -> dict[str, float] | None:
-    """The most that forward and backward add to what is there before them: x, dy, the parameters.
+    """The peak memory of forward and backward, without x, dy and the parameters.
 
-    None for small maps, and where the same measurement of x.clone() is not 1.
+    None for small maps, or if the same measurement of x.clone() is not 1.
     """
     if x.nbytes < LEAST:
         return None
@@ -49,8 +49,8 @@ def peaks(modules: dict[str, nn.Module], x: Tensor, dy: Tensor) -> dict[str, flo
 
 
 def _cpu_peak(call: Callable[[], object]) -> int:
-    """Resident memory, which also sees what kernels allocate for themselves; Linux can reset its peak."""
-    ctypes.CDLL(None).malloc_trim(0)  # else the call would reuse pages that are resident already
+    """Resident memory, which includes allocations of the kernels; Linux can reset its peak."""
+    ctypes.CDLL(None).malloc_trim(0)  # otherwise the call would reuse resident pages
     Path("/proc/self/clear_refs").write_text("5")
     before = _peak_resident()
     call()

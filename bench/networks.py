@@ -19,14 +19,14 @@ from .timing import step_seconds
 CLASSES = 12
 
 
-# By torchvision's name, the preset of insert_cbam. In a block CBAM is before the addition and takes it, with the ReLU
-# behind it, into its own pass; eager and compile are given the same to do.
+# The preset of insert_cbam by torchvision's name. In a block CBAM precedes the addition and fuses it and the ReLU;
+# eager and compile compute the same.
 NETWORKS = {"resnet18": "each_layer", "resnet50": "in_block"}
 VARIANTS = ("none", "eager", "compile", "fused")
 
 
 def build(name: str, variant: str, example: Tensor) -> nn.Module:
-    """The network in channels_last; "compile" compiles the eager CBAM modules alone, so all else is the same."""
+    """The network in channels_last; "compile" compiles only the eager CBAM modules, so the rest is the same."""
     torch.manual_seed(0)
     network = getattr(torchvision.models, name)(num_classes=CLASSES)
     if variant != "none":
@@ -39,7 +39,7 @@ def build(name: str, variant: str, example: Tensor) -> nn.Module:
 
 
 def batch(data: Path | None, scratch: Path, count: int, side: int) -> tuple[Tensor, Tensor]:
-    """Images evenly over the class folders of data, or over the sample set where there is none, and their labels."""
+    """Images evenly from the class folders of data, or from the sample set if it is None, and their labels."""
     if data is None:
         data = scratch / "sample"
         draw_sample_set(data, counts={"train": 2})
@@ -54,8 +54,8 @@ def batch(data: Path | None, scratch: Path, count: int, side: int) -> tuple[Tens
 class Steps:
     """Training steps, or inferences, of every variant in turn, A B C D: one of each on a CPU, several on a GPU.
 
-    ``times[variant]`` holds the seconds of a step, ``host[variant]`` those that the host took for it. amp is the type
-    of automatic mixed precision.
+    ``times[variant]`` are the seconds of a step, ``host[variant]`` the host's. amp is the dtype of automatic mixed
+    precision.
     """
 
     networks: dict[str, nn.Module]
@@ -71,7 +71,7 @@ class Steps:
             network.train(self.training)
 
     def clear(self) -> None:
-        """Forget the times, such as those of a first round, which was a warm-up."""
+        """Discard the times, such as those of the warm-up round."""
         self.times: dict[str, list[float]] = {name: [] for name in self.networks}
         self.host: dict[str, list[float]] = {name: [] for name in self.networks}
 
@@ -82,7 +82,7 @@ class Steps:
             self.host[name].append(host)
 
     def step(self, name: str) -> None:
-        # Autocast anew in each step, since it keeps the cast weights up to its end.
+        # Autocast per step, since it caches the cast weights until it ends.
         with torch.autocast(self.images.device.type, self.amp, enabled=self.amp is not None):
             self._train(name) if self.training else self._infer(name)
 
@@ -109,10 +109,10 @@ class Steps:
 
 
 def disagreements(name: str, steps: Steps) -> dict[str, str]:
-    """What is wrong with the logits, and in training the gradients, of the networks that steps times, by variant.
+    """What is wrong with the logits, and in training the gradients, of the timed networks, by variant.
 
-    The rule of tests/support/truth.py on the norm of the error, since in a whole network rounding decides single
-    elements. To be called before the first step, while all have the weights that build gives.
+    The tolerance of tests/support/truth.py for the norm of the error, since in a whole network rounding determines
+    single elements. Call it before the first step, while all have the weights of build.
     """
 
     def results(network: nn.Module) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""The plots of the document and the README, drawn from the results alone."""
+"""The plots of the benchmarks page and the README, drawn from the results."""
 
 from pathlib import Path
 
@@ -6,38 +6,74 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 from matplotlib.ticker import FormatStrFormatter, LogLocator, NullLocator
 
-from .goals import PASSES, kinds, mean_ratio, of_kind, ratio, training
+from .ratios import AGAINST, PASSES, geometric_mean, kinds, of_kind, ratio, training
 
 COLOURS = {"eager": "#9aa0a6", "compile": "#e8a33d", "fused": "#1a73e8"}
 STYLE = {"font.size": 9, "axes.titlesize": 10, "axes.spines.top": False, "axes.spines.right": False}
 
 
-def headline(results: dict, path: Path) -> None:
-    """float32 on the CPU: speed-up of forward+backward, distance to a clone, and the CBAM tax."""
-    layers = [x for x in results["layers"] if (x["device"], x["dtype"]) == ("cpu", "float32")]
+def headline(results: dict, gpu: dict, path: Path) -> None:
+    """Speed-ups of forward+backward and the CBAM tax of ResNet-50, on this CPU and on the GPU of ``gpu``."""
+    cores = f"{results['machine']['cores']} cores"
+    groups = {
+        f"{cores}\n{dtype}": [x for x in results["layers"] if (x["device"], x["dtype"]) == ("cpu", dtype)]
+        for dtype in ("float32", "bfloat16")
+    }
+    speeds = {
+        label: {a: [r for x in layers if (r := ratio(x, "both", a)) is not None] for a in AGAINST[:2]}
+        for label, layers in groups.items()
+    }
+    name = gpu["gpu"].split()[1]
+    speeds[f"{name}\nall types"] = {a: [gpu_ratio(row, a) for row in gpu["operators"]] for a in AGAINST[:2]}
+    taxes = {}
+    for x in training(results, "resnet50"):
+        taxes[cores] = {implementation: 100 * middle for implementation, (_, middle, _) in x["tax"].items()}
+    taxes[f"{name}, bfloat16"] = gpu["training step"]["tax %"]
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(11, 4.2), layout="constrained")
-        speed, distance, tax = figure.subplots(1, 3, width_ratios=(3, 3, 2))
-        shapes = _shapes(layers)
-        for against in ("eager", "compile"):
-            _dots(speed, layers, shapes, against, lambda x, against=against: ratio(x, "both", against))
-        speed.axvline(1, color="black", linewidth=0.8)
-        speed.set(title="How many times faster fused is than\n(forward+backward, float32)", xlabel="speed-up")
-        for name in COLOURS:
-            _dots(distance, layers, shapes, name, lambda x, name=name: _clones(x, "both", name))
-        distance.axvline(2.5, color="black", linewidth=0.8, linestyle=":")
-        distance.set(
-            title="Time as a multiple of x.clone()\n(dotted: the least traffic, 5 reads and writes)", xlabel="clones"
-        )
-        distance.set_yticklabels([])
-        for axes in (speed, distance):
-            _log(axes)
-        speed.legend(*_legend(("eager", "compile"), layers), frameon=False, fontsize=8)
-        distance.legend(*_legend(COLOURS, []), frameon=False, fontsize=8)
-        _tax(tax, results)
+        figure = Figure(figsize=(9, 3.4), layout="constrained")
+        speed, tax = figure.subplots(1, 2, width_ratios=(3, 2))
+        _speed_bars(speed, speeds)
+        _tax_bars(tax, taxes)
         _save(figure, path)
+
+
+def gpu_ratio(row: dict, against: str) -> float:
+    """The speed-up of the CUDA kernels in forward+backward over the peer's best setting."""
+    times = row["microseconds"]
+    peers = [taken[1] for name, taken in times.items() if name.startswith(against)]
+    return min(peers) / sum(times["cuda"])
+
+
+def _speed_bars(axes: Axes, speeds: dict[str, dict[str, list[float]]]) -> None:
+    """A bar for each geometric mean, with the range of the feature maps."""
+    for i, by_peer in enumerate(speeds.values()):
+        for j, (name, ratios) in enumerate(by_peer.items()):
+            if not ratios:
+                continue
+            place, mean = i + 0.36 * (j - 0.5), geometric_mean(ratios)
+            spread = [[max(0, mean - min(ratios))], [max(0, max(ratios) - mean)]]  # of one map, rounded
+            axes.bar(place, mean, 0.34, color=COLOURS[name], yerr=spread, ecolor="#555", error_kw={"linewidth": 0.8})
+            axes.text(place, 0.15, f"{mean:.1f}x", ha="center", fontsize=8, fontweight="bold", color="white")
+    axes.axhline(1, color="black", linewidth=0.8)
+    axes.set_xticks(range(len(speeds)), list(speeds))
+    handles = [Patch(color=COLOURS[n]) for n in AGAINST[:2]]
+    axes.legend(handles, ["against plain PyTorch", "against torch.compile"], frameon=False, fontsize=8)
+    axes.set(title="CBAM, forward + backward: times faster\n(mean and range over the feature maps)", ylabel="speed-up")
+
+
+def _tax_bars(axes: Axes, taxes: dict[str, dict[str, float]]) -> None:
+    for i, tax in enumerate(taxes.values()):
+        for j, (name, colour) in enumerate(COLOURS.items()):
+            place = i + 0.27 * (j - 1)
+            axes.bar(place, tax[name], 0.25, color=colour)
+            axes.text(place, max(tax[name], 0) + 2, f"{tax[name]:.0f} %", ha="center", fontsize=8)
+    axes.set_xticks(range(len(taxes)), list(taxes))
+    handles = [Patch(color=c) for c in COLOURS.values()]
+    axes.legend(handles, ["plain PyTorch", "torch.compile", "cbam_fused"], frameon=False, fontsize=8, loc="upper left")
+    axes.set(title="ResNet-50 with CBAM in every block:\nextra time of a training step", ylabel="%")
 
 
 def everything(results: dict, path: Path) -> None:
@@ -61,7 +97,7 @@ def everything(results: dict, path: Path) -> None:
                 _log(axes)
         for axes in grid[-1]:
             axes.set_xlabel("x.clone()")
-        grid[0][0].legend(*_legend(COLOURS, []), frameon=False, fontsize=8)
+        grid[0][0].legend(*_legend(), frameon=False, fontsize=8)
         _save(figure, path)
 
 
@@ -93,29 +129,12 @@ def _log(axes: Axes) -> None:
     axes.grid(axis="x", linewidth=0.4, alpha=0.5)
 
 
-def _legend(names, layers: list[dict]) -> tuple[list, list[str]]:
-    """Handles and labels, of the layouts too; with layers, the labels carry the geometric mean over them."""
-    handles = [Line2D([], [], color=COLOURS[n], marker="o", linestyle="") for n in names]
-    means = {n: mean_ratio(layers, "both", n) for n in names} if layers else {}
-    labels = [f"{n}, mean {means[n]:.1f}x" if means.get(n) else n for n in names]
-    for label, face in (("NCHW", "black"), ("NHWC", "none")):
+def _legend() -> tuple[list, list[str]]:
+    """Handles and labels of the implementations and the layouts."""
+    handles = [Line2D([], [], color=colour, marker="o", linestyle="") for colour in COLOURS.values()]
+    for face in ("black", "none"):
         handles.append(Line2D([], [], color="black", markerfacecolor=face, marker="o", linestyle="", markersize=4))
-        labels.append(label)
-    return handles, labels
-
-
-def _tax(axes: Axes, results: dict) -> None:
-    """Bars with the spread of the middle half of the rounds."""
-    found = [(n, x) for n in ("resnet18", "resnet50") for x in training(results, n)]
-    for i, (_, x) in enumerate(found):
-        for j, name in enumerate(COLOURS):
-            lower, middle, upper = (100 * t for t in x["tax"][name])
-            place = i + 0.27 * (j - 1)
-            axes.bar(place, middle, 0.25, color=COLOURS[name], yerr=[[middle - lower], [upper - middle]], ecolor="#555")
-            axes.text(place, max(upper, 0) + 0.3, f"{middle:.1f}", ha="center", fontsize=8)
-    axes.axhline(0, color="black", linewidth=0.8)
-    axes.set_xticks(range(len(found)), [n.replace("resnet", "ResNet-") for n, _ in found])
-    axes.set(title="CBAM tax: extra time of\na training step", ylabel="%")
+    return handles, [*COLOURS, "NCHW", "NHWC"]
 
 
 def _save(figure: Figure, path: Path) -> None:

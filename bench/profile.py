@@ -1,4 +1,4 @@
-"""What a step does on a GPU: its largest kernels, the gaps between them, and what the host does meanwhile."""
+"""A profile of a step on a GPU: its largest kernels, the gaps between them, and the host's activity."""
 
 import json
 from collections import Counter
@@ -13,11 +13,11 @@ KERNELS = ("kernel", "gpu_memcpy", "gpu_memset")  # categories of events in a tr
 
 
 def profile_step(step: Callable[[], object], trace: Path) -> dict:
-    """Per step, from STEPS of them; the profiler itself makes the host slower, so gaps are an upper bound.
+    """The mean of STEPS steps; the profiler slows the host down, so gaps are an upper bound.
 
     Args:
-        step: has run before.
-        trace: where to keep the trace, for chrome://tracing or Perfetto.
+        step: a step that has run before.
+        trace: file for the trace, for chrome://tracing or Perfetto.
     """
     torch.cuda.synchronize()
     with profiler.profile(activities=[profiler.ProfilerActivity.CPU, profiler.ProfilerActivity.CUDA]) as profiled:
@@ -38,7 +38,7 @@ def profile_step(step: Callable[[], object], trace: Path) -> dict:
 
 
 def summary(kernels: list[tuple[str, float, float]], steps: int) -> dict:
-    """Per step: how long the GPU is busy and how long it waits, the largest kernels, and the longest gaps of all steps.
+    """Per step: busy and idle time of the GPU, the largest kernels, and the longest gaps of all steps.
 
     Args:
         kernels: (name, start, end) in microseconds.

@@ -1,6 +1,6 @@
-"""The results as aligned Markdown tables, which the terminal and docs/results/benchmarks.md both show."""
+"""The results as aligned Markdown tables, for the terminal and docs/results/benchmarks.md."""
 
-from .goals import AGAINST, PASSES, kinds, mean_ratio, of_kind, ratio, rows
+from .ratios import AGAINST, PASSES, kinds, mean_ratio, of_kind, ratio, worst
 
 
 def table(header: list[str], body: list[list[str]]) -> list[str]:
@@ -15,7 +15,7 @@ def table(header: list[str], body: list[list[str]]) -> list[str]:
 
 
 def speed(value: float | None) -> str:
-    """A speed-up; one below 1 is a loss and marked as such."""
+    """A speed-up; values below 1 are marked as a loss."""
     if value is None:
         return "-"
     return f"{value:.2f}x SLOWER" if value < 1 else f"{value:.1f}x"
@@ -26,33 +26,21 @@ def times(value: float | None) -> str:
 
 
 def summary(results: dict) -> list[str]:
-    """Geometric means over the feature maps: what the fused module is compared with, in each pass."""
+    """Geometric means over the feature maps: each baseline, in each pass."""
     header = ["fused CBAM", *(f"{p} vs {a}" for p in ("fwd", "bwd", "fwd+bwd") for a in ("eager", "compile"))]
-    header += ["fwd / clone", "fwd+bwd / clone", "maps"]
+    header += ["fwd / clone", "fwd+bwd / clone", "maps", *(f"worst map vs {a}" for a in AGAINST[:2])]
     body = []
     for kind in kinds(results["layers"]):
         group = of_kind(results["layers"], kind)
         speeds = [speed(mean_ratio(group, name, against)) for name in PASSES for against in AGAINST[:2]]
         clones = [times(mean_ratio(group, name, "clone")) for name in ("forward", "both")]
-        body.append([" ".join(kind), *speeds, *clones, str(len(group))])
+        slowest = [speed(worst(group, against)) for against in AGAINST[:2]]
+        body.append([" ".join(kind), *speeds, *clones, str(len(group)), *slowest])
     return table(header, body)
 
 
-def goals(results: dict) -> list[str]:
-    body = []
-    for row in rows(results):
-        if row.figure is None:
-            figure, verdict = "-", "not measured"
-        else:
-            figure = f"{row.figure:.2f}{row.unit}"
-            verdict = "reached" if row.reached else "NOT reached"
-            verdict += "" if row.complete else " (on a part of it)"
-        body.append([row.what, f"{row.sign} {row.bound:g}{row.unit}", figure, verdict])
-    return table(["goal", "wanted", "measured", ""], body)
-
-
 def layers(results: dict, kind: tuple[str, str, str]) -> list[str]:
-    """One line for each feature map: the fused module's own times, and each ratio of the summary."""
+    """One line per feature map: the fused module's times, and each ratio of the summary."""
     header = ["feature map", "fwd", "bwd", "fwd+bwd"]
     header += [f"{p} vs {a}" for p in ("fwd", "bwd", "fwd+bwd") for a in ("eager", "compile")]
     header += ["fwd / clone", "fwd+bwd / clone", "of copy limit", "kept: eager", "fused", "peak: eager", "fused"]
@@ -89,7 +77,7 @@ def networks(results: dict) -> list[str]:
 
 
 def duration(results: dict) -> str:
-    """How long the run took, which depends on torch's cache of compiled graphs; what is timed does not."""
+    """The duration of the run, which depends on torch's cache of compiled graphs; the results do not."""
     graphs = ", ".join(f"{count} {how}" for how, count in results["graphs"].items())
     return f"The run took {results['minutes']} minutes; graphs of torch.compile: {graphs}."
 
@@ -100,5 +88,4 @@ def terminal(results: dict) -> list[str]:
         lines += ["Geometric means over the feature maps:", *summary(results), ""]
     if results["networks"]:
         lines += [f"Whole networks, on {results['photos']}:", *networks(results), ""]
-    lines += [*goals(results), "", duration(results)]
-    return lines + [f"NOT REPORTED {reason}" for reason in results["refused"]]
+    return [*lines, duration(results)] + [f"NOT REPORTED {reason}" for reason in results["refused"]]

@@ -1,21 +1,21 @@
-"""What the module costs inside a network that torch.compile has as a whole, over the bare operators in its place."""
+"""The cost of the module in a network compiled as a whole, compared with the bare operators."""
 
 import pytest
 import torch
 import torchvision
 from torch import Tensor, nn
 
-from cbam_fused import CBAM, functional, insert_cbam, reference
+from cbam_fused import CBAM, insert_cbam, reference, routing
 from cbam_fused.ops import autograd
 
 from . import cases, networks, timing
 
 
 class Bare(reference.CBAM):
-    """The operators with nothing around them: no checks, and the backend is chosen when the network is traced."""
+    """The bare operators: no checks, and the backend is chosen when the network is traced."""
 
     def forward(self, x: Tensor) -> Tensor:
-        backend = functional.backend_for(x)
+        backend = routing.backend_for(x)
         return autograd.Cbam.apply(x, *self.weights(), None, None, None, None, False, 0, backend)
 
 
@@ -39,7 +39,7 @@ def test_compiled_network(device, mode, benchmark, add, quick, tmp_path):
     images, labels = (t.to(device) for t in networks.batch(None, tmp_path, count, side))
     built = {name: build(factory, images) for name, factory in (("none", None), ("bare", Bare), ("fused", CBAM))}
     steps = networks.Steps(built, images, labels, mode == "training")
-    # Compiles. Of cuDNN's gradients some are not the same twice, and the logits behind them are to be equal.
+    # Compiles. Some of cuDNN's gradients vary from run to run, and the logits that follow must be equal.
     with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
         steps()
     with torch.set_grad_enabled(steps.training):

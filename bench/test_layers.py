@@ -1,4 +1,4 @@
-"""CBAM alone on every feature map of the grid: gate, time, memory."""
+"""CBAM on every feature map of the grid: gate, time, memory."""
 
 import pytest
 import torch
@@ -47,7 +47,7 @@ def test_layer(case, benchmark, add, results, quick):
 
 
 def gated(case: cases.Case, problem: Problem, results: dict) -> dict[str, torch.nn.Module]:
-    """The implementations whose results agree with float64; the case fails if the fused one is not among them."""
+    """The implementations that agree with float64; the case fails if the fused one does not."""
     modules = cases.implementations({n: problem.inputs[n].detach().to(case.device) for n in ("w1", "w2", "ws")})
     for name in [name for name in modules if name != "eager"]:
         wrong = gate.disagreement(modules[name], problem, case.device)

@@ -1,4 +1,4 @@
-"""The CBAM tax: training and inference of whole networks without CBAM and with each implementation of it."""
+"""The CBAM tax: training and inference of whole networks without CBAM and with each implementation."""
 
 import pytest
 import torch

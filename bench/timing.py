@@ -1,4 +1,4 @@
-"""Timing, interleaved on a CPU and in CUDA graphs on a GPU; and the check that no bandwidth is above that of a copy."""
+"""Timing, interleaved on a CPU and in CUDA graphs on a GPU; and the check that no bandwidth exceeds a copy's."""
 
 import ctypes
 import math
@@ -14,15 +14,15 @@ from torch import Tensor, nn
 
 from cbam_fused.selftest import captured
 
-# How often each pass must move a tensor of x's size: forward x, y; backward x, dy, dx. A copy moves two.
+# The tensors of x's size that each pass must move: forward x, y; backward x, dy, dx. A copy moves two.
 MOVED = {"forward": 2, "backward": 3, "both": 5}
 
 
 def keep_freed_memory() -> None:
-    """Have the C library keep what is freed, instead of giving it back and taking new pages at the next call.
+    """Make the C library keep freed memory instead of returning it and taking new pages at the next call.
 
-    The system clears a new page at its first touch, which takes longer than any of these passes spends on its bytes,
-    and whether it has to depends on what was freed before. Without glibc nothing is changed.
+    The system clears a new page at its first access, which takes longer than these passes, and whether it must depends
+    on memory freed before. Without glibc this does nothing.
     """
     libc = ctypes.CDLL(None)
     if hasattr(libc, "mallopt"):
@@ -32,7 +32,7 @@ def keep_freed_memory() -> None:
 
 
 Calls = list[Callable[[], object]]
-# On a GPU: calls in a graph, steps in a row, and seconds between two events, at least; and how often that is measured.
+# On a GPU: calls per graph, consecutive steps, minimum seconds between two events, and number of measurements.
 GRAPH_CALLS, STEPS, LEAST, REPEATS = 32, 10, 0.02, 5
 
 
@@ -48,17 +48,16 @@ def between(start: torch.cuda.Event, end: torch.cuda.Event) -> float:
 
 
 def copies(*tensors: Tensor) -> list[tuple[Tensor, ...]]:
-    """Copies for calls to take in turn: three times what the GPU's L2 cache holds, so that it keeps none of them."""
+    """Copies for successive calls, three times the size of the GPU's L2 cache, so that none stays in it."""
     l2 = torch.cuda.get_device_properties(tensors[0].device).L2_cache_size
     return [tuple(t.clone() for t in tensors) for _ in range(max(2, -(-3 * l2 // tensors[0].nbytes)))]
 
 
 def graph_seconds(calls: Calls) -> float:
-    """The median time of a call on a GPU by itself: without Python, and without launches from the CPU.
+    """The median time of a call on a GPU, without Python and without launches from the CPU.
 
-    The calls follow each other in a CUDA graph, which is replayed often enough between two events that the latency of
-    its launch does not count. What a call returns is kept until as many later ones have returned, so results too are
-    written to memory that L2 does not hold.
+    A CUDA graph has successive calls and is replayed often enough between two events to hide its launch latency. The
+    result of a call is kept until as many later calls have returned, so results are also written to memory outside L2.
     """
     repeated = calls * -(-GRAPH_CALLS // len(calls))
 
@@ -105,7 +104,7 @@ def passes(cbam: Callable, pairs: list[tuple[Tensor, ...]], leaves: list[Tensor]
 
 
 def layer_seconds(modules: dict[str, nn.Module], x: Tensor, dy: Tensor) -> dict[str, dict[str, float]]:
-    """As Round.medians, on a GPU: backward is what both takes longer than a forward for training."""
+    """Like Round.medians, on a GPU: backward is both minus a forward for training."""
     pairs = copies(x.detach(), dy)
     kept = [torch.empty_like(x) for x, _ in pairs]
     seconds: dict[str, dict[str, float]] = {name: {} for name in MOVED}
@@ -121,10 +120,10 @@ def layer_seconds(modules: dict[str, nn.Module], x: Tensor, dy: Tensor) -> dict[
 
 
 def step_seconds(step: Callable[[], object], device: str) -> tuple[float, float]:
-    """The time that a step takes, and the time that the host takes for it, which on a CPU is the same.
+    """The time of a step, and the host's time for it, which on a CPU is the same.
 
-    On a GPU STEPS of them follow each other between two events, behind others: none finds it idle, unless it has to
-    wait for the host in every step. The host alone is timed from an idle GPU, whose queue is then never full.
+    On a GPU there are STEPS consecutive steps between two events, after others, so the GPU is never idle unless it
+    waits for the host in every step. The host's time starts from an idle GPU, whose queue is then never full.
     """
     start = time.perf_counter()
     if device == "cpu":
@@ -144,13 +143,13 @@ def step_seconds(step: Callable[[], object], device: str) -> tuple[float, float]
 class Round:
     """On the CPU: one call of every implementation, first forward, then both.
 
-    ``times[pass][name]`` holds the seconds of all.
+    ``times[pass][name]`` are the seconds of all rounds.
 
-    Their order is random and another in every round: each call finds the caches as one of the others left them.
+    The order is random in every round: each call finds the caches as another call left them.
 
-    forward runs without gradients. both is y = m(x); y.backward(dy) with no gradient there to be added to, and
-    backward is its second part: so it always follows a fresh forward, as it does in training. "clone" is x.clone(),
-    "copy" writes to a tensor that is kept.
+    forward runs without gradients. both is y = m(x); y.backward(dy) without existing gradients to add to. backward is
+    its second part and always follows a new forward, as in training. "clone" is x.clone(), "copy" writes to a
+    preallocated tensor.
     """
 
     def __init__(self, modules: dict[str, nn.Module], x: Tensor, dy: Tensor):
@@ -176,7 +175,7 @@ class Round:
             start = time.perf_counter()
             y = call()
             end = time.perf_counter()
-        del y  # freeing it is not timed, here as in _both
+        del y  # its deallocation is not timed, as in _both
         self.times["forward"][name].append(end - start)
 
     def _both(self, name: str, module: nn.Module) -> None:
@@ -195,17 +194,17 @@ class Round:
 
 
 def rounds_for(budget: float, least: int, one_round: Callable[[], None]) -> int:
-    """How many rounds fit into the budget in seconds, by the time that one takes."""
+    """The number of rounds within the budget in seconds, from the time of one round."""
     start = time.perf_counter()
     one_round()
     return min(max(least, round(budget / (time.perf_counter() - start))), 300)
 
 
 def impossible(seconds: dict[str, dict[str, float]], x_bytes: int) -> str:
-    """The bandwidths above the limit; empty if there are none.
+    """The bandwidths above the limit; empty if none.
 
-    The limit is the faster of the two copies of the same x, timed in the same rounds. No allowance is needed for
-    caches, since the copies have them too.
+    The limit is the faster of the two copies of the same x, timed in the same rounds. The copies use the same caches,
+    so no allowance is needed.
     """
     forward = seconds["forward"]
     limit = 2 * x_bytes / min(forward["clone"], forward["copy"])

@@ -1,7 +1,7 @@
-"""What OMP_WAIT_POLICY=passive costs in training, or gains on a busy machine: python -m bench.wait_policy [--busy N]
+"""Cost of OMP_WAIT_POLICY=passive in training, or its gain on a busy machine: python -m bench.wait_policy [--busy N]
 
-Trains ResNet-18 with CBAM on the sample set in processes of their own, in turns with the policy that OpenMP has by
-itself (waiting threads spin) and with passive (they sleep), and compares the images a second of the second epoch.
+Trains ResNet-18 with CBAM on the sample set in separate processes, alternating between OpenMP's default policy (waiting
+threads spin) and passive (they sleep), and compares the images per second of the second epoch.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from pathlib import Path
 from garbage.samples.draw import draw_sample_set
 
 POLICIES = ("default", "passive")
-LIMIT = 0.02  # what passive may cost on a quiet machine, for train_example.py to set it
+LIMIT = 0.02  # the largest cost of passive on a quiet machine at which train_example.py would set it
 TRAIN = "import sys, torch, train_example; sys.exit(train_example.main(sys.argv[1:]))"
 SPIN = "while True: pass"
 
@@ -36,7 +36,7 @@ def images_per_second(policy: str, data: Path, threads: int) -> float:
 
 @contextmanager
 def busy(processes: int) -> Iterator[None]:
-    """Other work on the cores: processes that only count."""
+    """Load on the cores: processes that count."""
     others = [subprocess.Popen([sys.executable, "-c", SPIN]) for _ in range(processes)]
     try:
         yield
@@ -48,9 +48,9 @@ def busy(processes: int) -> Iterator[None]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--busy", type=int, default=0, metavar="N", help="processes of other work (default: none)")
+    parser.add_argument("--busy", type=int, default=0, metavar="N", help="number of load processes (default: none)")
     parser.add_argument("--rounds", type=int, default=5, help="trainings with each policy (default: %(default)s)")
-    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of OpenMP (default: all cores)")
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="OpenMP threads (default: all cores)")
     args = parser.parse_args()
     rates: dict[str, list[float]] = {policy: [] for policy in POLICIES}
     with tempfile.TemporaryDirectory() as folder, busy(args.busy):

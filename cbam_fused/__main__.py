@@ -1,4 +1,4 @@
-"""python -m cbam_fused info: what is installed, built and run here; selftest: whether it computes what it should."""
+"""python -m cbam_fused info: versions, built kernels, backends; selftest: checks the results of each backend."""
 
 import argparse
 import sys
@@ -27,7 +27,7 @@ def main() -> int:
 
 
 def writable(name: str) -> Path:
-    """Refused before the checks, which take minutes, not after them."""
+    """Raises before the checks, which take minutes."""
     try:
         Path(name).open("a").close()
     except OSError as error:
@@ -36,7 +36,7 @@ def writable(name: str) -> Path:
 
 
 def selftest(**options) -> int:
-    from .selftest import run  # which imports a lot that info does without
+    from .selftest import run  # heavy imports, which info does not need
 
     return run(**options)
 

@@ -1,7 +1,7 @@
 """The operators' namespace; csrc/binding/operators.h has the same one.
 
-Hugging Face's kernel-builder puts a file of its own in the place of this one, with a name for ``ops`` that no other
-version of the package has, and there the import of that file has loaded the binary.
+Hugging Face's kernel-builder replaces this file. Its file loads the binary and sets ``ops`` to a namespace that is
+unique to a version of the package.
 """
 
 import torch

@@ -1,16 +1,16 @@
-"""What torch.export keeps of a call: operators that find their kernels, and their derivatives, where the program runs.
+"""The operators of exported programs. They choose kernels and derivatives at run time.
 
-The raw operators have no derivative of their own, so that a program made of them would train without gradients. These
-here are composite: torch.export leaves them whole, and what goes on from there takes them apart, AOTInductor into the
-raw operators and torch.onnx.export into plain ones.
+The raw operators have no derivative, so a program of raw operators would not train. The operators here are composite:
+torch.export keeps them whole; AOTInductor decomposes them into the raw operators, torch.onnx.export into plain ones.
 """
 
 import torch
 from torch import Tensor, library
 
 from . import reference
-from .functional import backend_for, gates_of, unserved
+from .functional import gates_of
 from .ops import autograd, registry
+from .routing import backend_for, unserved
 from .tensors import accumulation_dtype
 from .variants.config import decode
 
@@ -23,7 +23,7 @@ def cbam(x, w1, w2, ws, b1, b2, bs, residual, relu, switches):
 
 
 def cbam_batch_norm(x, w1, w2, ws, b1, b2, bs, weight, bias, residual, relu, switches, eps):
-    """y, and the statistics of the batch: mean and variance."""
+    """y, and the batch statistics: mean and variance."""
     backend = _backend(x, w1, ws, switches)
     if backend != "reference":
         args = (x, w1, w2, ws, b1, b2, bs, weight, bias, residual, relu, switches, eps, backend)
@@ -43,7 +43,7 @@ def cbam_batch_norm(x, w1, w2, ws, b1, b2, bs, weight, bias, residual, relu, swi
 def gate(x, w1, w2, ws, b1, b2, bs, switches):
     backend = _backend(x, w1, ws, switches)
     if backend == "reference":
-        # Not x's type: a program has what the kernels gave.
+        # Not x's dtype: exported programs expect the dtype of the kernels.
         return autograd.gate_reference(switches, x, w1, w2, ws, b1, b2, bs).to(accumulation_dtype(x.dtype))
     return autograd.Gate.apply(x, w1, w2, ws, b1, b2, bs, switches, backend)
 

@@ -1,19 +1,17 @@
-"""Where layers and masks must be called, not just used by their parameters.
+"""Decides whether layers and masks must be called, or whether their parameters are enough.
 
-A CBAM uses the parameters of its layers and calls none of them. That is right only for layers that compute what they
-were built to compute. Hooks run only if a layer is called: pruning, the old weight_norm and fully_shard work by them.
-Other layers compute something else: those with a forward of their own, of their class (adapters, fake quantization) or
-of the instance (offloading, LoRA, tracing), and convolutions whose geometry was changed (a dilated encoder).
+A CBAM uses the parameters of its layers without calling them. This is correct only for unchanged layers. Hooks run only
+if a layer is called: pruning, the old weight_norm and fully_shard use them. Other layers compute something else: those
+with their own forward, in their class (adapters, fake quantization) or on the instance (offloading, LoRA, tracing), and
+convolutions with a changed geometry (a dilated encoder).
 """
 
-from operator import itemgetter
 from typing import Any
 
 from torch import nn
 
-_HOOKS = itemgetter("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
-_GEOMETRY = itemgetter("kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
-# Of an instance, these take the place of the methods that a call runs.
+GEOMETRY = ("kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")  # of a convolution
+# Instance attributes of these names override the methods that a call runs.
 _CALL = ("forward", "_conv_forward", "_call_impl", "_wrapped_call_impl", "_compiled_call_impl")
 
 
@@ -26,14 +24,14 @@ def has_hooks(*layers: nn.Module | None) -> bool:
 
 
 def has_own_call(module: nn.Module) -> bool:
-    """Whether this instance has a forward, or another method that a call runs, of its own."""
+    """Whether this instance overrides forward or another method that a call runs."""
     if type(module).__call__ is not nn.Module.__call__ or type(module)._call_impl is not nn.Module._call_impl:
         return True
     return any(name in module.__dict__ for name in _CALL)
 
 
 def must_be_called(*convolutions: nn.Module | None) -> bool:
-    """Whether any of these layers is something else than a convolution of stride 1 with zero padding of k // 2."""
+    """Whether any of these layers is not a plain convolution of stride 1 with zero padding of k // 2."""
     return any(m is not None and not _is_convolution(m) for m in convolutions)
 
 
@@ -43,7 +41,7 @@ def _is_convolution(m: nn.Module) -> bool:
         return False
     if cls.forward is not nn.Conv2d.forward or cls._conv_forward is not nn.Conv2d._conv_forward:
         return False
-    weight = m._parameters.get("weight")  # a parametrized one has none, and asking for its weight may change it
+    weight = m._parameters.get("weight")  # a parametrized layer has none, and reading its weight may change it
     kernel_size = m.kernel_size if weight is None else tuple(weight.shape[2:])
     if kernel_size != m.kernel_size or m.padding != tuple(k // 2 for k in kernel_size):
         return False
@@ -51,27 +49,8 @@ def _is_convolution(m: nn.Module) -> bool:
 
 
 def is_own(mask: Any, kind: type[nn.Module], switches: Any) -> bool:
-    """Whether the parameters of a mask may be used in the place of a call: it is of this class, as it was built."""
+    """Whether the parameters of a mask may replace a call: the mask is of this class and unchanged."""
     if mask is None:
         return True
     plain = type(mask) is kind and mask.switches == switches and not has_own_call(mask)
     return plain and not has_hooks(mask) and not mask.calls_layers()
-
-
-class AsBuilt:
-    """What decides what a call of some modules computes, to be compared later in the least time; not in compiled code.
-
-    An instance that has got a forward of its own has one attribute more.
-    """
-
-    def __init__(self, masks: tuple[nn.Module, ...], convolutions: tuple[nn.Module, ...]):
-        self.sizes = tuple(len(m.__dict__) for m in (*masks, *convolutions))
-        self.geometries = tuple(_GEOMETRY(m.__dict__) for m in convolutions)
-
-    def holds(self, ca: nn.Module, sa: nn.Module, fc1: nn.Module, fc2: nn.Module, conv1: nn.Module) -> bool:
-        a, b, c, d, e = ca.__dict__, sa.__dict__, fc1.__dict__, fc2.__dict__, conv1.__dict__
-        if (len(a), len(b), len(c), len(d), len(e)) != self.sizes:
-            return False
-        if any(_HOOKS(a)) or any(_HOOKS(b)) or any(_HOOKS(c)) or any(_HOOKS(d)) or any(_HOOKS(e)):
-            return False
-        return (_GEOMETRY(c), _GEOMETRY(d), _GEOMETRY(e)) == self.geometries

@@ -1,4 +1,4 @@
-"""What is installed, what was built and what runs here."""
+"""Versions, built kernels, and backends of this machine."""
 
 import importlib.metadata
 import os
@@ -8,7 +8,7 @@ from typing import cast
 
 import torch
 
-from . import functional
+from . import routing
 from .ops import registry
 
 
@@ -54,14 +54,14 @@ def _version(distribution: str) -> str:
 
 
 def _triton_version() -> str:
-    """Of whichever distribution it comes in: that of AMD's and Intel's GPUs has another name."""
+    """The version of the distribution that provides triton, whose name differs for AMD and Intel GPUs."""
     names = importlib.metadata.packages_distributions().get("triton", ["triton"])
     return _version(names[0])
 
 
 def _backend(device: str) -> str:
-    # Only the device of a tensor counts, and a real CUDA tensor would need a GPU.
+    # Only the tensor's device matters; a real CUDA tensor would need a GPU.
     try:
-        return functional.backend_for(cast(torch.Tensor, SimpleNamespace(device=torch.device(device))))
+        return routing.backend_for(cast(torch.Tensor, SimpleNamespace(device=torch.device(device))))
     except RuntimeError as error:
         return f"none: {error}"

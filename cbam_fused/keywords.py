@@ -1,4 +1,4 @@
-"""Wrong keywords: the error names the right one that is nearest to it, also from the spellings of other projects."""
+"""Errors for wrong keywords; they suggest the nearest keyword, also for the spellings of other projects."""
 
 import difflib
 import functools
@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-# What other projects (docs/variants.md) and habit call our arguments.
+# Common names of our arguments in other projects.
 SPELLINGS = {
     "channels": "in_channels in_planes inplanes planes gate_channels channel in_channel num_channels c1 c2 dim inp",
     "reduction": "reduction_ratio ratio rotio rd_ratio r se_ratio squeeze_factor reduction_factor reduce",
@@ -37,7 +37,7 @@ SPELLINGS = {
 
 
 def wrong_keyword(owner: str, name: str, known: Iterable[str]) -> TypeError:
-    """The error for a keyword that the owner, a class or function, does not have."""
+    """The error for an unknown keyword of the owner, a class or function."""
     known = list(known)
     names = {spelling: right for right in known for spelling in SPELLINGS.get(right, "").split()}
     names |= {right: right for right in known}
@@ -48,7 +48,7 @@ def wrong_keyword(owner: str, name: str, known: Iterable[str]) -> TypeError:
 
 
 def names_keywords(function: Function) -> Function:
-    """The function, with such an error for keywords that it does not have."""
+    """A decorator that raises this error for unknown keywords."""
     parameters = inspect.signature(function).parameters
 
     @functools.wraps(function)

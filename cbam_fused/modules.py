@@ -1,4 +1,4 @@
-"""The drop-in modules: the parameters of the reference, the computation of the fused kernels."""
+"""The drop-in modules: parameters of the reference, forward by the fused kernels."""
 
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -6,18 +6,19 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, fx, nn
 
-from . import functional, reference
+from . import functional, reference, routing
+from .as_built import AsBuilt
 from .checks import check_input
-from .hooks import AsBuilt, is_own
+from .hooks import is_own
 from .variants.config import Switches
 
 __all__ = ["CBAM", "Backend", "ChannelAttention", "SpatialAttention"]
 
-fx.wrap("check_input")  # leaves: tracing has no tensor to check
+fx.wrap("check_input")  # a leaf: tracing has no tensor to check
 
 
 class Backend(NamedTuple):
-    """Which implementation serves a tensor, "cpu", "cuda", "triton" or "reference", and for the reference why."""
+    """The backend for a tensor: "cpu", "cuda", "triton" or "reference"; and the reason for the reference."""
 
     name: str
     reason: str
@@ -48,12 +49,12 @@ class SpatialAttention(reference.SpatialAttention):
         return functional.spatial_gate(x, conv.weight, conv.bias, norm=norm, switches=self.switches)
 
     def norm(self) -> nn.BatchNorm2d | None:
-        """What follows the convolution; nothing if it was folded, for which fuse_modules leaves an nn.Identity."""
+        """The BatchNorm after the convolution; None if folded, where fuse_modules leaves an nn.Identity."""
         return None if isinstance(self.bn, nn.Identity) else self.bn
 
     def backend_for(self, x: Tensor) -> Backend:
         """Which implementation serves x, and why."""
-        norm = self.norm()  # the mask calls it itself, so that SyncBatchNorm is served here
+        norm = self.norm()  # the mask calls it itself, so SyncBatchNorm needs no reference
         norm = None if isinstance(norm, nn.SyncBatchNorm) else norm
         return _backend(x, self.switches, norm, self.calls_layers(), "spatial")
 
@@ -61,15 +62,15 @@ class SpatialAttention(reference.SpatialAttention):
 class CBAM(reference.CBAM):
     """Fused CBAM: same arguments, parameters, initial values and results as :class:`cbam_fused.reference.CBAM`.
 
-    A state_dict goes from one to the other in both directions with ``strict=True``. The sub-modules
-    ``ca`` and ``sa`` hold the parameters and return masks when called themselves. ``forward`` calls them, and their
-    layers, unless both are as they were built: where there are hooks, where a mask or a layer is another module or has
-    a forward of its own, of its class or of the instance, and where the geometry of a convolution was changed. What
-    the kernels do not serve runs the reference; :meth:`backend_for` says why.
+    A state_dict loads in both directions with ``strict=True``. The sub-modules ``ca`` and ``sa`` hold the parameters
+    and return masks when called. ``forward`` calls them and their layers only if one of them was changed: if it has
+    hooks, if a mask or a layer was replaced or has its own forward (in its class or on the instance), or if the
+    geometry of a convolution was changed. A call without a kernel falls back to the reference; :meth:`backend_for`
+    returns the reason.
 
     Shape: (N, C, H, W) -> (N, C, H, W), in x's dtype and memory layout.
-    Raises: what :func:`cbam_fused.functional.cbam` raises; where layers with hooks are called, PyTorch's own errors for
-        channels and dtypes that do not fit them.
+    Raises: the errors of :func:`cbam_fused.functional.cbam`; if layers are called, PyTorch's errors for wrong channels
+        and dtypes.
     Source: Woo et al., ECCV 2018.
     """
 
@@ -87,17 +88,14 @@ class CBAM(reference.CBAM):
         **switches: Any,
     ):
         super().__init__(channels, reduction, kernel_size, variant=variant, device=device, dtype=dtype, **switches)
-        # Only w1, w2, ws: the fast path spares the look-ups of everything else.
         s = self.switches
-        extras = s.bias or s.spatial_bias or s.norm or s.code or not s.direct
-        self._as_built = None
-        if s.channel and s.spatial and not extras:
-            self._as_built = AsBuilt((self.ca, self.sa), (self.ca.fc1, self.ca.fc2, self.sa.conv1))
+        three_weights = s.channel and s.spatial and s.direct and not (s.bias or s.spatial_bias or s.norm or s.code)
+        self._as_built = AsBuilt(self) if three_weights else None
 
     def forward(self, x: Tensor, *, residual: Tensor | None = None, relu: bool = False) -> Tensor:
-        """relu(CBAM(x) + residual), each part only where asked for, in one pass."""
+        """relu(CBAM(x) + residual), in one pass; residual and ReLU are optional."""
         if self._as_built is not None and not torch.compiler.is_compiling():
-            weights = self._three_weights(self._as_built)
+            weights = self._as_built.weights(self)
             if weights is not None:
                 return functional.cbam(x, *weights, residual=residual, relu=relu)
         if self.calls_masks():
@@ -111,30 +109,6 @@ class CBAM(reference.CBAM):
             arguments["norm"] = self.sa.norm()
         return arguments
 
-    def _three_weights(self, as_built: AsBuilt) -> tuple[Tensor, Tensor, Tensor] | None:
-        """w1, w2, ws where nothing else counts and nothing must be called.
-
-        Past nn.Module.__getattr__: eight calls of a Python function take longer than the gates of a small map.
-        """
-        parts: Any = self._modules
-        ca, sa = parts.get("ca"), parts.get("sa")
-        if type(ca) is not ChannelAttention or type(sa) is not SpatialAttention or sa._modules.get("bn") is not None:
-            return None
-        fc1, fc2, conv1 = ca._modules.get("fc1"), ca._modules.get("fc2"), sa._modules.get("conv1")
-        if not (type(fc1) is type(fc2) is type(conv1) is nn.Conv2d and ca.switches is sa.switches is self.switches):
-            return None
-        of_1, of_2, of_s = fc1._parameters, fc2._parameters, conv1._parameters
-        w1, w2, ws = of_1.get("weight"), of_2.get("weight"), of_s.get("weight")
-        if (
-            w1 is None
-            or w2 is None
-            or ws is None
-            or not of_1.get("bias") is of_2.get("bias") is of_s.get("bias") is None
-        ):
-            return None
-        plain = ws.shape[2:] == conv1.kernel_size and as_built.holds(ca, sa, fc1, fc2, conv1)
-        return (w1, w2, ws) if plain else None
-
     def backend_for(self, x: Tensor) -> Backend:
         """Which implementation serves x, and why."""
         called = self.calls_masks()
@@ -143,13 +117,13 @@ class CBAM(reference.CBAM):
         return _backend(x, self.switches, norm, called, *gates)
 
     def calls_masks(self) -> bool:
-        """Whether forward calls ca and sa: unless both are the masks of this class, as built, without hooks."""
+        """Whether forward calls ca and sa: one of them is not an unchanged mask of this class."""
         own = is_own(self.ca, ChannelAttention, self.switches) and is_own(self.sa, SpatialAttention, self.switches)
         return not own
 
 
 def attend(ca: Any, sa: Any, x: Tensor) -> Tensor:
-    """x g s with the two masks of a caller, in one pass where both are as built, of this module, with the same ties."""
+    """x g s with the two masks of a caller; in one pass if both are unchanged masks of this package with equal ties."""
     switches = getattr(ca, "switches", None), getattr(sa, "switches", None)
     own = is_own(ca, ChannelAttention, switches[0]) and is_own(sa, SpatialAttention, switches[1])
     if ca is None or sa is None or not own or ca.switches.ties != sa.switches.ties:
@@ -161,7 +135,7 @@ def attend(ca: Any, sa: Any, x: Tensor) -> Tensor:
 
 
 def _joined(of_ca: Switches, of_sa: Switches) -> Switches:
-    """The switches of x g s, from those of each mask."""
+    """The switches of x g s, from the switches of the masks."""
     if not of_ca.residual and (of_ca.spatial_gate, of_ca.maps) == (of_sa.spatial_gate, of_sa.maps):
         return of_ca
     return replace(of_ca, residual=False, spatial_gate=of_sa.spatial_gate, maps=of_sa.maps)
@@ -169,11 +143,11 @@ def _joined(of_ca: Switches, of_sa: Switches) -> Switches:
 
 def _backend(x: Tensor, switches: Switches, norm: nn.Module | None, called: bool, *gates: str) -> Backend:
     if called:
-        reason = "masks and layers with hooks, a forward of their own or another geometry are called one by one"
+        reason = "masks and layers with hooks, their own forward or another geometry are called one by one"
         return Backend("reference", reason)
-    name = functional.backend_for(x)
+    name = routing.backend_for(x)
     if name == "reference":
-        return Backend(name, functional.why_reference(x.device))
-    if reason := functional.unserved(name, x, norm, switches, *gates):
+        return Backend(name, routing.why_reference(x.device))
+    if reason := routing.unserved(name, x, norm, switches, *gates):
         return Backend("reference", f"no {name} kernels for {reason}")
     return Backend(name, "")

@@ -1,8 +1,8 @@
-"""CBAM in plain PyTorch: the ground truth of every test and the route for what the kernels do not serve.
+"""CBAM in plain PyTorch: the ground truth of the tests, and the fallback for calls without a kernel.
 
-Source: Woo et al., "CBAM: Convolutional Block Attention Module", ECCV 2018. The defaults are the form that most
-code bases use: two bias-free 1x1 convolutions shared by both pools, and a k x k convolution over [mean, max] without
-BatchNorm. :class:`cbam_fused.variants.config.Switches` names everything in which other implementations differ.
+Source: Woo et al., "CBAM: Convolutional Block Attention Module", ECCV 2018. The defaults are those of most code bases:
+two bias-free 1x1 convolutions shared by both pools, and a k x k convolution over [mean, max] without BatchNorm.
+:class:`cbam_fused.variants.config.Switches` lists the differences of other implementations.
 """
 
 import operator
@@ -47,10 +47,10 @@ def channel_gate(
         x: (N, C, H, W).
         w1, w2: (R, C[, 1, 1]) and (C, R[, 1, 1]); w2 None: mlp(v) = W1 v + b1.
         b1, b2: (R,) and (C,), or None.
-        switches: other pools, activation, gate, and their order.
+        switches: pools, activation, gate, and their order.
 
     Returns:
-        (N, C, 1, 1) in x's dtype, every value in [0, 1]; in [0, 2] with the gate before the sum of two pools.
+        (N, C, 1, 1) in x's dtype, with values in [0, 1]; in [0, 2] if the gate precedes the sum of two pools.
     """
     w1, w2, b1, b2 = _like(x, w1=w1, w2=w2, b1=b1, b2=b2)
 
@@ -67,12 +67,12 @@ def _like(x: Tensor, **parameters: Tensor | None) -> list[Any]:
     """The parameters in x's dtype.
 
     Raises:
-        ValueError: one is on the meta device and x is not: PyTorch would return memory that nothing was written to.
+        ValueError: a parameter is on the meta device and x is not; PyTorch would return uninitialised memory.
     """
     for name, p in parameters.items():
         # Under torch.fx both are proxies, which have no device yet.
         if isinstance(p, Tensor) and isinstance(x, Tensor) and p.is_meta and not x.is_meta:
-            raise ValueError(f"{name} must be on {x.device}, where x is, got meta")
+            raise ValueError(f"{name} must be on {x.device} like x, got meta")
     return [None if p is None else p.to(x.dtype) for p in parameters.values()]
 
 
@@ -92,7 +92,7 @@ def _sum(terms: list[Tensor]) -> Tensor:
 
 
 def _pool(x: Tensor, name: str, ties: str) -> Tensor:
-    """(N, C, 1, 1): the pool over H, W of this name."""
+    """The pool of this name over H, W: (N, C, 1, 1)."""
     if name == "avg":
         return F.adaptive_avg_pool2d(x, 1)
     if name == "max":
@@ -117,18 +117,18 @@ def spatial_gate(
         ws: (1, 2, k, k), k odd; input channel 0 is the mean, 1 the maximum. With the switch maps "mean", (1, 1, k, k)
             over (mean + max) / 2.
         bs: (1,) or None.
-        norm: BatchNorm of one channel, run in the mode that it is in, or None.
-        switches: other gate, ties.
+        norm: BatchNorm of one channel, in its current mode, or None.
+        switches: gate, ties.
 
     Returns:
-        (N, 1, H, W) in x's dtype, every value in [0, 1].
+        (N, 1, H, W) in x's dtype, with values in [0, 1].
     """
     logits = spatial_logits(x, ws, bs, switches)
     return GATES[switches.spatial_gate](logits if norm is None else norm(logits))
 
 
 def spatial_logits(x: Tensor, ws: Tensor, bs: Tensor | None = None, switches: Switches = TUTORIAL) -> Tensor:
-    """What goes into the norm and the gate of :func:`spatial_gate`: conv_k([mean over C; max over C of x]) + bs."""
+    """conv_k([mean over C of x; max over C of x]) + bs, the input of :func:`spatial_gate`'s norm and gate."""
     ws, bs = _like(x, ws=ws, bs=bs)
     return F.conv2d(_maps(x, switches), ws, bs, padding=ws.shape[-1] // 2)
 
@@ -156,7 +156,7 @@ def cbam(
 ) -> Tensor:
     """Same arguments and result as :func:`cbam_fused.functional.cbam`, computed by plain PyTorch operators.
 
-    ``switches`` adds everything that the two gates know of, and x itself to the result.
+    ``switches`` are those of both gates, and ``residual``, which adds x to the result.
     """
     channel = None if w1 is None else partial(channel_gate, w1=w1, w2=w2, b1=b1, b2=b2, switches=switches)
     spatial = None if ws is None else partial(spatial_gate, ws=ws, bs=bs, norm=norm, switches=switches)
@@ -172,7 +172,7 @@ def gated(
     relu: bool = False,
     switches: Switches = TUTORIAL,
 ) -> Tensor:
-    """:func:`cbam` with its gates as functions of the feature map, such as the two mask modules."""
+    """:func:`cbam` with gates given as functions of the feature map, such as the two mask modules."""
     y = x
     for gate in (channel, spatial):
         if gate is not None:
@@ -196,21 +196,21 @@ def _size(name: str, value: Any, odd: bool = False) -> int:
 
 
 class ChannelAttention(PublicNames):
-    """The channel mask of CBAM, multiplied in by the caller: ``x = ca(x) * x``.
+    """The channel mask of CBAM. The caller multiplies x with it: ``x = ca(x) * x``.
 
     Args:
         channels: C of the feature map.
-        reduction: with the tutorial's width rule the hidden layer has max(1, channels // reduction) units; default
-            that of the variant.
-        variant: a name in ``cbam_fused.variants.VARIANTS``; its switches are taken.
-        device, dtype: of the parameters and buffers, as in PyTorch's own modules.
-        switches: single ones to be changed, as in :class:`cbam_fused.variants.config.Switches`.
+        reduction: with the tutorial's width rule the hidden layer has max(1, channels // reduction) units. Default:
+            the variant's.
+        variant: a name in ``cbam_fused.variants.VARIANTS``, whose switches are the defaults.
+        device, dtype: of the parameters and buffers, as in PyTorch's modules.
+        switches: overrides of single switches, see :class:`cbam_fused.variants.config.Switches`.
 
     Shape: (N, C, H, W) -> (N, C, 1, 1).
     State: ``fc1.weight (R, C, 1, 1)``, ``fc2.weight (C, R, 1, 1)``, and ``fc1.bias (R,)``, ``fc2.bias (C,)`` with the
-    switch ``bias``. State under the names of a variant loads, too.
+    switch ``bias``. A state_dict with the names of a variant loads, too.
     Raises: ValueError for an argument out of range, an unknown variant, a width of 0; TypeError for an unknown
-        keyword, with the nearest right one.
+        keyword, with the nearest one.
     """
 
     part = "ca"
@@ -242,7 +242,7 @@ class ChannelAttention(PublicNames):
         return channel_gate(x, *self.weights(), switches=self.switches)
 
     def calls_layers(self) -> bool:
-        """Whether forward calls fc1 and fc2, for what they do to happen, and does not just use their parameters."""
+        """Whether forward must call fc1 and fc2, since they were changed, and not only use their parameters."""
         return must_be_called(self.fc1, self.fc2)
 
     def _mlp(self, pooled: Tensor) -> Tensor:
@@ -256,15 +256,15 @@ class ChannelAttention(PublicNames):
 
 
 class SpatialAttention(PublicNames):
-    """The spatial mask of CBAM, multiplied in by the caller: ``x = sa(x) * x``.
+    """The spatial mask of CBAM. The caller multiplies x with it: ``x = sa(x) * x``.
 
     Args:
-        kernel_size: odd size of the convolution over the [mean, max] maps; default that of the variant.
+        kernel_size: odd size of the convolution over the [mean, max] maps. Default: the variant's.
         variant, device, dtype, switches: as in :class:`ChannelAttention`.
 
     Shape: (N, C, H, W) -> (N, 1, H, W).
     State: ``conv1.weight (1, 2, k, k)``, mean first; ``conv1.bias (1,)`` with the switch ``spatial_bias``; ``bn.*``
-    with ``norm``. State under the names of a variant loads, too.
+    with ``norm``. A state_dict with the names of a variant loads, too.
     Raises: as :class:`ChannelAttention`.
     """
 
@@ -287,7 +287,7 @@ class SpatialAttention(PublicNames):
         place: dict[str, Any] = {"device": device, "dtype": dtype}
         self.conv1 = nn.Conv2d(maps, 1, kernel_size, padding=kernel_size // 2, bias=bias, **place)
         if self.switches.spatial_order == "max_mean":
-            # For the same random numbers to give the function that they give in the variant.
+            # So that the same random numbers give the same function as in the variant.
             self.conv1.weight.data = self.conv1.weight.data.flip(1)
         momentum = self.switches.norm_momentum
         self.bn = nn.BatchNorm2d(1, momentum=momentum, **place) if self.switches.norm else None
@@ -299,29 +299,29 @@ class SpatialAttention(PublicNames):
         return spatial_gate(x, self.conv1.weight, self.conv1.bias, norm=self.bn, switches=self.switches)
 
     def calls_layers(self) -> bool:
-        """Whether forward calls conv1 and bn, for what they do to happen, and does not just use their parameters."""
+        """Whether forward must call conv1 and bn, since they were changed, and not only use their parameters."""
         return must_be_called(self.conv1) or has_hooks(self.bn) or (self.bn is not None and has_own_call(self.bn))
 
 
 class CBAM(PublicNames):
-    """CBAM in plain PyTorch; :class:`cbam_fused.CBAM` is the same module, fused.
+    """CBAM in plain PyTorch. :class:`cbam_fused.CBAM` is the fused version.
 
     Args:
         channels: C of the feature map.
-        reduction: with the tutorial's width rule the hidden layer has max(1, channels // reduction) units; default
-            that of the variant, 16 for the tutorial.
-        kernel_size: odd size of the spatial convolution; default that of the variant, 7 for the tutorial.
-        variant: a name in ``cbam_fused.variants.VARIANTS``; its switches are taken.
-        device, dtype: of the parameters and buffers, as in PyTorch's own modules.
-        switches: single ones to be changed, as in :class:`cbam_fused.variants.config.Switches`; ``spatial=False``
-            leaves the channel gate alone.
+        reduction: with the tutorial's width rule the hidden layer has max(1, channels // reduction) units. Default:
+            the variant's, 16 for the tutorial.
+        kernel_size: odd size of the spatial convolution. Default: the variant's, 7 for the tutorial.
+        variant: a name in ``cbam_fused.variants.VARIANTS``, whose switches are the defaults.
+        device, dtype: of the parameters and buffers, as in PyTorch's modules.
+        switches: overrides of single switches, see :class:`cbam_fused.variants.config.Switches`; ``spatial=False``
+            is the channel gate only.
 
     Shape: (N, C, H, W) -> (N, C, H, W).
     State: ``ca.fc1.weight (R, C, 1, 1)``, ``ca.fc2.weight (C, R, 1, 1)``, ``sa.conv1.weight (1, 2, k, k)``, mean
     first; with the switches ``bias``, ``spatial_bias`` and ``norm`` also ``ca.fc1.bias``, ``ca.fc2.bias``,
-    ``sa.conv1.bias`` and ``sa.bn.*``. State under the names of any variant with these parameters loads, too.
+    ``sa.conv1.bias`` and ``sa.bn.*``. A state_dict with the names of any variant with these parameters loads, too.
     Raises: ValueError for an argument out of range, an unknown variant, a width of 0; TypeError for an unknown
-        keyword, with the nearest right one.
+        keyword, with the nearest one.
     """
 
     parts: tuple[type, type] = (ChannelAttention, SpatialAttention)
@@ -342,25 +342,25 @@ class CBAM(PublicNames):
         self.variant = variant
         channel, spatial = self.parts
         options: dict[str, Any] = {"variant": variant, "device": device, "dtype": dtype, **switches}
-        # Any: which of the two are None follows from the arguments, as their users know.
+        # Any: the arguments determine which of the two is None.
         self.ca: Any = channel(channels, reduction, **options) if self.switches.channel else None
         self.sa: Any = spatial(kernel_size, **options) if self.switches.spatial else None
         for mask in filter(None, (self.ca, self.sa)):
-            mask.switches = self.switches  # the same object, which is quicker to compare
+            mask.switches = self.switches  # the same object, which compares faster
 
     def forward(self, x: Tensor, *, residual: Tensor | None = None, relu: bool = False) -> Tensor:
-        """relu(CBAM(x) + residual), each part only where asked for."""
+        """relu(CBAM(x) + residual); residual and ReLU are optional."""
         if self.calls_masks():
             return gated(x, self.ca, self.sa, residual=residual, relu=relu, switches=self.switches)
         return cbam(x, **self._arguments(), residual=residual, relu=relu, switches=self.switches)
 
     def calls_masks(self) -> bool:
-        """Whether forward calls ca and sa: unless both are the masks of this class, as built, without hooks."""
+        """Whether forward calls ca and sa: one of them is not an unchanged mask of this class."""
         own = is_own(self.ca, ChannelAttention, self.switches) and is_own(self.sa, SpatialAttention, self.switches)
         return not own
 
     def _arguments(self) -> dict[str, Any]:
-        """What :func:`cbam` takes of the module."""
+        """The module's arguments of :func:`cbam`."""
         w1, w2, b1, b2 = (None,) * 4 if self.ca is None else self.ca.weights()
         ws, bs, norm = (None,) * 3 if self.sa is None else (self.sa.conv1.weight, self.sa.conv1.bias, self.sa.bn)
         return {"w1": w1, "w2": w2, "ws": ws, "b1": b1, "b2": b2, "bs": bs, "norm": norm}

@@ -1,4 +1,4 @@
-"""For programs that may be ended at any moment: a record of what is done, from which they go on, and a time limit."""
+"""For programs that may be killed at any moment: a record of results, from which they resume, and a time limit."""
 
 import argparse
 import hashlib
@@ -14,7 +14,7 @@ COMPARED = ("torch", "GPU", "code")
 
 
 def code() -> str:
-    """Which code this is: a hash of the package's Python files and, in a checkout, of the kernels' sources."""
+    """A hash of the package's Python files and, in a checkout, of the kernels' sources."""
     package = Path(__file__).parent
     files = [path for folder in (package, package.parent / "csrc") for path in folder.rglob("*.*")]
     hashed = hashlib.sha256()
@@ -24,14 +24,14 @@ def code() -> str:
 
 
 class Record:
-    """A JSON object in a file that is whole at every moment, since each save replaces it in one step.
+    """A JSON object in a file; each save replaces the file atomically.
 
     Args:
-        path: what is there is gone on with, unless it says that it is "finished".
-        about: of this run, as info.facts() has it.
+        path: an existing file is continued, unless it is "finished".
+        about: facts about this run, as in info.facts().
 
     Raises:
-        SystemExit: the file holds something else, or results of other code, another torch or another GPU.
+        SystemExit: the file has other contents, or results of other code, another torch or another GPU.
     """
 
     def __init__(self, path: Path, about: dict[str, Any]):
@@ -50,7 +50,7 @@ class Record:
             return
         differ = [f"{k}: {earlier[k]} there, {about[k]} here" for k in COMPARED if earlier[k] != about[k]]
         if differ:
-            raise SystemExit(f"{path} has other results, remove it or name another file: {', '.join(differ)}")
+            raise SystemExit(f"{path} has other results; remove it or name another file: {', '.join(differ)}")
         self.data = found
 
     def save(self) -> None:
@@ -63,14 +63,14 @@ class Record:
 
 
 class _TimeIsUp(BaseException):
-    """Not an Exception, which callers of the measured code may catch."""
+    """Not an Exception, since measured code may catch those."""
 
 
 @contextmanager
 def limited(minutes: float | None) -> Iterator[None]:
-    """Leave the block, silently, when the minutes are over; SIGTERM in it raises SystemExit(143).
+    """Leave the block silently when the minutes are over; SIGTERM raises SystemExit(143).
 
-    In the middle of whatever is running, so each result must be saved when it is there.
+    This interrupts any code in the block, so save each result at once.
     """
 
     def stop(number: int, _: object) -> None:
@@ -78,7 +78,7 @@ def limited(minutes: float | None) -> Iterator[None]:
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGALRM)}
     if minutes is not None:
-        signal.setitimer(signal.ITIMER_REAL, 60 * minutes, 5)  # again, should a destructor have swallowed it
+        signal.setitimer(signal.ITIMER_REAL, 60 * minutes, 5)  # repeats, since a destructor may swallow the exception
     try:
         yield
     except _TimeIsUp:
@@ -91,7 +91,7 @@ def limited(minutes: float | None) -> Iterator[None]:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """--minutes and --maps."""
-    parser.add_argument("--minutes", type=_positive, help="stop after so many; the same command goes on from there")
+    parser.add_argument("--minutes", type=_positive, help="time limit; the same command resumes")
     text = "CxHxW of the feature maps (default: those of ResNet-18 and -50 at 224 pixels)"
     parser.add_argument("--maps", type=_size, nargs="+", metavar="CxHxW", help=text)
 

@@ -1,8 +1,8 @@
-"""python -m cbam_fused selftest: does this build compute on this machine what it should?
+"""python -m cbam_fused selftest: checks the results of this build on this machine.
 
-Each backend is compared with the float64 reference, with itself (run to run, bit by bit), and on a GPU with its replay
-from a CUDA graph. Each outcome, also that something does not run, is in a JSON file at once, and a run that was stopped
-goes on from it. It times nothing: that is for bench/, in the repository.
+It compares each backend with the float64 reference, with a second run (bitwise), and on a GPU with its replay from a
+CUDA graph. It writes each outcome, including errors, to a JSON file at once, and resumes from this file. It measures no
+times; bench/ in the repository does.
 """
 
 import traceback
@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import functional, info, reference
+from . import functional, info, reference, routing
 from .ops import registry
 from .resume import Record, limited
 from .tensors import accumulation_dtype
@@ -36,8 +36,8 @@ LAYOUTS = {"NCHW": torch.contiguous_format, "NHWC": torch.channels_last}
 KINDS = ("plain", "biases, residual and ReLU", "BatchNorm by the batch")
 REDUCTION = 16
 CHECKED_IMAGES = 4
-# An error may be twice that of plain PyTorch in the same dtype, and a floor more, since that is 0 where it is the truth
-# itself: so many roundings of the result, and for sums over all n elements of x sqrt(n) of the accumulation type.
+# The error may be twice that of plain PyTorch in the same dtype, plus a floor, since plain PyTorch may have error 0:
+# ROUNDINGS roundings of the result, and for sums over all n elements of x sqrt(n) roundings of the accumulation dtype.
 ROUNDINGS = 4
 
 
@@ -48,11 +48,11 @@ def run(
     maps: list[tuple[int, int, int]] | None = None,
     parts: list[str] | None = None,
 ) -> int:
-    """Prints and writes what was found; 1 if a check failed, else 0.
+    """Print and write the outcomes; return 1 if a check failed, else 0.
 
     Args:
-        out: a finished file is replaced; one that is not is gone on with.
-        minutes: when to stop.
+        out: a finished file is replaced, an unfinished one is continued.
+        minutes: time limit.
         maps: (C, H, W) each.
         parts: the backends to check; default: all that can serve tensors here.
     """
@@ -75,7 +75,7 @@ def run(
         report["finished"] = True
         record.save()
     failed = sum(not c["passed"] for c in report["checks"])
-    rest = "" if report["finished"] else "; stopped, the same command goes on from there"
+    rest = "" if report["finished"] else "; stopped, the same command resumes"
     print(f"{len(report['checks'])} checks, {failed} failed; written to {out}{rest}")
     return int(failed > 0)
 
@@ -95,8 +95,8 @@ def backends(device: str) -> list[str]:
 def draw(shape: tuple[int, ...], dtype: torch.dtype, layout: str, kind: str) -> tuple[dict[str, Tensor], Tensor]:
     """Arguments of cbam(), and dy, on the CPU.
 
-    In each pixel one channel stands out, and the residual decides the sign of the sum: no rounding moves a maximum or
-    a ReLU, so that implementations may be compared closely.
+    In each pixel one channel stands out, and the residual determines the sign of the sum. So no rounding changes an
+    argmax or a ReLU, and implementations can be compared closely.
     """
     rng = torch.Generator().manual_seed(0)
     N, C, H, W = shape
@@ -109,7 +109,7 @@ def draw(shape: tuple[int, ...], dtype: torch.dtype, layout: str, kind: str) -> 
     pixels = torch.arange(H * W)
     x.flatten(2)[:, pixels % C, pixels] += 8
     w1 = noise(R, C) / (10 * C**0.5)
-    w1 *= w1.sum(1, keepdim=True).sign()  # so that no hidden unit is dead
+    w1 *= w1.sum(1, keepdim=True).sign()  # no hidden unit is dead
     tensors = {"x": x, "w1": w1, "w2": noise(C, R) / R**0.5, "ws": noise(1, 2, 7, 7) / 20}
     if kind == "biases, residual and ReLU":
         tensors |= {"b1": noise(R) / 10, "b2": noise(C) / 10, "bs": noise(1) / 10}
@@ -135,9 +135,9 @@ def results(cbam: Callable, inputs: dict[str, Tensor], dy: Tensor, norm: nn.Modu
 
 
 def check(served: list[tuple[str, str]], maps: list[tuple[int, int, int]], done: list[dict]) -> Iterator[dict]:
-    """Every case by each (device, backend) but those done; what raises has failed, and the error is kept."""
+    """Every case by each (device, backend), except those done; an exception is a failure and is recorded."""
     keys = {key(c) for c in done}
-    for kind, dtype, layout, size in product(KINDS, DTYPES, LAYOUTS, maps):  # the kinds last, since each has all maps
+    for kind, dtype, layout, size in product(KINDS, DTYPES, LAYOUTS, maps):
         case = {"shape": [CHECKED_IMAGES, *size], "dtype": name_of(dtype), "layout": layout, "kind": kind}
         left = [(device, backend) for device, backend in served if key({"backend": backend, **case}) not in keys]
         if not left:
@@ -145,7 +145,7 @@ def check(served: list[tuple[str, str]], maps: list[tuple[int, int, int]], done:
         inputs, dy = draw((CHECKED_IMAGES, *size), dtype, layout, kind)
         doubles = {n: t.double() for n, t in inputs.items()}
         truth = results(reference.cbam, doubles, dy.double(), norm_of(kind, dy.double()))
-        # On the CPU too: a GPU's convolutions round float32 to TF32, and the bound would be as loose.
+        # On the CPU, since a GPU's convolutions round float32 to TF32, which would loosen the bound.
         eager = results(reference.cbam, inputs, dy, norm_of(kind, dy))
         for device, backend in left:
             try:
@@ -165,10 +165,10 @@ def key(c: dict) -> tuple:
 def repeated(
     device: str, backend: str, inputs: dict[str, Tensor], dy: Tensor, kind: str
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The backend's results, and whether it has their bits again."""
+    """The backend's results, and whether a second run has the same bits."""
     inputs, dy = {n: t.to(device) for n, t in inputs.items()}, dy.to(device)
-    norm = norm_of(kind, dy)  # not one for each call: a copy to the GPU cannot be captured
-    with functional.use_backend(backend):
+    norm = norm_of(kind, dy)  # one for all calls: a copy to the GPU cannot be captured
+    with routing.use_backend(backend):
         first, second = (results(functional.cbam, inputs, dy, norm) for _ in range(2))
         found = {"same bits again": equal(first, second)}
         if device == "cuda":
@@ -177,7 +177,7 @@ def repeated(
 
 
 def wrong(found: dict[str, Any]) -> list[str]:
-    """The names of what is not as it should be, NaN among it."""
+    """The names of failed comparisons; NaN fails."""
     return [n for n, f in found.items() if not (f if isinstance(f, bool) else f["error"] <= f["bound"])]
 
 
@@ -201,7 +201,7 @@ def equal(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
 
 
 def replayed(inputs: dict[str, Tensor], dy: Tensor, norm: nn.Module | None) -> bool:
-    """Whether a captured forward and backward, replayed on other data, gives the bits of a new call."""
+    """Whether a captured forward and backward, replayed on other data, has the bits of a new call."""
     graph, outputs = captured(lambda: results(functional.cbam, inputs, dy, norm))
     inputs["x"].copy_(inputs["x"].flip(0))
     graph.replay()
@@ -209,7 +209,7 @@ def replayed(inputs: dict[str, Tensor], dy: Tensor, norm: nn.Module | None) -> b
 
 
 def captured(call: Callable[[], Any]) -> tuple[torch.cuda.CUDAGraph, Any]:
-    """A CUDA graph of a call, made after a first one outside of it, and the results that every replay writes anew."""
+    """A CUDA graph of a call, captured after a warm-up call, and its results, which every replay overwrites."""
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):

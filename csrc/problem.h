@@ -39,8 +39,13 @@ struct Switches {
         single = bit(5), hard_channel = bit(6), hard_spatial = bit(7), no_channel = code & kNoChannel;
         activation = Activation(code >> 8 & 3);
     }
+    CBAM_ANYWHERE bool tutorial() const {
+        return !(even_ties || no_mean || no_max || mean_of_pools || gate_terms || single || hard_channel ||
+                 hard_spatial || activation != Activation::relu);
+    }
+    CBAM_ANYWHERE int pools() const { return 2 - no_mean - no_max; }
     // How often the MLP is taken, and how many sums of its results have a sigmoid of their own.
-    CBAM_ANYWHERE int terms() const { return no_mean || no_max || mean_of_pools ? 1 : 2; }
+    CBAM_ANYWHERE int terms() const { return pools() == 1 || mean_of_pools ? 1 : 2; }
     CBAM_ANYWHERE int gates() const { return gate_terms ? terms() : 1; }
 };
 
@@ -51,7 +56,7 @@ struct Problem {
     bool channels_last;
     bool relu;              // the forward ends in a ReLU
     bool channel, spatial;  // whether there is this gate; one that is absent is 1
-    bool saves_absent;      // saved and index have room for both gates all the same
+    bool ws_channels_last;  // ws and dws lie in memory as (k, k, 2), not as (2, k, k)
     Switches switches;
     int64_t N, C, H, W, R, k;
     int64_t saved_hidden;  // numbers of an image's row of saved that are of the hidden layer
@@ -60,10 +65,11 @@ struct Problem {
     // (R, C) (R) (C, R) (C) (2, k, k) (1). Biases may be null. So may w1 and w2 (no channel gate, R = 0), w1 alone (one
     // layer, R = C), and ws (no spatial gate, k = 1).
     const void *w1, *b1, *w2, *b2, *ws, *bs;
-    void* y;         // written forward; read backward if relu
-    void* saved;     // (N, saved_size)
-    int32_t* index;  // (N, index_size): where the maxima over HW and over C were
-    const void* s;   // (N, HW): the spatial gate, where it is not the sigmoid of the convolution; null if it is
+    void* y;      // written forward; read backward if relu
+    void* saved;  // (N, saved_size)
+    // (N, index_size): where the maxima over HW and over C were; on a GPU, with even ties, how many elements reach them
+    int32_t* index;
+    const void* s;  // (N, HW): the spatial gate, where it is not the sigmoid of the convolution; null if it is
 
     const void* dy;                           // null in backward: the gates alone were the result
     void *dx, *dresidual;                     // dresidual is null unless relu
@@ -75,16 +81,14 @@ struct Problem {
     void* partial;  // (N, partial_size): each image's part of the parameter gradients
 
     CBAM_ANYWHERE int64_t HW() const { return H * W; }
-    // Only what there is of the gates has room.
-    CBAM_ANYWHERE bool saves_channel() const { return channel || saves_absent; }
-    CBAM_ANYWHERE bool saves_spatial() const { return spatial || saves_absent; }
+    // Where in ws and dws the i-th of the (2, k, k) numbers is.
+    CBAM_ANYWHERE int64_t tap(int64_t i) const { return ws_channels_last ? i % (k * k) * 2 + i / (k * k) : i; }
+    // Only what there is has room.
     CBAM_ANYWHERE int64_t saved_size() const {
-        const int of_channels = 3 - switches.no_mean - switches.no_max + (switches.gates() == 2 ? 2 : 0);
-        return (saves_channel() ? of_channels * C : 0) + saved_hidden + (saves_spatial() ? 3 * HW() : 0);
+        const int of_channels = 1 + switches.pools() + (switches.gates() == 2 ? 2 : 0);
+        return (channel ? of_channels * C : 0) + saved_hidden + (spatial ? 3 * HW() : 0);
     }
-    CBAM_ANYWHERE int64_t index_size() const {
-        return (saves_channel() && !switches.no_max ? C : 0) + (saves_spatial() ? HW() : 0);
-    }
+    CBAM_ANYWHERE int64_t index_size() const { return (channel && !switches.no_max ? C : 0) + (spatial ? HW() : 0); }
     CBAM_ANYWHERE int64_t partial_size() const {
         return switches.gates() * (C + R) + switches.terms() * R + 2 * k * k + 1;
     }

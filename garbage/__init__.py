@@ -1,9 +1,9 @@
-"""The household-garbage classifier behind train_example.py."""
+"""The household-garbage classifier of train_example.py."""
 
 
 class InputError(ValueError):
-    """What the user gave cannot work; the message says what and why, and nothing has been written."""
+    """Invalid input of the user; the message gives the reason, and nothing was written."""
 
 
 class Interrupted(Exception):
-    """A signal ended training; all that was done is saved, and the message says how to go on."""
+    """A signal ended training; the state is saved, and the message says how to resume."""

@@ -1,4 +1,4 @@
-"""Several processes that train one network, started by torchrun; with a single one all of this does nothing."""
+"""Training in several processes started by torchrun; with a single process this does nothing."""
 
 import os
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR
 
 @contextmanager
 def joined() -> Iterator[None]:
-    """Be one of the processes that torchrun started, if it did: gloo on CPUs, nccl on GPUs.
+    """Join the process group if torchrun started this process: gloo on CPUs, nccl on GPUs.
 
     Raises:
         InputError: more processes than GPUs, or an environment that is not torchrun's.
@@ -29,7 +29,7 @@ def joined() -> Iterator[None]:
         raise InputError(f"WORLD_SIZE is set as by torchrun, but not {missing}: unset it, or start with torchrun")
     if torch.cuda.is_available():
         processes, gpus = int(os.environ["LOCAL_WORLD_SIZE"]), torch.cuda.device_count()
-        if processes > gpus:  # said by all: the first one, which prints, has a GPU
+        if processes > gpus:  # raised by all: the first process, which prints, has a GPU
             raise InputError(f"each process needs a GPU: --nproc-per-node is {processes}, this machine has {gpus}")
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
@@ -54,7 +54,7 @@ def device() -> torch.device:
 
 @contextmanager
 def first_alone() -> Iterator[bool]:
-    """True in the process that writes; the others wait until it has left the block."""
+    """True in the first process; the others wait until it has left the block."""
     if rank() == 0:
         yield True
     if dist.is_initialized():
@@ -64,7 +64,7 @@ def first_alone() -> Iterator[bool]:
 
 
 def replicate(model: nn.Module) -> nn.Module:
-    """The network to run in training: with several processes its gradients become their mean."""
+    """The network for training; with several processes gradients are averaged."""
     if not dist.is_initialized():
         return model
     gpus = [torch.cuda.current_device()] if torch.cuda.is_available() else None
@@ -73,7 +73,7 @@ def replicate(model: nn.Module) -> nn.Module:
 
 @torch.no_grad()
 def share_buffers(model: nn.Module) -> None:
-    """Give all processes the buffers of the one that writes: BatchNorm's statistics are of its own images alone."""
+    """Copy the buffers of the first process to all, since each process has its own BatchNorm statistics."""
     if dist.is_initialized():
         for buffer in model.buffers():
             dist.broadcast(buffer, 0)
@@ -89,12 +89,12 @@ def total(values: Tensor) -> Tensor:
 
 
 def any_process(flag: bool) -> bool:
-    """Whether the flag is set in one of the processes."""
+    """Whether the flag is set in any process."""
     return bool(total(torch.tensor(float(flag))))
 
 
 def gathered(share: Any) -> list[Any] | None:
-    """The objects of all processes in their order, in the one that writes; None in the others."""
+    """The objects of all processes in order, in the first process; None in the others."""
     if not dist.is_initialized():
         return [share]
     shares = [None] * world_size() if rank() == 0 else None
@@ -103,7 +103,7 @@ def gathered(share: Any) -> list[Any] | None:
 
 
 def from_first(value: Any) -> Any:
-    """What the process that writes has, in all of them."""
+    """The first process's object, in all processes."""
     if not dist.is_initialized():
         return value
     values = [value]

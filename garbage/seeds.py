@@ -1,4 +1,4 @@
-"""Seeds derived from the run's seed and a place in it, so that any place can be returned to."""
+"""Seeds derived from the run's seed and a position in the run, so that a run resumes from any position."""
 
 import random
 
@@ -7,7 +7,7 @@ import torch
 
 
 def seed_of(*place: int) -> int:
-    """A seed for a place such as (seed, epoch, rank, step): well mixed, the same everywhere."""
+    """A seed for a position such as (seed, epoch, rank, step): well mixed, the same on every machine."""
     return int(np.random.SeedSequence(place).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 

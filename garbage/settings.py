@@ -1,4 +1,4 @@
-"""Everything that decides a run: one table of settings, read from the command line, a file, or a run's config.json."""
+"""The settings of a run: a table, read from the command line, a file, or a run's config.json."""
 
 import dataclasses
 import difflib
@@ -18,7 +18,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-ENVIRONMENT = "environment"  # the entry of a run's config.json that is no setting
+ENVIRONMENT = "environment"  # the entry of a run's config.json that is not a setting
 SAMPLE_RECIPE = Path(__file__).parent / "recipes" / "sample_set.toml"
 LR = {("sgd", False): 0.05, ("sgd", True): 0.01, ("adamw", False): 1e-3, ("adamw", True): 2e-4}
 WEIGHT_DECAY = {"sgd": 5e-4, "adamw": 0.05}
@@ -32,10 +32,10 @@ def _setting(default: Any, help: str, **limits: Any) -> Any:
 
 @dataclass(frozen=True)
 class Settings:
-    """Everything that decides a run. data is None for the built-in sample set.
+    """The settings of a run. data is None for the built-in sample set.
 
     Raises:
-        InputError: a value that is out of range, or two that exclude each other.
+        InputError: a value out of range, or two that exclude each other.
     """
 
     data: str | None
@@ -48,16 +48,16 @@ class Settings:
         "identity: CBAM with biases that starts by passing its input on, for weights that exist",
         choices=INITS,
     )
-    zero_init_residual: bool = _setting(False, "ResNet: start with residual branches that give zero")
+    zero_init_residual: bool = _setting(False, "ResNet: initialise residual branches to zero")
     backend: str = _setting("fused", "CBAM's kernels, or plain PyTorch", choices=tuple(BACKENDS))
     pretrained: bool = _setting(False, "start from torchvision's ImageNet weights")
     weights: str | None = _setting(None, "start from the weights in this file: a state_dict, or a checkpoint of a run")
-    freeze: str = _setting("none", "backbone: only CBAM and the last layer learn", choices=("none", "backbone"))
-    unfreeze: tuple[str, ...] = _setting((), "with freeze: EPOCH:LAYER ..., what learns from that epoch on; EPOCH:all")
+    freeze: str = _setting("none", "backbone: train only CBAM and the last layer", choices=("none", "backbone"))
+    unfreeze: tuple[str, ...] = _setting((), "with freeze: EPOCH:LAYER ..., trained from that epoch on; EPOCH:all")
     epochs: int = _setting(30, "passes over the training images", low=1)
-    batch_size: int = _setting(32, "images of a step, over all processes", low=2)
-    image_size: int = _setting(160, "side in pixels that the network is made for", low=32)
-    train_sizes: tuple[str, ...] = _setting((), "EPOCH:SIDE ..., the side in training from that epoch on")
+    batch_size: int = _setting(32, "images per step, over all processes", low=2)
+    image_size: int = _setting(160, "side of the images in pixels", low=32)
+    train_sizes: tuple[str, ...] = _setting((), "EPOCH:SIDE ..., side in training from that epoch on")
     optimizer: str = _setting("sgd", "SGD with Nesterov momentum, or AdamW", choices=("sgd", "adamw"))
     lr: float | None = _setting(
         None,
@@ -65,7 +65,7 @@ class Settings:
         f"{LR['adamw', False]} for adamw, a fifth with weights to start from)",
         above=0,
     )
-    backbone_lr: float = _setting(1.0, "factor on lr for all but CBAM and the last layer", above=0)
+    backbone_lr: float = _setting(1.0, "factor on lr for all layers except CBAM and the last one", above=0)
     cbam_lr: float = _setting(
         1.0, "factor on lr for CBAM: 0.1 keeps its MLPs alive where SGD trains from scratch", above=0
     )
@@ -73,17 +73,17 @@ class Settings:
         None, f"default: {WEIGHT_DECAY['sgd']} for sgd, {WEIGHT_DECAY['adamw']} for adamw", low=0
     )
     decay_all: bool = _setting(True, "weight decay also on biases and the weights of BatchNorm")
-    schedule: str = _setting("cosine", "how lr falls after the warm-up", choices=("cosine", "step"))
+    schedule: str = _setting("cosine", "decay of lr after the warm-up", choices=("cosine", "step"))
     warmup_epochs: float | None = _setting(
         None,
         f"epochs in which lr rises, at most half of all (default: {WARMUP:g}, or half of all if that is less)",
         low=0,
     )
-    min_lr: float = _setting(0.0, "cosine: where it ends, as a part of lr", low=0, high=1)
-    step_epochs: int = _setting(10, "step: epochs between falls, from the end of the warm-up on", low=1)
-    step_factor: float = _setting(0.1, "step: what each fall multiplies lr by", above=0, high=1)
+    min_lr: float = _setting(0.0, "cosine: final lr, as a fraction of lr", low=0, high=1)
+    step_epochs: int = _setting(10, "step: epochs between decays, from the end of the warm-up on", low=1)
+    step_factor: float = _setting(0.1, "step: factor of each decay", above=0, high=1)
     label_smoothing: float = _setting(0.1, "of the loss in training", low=0, high=0.99)
-    crop_scale: float = _setting(0.65, "smallest part of an image that a random crop takes", above=0, high=1)
+    crop_scale: float = _setting(0.65, "smallest area of a random crop, as a fraction of the image", above=0, high=1)
     augment: str = _setting("none", "torchvision's policy", choices=("none", "trivial", "rand", "auto"))
     erasing: float = _setting(0.0, "probability that a random rectangle is erased", low=0, high=1)
     mixup: float = _setting(0.0, "alpha of mixup; 0: none", low=0)
@@ -100,11 +100,11 @@ class Settings:
     channels_last: bool = _setting(True, "memory layout")
     compile: bool = _setting(False, "torch.compile")
     clip_grad: float | None = _setting(None, "largest norm of the gradient", above=0)
-    patience: int | None = _setting(None, "stop after so many epochs without a new best one", low=1)
+    patience: int | None = _setting(None, "stop after this many epochs without a new best one", low=1)
     sync_bn: bool = _setting(False, "several GPUs: BatchNorm over all processes")
-    deterministic: bool = _setting(False, "only deterministic algorithms; on a CPU results repeat without it")
+    deterministic: bool = _setting(False, "only deterministic algorithms; CPU results are deterministic without it")
     workers: int = _setting(os.cpu_count() or 1, "threads or processes that decode", low=0)
-    seed: int = _setting(0, "of weights, order and augmentation", low=0)
+    seed: int = _setting(0, "seed of weights, order and augmentation", low=0)
 
     def __post_init__(self) -> None:
         for f in dataclasses.fields(self):
@@ -144,7 +144,7 @@ def stages(name: str, entries: tuple[str, ...]) -> list[tuple[int, str]]:
     """("5:layer4", "8:all") as [(5, "layer4"), (8, "all")].
 
     Raises:
-        InputError: an entry of another form, or epochs that do not rise.
+        InputError: an entry of another form, or epochs that do not increase.
     """
     found = [entry.partition(":") for entry in entries]
     if not all(epoch.isdecimal() and int(epoch) >= 1 and value for epoch, _, value in found):
@@ -159,7 +159,7 @@ def read_settings(path: Path) -> dict[str, Any]:
     """The settings in a TOML or JSON file, by name; those of a run in its config.json.
 
     Raises:
-        InputError: as read_file, a name that is no setting, or a value that it cannot have.
+        InputError: as read_file, an unknown setting, or an invalid value.
     """
     found = read_file(path)
     if found.pop(ENVIRONMENT, None) is not None:
@@ -175,14 +175,14 @@ def read_settings(path: Path) -> dict[str, Any]:
 
 
 def _as_it_was_run(found: dict[str, Any]) -> None:
-    """Runs were once started with a longer warm-up than they could have, and then had half of their epochs."""
+    """Old runs accepted a longer warm-up than possible and used half of their epochs."""
     warmup, epochs = found.get("warmup_epochs"), found.get("epochs")
     if isinstance(warmup, int | float) and isinstance(epochs, int) and warmup > epochs / 2:
         found["warmup_epochs"] = epochs / 2
 
 
 def read_file(path: Path) -> dict[str, Any]:
-    """What a TOML or JSON file says, by name.
+    """The contents of a TOML or JSON file, by name.
 
     Raises:
         InputError: no such file, not TOML or JSON, or JSON without names.
@@ -190,7 +190,7 @@ def read_file(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
         found = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
-    except (OSError, ValueError) as error:  # both parsers' errors are ValueErrors
+    except (OSError, ValueError) as error:  # both parsers raise ValueErrors
         raise InputError(f"{path} cannot be read: {type(error).__name__}: {error}") from error
     if not isinstance(found, dict):
         raise InputError(f"{path} cannot be read: it must hold names with values, got {text.strip():.40}")

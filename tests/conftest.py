@@ -13,9 +13,9 @@ if not torch.cuda.is_available():
 
 @pytest.fixture(autouse=True)
 def poisoned_memory():
-    """Fills what torch.empty (in Python and in C++) returns with NaN, or the largest integer, in every test.
+    """Fill the memory of torch.empty (in Python and in C++) with NaN, or the largest integer, in every test.
 
-    PyTorch does so in deterministic mode, so this also shows that no operator of ours warns or fails in it.
+    PyTorch does so in deterministic mode, so this also tests that none of our operators warns or fails in it.
     """
     torch.use_deterministic_algorithms(True)
     yield
@@ -29,7 +29,7 @@ def checker(monkeypatch):
         pytest.skip("Triton compiles its kernels in this process; with TRITON_INTERPRET=1 it interprets them")
     from triton_checker import Checker
 
-    monkeypatch.setattr("cbam_fused.functional.wanted", "triton")
+    monkeypatch.setattr("cbam_fused.routing.wanted", "triton")
     with Checker() as checker:
         yield checker
 
@@ -43,7 +43,7 @@ def small_groups(monkeypatch):
 
 
 def pytest_collection_modifyitems(config, items) -> None:
-    """The tests marked ``cuda`` come first: what PyTorch remembers of the GPU it then learns while it sees one."""
+    """Run the tests marked ``cuda`` first, since PyTorch caches facts about the GPU and must see one."""
     if "CBAM_FUSED_SLOW" not in os.environ:
         config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("slow")])
         items[:] = [item for item in items if not item.get_closest_marker("slow")]
@@ -56,7 +56,7 @@ def pytest_collection_modifyitems(config, items) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item):
-    """A test that is not marked ``cuda`` finds no GPU, nor do its fixtures of any scope and the processes it starts."""
+    """Hide the GPU from tests not marked ``cuda``, from their fixtures of any scope, and from their subprocesses."""
     with pytest.MonkeyPatch.context() as patch:
         if not item.get_closest_marker("cuda"):
             patch.setattr(torch.cuda, "is_available", lambda: False)
@@ -75,7 +75,7 @@ def pytest_report_header() -> str:
 
 @pytest.fixture(scope="session")
 def drawn(tmp_path_factory) -> Path:
-    """A sample set of 2 training pictures and 1 validation picture a class."""
+    """A sample set of 2 training pictures and 1 validation picture per class."""
     from garbage.samples import draw
 
     folder = tmp_path_factory.mktemp("drawn") / "set"
@@ -106,7 +106,7 @@ def two_classes(drawn, tmp_path) -> Path:
 
 @pytest.fixture(scope="module")
 def one_thread():
-    """What is compared bit for bit with another process needs as many threads as that one has."""
+    """For bitwise comparison with another process: the same number of threads."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

@@ -1,9 +1,9 @@
-"""Prints how long each object of the last builds took, the longest first.
+"""Prints the build time of each object of the last builds, the longest first.
 
     python tools/build_times.py
 
-By ninja's log in build/objects: seconds from start to end, waiting for a core included where more compilers run than
-there are. To see all, build anew: rm -r build/objects, then for example
+From ninja's log in build/objects: seconds from start to end, including the wait for a core if more compilers run than
+there are cores. For all objects, rebuild: rm -r build/objects, then for example
 
     time CBAM_FUSED_CUDA=1 TORCH_CUDA_ARCH_LIST=9.0 python setup.py -q build_ext --build-lib build/timed
 """

@@ -1,9 +1,9 @@
-"""Compiles both bindings, without code, against the headers of the oldest torch that is supported.
+"""Compiles both bindings, syntax only, against the headers of the oldest supported torch.
 
     python tools/check_headers.py
 
-What newer headers alone have is an error there, as it would be for everyone who has that torch. The headers come from
-the registry once, out of the wheel of torch, and stay in build/headers. The binding for CUDA needs nvcc's toolkit.
+A function that only newer headers have is an error. The headers are downloaded once, from the wheel of torch, and stay
+in build/headers. The CUDA binding needs nvcc's toolkit.
 """
 
 import platform
@@ -25,8 +25,8 @@ FOLDER = ROOT / "build" / "headers" / f"torch-{VERSION}"
 
 
 def fetch() -> None:
-    """Puts the headers of torch into FOLDER."""
-    target = ["--python-version", "3.12", "--platform", f"manylinux_2_28_{platform.machine()}"]  # any Python runs this
+    """Download the headers of torch into FOLDER."""
+    target = ["--python-version", "3.12", "--platform", f"manylinux_2_28_{platform.machine()}"]  # for any Python
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", *target]
     FOLDER.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=FOLDER.parent) as temporary:
@@ -54,7 +54,7 @@ def main() -> int:
     syntax = "-fsyntax-only"
     good = check(build_kernels.BINDING, kernels.binding(syntax))
     if kernels.nvcc is None:
-        print(f"{build_kernels.CUDA_BINDING}: skipped, since there is no nvcc, whose headers it includes")
+        print(f"{build_kernels.CUDA_BINDING}: skipped, since it needs nvcc's headers and there is no nvcc")
     else:
         good &= check(build_kernels.CUDA_BINDING, kernels.cuda_binding(syntax))
     return not good

@@ -1,8 +1,8 @@
-"""All that a few minutes on a GPU can tell, in the order of its worth: python tools/gpu.py --minutes 10
+"""A few minutes of builds, tests and measurements on a GPU, the most important first: python tools/gpu.py --minutes 10
 
-The kernels are built for this GPU, then some tests run, the table and the training step are measured and profiled, and
-the rest of it all is begun. Each program writes its results to runs/gpu as they come; the same command goes on from
-there, on the same kind of GPU.
+It builds the kernels for this GPU, runs some tests, measures the table, measures and profiles the training step, and
+then starts the rest. Each program writes its results to runs/gpu at once; the same command resumes, on the same kind of
+GPU.
 """
 
 import argparse
@@ -19,7 +19,7 @@ PATIENCE = 20  # seconds from SIGTERM to SIGKILL
 
 
 def steps(python: str, out: Path) -> list[tuple[str, float, list[str]]]:
-    """Name, the most minutes, and the command, which takes --minutes unless its name is build."""
+    """Name, maximum minutes, and the command, which accepts --minutes unless its name is build."""
     pytest, bench = [python, "-m", "pytest", "-q"], [python, "-m", "bench.gpu", f"{out}/gpu.json"]
     tests = ["-m", "cuda", "--record", f"{out}/tests.jsonl"]
     return [
@@ -36,7 +36,7 @@ def steps(python: str, out: Path) -> list[tuple[str, float, list[str]]]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--minutes", type=float, default=10, help="for everything (default: %(default)g)")
+    parser.add_argument("--minutes", type=float, default=10, help="total time limit (default: %(default)g)")
     deadline = time.monotonic() + 60 * parser.parse_args().minutes
     OUT.mkdir(parents=True, exist_ok=True)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
@@ -59,7 +59,7 @@ def main() -> int:
 
 
 def run(name: str, command: list[str], minutes: float) -> int:
-    """The exit status of a command, which is ended when its time is over, or when this program is."""
+    """The exit status of a command, which is terminated when its time is over or when this program ends."""
     command = command if name == "build" else [*command, "--minutes", f"{minutes:.2f}"]
     print(f"\n{name}: {' '.join(command)}", flush=True)
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))

@@ -1,10 +1,10 @@
-"""Installs the package with several Pythons and versions of torch, tries it, and prints the table of the wheels page.
+"""Installs and tests the package with several versions of Python and torch; prints the table of the wheels page.
 
     python tools/install_matrix.py 3.10:torch==2.10.0 3.12:torch==2.11.0 3.13:torch
 
-A row is PYTHON:REQUIREMENT[:CUDA_HOME]. Each gets a new environment, in which pip installs first torch and then the
-package, as the last commit of this checkout has it, from git. An environment with a CUDA torch has several gigabytes:
-it is deleted before the next one is made. Rows are printed as they come; the logs stay.
+A row is PYTHON:REQUIREMENT[:CUDA_HOME]. In a new environment per row, pip installs first torch and then the package,
+from the last commit of this checkout. An environment with a CUDA torch has several gigabytes, so it is deleted before
+the next one. Rows are printed at once; the logs stay.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 TESTS = ["tests/numerics/test_values.py", "tests/numerics/test_semantics.py", "tests/cpu/test_threads.py"]
-NEEDED = ["pytest", "hypothesis"]  # of the tests
+NEEDED = ["pytest", "hypothesis"]  # by the tests
 HEAD = (
     "| Python | torch | seconds for torch | seconds for cbam_fused | CPU kernels | CUDA kernels | smoke test | tests |"
 )
@@ -37,10 +37,10 @@ class Environment:
         self.run(python, "-m", "venv", str(folder), cwd=folder.parent)
 
     def run(self, *command: str, cwd: Path | None = None) -> str:
-        """Output of a command, which the log gets too.
+        """The output of a command, which is also logged.
 
         Raises:
-            Failed: it ends with an error.
+            Failed: the command fails.
         """
         with self.log.open("a") as log:
             print("$", *command, file=log, flush=True)
@@ -61,11 +61,11 @@ class Environment:
 
 
 def find_python(version: str) -> str:
-    """python3.10 on PATH, or of pyenv."""
+    """python3.10 on PATH, or from pyenv."""
     known = sorted(Path.home().glob(f".pyenv/versions/{version}.*/bin/python"))
     found = shutil.which(f"python{version}") if not known else str(known[-1])
     if found is None:
-        raise SystemExit(f"there is no Python {version}, neither on PATH nor of pyenv")
+        raise SystemExit(f"Python {version} must be on PATH or in pyenv, found in neither")
     return found
 
 

@@ -1,9 +1,9 @@
-"""The smoke test of an installed wheel: runs with torch, the package and nothing else, and ends with one line.
+"""The smoke test of an installed wheel. It needs only torch and the package, and prints one line.
 
     python tools/smoke.py
 
-Values and gradients of the fused module are compared with those of the plain one, for every dtype, both layouts and
-both modes of BatchNorm; so are those of an exported program, and a state_dict goes there and back.
+It compares values and gradients of the fused module with the plain module's, for every dtype, both layouts and both
+modes of BatchNorm, and those of an exported program; and it converts a state_dict in both directions.
 """
 
 import itertools
@@ -14,7 +14,7 @@ import cbam_fused
 from cbam_fused import CBAM, reference
 from cbam_fused.ops import registry
 
-# Of the result's largest element: about a hundred roundings of the type.
+# Relative to the result's largest element: about a hundred roundings of the dtype.
 TOLERANCE = {torch.float64: 1e-13, torch.float32: 1e-5, torch.float16: 2e-2, torch.bfloat16: 2e-1}
 
 LAYOUTS = (torch.contiguous_format, torch.channels_last)

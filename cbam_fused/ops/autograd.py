@@ -1,7 +1,8 @@
-"""The raw operators under autograd. A backward that must itself be differentiable goes through the reference."""
+"""The raw operators under autograd. A backward that must be differentiable falls back to the reference."""
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +14,15 @@ from ..tensors import saved_gate, saved_logits
 from ..variants.config import HARD_SPATIAL, NO_CHANNEL, decode
 from . import registry
 
-SIXTH = 0.1666666716337204  # that of float32, which PyTorch's derivative of the hard sigmoid has in every type
+SIXTH = 0.1666666716337204  # 1 / 6 in float32; PyTorch's derivative of the hard sigmoid has it in every dtype
+
+
+def apply(function: type[Function], *args: Any) -> Any:
+    """function.apply(*args). torch.compile takes no tensor twice, such as a tied weight: views, there."""
+    if not torch.compiler.is_compiling():
+        return function.apply(*args)
+    apart = [a.view_as(a) if isinstance(a, Tensor) and any(a is b for b in args[:i]) else a for i, a in enumerate(args)]
+    return function.apply(*apart)
 
 
 class Cbam(Function):
@@ -21,32 +30,31 @@ class Cbam(Function):
 
     @staticmethod
     def forward(ctx, x, w1, w2, ws, b1, b2, bs, residual, relu, switches, backend):
-        y, saved, index = registry.operators[backend].forward(x, w1, b1, w2, b2, ws, bs, residual, relu, switches)
+        y, saved, index = registry.operators[backend].forward(x, w1, w2, ws, b1, b2, bs, residual, relu, switches)
         ctx.save_for_backward(x, w1, w2, ws, b1, b2, bs, y if relu else None, saved, index)
         ctx.has_residual, ctx.switches, ctx.backend = residual is not None, switches, backend
         return y
 
     @staticmethod
     def backward(ctx, dy):
-        *inputs, y, saved, index = ctx.saved_tensors
+        x, w1, w2, ws, b1, b2, bs, y, saved, index = ctx.saved_tensors
         if _differentiated():
             dy = _through_relu(dy, y)
             cbam = partial(reference.cbam, switches=decode(ctx.switches))
-            grads = _differentiable(cbam, inputs, ctx.needs_input_grad, dy)
+            grads = _differentiable(cbam, [x, w1, w2, ws, b1, b2, bs], ctx.needs_input_grad, dy)
             return *grads, _residual_gradient(ctx, dy), None, None, None
-        x, w1, w2, ws, b1, b2, bs = inputs
         backward = registry.operators[ctx.backend].backward
-        dx, dresidual, *grads = backward(dy, x, y, saved, index, w1, b1, w2, b2, ws, bs, ctx.switches)
-        return dx, *_in_order(grads, inputs), _residual_gradient(ctx, dy if y is None else dresidual), None, None, None
+        *grads, dresidual = backward(dy, x, y, saved, index, w1, w2, ws, b1, b2, bs, ctx.switches)
+        return *grads, _residual_gradient(ctx, dy if y is None else dresidual), None, None, None
 
 
 class CbamBatchNorm(Function):
-    """y with BatchNorm, by the statistics of the batch, behind the convolution; their mean and variance."""
+    """y with BatchNorm after the convolution, and the batch statistics: mean and variance."""
 
     @staticmethod
     def forward(ctx, x, w1, w2, ws, b1, b2, bs, weight, bias, residual, relu, switches, eps, backend):
         operators = registry.operators[backend]
-        saved, index = operators.attend(x, w1, b1, w2, b2, ws, bs, switches)
+        saved, index = operators.attend(x, w1, w2, ws, b1, b2, bs, switches)
         logits = saved_logits(saved, x)
         affine = [None if p is None else p.to(saved.dtype) for p in (weight, bias)]
         normalised, mean, inverse_deviation = torch.native_batch_norm(logits, *affine, None, None, True, 0.0, eps)
@@ -56,7 +64,7 @@ class CbamBatchNorm(Function):
             x, w1, w2, ws, b1, b2, bs, weight, bias, y if relu else None, saved, index, s, mean, inverse_deviation
         )
         ctx.has_residual, ctx.switches, ctx.eps, ctx.backend = residual is not None, switches, eps, backend
-        variance = inverse_deviation**-2 - eps  # here, as torch.compile knows a changed eps in this graph alone
+        variance = inverse_deviation**-2 - eps  # here, since torch.compile sees a changed eps only in this graph
         ctx.mark_non_differentiable(mean, variance)
         return y, mean, variance
 
@@ -85,17 +93,17 @@ class CbamBatchNorm(Function):
             ctx.eps,
             [True, weight is not None, bias is not None],
         )
-        dx, *grads = operators.backward_gates(dy, s, dg, dlogits, x, saved, index, w1, b1, w2, b2, ws, bs, ctx.switches)
+        grads = operators.backward_gates(dy, s, dg, dlogits, x, saved, index, w1, w2, ws, b1, b2, bs, ctx.switches)
         affine = [None if p is None else d.to(p.dtype) for p, d in ((weight, dweight), (bias, dbias))]
-        return dx, *_in_order(grads, inputs), *affine, _residual_gradient(ctx, dy), None, None, None, None
+        return *grads, *affine, _residual_gradient(ctx, dy), None, None, None, None
 
 
 class Gate(Function):
-    """Of the one gate whose parameters are given: g (N, C, 1, 1), or s before its sigmoid (N, 1, H, W), in acc."""
+    """One gate, whose parameters are given: g (N, C, 1, 1), or s before its sigmoid (N, 1, H, W), in acc."""
 
     @staticmethod
     def forward(ctx, x, w1, w2, ws, b1, b2, bs, switches, backend):
-        saved, index = registry.operators[backend].attend(x, w1, b1, w2, b2, ws, bs, switches)
+        saved, index = registry.operators[backend].attend(x, w1, w2, ws, b1, b2, bs, switches)
         ctx.save_for_backward(x, w1, w2, ws, b1, b2, bs, saved, index)
         ctx.switches, ctx.backend = switches, backend
         part = saved_gate(saved, x, switches) if ws is None else saved_logits(saved, x)
@@ -110,25 +118,20 @@ class Gate(Function):
             return *_differentiable(gate, inputs, ctx.needs_input_grad, d), None, None
         dg, dlogits = (d[:, :, 0, 0], None) if ws is None else (None, d)
         backward = registry.operators[ctx.backend].backward_gates
-        dx, *grads = backward(None, None, dg, dlogits, x, saved, index, w1, b1, w2, b2, ws, bs, ctx.switches)
-        return dx, *_in_order(grads, inputs), None, None
+        grads = backward(None, None, dg, dlogits, x, saved, index, w1, w2, ws, b1, b2, bs, ctx.switches)
+        return *grads, None, None
 
 
 def _of_gates(switches: int, w1: Tensor | None) -> int:
-    """For the operators that know the gates alone."""
+    """The switches for operators that get the gates but not the weights."""
     return switches | NO_CHANNEL if w1 is None else switches
 
 
 def _through_gate(s: Tensor, ds: Tensor, switches: int) -> Tensor:
-    """The gradient of the spatial gate, taken before it."""
+    """The gradient before the spatial gate."""
     if switches & HARD_SPATIAL:
         return torch.where((s > 0) & (s < 1), ds * SIXTH, 0)
     return ds * s * (1 - s)
-
-
-def _in_order(grads: list[Tensor], inputs: list[Tensor | None]) -> list[Tensor | None]:
-    """The operators' dw1, db1, dw2, db2, dws, dbs in the order of the inputs: w1, w2, ws, b1, b2, bs."""
-    return [None if p is None else g for g, p in zip(grads[::2] + grads[1::2], inputs[1:], strict=True)]
 
 
 def _through_relu(dy: Tensor, y: Tensor | None) -> Tensor:
@@ -140,14 +143,14 @@ def _residual_gradient(ctx, dy: Tensor) -> Tensor | None:
 
 
 def _differentiated() -> bool:
-    """Whether the backward that runs must itself be differentiable: create_graph, or forward mode around it."""
+    """Whether the running backward must be differentiable: create_graph, or forward mode around it."""
     return torch.is_grad_enabled() or forward_ad._current_level >= 0
 
 
 def _differentiable(
     function: Callable[..., Tensor], inputs: list[Tensor | None], needs: tuple[bool, ...], dy: Tensor
 ) -> list[Tensor | None]:
-    """The gradients of function(*inputs) that are needed, differentiable, without autocast as the kernels."""
+    """The needed gradients of function(*inputs), differentiable, and without autocast, as in the kernels."""
     wanted = {i: t for i, t in enumerate(inputs) if t is not None and needs[i]}
     if not wanted:
         return [None] * len(inputs)

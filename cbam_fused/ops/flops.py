@@ -1,7 +1,7 @@
-"""Formulas with which torch.utils.flop_counter counts what the operators compute as it counts the plain module.
+"""Formulas for torch.utils.flop_counter: the operators count as the plain module does.
 
-Its rules are those of convolutions: 2 operations for each weight at each place, nothing for pools, gates, products and
-BatchNorm. In the backward a convolution counts once for its weight and once for its input, where these need a gradient.
+Only convolutions count: 2 operations for each weight at each position. Pools, gates, products and BatchNorm count
+nothing. In the backward a convolution counts once for its weight and once for its input, if these need a gradient.
 """
 
 import importlib.abc
@@ -28,13 +28,13 @@ def _layer(w: Tensor | None, places: int) -> int:
     return 2 * places * w.numel() // (2 if expanded else 1)
 
 
-def _attend(x: Tensor, w1, b1, w2, b2, ws, bs, *rest: Any, **_: Any) -> int:
+def _attend(x: Tensor, w1, w2, ws, b1, b2, bs, *rest: Any, **_: Any) -> int:
     N, _C, H, W = x.shape
-    vectors = N * terms(rest[-1])  # that go through the MLP
+    vectors = N * terms(rest[-1])  # inputs of the MLP
     return _layer(w1, vectors) + _layer(w2, vectors) + _layer(ws, N * H * W)
 
 
-def _gradients(x: Tensor, w1, b1, w2, b2, ws, bs, switches: int) -> int:
+def _gradients(x: Tensor, w1, w2, ws, b1, b2, bs, switches: int) -> int:
     def learn(*tensors: Tensor | None) -> bool:
         return any(t is not None and t.requires_grad for t in tensors)
 
@@ -46,12 +46,12 @@ def _gradients(x: Tensor, w1, b1, w2, b2, ws, bs, switches: int) -> int:
     return first * _layer(w1, vectors) + second * _layer(w2, vectors) + spatial * _layer(ws, N * H * W)
 
 
-def _backward(dy, x, y, saved, index, w1, b1, w2, b2, ws, bs, switches, **_: Any) -> int:
-    return _gradients(x, w1, b1, w2, b2, ws, bs, switches)
+def _backward(dy, x, y, saved, index, w1, w2, ws, b1, b2, bs, switches, **_: Any) -> int:
+    return _gradients(x, w1, w2, ws, b1, b2, bs, switches)
 
 
-def _backward_gates(dy, s, dg, dlogits, x, saved, index, w1, b1, w2, b2, ws, bs, switches, **_: Any) -> int:
-    return _gradients(x, w1, b1, w2, b2, ws, bs, switches)
+def _backward_gates(dy, s, dg, dlogits, x, saved, index, w1, w2, ws, b1, b2, bs, switches, **_: Any) -> int:
+    return _gradients(x, w1, w2, ws, b1, b2, bs, switches)
 
 
 # apply and products are pointwise.
@@ -70,7 +70,7 @@ def _register(counter: ModuleType) -> None:
 
 
 class _Finder(importlib.abc.MetaPathFinder):
-    """Registers the formulas when the counter is imported: an import of ours would import Triton with it."""
+    """Registers the formulas when the counter is imported; importing it here would import Triton."""
 
     def find_spec(self, name: str, path: Any, target: Any = None) -> importlib.machinery.ModuleSpec | None:
         if name != COUNTER:

@@ -1,25 +1,25 @@
 """Loads the binaries, registers the Triton kernels, and describes the operators.
 
-params stands for w1, b1, w2, b2, ws, bs; acc for the accumulation type: float64 for a float64 x, else float32.
-switches is Switches.code of cbam_fused/switches.py.
+params stands for w1, w2, ws, b1, b2, bs; acc for the accumulation type: float64 for a float64 x, else float32.
+switches is Switches.code of cbam_fused/variants/config.py.
 
 forward(x, params, residual, relu, switches) -> (y, saved, index)
-backward(dy, x, y, saved, index, params, switches) -> (dx, dresidual, dw1, db1, dw2, db2, dws, dbs)
+backward(dy, x, y, saved, index, params, switches) -> (dx, dw1, dw2, dws, db1, db2, dbs, dresidual)
 
 w1 and w2, or ws, may be None: that gate is then 1. w2 alone is None where the switches say "single". ``saved``, acc,
 holds, per image: mean and max over H, W; the channel gate g; the hidden vectors before their activation, one for each
 time that the MLP is taken; the two gates whose sum g is, where it is one; mean and max over C; the spatial gate s.
-``index``, int32, holds where the maxima were: (C) and (HW). Of both tensors only what there is has room
-(layout.row_sizes); on GPUs, whose kernels know the tutorial's switches alone, both gates always, and the hidden vectors
-behind their activation. backward takes y if the forward ended in a ReLU, else None, and then leaves dresidual empty.
-Gradients of parameters have their type and strides; those of absent ones are empty.
+``index``, int32, holds where the maxima were: (C) and (HW); on GPUs, with even ties, how many elements reach them. Of
+both tensors only what there is has room (tensors.row_sizes). backward takes y if the forward ended in a ReLU, else
+None, and dresidual is then None, too. Gradients of parameters have their type and strides; those of absent ones are
+None.
 
 Where something stands between the convolution and its sigmoid, each of the two is cut there:
 
 attend(x, params, switches) -> (saved, index), with the convolution's result in the place of s
 apply(x, saved, s, residual, relu, switches) -> y
 products(dy, x, y, saved, s, switches) -> (dg, ds, dresidual)
-backward_gates(dy, s, dg, dlogits, x, saved, index, params, switches) -> (dx, dw1, db1, dw2, db2, dws, dbs)
+backward_gates(dy, s, dg, dlogits, x, saved, index, params, switches) -> (dx, dw1, dw2, dws, db1, db2, dbs)
 
 s, ds and dlogits, the gradient of the convolution's result, are (N, 1, H, W), dg is (N, C), all acc. backward_gates
 takes dy behind the ReLU; without dy and s it gives the gradients of the gates alone. dg or dlogits None: zeros.
@@ -36,8 +36,9 @@ import json
 import os
 import shutil
 from collections.abc import Callable
-from functools import partial
+from functools import cache
 from pathlib import Path
+from types import ModuleType
 from typing import NamedTuple
 
 import torch
@@ -115,12 +116,21 @@ cuda_architectures = () if cuda_missing else tuple(ops.cuda_architectures().spli
 
 def cuda_unserved(device: torch.device) -> str:
     """Why _C_cuda cannot serve a GPU; empty if it can."""
-    if cuda_missing or not torch.cuda.is_available():
-        return cuda_missing or "PyTorch sees no GPU"
-    properties = torch.cuda.get_device_properties(device)
+    if cuda_missing:
+        return cuda_missing
+    return _unserved_gpu(None) if device.index is None else _unserved_gpu_of(device.index)
+
+
+def _unserved_gpu(index: int | None) -> str:
+    if not torch.cuda.is_available():
+        return "PyTorch sees no GPU"
+    properties = torch.cuda.get_device_properties(index)
     if runs(cuda_architectures, properties.major, properties.minor):
         return ""
     return f"built for {', '.join(cuda_architectures)}, not for a GPU of {properties.major}.{properties.minor}"
+
+
+_unserved_gpu_of = cache(_unserved_gpu)  # which asks PyTorch, and that the driver
 
 
 def runs(architectures: tuple[str, ...], major: int, minor: int) -> bool:
@@ -137,15 +147,15 @@ def runs(architectures: tuple[str, ...], major: int, minor: int) -> bool:
     return False
 
 
-def _fake_attend(x, w1, b1, w2, b2, ws, bs, switches, full=False):
-    saved, index = row_sizes(x, w1, ws, switches, full or x.device.type == "cuda")
+def _fake_attend(x, w1, w2, ws, b1, b2, bs, switches):
+    saved, index = row_sizes(x, w1, ws, switches)
     acc = accumulation_dtype(x.dtype)
     return x.new_empty((x.shape[0], saved), dtype=acc), x.new_empty((x.shape[0], index), dtype=torch.int32)
 
 
-def _fake_forward(x, w1, b1, w2, b2, ws, bs, residual, relu, switches, full=False):
+def _fake_forward(x, w1, w2, ws, b1, b2, bs, residual, relu, switches):
     check(x, w1, w2, ws, b1, b2, bs, residual, switches=decode(switches))
-    return dense_like(x), *_fake_attend(x, w1, b1, w2, b2, ws, bs, switches, full)
+    return dense_like(x), *_fake_attend(x, w1, w2, ws, b1, b2, bs, switches)
 
 
 def _fake_apply(x, saved, s, residual, relu, switches):
@@ -154,18 +164,18 @@ def _fake_apply(x, saved, s, residual, relu, switches):
 
 def _fake_products(dy, x, y, saved, s, switches):
     N, C, H, W = x.shape
-    dresidual = x.new_empty((0,)) if y is None else dense_like(x)
+    dresidual = None if y is None else dense_like(x)
     return saved.new_empty((N, C)), saved.new_empty((N, 1, H, W)), dresidual
 
 
-def _fake_backward_gates(dy, s, dg, dlogits, x, saved, index, w1, b1, w2, b2, ws, bs, switches):
-    params = (w1, b1, w2, b2, ws, bs)
-    return dense_like(x), *(saved.new_empty((0,)) if p is None else torch.empty_like(p) for p in params)
+def _fake_backward_gates(dy, s, dg, dlogits, x, saved, index, w1, w2, ws, b1, b2, bs, switches):
+    params = (w1, w2, ws, b1, b2, bs)
+    return dense_like(x), *(None if p is None else torch.empty_like(p) for p in params)
 
 
-def _fake_backward(dy, x, y, saved, index, w1, b1, w2, b2, ws, bs, switches):
-    dx, *rest = _fake_backward_gates(dy, None, None, None, x, saved, index, w1, b1, w2, b2, ws, bs, switches)
-    return dx, x.new_empty((0,)) if y is None else torch.empty_like(dx), *rest
+def _fake_backward(dy, x, y, saved, index, w1, w2, ws, b1, b2, bs, switches):
+    grads = _fake_backward_gates(dy, None, None, None, x, saved, index, w1, w2, ws, b1, b2, bs, switches)
+    return *grads, None if y is None else dense_like(x)
 
 
 _FAKES: dict[str, Callable] = {
@@ -176,8 +186,7 @@ _FAKES: dict[str, Callable] = {
     "products": _fake_products,
     "backward_gates": _fake_backward_gates,
 }
-_TRITON_FAKES = {name: partial(_FAKES[name], full=True) for name in ("forward", "attend")}
-_PARAMS = "Tensor? w1, Tensor? b1, Tensor? w2, Tensor? b2, Tensor? ws, Tensor? bs"
+_PARAMS = "Tensor? w1, Tensor? w2, Tensor? ws, Tensor? b1, Tensor? b2, Tensor? bs"
 # As csrc/binding/cpu.cpp has them.
 _SCHEMAS = {
     "forward": f"(Tensor x, {_PARAMS}, Tensor? residual, bool relu, int switches) -> (Tensor, Tensor, Tensor)",
@@ -191,9 +200,14 @@ _SCHEMAS = {
 }
 
 
+@cache
+def _triton_operators() -> ModuleType:
+    """Imported when one of them is first called, since Triton takes long to import."""
+    return importlib.import_module("..triton.operators", __package__)
+
+
 def _triton(name: str) -> Callable:
-    """The Triton implementation of an operator, imported when it is first called."""
-    return lambda *args: getattr(importlib.import_module("..triton.operators", __package__), name)(*args)
+    return lambda *args: getattr(_triton_operators(), name)(*args)
 
 
 class Operators(NamedTuple):
@@ -213,7 +227,7 @@ _library = library.Library(NAMESPACE, "FRAGMENT")
 for _name, _schema in _SCHEMAS.items():
     _library.define(f"triton_{_name}{_schema}")
     _library.impl(f"triton_{_name}", _triton(_name), "CompositeExplicitAutograd")
-    library.register_fake(f"{NAMESPACE}::triton_{_name}", (_FAKES | _TRITON_FAKES)[_name])
+    library.register_fake(f"{NAMESPACE}::triton_{_name}", _FAKES[_name])
 operators = {"triton": _named("triton_")}
 if cpu_missing and not cuda_missing:  # _C would have defined them
     for _name, _schema in _SCHEMAS.items():

@@ -1,1 +1,1 @@
-"""replace_cbam: match.py proves that a module is a CBAM, fuse_masks.py fuses two masks of a caller."""
+"""replace_cbam: layers.py and candidates.py propose a function, match.py compares, fuse_masks.py fuses two masks."""

@@ -1,4 +1,4 @@
-"""Modules that multiply two masks in themselves, x = ca(x) * x; x = sa(x) * x: one fused call instead."""
+"""Fuses the two masks of a caller, x = ca(x) * x; x = sa(x) * x, into one call."""
 
 import collections
 import copy
@@ -14,30 +14,30 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.graph import inplace_methods
 
-from ..functional import without_demand
 from ..hooks import has_own_call, is_own
 from ..modules import CBAM, ChannelAttention, SpatialAttention, attend
-from . import generators
+from ..routing import without_demand
+from ..surgery.generators import generator_states, kept_generators
 from .inspection import MISSING, Reads, Unseen, inspect_forward
 from .match import random_copy, takes_one_argument
 
 _MULTIPLICATIONS = (operator.mul, torch.mul, "mul")
-_FUSED = "cbam_fused"  # on the forwards made here
+_FUSED = "cbam_fused"  # marks the forwards created here
 _COLLECTIONS = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
 _SHAPES = ((2, 32, 32, 1.0), (1, 9, 14, 1e2), (3, 16, 8, 1e-2), (1, 224, 224, 1.0))
 
 
 def fuse_pairs(module: nn.Module) -> tuple[list[tuple[str, str]], str]:
-    """Fuse the pairs of masks that the forward of this module applies in a row, as torch.fx finds them.
+    """Fuse the pairs of masks that the forward of this module applies in a row, as found by torch.fx.
 
-    The module keeps its children, their names and its class, of which it gets a subclass with another ``forward``, the
-    traced one. Each call compares the attributes that the old one reads with those at tracing, and runs the old one if
-    they have changed. A forward is left as it is if its code does anything that torch.fx may not see (inspection.py),
-    if torch.fx cannot trace it, if it takes more than one argument or does not do the same in both modes, if a random
-    generator moves, or if a copy of the module does not run on random maps or does not give the same there.
+    The module keeps its children and their names. Its class becomes a subclass whose ``forward`` is the traced one.
+    Each call compares the attributes that the old forward reads with their values at tracing, and runs the old forward
+    if they have changed. A forward is left alone if its code may have an effect that torch.fx does not see
+    (inspection.py), if torch.fx cannot trace it, if it takes more than one argument or differs between the modes, if a
+    random generator advances, or if a copy of the module does not run on random maps or returns another result.
 
     Returns:
-        The names of the pairs that were fused, and if there are none though there are both masks, why.
+        The names of the fused pairs; and if there are none despite both masks, the reason.
     """
     kinds = [type(child) for child in module.children()]
     if (
@@ -48,12 +48,12 @@ def fuse_pairs(module: nn.Module) -> tuple[list[tuple[str, str]], str]:
     ):
         return [], ""
     if has_own_call(module):
-        return [], "its forward is not that of its class"
+        return [], "its forward is not its class's"
     if not takes_one_argument(module):
-        return [], "its forward has more arguments than one"
+        return [], "its forward has more than one argument"
     cls = type(module)
     if type(cls) is not type or any("__init_subclass__" in vars(base) for base in cls.__mro__ if base is not object):
-        return [], "its class does something when it gets a subclass"
+        return [], "its class runs code when it is subclassed"
     try:
         reads = inspect_forward(module)
         for name, value in reads.constants.items():
@@ -61,20 +61,20 @@ def fuse_pairs(module: nn.Module) -> tuple[list[tuple[str, str]], str]:
                 raise Unseen(f"reads its attribute {name}, a {type(value).__name__}")
         for name in reads.children:
             if isinstance(getattr(module, name), _COLLECTIONS):
-                raise Unseen(f"goes through {name}, a {type(getattr(module, name)).__name__}")
+                raise Unseen(f"iterates over {name}, a {type(getattr(module, name)).__name__}")
     except Unseen as unseen:
         return [], f"its forward {unseen}"
     graphs = _traces(module)
     if graphs is None:
-        return [], "torch.fx cannot trace its forward, or misses something of it"
+        return [], "torch.fx cannot trace its forward, or misses an effect of it"
     if str(graphs[0]) != str(graphs[1]):
-        return [], "its forward is another in training mode"
+        return [], "its forward differs in training mode"
     graph = graphs[0]
     if nested := [str(n.target) for n in graph.nodes if n.op in ("call_module", "get_attr") and "." in str(n.target)]:
         return [], f"its forward uses {nested[0]}, which is in another module"
     pairs = [pair for node in list(graph.nodes) if (pair := _fuse(module, graph, node))]
     if not pairs:
-        return [], "no two masks are multiplied in, one right after the other"
+        return [], "it does not multiply x with two masks in a row"
     traced = type(fx.GraphModule(module, graph)).forward
     forward = _guarded(cls.forward, traced, reads)
     fused = type(cls.__name__, (cls,), {"forward": forward, "__module__": cls.__module__})
@@ -89,7 +89,7 @@ def _is_fixed(value: Any) -> bool:
 
 
 def _guarded(original: Any, traced: Any, reads: Reads) -> Any:
-    """The traced forward, and the original one where attributes that it reads are no longer what they were."""
+    """The traced forward; the original one if attributes that it reads have changed."""
     constants = {name: value for name, value in reads.constants.items() if value is not MISSING}
     missing = [name for name, value in reads.constants.items() if value is MISSING]
     present = [name for name, there in reads.children.items() if there]
@@ -114,12 +114,12 @@ def _differ(found: Any, value: Any) -> bool:
 
 
 def augmented(name: str, a: object, b: object) -> object:
-    """a += b and its like, for the traced code."""
+    """In-place operators such as a += b, for the traced code."""
     return getattr(operator, name)(a, b)
 
 
 class _Proxy(fx.Proxy):
-    """A proxy that keeps in-place arithmetic in place, of which torch.fx makes new tensors."""
+    """A proxy that keeps in-place arithmetic in place; torch.fx would create new tensors."""
 
 
 for _name in inplace_methods:
@@ -131,7 +131,7 @@ for _name in inplace_methods:
 
 
 class _Children(fx.Tracer):
-    proxy_buffer_attributes = True  # else what happens to a buffer happens while tracing, and never again
+    proxy_buffer_attributes = True  # otherwise changes of a buffer would happen once, while tracing
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return True
@@ -141,9 +141,9 @@ class _Children(fx.Tracer):
 
 
 def _traces(module: nn.Module) -> list[fx.Graph] | None:
-    """The graphs of a copy's forward in eval and in training mode; None if it cannot be traced, or does more.
+    """The graphs of a copy's forward in eval and in training mode; None if it cannot be traced or has other effects.
 
-    A graph lacks the ``with`` that a call was in (no_grad, autocast, checkpoint), and what forward does to attributes.
+    A graph has neither the ``with`` around a call (no_grad, autocast, checkpoint) nor changes of attributes.
     """
     entered: list[str] = []
 
@@ -166,14 +166,14 @@ def _traces(module: nn.Module) -> list[fx.Graph] | None:
         return graphs if same and all(name.startswith(("torch.fx", "torch.overrides")) for name in entered) else None
 
     try:
-        with ThreadPoolExecutor(1) as thread:  # the function that watches this thread may be a profiler's
+        with ThreadPoolExecutor(1) as thread:  # this thread's profile function may belong to a profiler
             return thread.submit(trace).result()
-    except Exception:  # whatever Python code does with a proxy
+    except Exception:  # Python code may raise anything for a proxy
         return None
 
 
 def _attributes(value: Any, seen: dict[int, object]) -> Iterator[object]:
-    """All that can be reached from an object by attributes and containers, and of tensors how often they changed."""
+    """Every object reachable from an object by attributes and containers, and the versions of tensors."""
     yield value
     if id(value) in seen or isinstance(value, type | types.ModuleType | types.FunctionType):
         return
@@ -190,7 +190,7 @@ def _attributes(value: Any, seen: dict[int, object]) -> Iterator[object]:
 
 
 def _fuse(module: nn.Module, graph: fx.Graph, channel: fx.Node) -> tuple[str, str] | None:
-    """If this node and the next three are a pair, put one call in their place; the names of its two modules."""
+    """If this node and the next three are a pair, replace them by one call; the names of its two modules."""
     refined = _product(module, channel, ChannelAttention)
     if refined is None:
         return None
@@ -212,7 +212,7 @@ def _fuse(module: nn.Module, graph: fx.Graph, channel: fx.Node) -> tuple[str, st
 
 
 def _product(module: nn.Module, mask: fx.Node, kind: type[nn.Module]) -> fx.Node | None:
-    """The next node, if it multiplies a mask with what it is the mask of, and nothing else uses the mask."""
+    """The next node, if it multiplies a mask with the mask's input, and nothing else uses the mask."""
     if mask.op != "call_module" or len(mask.args) != 1 or mask.kwargs or [*mask.users] != [mask.next]:
         return None
     gate: Any = module.get_submodule(str(mask.target))
@@ -225,34 +225,34 @@ def _product(module: nn.Module, mask: fx.Node, kind: type[nn.Module]) -> fx.Node
 
 
 def _difference(module: nn.Module, fused: type) -> str:
-    """Why the fused class does not fit the module, found on copies and random maps; empty if it does."""
+    """Why the fused class differs from the module on copies and random maps; empty if it does not."""
     compared = False
-    with generators.kept(), torch.device("cpu"), torch.enable_grad(), without_demand():
+    with kept_generators(), torch.device("cpu"), torch.enable_grad(), without_demand():
         try:
             original = random_copy(module, torch.Generator().manual_seed(0))
-        except Exception:  # what cannot be copied cannot be compared
+        except Exception:  # a module that cannot be copied cannot be compared
             return "it cannot be copied"
         for x in _inputs(module):
             if compared and x.shape[-1] > 100:
                 continue
             before, after = copy.deepcopy(original), copy.deepcopy(original)
             after.__class__ = fused
-            states = generators.states()
+            states = generator_states()
             try:
                 expected = _run(before, x)
             except Exception:  # not an input of this module
                 continue
-            if generators.states() != states:
+            if generator_states() != states:
                 return "it draws random numbers"
             try:
                 found = [*_run(after, x), *after.buffers()]
             except Exception as error:
-                return f"in one call it fails: {type(error).__name__}: {error}"
+                return f"fused it fails: {type(error).__name__}: {error}"
             expected += before.buffers()
             if not all(_close(a, b) for a, b in zip(found, expected, strict=True)):
-                return "in one call its masks give something else"
+                return "fused it returns another result"
             if _dtype_under_autocast(before, x) != _dtype_under_autocast(after, x):
-                return "in one call it gives another dtype under autocast"
+                return "fused it returns another dtype under autocast"
             compared = True
     return "" if compared else "it does not run on a random map"
 
@@ -281,9 +281,9 @@ def _run(module: nn.Module, x: Tensor) -> list[Tensor]:
 
 
 def _dtype_under_autocast(module: nn.Module, x: Tensor) -> torch.dtype | None:
-    """The output's; None if the module does not run there."""
+    """The dtype of the output; None if the module does not run under autocast."""
     try:
         with torch.autocast("cpu", torch.bfloat16):
             return module.float().eval()(x.float()).dtype
-    except Exception:  # whatever the module does with float32 and halves
+    except Exception:  # the module may not support float32 and half types
         return None

@@ -1,4 +1,4 @@
-"""Who holds a module or a parameter besides the module that it is a child of: it would keep the old one."""
+"""Finds references to modules and parameters from outside the module tree; they would keep the old module."""
 
 import collections
 import functools
@@ -13,7 +13,7 @@ _OF_THE_TREE = ("_modules", "_parameters", "_buffers")
 
 
 def held_elsewhere(model: nn.Module) -> dict[int, str]:
-    """By the identity of each module and parameter that an attribute, a closure or a hook holds: who does."""
+    """For the id of each module and parameter that an attribute, a closure or a hook holds: the holder."""
     tree = {id(m): m for m in model.modules()} | {id(p): p for p in model.parameters()}
     held: dict[int, str] = {}
     for name, module in model.named_modules():
@@ -36,7 +36,7 @@ def held_elsewhere(model: nn.Module) -> dict[int, str]:
 
 
 def _contents(value: Any) -> list[Any]:
-    """What an object holds: items, attributes, and for functions closures, defaults and the globals in their code."""
+    """The objects in an object: items, attributes, and for functions closures, defaults and globals in their code."""
     if isinstance(value, staticmethod | classmethod | types.MethodType):
         return [value.__func__, getattr(value, "__self__", None)]
     if isinstance(value, property):
@@ -62,5 +62,5 @@ def _contents(value: Any) -> list[Any]:
 def _cell(cell: types.CellType) -> Any:
     try:
         return cell.cell_contents
-    except ValueError:  # it is empty
+    except ValueError:  # empty
         return None

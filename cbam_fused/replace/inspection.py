@@ -1,7 +1,7 @@
-"""What the code of a forward may do that neither torch.fx nor a comparison of numbers sees: its bytecode is read.
+"""Inspects the bytecode of a forward for effects that neither torch.fx nor a comparison of numbers detects.
 
-Whatever is not known to be harmless counts as a reason against: a module's result must depend on its input, its
-layers and its constant attributes alone, and nothing else may happen.
+Code not known to be harmless is a reason to leave a module alone: its result must depend only on its input, its layers
+and its constant attributes, and it must have no other effect.
 """
 
 import dis
@@ -60,12 +60,12 @@ _STATEMENTS = {
     "SET_ADD": "has a set",
     "MATCH_CLASS": "has a match",
 }
-# A proxy of torch.fx is another object than what it stands for, and has another text.
+# A proxy of torch.fx is not the object that it represents, and has another string.
 _STATEMENTS_ON_PROXIES = {
-    "CONTAINS_OP": "asks what is in something",
-    "FORMAT_VALUE": "makes a text",
-    "FORMAT_SIMPLE": "makes a text",
-    "FORMAT_WITH_SPEC": "makes a text",
+    "CONTAINS_OP": "tests membership",
+    "FORMAT_VALUE": "formats a string",
+    "FORMAT_SIMPLE": "formats a string",
+    "FORMAT_WITH_SPEC": "formats a string",
 }
 _ATTRIBUTES_OF_PROXIES = frozenset("format get grad_fn grad index join names pop _base setdefault update".split())  # noqa: SIM905
 _ATTRIBUTES = ("LOAD_ATTR", "LOAD_METHOD", "LOAD_SUPER_ATTR")
@@ -73,7 +73,7 @@ _CONSTANTS = (type(None), bool, int, float, str, torch.dtype, torch.memory_forma
 
 
 class Unseen(Exception):
-    """Why a forward may do more than is seen; the text goes on from "its forward"."""
+    """Why a forward may have an undetected effect; the text continues "its forward"."""
 
 
 MISSING = object()
@@ -81,11 +81,11 @@ MISSING = object()
 
 @dataclass
 class Reads:
-    """What the code reads of the module that it belongs to.
+    """The attributes that a forward reads from its module.
 
     Attributes:
-        constants: plain attributes and their values; MISSING where there is none.
-        children: names of children, parameters and buffers, and whether there is one.
+        constants: plain attributes and their values; MISSING if absent.
+        children: names of children, parameters and buffers, and whether they are present.
     """
 
     constants: dict[str, Any] = field(default_factory=dict)
@@ -93,19 +93,19 @@ class Reads:
 
 
 def inspect_forward(module: nn.Module, *, by_name: bool = False) -> Reads:
-    """What the forward of a module's class, and all the Python that it calls, reads of the module.
+    """The attributes that the forward of a module's class, and all Python code that it calls, read from the module.
 
     Args:
-        by_name: whether ``getattr`` may be used, whose attributes are then not in the result.
+        by_name: whether ``getattr`` is allowed; its attributes are not in the result.
 
     Raises:
-        Unseen: the code does, or may do, what is not seen.
+        Unseen: the code may have an undetected effect.
     """
     if has_own_call(module):
-        raise Unseen("is not that of its class")
+        raise Unseen("is not its class's")
     for name in ("__getattribute__", "__getattr__", "__setattr__"):
         if getattr(type(module), name) is not getattr(nn.Module, name):
-            raise Unseen(f"has attributes by the class's own {name}")
+            raise Unseen(f"has its own {name}")
     inspection = _Inspection(module, by_name)
     inspection.function(type(module).forward)
     if inspection.adds and (lists := [n for n, v in inspection.reads.constants.items() if isinstance(v, list)]):
@@ -123,12 +123,12 @@ class _Inspection:
         self.inside = {n for m in module.modules() if m is not module for n in _plain(m)}
 
     def function(self, f: object) -> None:
-        """Raise Unseen if a function does more than is seen."""
+        """Raise Unseen if a function may have an undetected effect."""
         if f in self.seen:
             return
         self.seen.add(f)
         if not isinstance(f, types.FunctionType):
-            raise Unseen(f"calls {_name(f)}, which is no function of Python")
+            raise Unseen(f"calls {_name(f)}, which is not a Python function")
         for value in (*(f.__defaults__ or ()), *(f.__kwdefaults__ or {}).values()):
             self.constant(value, f"the default {value!r}")
         for name, cell in zip(f.__code__.co_freevars, f.__closure__ or (), strict=True):
@@ -147,8 +147,8 @@ class _Inspection:
                 self.code(constant, variables, ())
 
     def _global_chains(self, code: types.CodeType, variables: dict[str, Any], free: tuple[str, ...]) -> Iterator[str]:
-        """Checks statements and globals with their attributes, torch.nn.functional.relu; yields other attributes."""
-        chain: list[Any] = []  # the object that the attributes so far lead to, if they start from a global
+        """Check statements and globals with their attributes (torch.nn.functional.relu); yield other attributes."""
+        chain: list[Any] = []  # the object reached by the attributes so far, if they start from a global
         label = ""
         previous: Any = None
         for instruction in dis.get_instructions(code):
@@ -164,7 +164,7 @@ class _Inspection:
             if text := self.statements.get(instruction.opname):
                 raise Unseen(text)
             if instruction.opname == "IS_OP" and previous is not None:
-                raise Unseen("compares by identity with something else than None")
+                raise Unseen("compares by identity with an object other than None")
             if isinstance(instruction.argval, frozenset):
                 raise Unseen("has a set")
             previous = instruction.argval
@@ -180,7 +180,7 @@ class _Inspection:
                 yield name
 
     def value(self, value: Any, label: str) -> None:
-        """Raise Unseen unless this global is a function that is seen, a class of modules or a constant of torch."""
+        """Raise Unseen unless this global is a function that torch.fx sees, a module class or a constant of torch."""
         if isinstance(value, staticmethod | classmethod):
             value = value.__func__
         if isinstance(value, torch.dtype | torch.memory_format | torch.layout) or value is torch.Tensor:
@@ -188,7 +188,7 @@ class _Inspection:
         if _is_seen(value) or (isinstance(value, type) and issubclass(value, nn.Module)):
             return
         if not isinstance(value, types.FunctionType):
-            raise Unseen(f"uses {label}, which is no function or module class that is known")
+            raise Unseen(f"uses {label}, which is not a known function or module class")
         if value.__module__ and value.__module__.partition(".")[0] == "torch":
             raise Unseen(f"calls {label}, which torch.fx does not see")
         self.function(value)
@@ -203,7 +203,7 @@ class _Inspection:
             raise Unseen(f"reads {label}, a {type(value).__name__}")
 
     def attribute(self, name: str) -> None:
-        """An attribute of the module, or of anything else that the code has."""
+        """Check an attribute of the module, or of another object in the code."""
         m = self.module
         known = name in _OF_MODULES or name in _LIST_METHODS
         self.adds |= name in _LIST_METHODS
@@ -235,7 +235,7 @@ class _Inspection:
 
 
 def _plain(module: nn.Module) -> set[str]:
-    """The names of a module's attributes that are neither torch's own nor children, parameters or buffers."""
+    """The names of a module's attributes that are neither torch's nor children, parameters or buffers."""
     own = set() if type(module).__module__.startswith("torch.nn.modules") else {*module.__dict__}
     return own - _MODULE_ATTRIBUTES
 
@@ -244,7 +244,7 @@ _MODULE_ATTRIBUTES = {*nn.Module().__dict__}
 
 
 def _of_class(cls: type, name: str) -> Any:
-    """What a class has under this name of its own; that of nn.Module counts if tensors do not have it, too."""
+    """The class attribute of this name; those of nn.Module count only if tensors do not have them."""
     for base in cls.__mro__:
         if base in (nn.Module, object):
             if name in base.__dict__ and name not in _OF_TENSORS_TOO:
@@ -256,7 +256,7 @@ def _of_class(cls: type, name: str) -> Any:
 
 @cache
 def _seen_functions() -> frozenset:
-    """What torch.fx sees when it is called with a proxy."""
+    """The functions that torch.fx records when they are called with a proxy."""
     functions = torch.overrides.get_overridable_functions()
     also = {torch._assert, nn.functional.sigmoid, nn.functional.tanh}
     return frozenset(f for several in functions.values() for f in several) | also

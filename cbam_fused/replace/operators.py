@@ -1,7 +1,7 @@
-"""What a foreign module consists of: its code is inspected, and torch.fx lists its operators.
+"""The operators of a foreign module: its code is inspected, and torch.fx lists them.
 
-Numbers alone prove nothing of what they did not reach: a clamp at 1e9, a branch for maps of 100 pixels. So a module is
-taken for a CBAM only if its forward is a straight line of operators that CBAMs are made of.
+Numbers prove nothing about cases that they did not reach: a clamp at 1e9, a branch for maps of 100 pixels. So a module
+counts as a CBAM only if its forward is a straight line of the operators of CBAMs.
 """
 
 import copy
@@ -88,7 +88,7 @@ _OURS = (reference.CBAM, reference.ChannelAttention, reference.SpatialAttention)
 
 
 def what_the_code_hides(module: nn.Module) -> str:
-    """Why the code of a module and its parts may do more than is seen; empty if it does not. Nothing is run."""
+    """Why the code of a module and its parts may have an undetected effect; empty if not. Runs no code of theirs."""
     if type(module) in _OURS:
         ours: Any = module
         called = ours.calls_masks() if isinstance(module, reference.CBAM) else ours.calls_layers()
@@ -97,7 +97,7 @@ def what_the_code_hides(module: nn.Module) -> str:
         whose = f"the forward of its {name}" if name else "its forward"
         if _is_of_torch(part) and not has_own_call(part):
             continue
-        if type(part).forward is nn.Module.forward:  # it only holds others
+        if type(part).forward is nn.Module.forward:  # a container
             continue
         try:
             reads = inspect_forward(part, by_name=True)
@@ -110,18 +110,18 @@ def what_the_code_hides(module: nn.Module) -> str:
 
 
 def foreign_operator(module: nn.Module) -> str:
-    """Why a module may compute something else on other inputs; empty if it consists of a CBAM's operators alone."""
+    """Why a module may compute something else on other inputs; empty if it has only operators of CBAMs."""
     if type(module) in _OURS:
         return ""
     try:
         copied = copy.deepcopy(module)
         graphs = [_Operators().trace(copied.train(mode)) for mode in (False, True)]
-    except Exception as error:  # whatever Python code does with a proxy
+    except Exception as error:  # Python code may raise anything for a proxy
         text = re.sub(r"\s+", " ", str(error))[:120]
-        return f"torch.fx cannot follow its forward: {type(error).__name__}: {text}"
+        return f"torch.fx cannot trace its forward: {type(error).__name__}: {text}"
     for node in (node for graph in graphs for node in graph.nodes):
         if name := _foreign(node, module):
-            return f"its forward uses {name}, of which no CBAM is made"
+            return f"its forward uses {name}, which no CBAM uses"
     return ""
 
 
@@ -146,7 +146,7 @@ def _foreign(node: fx.Node, module: nn.Module) -> str:
 
 
 class _Operators(fx.Tracer):
-    proxy_buffer_attributes = True  # else what happens to a buffer happens while tracing
+    proxy_buffer_attributes = True  # otherwise changes of a buffer would happen while tracing
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return _is_of_torch(m) and not isinstance(m, nn.Sequential)

@@ -1,4 +1,4 @@
-"""replace_cbam: put fused modules in the place of a model's CBAMs, whatever they are called."""
+"""replace_cbam: replaces the CBAMs of a model, whatever their names, by fused modules."""
 
 import re
 from dataclasses import dataclass, field
@@ -9,11 +9,13 @@ from torch import nn
 from .. import modules, reference
 from ..hooks import has_hooks
 from ..surgery.freezing import BEFORE
+from ..surgery.generators import kept_generators
 from ..variants.state_dict import PublicNames
-from . import generators
+from .candidates import Proof
 from .fuse_masks import fuse_pairs
 from .holders import held_elsewhere
-from .match import HOOKS, Layers, Proof, prove, takes_one_argument
+from .layers import Layers
+from .match import HOOKS, prove, takes_one_argument
 
 STATE_DICT_HOOKS = (
     *("_state_dict_hooks", "_state_dict_pre_hooks"),
@@ -23,13 +25,13 @@ STATE_DICT_HOOKS = (
 
 @dataclass
 class Report:
-    """What replace_cbam did.
+    """The result of replace_cbam.
 
     Attributes:
-        replaced: name of each module that was replaced, and the variant that it was, with the switches that differ.
-        skipped: name of each module that looks like a CBAM but was left alone, and why.
-        fused: name of each module whose pair of masks became one fused call, by the names of the pair.
-        unfused: name of each module that has both masks and was left as it is, so that each runs by itself, and why.
+        replaced: name of each replaced module, and its variant with the switches that differ.
+        skipped: name of each module that looks like a CBAM but was left alone, and the reason.
+        fused: name of each module whose pair of masks became one fused call, and the names of the pair.
+        unfused: name of each module with both masks that was left alone, so each mask runs by itself, and the reason.
     """
 
     replaced: dict[str, str] = field(default_factory=dict)
@@ -39,27 +41,26 @@ class Report:
 
 
 def replace_cbam(model: nn.Module) -> Report:
-    """Replace every CBAM of a model, in place, by a fused one of the same function, weights included.
+    """Replace every CBAM of a model, in place, by a fused one with the same mathematics and weights.
 
     A module is a candidate if its layers have the shapes of a CBAM or of one of its two masks; class names do not
-    count. It is replaced if one of the functions in ``cbam_fused.variants`` has the same outputs, gradients and
-    BatchNorm statistics, in eval and training mode, on random input and random weights, in float64 copies on the
-    CPU. The new module has the weights (as new parameters: build the optimiser afterwards), the training flags,
-    device, dtype and hooks of the old one, and loads its state_dict if that has the names of a known variant. Hooks of
-    its layers, its parameters and its state_dict would be lost: a module that has any is left alone. So is one whose
-    forward has more than one argument, and one whose layers or parameters another module shares. In modules that
-    multiply the two masks in themselves, ``x = ca(x) * x; x = sa(x) * x``, the masks are replaced, and where torch.fx
-    finds exactly this pattern it becomes one call; such a module gets a subclass of its class, for its present
-    attributes, and can no longer be pickled as a whole.
+    matter. It is replaced if a variant in ``cbam_fused.variants`` has the same outputs, gradients and BatchNorm
+    statistics, in eval and training mode, on random input and random weights, in float64 copies on the CPU. The new
+    module has the weights (as new parameters: build the optimiser afterwards), training flags, device, dtype and hooks
+    of the old one, and loads its state_dict if that has the names of a known variant. A module is left alone if its
+    layers, parameters or state_dict have hooks, which would be lost; if its forward has more than one argument; or if
+    another module shares its layers or parameters. If a caller multiplies x with both masks,
+    ``x = ca(x) * x; x = sa(x) * x``, and torch.fx finds exactly this pattern, it becomes one call. Such a caller gets
+    a subclass of its class, for its current attributes, and can no longer be pickled as a whole.
 
     Args:
-        model: any module. If it is a CBAM itself it cannot be replaced in place.
+        model: any module. A model that is a CBAM itself cannot be replaced in place.
 
     Returns:
-        A report of what was replaced, skipped and why, and fused.
+        A report of replaced, skipped and fused modules, with reasons.
     """
     report = Report()
-    with generators.kept(), torch.device("cpu"):  # building modules must not move the caller's numbers
+    with kept_generators(), torch.device("cpu"):  # building modules must not advance the caller's generators
         new = _replacements(model, report)
     _rename_frozen(model, new)
     for parent in list(model.modules()):
@@ -76,7 +77,7 @@ def replace_cbam(model: nn.Module) -> Report:
 
 
 def _replacements(model: nn.Module, report: Report) -> dict[nn.Module, PublicNames]:
-    """The new module for each that is to be replaced; nothing is changed yet."""
+    """The new module for each module to replace; changes nothing."""
     owners, held = _owners(model), held_elsewhere(model)
     new: dict[nn.Module, PublicNames] = {}
     done: list[str] = []
@@ -94,7 +95,7 @@ def _replacements(model: nn.Module, report: Report) -> dict[nn.Module, PublicNam
             continue
         whole = layers.fc1 and layers.conv
         if whole and any(len(child.state_dict()) == len(module.state_dict()) for child in module.children()):
-            continue  # a wrapper of what comes next
+            continue  # a wrapper of the next module
         proof, reason = None, _obstacle(module, owners, held) if name else "it is the model itself"
         if not reason:
             proof, reason = prove(module, layers)
@@ -112,7 +113,7 @@ def _replacements(model: nn.Module, report: Report) -> dict[nn.Module, PublicNam
 
 
 def _fused(proof: Proof, original: nn.Module) -> PublicNames:
-    """The module that takes the place of the original."""
+    """The replacement of the original."""
     module = proof.take(proof.build(proof.switches), original)
     module.train(original.training)
     if proof.layers.norm:
@@ -123,21 +124,21 @@ def _fused(proof: Proof, original: nn.Module) -> PublicNames:
 
 
 def _rename_frozen(model: nn.Module, new: dict[nn.Module, PublicNames]) -> None:
-    """What freeze_except noted of parameters goes by their new names, for unfreeze."""
+    """Rename the parameters that freeze_except recorded, for unfreeze."""
     for holder in model.modules():
         before = holder.__dict__.get(BEFORE, {})
         for prefix, old in holder.named_modules() if before else ():
             if old not in new:
                 continue
             names = {id(p): n for n, p in old.named_parameters()}
-            state = Layers.of(old).state(old)  # type: ignore[union-attr]  # it had some when it was proved
+            state = Layers.of(old).state(old)  # type: ignore[union-attr]  # prove() found them
             part = f"{new[old].part}."
             moves = {f"{prefix}.{n.removeprefix(part)}": f"{prefix}.{names.get(id(t))}" for n, t in state.items()}
             before |= {to: before.pop(name) for to, name in moves.items() if name in before}
 
 
 def _owners(model: nn.Module) -> dict[int, list[nn.Module]]:
-    """The modules that hold each module and each parameter, one of them once for each name."""
+    """The modules that hold each module and each parameter, once per name."""
     owners: dict[int, list[nn.Module]] = {}
     for module in model.modules():
         for held in (*module._modules.values(), *module._parameters.values()):
@@ -146,18 +147,18 @@ def _owners(model: nn.Module) -> dict[int, list[nn.Module]]:
 
 
 def _obstacle(module: nn.Module, owners: dict[int, list[nn.Module]], held: dict[int, str]) -> str:
-    """Why a module cannot be replaced whatever it computes; empty if it can."""
+    """Why a module cannot be replaced, regardless of its function; empty if it can."""
     if type(module).forward is not reference.CBAM.forward and not takes_one_argument(module):
-        return "its forward has more arguments than the one that a CBAM takes"
+        return "its forward has more than one argument"
     inside = {*module.modules()}
     for name, child in module.named_modules():
         whose = f"its sub-module {name}" if name else "it"
         if name and not inside.issuperset(owners[id(child)]):
             return f"{whose} is shared with another module"
         if id(child) in held:
-            return f"{whose} is also held by {held[id(child)]}, which would keep the old one"
+            return f"{whose} is also held by {held[id(child)]}, which would keep the old module"
         if BEFORE in child.__dict__:
-            return f"{whose} is frozen by a call of freeze_except for itself; unfreeze it first"
+            return f"{whose} was frozen by its own call of freeze_except; unfreeze it first"
         if name and has_hooks(child):
             return f"{whose} has hooks, which would not run"
         if any(getattr(child, hooks) for hooks in STATE_DICT_HOOKS):

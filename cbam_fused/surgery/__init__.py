@@ -1,4 +1,4 @@
-"""Changing a finished model: insert and remove CBAM, freeze the rest, look at the gates."""
+"""Changes of an existing model: insert and remove CBAM, freeze the rest, inspect the gates."""
 
 from .attention import AttentionMaps, attention_maps
 from .freezing import PartParameters, freeze_except, parameter_table, unfreeze

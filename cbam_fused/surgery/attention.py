@@ -12,10 +12,10 @@ from .selection import find_cbams
 
 
 class AttentionMaps(NamedTuple):
-    """Gates of one CBAM, None for one that the module does not have.
+    """The gates of a CBAM; None for an absent gate.
 
-    Every value is in [0, 1], but with gate_place="before_sum" those of the channel gate go up to the number of pools.
-    ``problems`` says in words what is wrong with the gates: constant over channels, positions or images, saturated.
+    Values are in [0, 1]; with gate_place="before_sum" the channel gate reaches the number of pools. ``problems`` lists
+    what is wrong with the gates: constant over channels, positions or images, saturated.
     """
 
     channel: Tensor | None  # (N, C, 1, 1)
@@ -23,30 +23,30 @@ class AttentionMaps(NamedTuple):
 
     @property
     def problems(self) -> list[str]:
-        """A sentence for each fault, with what to do; one image alone tells nothing about differences over images."""
+        """A sentence for each fault, with the remedy. Differences over images need at least two images."""
         return gate_problems(*self)
 
 
 @names_keywords
 def attention_maps(model: nn.Module, x: Any) -> dict[str, AttentionMaps]:
-    """The gates of each CBAM for the input x, in eval mode and without gradients; the model stays as it is.
+    """The gates of each CBAM for the input x, in eval mode and without gradients; the model does not change.
 
     Args:
-        model: a model with CBAMs, inserted ones or of its own.
+        model: a model with CBAMs, inserted or its own.
         x: the model's input: a tensor, a tuple of arguments, or a dictionary of keyword arguments.
 
     Returns:
         By the full name of the module, in the order of the forward pass. A CBAM that is called several times has
-        the gates of its last call, one that is not called is left out. ``maps[name].problems`` says in words what is
-        wrong with them.
+        the gates of its last call; a CBAM that is not called is left out. ``maps[name].problems`` lists what is wrong
+        with them.
 
     Raises:
         ValueError: the model has no CBAM.
-        TypeError: a CBAM made by another factory that has no ``gates(x)``.
+        TypeError: a CBAM of another factory without ``gates(x)``.
     """
     cbams = find_cbams(model)
     if not cbams:
-        raise ValueError(f"attention_maps: {type(model).__name__} has no CBAM; insert_cbam puts one in")
+        raise ValueError(f"attention_maps: {type(model).__name__} has no CBAM; insert one with insert_cbam")
     for name, module in cbams.items():
         if not _has_gates(module):
             raise TypeError(f"{name}: {type(module).__name__} must have gates(x) -> (channel gate, spatial gate)")
@@ -70,7 +70,7 @@ def attention_maps(model: nn.Module, x: Any) -> dict[str, AttentionMaps]:
 
 
 def gates_of(module: nn.Module, x: Tensor) -> tuple[Tensor | None, Tensor | None]:
-    """The channel gate of a CBAM for x, and its spatial gate, which is that of x times the channel gate."""
+    """The channel gate of a CBAM for x, and its spatial gate for x times the channel gate."""
     if not _has_gates(module):
         raise TypeError(f"{type(module).__name__} must have gates(x) -> (channel gate, spatial gate)")
     gates: Any = getattr(module, "gates", None)

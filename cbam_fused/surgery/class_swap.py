@@ -1,8 +1,8 @@
-"""Changing what one module does by changing its class to a subclass, and back.
+"""Changes the methods of a module by changing its class to a subclass, and back.
 
-Why not an instance attribute ``module.forward = ...``: it is bound to that one object, so replicas of DataParallel
-would compute with the original's parameters, and it does not pickle. A subclass needs neither: ``isinstance``
-still holds, copies and replicas are of the same class, and torch.compile sees an ordinary method.
+An instance attribute ``module.forward = ...`` would be bound to one object, so replicas of DataParallel would compute
+with the original's parameters, and it does not pickle. With a subclass ``isinstance`` still holds, copies and replicas
+have the same class, and torch.compile sees an ordinary method.
 """
 
 import functools
@@ -12,9 +12,9 @@ from torch import nn
 
 
 class Substitute(nn.Module):
-    """Base of the classes whose methods take the place of a module's own.
+    """Base of the classes whose methods override those of a module.
 
-    The subclass is made at run time, so that no import could find it: it pickles and copies as its two parents.
+    The subclass is created at run time, so no import finds it; it pickles and copies as its two parents.
     """
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> tuple:
@@ -30,7 +30,7 @@ def restore(module: nn.Module) -> None:
     module.__class__ = type(module).__bases__[1]
 
 
-# Classes are hashable, which mypy does not see.
+# mypy does not know that classes are hashable.
 @functools.cache
 def _subclass(methods: type[Substitute], original: type[nn.Module]) -> type[nn.Module]:
     return type(original.__name__, (methods, original), {"__module__": original.__module__})

@@ -1,9 +1,9 @@
-"""What is wrong with the gates of a CBAM, in words."""
+"""Diagnoses of the gates of a CBAM, as sentences."""
 
 from torch import Tensor
 
-TOLERANCE = 0.01  # a gate that varies by less changes nothing that a network would notice
-SATURATED = 0.99  # part of the values that are within TOLERANCE of 0 or 1
+TOLERANCE = 0.01  # a gate that varies by less has no effect on a network
+SATURATED = 0.99  # fraction of the values within TOLERANCE of 0 or 1
 
 DEAD = (
     "it no longer depends on the input: hidden units of its MLP that are below 0 for every input learn nothing any "
@@ -21,11 +21,11 @@ CLOSED = (
 
 
 def gate_problems(channel: Tensor | None, spatial: Tensor | None) -> list[str]:
-    """What is wrong with gates of shape (N, C, 1, 1) and (N, 1, H, W), a sentence for each fault.
+    """A sentence for each fault of gates of shape (N, C, 1, 1) and (N, 1, H, W).
 
-    A gate is constant where its values differ by at most TOLERANCE: over channels or positions (within each image), or
-    over images (at each channel or position), which takes at least two of them. It is saturated where nearly all of
-    its values are within TOLERANCE of 0 or 1.
+    A gate is constant if its values differ by at most TOLERANCE: over channels or positions (within each image), or
+    over images (at each channel or position), of which it needs at least two. It is saturated if nearly all of its
+    values are within TOLERANCE of 0 or 1.
     """
     problems = []
     for name, places, gate in (("channel", "channels", channel), ("spatial", "positions", spatial)):
@@ -43,7 +43,7 @@ def _problems(name: str, places: str, gate: Tensor) -> list[str]:
     value = f"about {gate.mean():.2f}"
     problems = []
     if flat and fixed:
-        # Without biases a dead MLP gives the sigmoid of 0; a gate that was never trained may be anywhere.
+        # Without biases a dead MLP gives sigmoid(0); an untrained gate may have any value.
         dead = name == "channel" and abs(gate.mean() - 0.5) <= TOLERANCE
         problems.append(f"constant over {places} and over images, {value} everywhere; {DEAD if dead else IDLE}")
     elif flat:

@@ -1,4 +1,4 @@
-"""Forward passes that leave a model as it was."""
+"""Forward passes that do not change a model."""
 
 import inspect
 from collections.abc import Iterator
@@ -12,9 +12,9 @@ from torch.utils._pytree import tree_leaves
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """The model in eval mode and without gradients; afterwards every module has its own mode again.
+    """The model in eval mode and without gradients; at the end the mode of every module is restored.
 
-    Compiled code runs eagerly meanwhile, as it does not see hooks that came after the compilation.
+    Compiled code runs eagerly in the block, since it does not see hooks added after the compilation.
     """
     training = {m: m.training for m in model.modules()}
     try:
@@ -27,7 +27,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 class Output(NamedTuple):
-    """What one call of a module returned; shape is None where that was no tensor."""
+    """The result of one call of a module; shape is None if it is not a tensor."""
 
     shape: tuple[int, ...] | None
     dtype: torch.dtype | None
@@ -41,7 +41,7 @@ Seen = dict[nn.Module, list[Output]]
 def call(model: nn.Module, example: Any) -> Any:
     """The model's result for an example: a tensor, a tuple of arguments, or a dictionary of keyword arguments.
 
-    A dictionary whose keys are no arguments of forward is the one argument itself, and so is anything else.
+    A dictionary whose keys are not arguments of forward is the only argument, and so is any other object.
     """
     if isinstance(example, tuple):
         return model(*example)
@@ -53,13 +53,13 @@ def call(model: nn.Module, example: Any) -> Any:
 def _are_keywords(model: nn.Module, example: dict) -> bool:
     try:
         inspect.signature(model.forward).bind(**example)
-    except (TypeError, ValueError):  # another argument is needed, a key is no text, or there is no signature
+    except (TypeError, ValueError):  # a missing argument, a key that is not a string, or no signature
         return False
     return True
 
 
 def observe(model: nn.Module, example: Any) -> tuple[Seen, Any]:
-    """One call in the mode that the model is in: the outputs of each call of each module, and the model's result."""
+    """One call in the model's current mode: the outputs of each call of each module, and the model's result."""
     seen: Seen = {}
 
     def record(module: nn.Module, args: tuple, output: object) -> None:
@@ -68,7 +68,7 @@ def observe(model: nn.Module, example: Any) -> tuple[Seen, Any]:
             shape, dtype, device = tuple(output.shape), output.dtype, output.device
         seen.setdefault(module, []).append(Output(shape, dtype, device, type(output).__name__))
 
-    # A ScriptModule takes no hooks, and calls its own sub-modules past them.
+    # A ScriptModule accepts no hooks, and calls its sub-modules without their hooks.
     hooks = [m.register_forward_hook(record) for m in model.modules() if not isinstance(m, torch.jit.ScriptModule)]
     try:
         return seen, call(model, example)
@@ -78,20 +78,19 @@ def observe(model: nn.Module, example: Any) -> tuple[Seen, Any]:
 
 
 def default_input(model: nn.Module, batch: int = 1) -> Tensor:
-    """Noise of shape (batch, c, 224, 224), c from the first Conv2d; the global random state stays as it is."""
+    """Noise of shape (batch, c, 224, 224), c from the first Conv2d; the global random state does not change."""
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             rng = torch.Generator().manual_seed(0)
             noise = torch.randn(batch, module.in_channels, 224, 224, generator=rng, device="cpu")
             return noise.to(module.weight.device, module.weight.dtype)
     raise ValueError(
-        "example_input is needed, a tensor, a tuple of arguments or a dictionary: the model has no Conv2d from which "
-        "to guess its input"
+        "example_input must be a tensor, a tuple of arguments or a dictionary for a model without Conv2d, got None"
     )
 
 
 def image_size(example: Any) -> tuple[int, int] | None:
-    """Height and width of the first image (N, C, H, W) or (C, H, W) in the example; None if there is none."""
+    """Height and width of the first image (N, C, H, W) or (C, H, W) in the example; None without an image."""
     found = [t for t in tree_leaves(example) if isinstance(t, Tensor) and t.dim() in (3, 4)]
     images = [t for t in found if t.dim() == 4] or found
     return (int(images[0].shape[-2]), int(images[0].shape[-1])) if images else None
@@ -100,11 +99,11 @@ def image_size(example: Any) -> tuple[int, int] | None:
 def channel_axis(model: nn.Module, shape: tuple[int, ...], image: tuple[int, int] | None) -> int:
     """1 if a feature map of this shape is (N, C, H, W), 3 if it is (N, H, W, C).
 
-    Only networks with LayerNorm, such as Swin, keep channels last. In these H and W are the two neighbouring axes
-    in proportion to the sides h and w of the image: h / H = w / W up to the rounding of H and W by less than 1 each.
+    Only networks with LayerNorm, such as Swin, keep channels last. There H and W are the two neighbouring axes
+    proportional to the sides h and w of the image: h / H = w / W up to the rounding of H and W by less than 1 each.
 
     Raises:
-        ValueError: both readings fit, or neither, or there is no image.
+        ValueError: both axes fit, or neither, or there is no image.
     """
     if not any(isinstance(m, nn.LayerNorm) for m in model.modules()):
         return 1

@@ -1,4 +1,4 @@
-"""Training only a part of a model, and a table of what is trained."""
+"""Training a part of a model, and a table of trainable parameters."""
 
 import re
 import warnings
@@ -13,15 +13,15 @@ from .class_swap import Substitute, restore, substitute
 from .selection import find_cbams, select, unwrapped
 
 HEADS = ("fc", "classifier", "head")
-BEFORE = "_requires_grad_before_freezing"  # of a model that was frozen: by name, whether its parameters required one
-OWN = "_own_requires_grad_before_freezing"  # of each module in it: the same of its own parameters, wherever it goes
-PARAMETRIZED = re.compile(r"parametrizations\.(\w+)\.original\d*$")  # what register_parametrization makes of a name
+BEFORE = "_requires_grad_before_freezing"  # on a frozen model: requires_grad of its parameters by name
+OWN = "_own_requires_grad_before_freezing"  # on each of its modules: the same for its own parameters
+PARAMETRIZED = re.compile(r"parametrizations\.(\w+)\.original\d*$")  # names after register_parametrization
 
 Part = str | re.Pattern | Callable[[str, nn.Module], bool]
 
 
 class FrozenStatistics(Substitute):
-    """A BatchNorm that stays in eval mode when its network is put into training mode."""
+    """A BatchNorm that stays in eval mode when its network enters training mode."""
 
     def train(self, mode: bool = True):
         return super().train(False)
@@ -29,22 +29,22 @@ class FrozenStatistics(Substitute):
 
 @names_keywords
 def freeze_except(model: nn.Module, *parts: Part, bn_eval: bool = True) -> None:
-    """Freeze everything but the named parts, in place, until :func:`unfreeze`.
+    """Freeze everything except the given parts, in place, until :func:`unfreeze`.
 
-    Frozen parameters do not require a gradient, those of the parts do. A second call starts from the first state,
-    so parts can be thawed step by step.
+    Parameters of the parts require a gradient, all others do not. A second call starts from the first state, so parts
+    can be unfrozen step by step.
 
     Args:
-        parts: names of sub-modules, compiled patterns of whole names, or predicates of (name, module); each stands
-            for the modules with all that is in them. "cbam" is every CBAM, "head" the child named fc, classifier or
-            head. Default: "cbam", "head".
+        parts: names of sub-modules, compiled patterns of whole names, or predicates of (name, module); each selects
+            modules and all that is in them. "cbam" is every CBAM, "head" the child named fc, classifier or head.
+            Default: "cbam", "head".
         bn_eval: keep BatchNorm outside the parts in eval mode, also after ``model.train()``. Otherwise its running
-            statistics follow the new data although its parameters are frozen. A later conversion to SyncBatchNorm
-            replaces the modules, so convert first.
+            statistics follow the new data while its parameters are frozen. Conversion to SyncBatchNorm replaces the
+            modules, so convert first.
 
     Raises:
-        ValueError: a part that the model does not have, or BatchNorm that is frozen by a call for another module than
-            this; the model is then unchanged.
+        ValueError: a part that the model does not have, or modules frozen by a call for another module. The model is
+            then unchanged.
     """
     kept = {m for part in parts or ("cbam", "head") for top in _part(model, part) for m in top.modules()}
     network = unwrapped(model)
@@ -52,8 +52,8 @@ def freeze_except(model: nn.Module, *parts: Part, bn_eval: bool = True) -> None:
     if frozen:
         frozen.sort(key=lambda name: not isinstance(network.get_submodule(name), FrozenStatistics))
         raise ValueError(
-            f"freeze_except: {frozen[0] or 'it'} is already frozen, by a call for a part of this "
-            f"{type(network).__name__} or for what it is a part of; unfreeze that first"
+            f"freeze_except: {frozen[0] or 'it'} is already frozen by a call for a part of this "
+            f"{type(network).__name__} or for a model that contains it; unfreeze that first"
         )
     trained = {id(p) for m in kept for p in m.parameters(recurse=False)}
     if BEFORE in vars(network):
@@ -70,15 +70,15 @@ def freeze_except(model: nn.Module, *parts: Part, bn_eval: bool = True) -> None:
 
 
 def unfreeze(model: nn.Module) -> None:
-    """Undo freeze_except: parameters require a gradient where they did before, BatchNorm is in the model's mode again.
+    """Undo freeze_except: restore requires_grad of the parameters, and set BatchNorm to the model's mode.
 
-    This holds for what was wrapped, moved or renamed since, and for a part that was taken out of the model, by a call
-    for that part. What was put in since keeps its state; a warning names the parameters that stay frozen without
-    having been so before freeze_except.
+    This includes modules that were wrapped, moved or renamed since. A part that was taken out of the model needs its
+    own call. Modules added since keep their state; a warning names parameters that stay frozen but were not frozen
+    before freeze_except.
 
     Raises:
-        ValueError: freeze_except was not called for this model, or a BatchNorm has got a parametrization since; the
-            model is then unchanged.
+        ValueError: freeze_except was not called for this model, or a BatchNorm was parametrized since. The model is
+            then unchanged.
     """
     network = unwrapped(model)
     if BEFORE not in vars(network) and not any(_is_frozen(m) for m in network.modules()):
@@ -86,7 +86,7 @@ def unfreeze(model: nn.Module) -> None:
     frozen = {n: m for n, m in network.named_modules() if isinstance(m, FrozenStatistics)}
     if changed := [n for n, m in frozen.items() if type(m).__bases__[0] is not FrozenStatistics]:
         raise ValueError(
-            f"unfreeze: {changed[0]} has got another class since freeze_except, such as that of a parametrization; "
+            f"unfreeze: the class of {changed[0]} changed after freeze_except, for instance by a parametrization; "
             "remove that first"
         )
     before = vars(network).get(BEFORE, {})
@@ -112,8 +112,8 @@ def unfreeze(model: nn.Module) -> None:
             vars(module).pop(record, None)
     if left:
         warnings.warn(
-            f"unfreeze: {', '.join(left)} came after freeze_except, frozen, and stay so; set requires_grad if they are "
-            "to be trained",
+            f"unfreeze: {', '.join(left)} were added frozen after freeze_except and stay frozen; set requires_grad to "
+            "train them",
             stacklevel=2,
         )
 
@@ -131,10 +131,10 @@ class PartParameters(NamedTuple):
 
 
 def parameter_table(model: nn.Module) -> tuple[list[PartParameters], str]:
-    """How many parameters each part has and how many of them require a gradient: as rows, and as text to print.
+    """The number of parameters of each part, and of those that require a gradient: as rows, and as text.
 
-    The parts are the children of the model, all CBAMs together as "cbam", and the model's own parameters as "(own)";
-    the last row is the total. A parameter that several parts share counts in the first.
+    The parts are the children of the model, all CBAMs together as "cbam", and the model's own parameters as "(own)".
+    The last row is the total. A parameter shared by several parts counts in the first.
     """
     in_cbam = {id(p) for m in find_cbams(model).values() for p in m.parameters()}
     counts: dict[str, list[int]] = {}
@@ -155,9 +155,7 @@ def _part(model: nn.Module, part: Part) -> list[nn.Module]:
     if part == "cbam":
         found = list(find_cbams(model).values())
         if not found:
-            raise ValueError(
-                f"freeze_except: {type(model).__name__} has no CBAM; name the parts that are to be trained"
-            )
+            raise ValueError(f"freeze_except: {type(model).__name__} has no CBAM; name the parts to train")
         return found
     if part == "head":
         found = [m for n, m in unwrapped(model).named_children() if n in HEADS]

@@ -1,15 +1,15 @@
-"""Initial values with which a CBAM passes its input on almost unchanged."""
+"""Initial values that make a CBAM almost the identity."""
 
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..functional import without_demand
+from ..routing import without_demand
 from .attention import gates_of
 from .dry_run import evaluating
 
-# A gate of sigmoid(4) = 0.982 takes little away and still learns: its slope is 0.018, against 0.25 at 0.
+# A gate of sigmoid(4) = 0.982 is almost 1 and still learns: its slope is 0.018, compared with 0.25 at 0.
 LOGIT = 4.0
 TOLERANCE = 0.05
 
@@ -18,18 +18,18 @@ TOLERANCE = 0.05
 def identity_(module: nn.Module, channels: int) -> None:
     """Set the last weight of each gate to zero and its bias so that the gate is sigmoid(4): y = 0.964 x for any x.
 
-    Where the module adds x itself the gates get sigmoid(-4) instead, so that y = 1.0003 x. Only existing
-    parameters are set, as the formula has to stay that of the module; whether they sufficed is then measured.
+    If the module adds x itself, the gates are sigmoid(-4) instead, and y = 1.0003 x. Only existing parameters are set,
+    so the module's formula does not change. The result is then measured.
 
     Raises:
-        ValueError: the parameters of the module do not allow it: without a bias no gate can leave 0.5 for all x.
+        ValueError: the module's parameters do not allow it: without a bias a gate with zero weights is 0.5.
     """
     spatial = [m for m in module.modules() if isinstance(m, nn.Conv2d) and m.out_channels == 1 and m.in_channels <= 2]
     conv = spatial[-1] if spatial else None
     norm = next((m for m in module.modules() if isinstance(m, nn.BatchNorm2d) and m.num_features == 1), None)
     layers = [m for m in module.modules() if m is not conv and _outputs(m) == channels]
-    # Behind a BatchNorm the convolution keeps its weights: of zeros BatchNorm would take the variance, which is 0,
-    # and hand on gradients a few hundred times too large.
+    # Before a BatchNorm the convolution keeps its weights: with zero weights the variance would be 0, and BatchNorm
+    # would return gradients a few hundred times too large.
     last_of_spatial = conv if norm is None else norm
     last: list[Any] = [m for m in (layers[-1] if layers else None, last_of_spatial) if m is not None]
     weight = next(module.parameters())
@@ -45,8 +45,8 @@ def identity_(module: nn.Module, channels: int) -> None:
             if _is_identity(module, x):
                 return
     raise ValueError(
-        f"init='identity' needs a bias in every gate, and {type(module).__name__} has not: a sigmoid without one is "
-        "0.5 for zero weights, so y = 0.25 x; take a variant with biases, such as "
+        f"init='identity' needs a bias in every gate, and {type(module).__name__} has none: without a bias the gates "
+        "are sigmoid(0) = 0.5 for zero weights, so y = 0.25 x; use a variant with biases, such as "
         "factory=functools.partial(cbam_fused.CBAM, variant='official')"
     )
 
@@ -58,14 +58,14 @@ def _outputs(module: nn.Module) -> int | None:
 
 
 def _pools(module: nn.Module, layer: Any, x: Tensor) -> int:
-    """How often the layer's bias counts in the channel gate, once for each pool: read off the gate of a bias of 1."""
+    """How many times the layer's bias counts in the channel gate, once per pool: measured with a bias of 1."""
     layer.bias.fill_(1)
     channel = gates_of(module, x)[0]
-    assert channel is not None  # the layer is its last one
+    assert channel is not None  # the layer is its last
     return max(1, round(torch.logit(channel.double().mean(), eps=1e-6).item()))
 
 
 def _is_identity(module: nn.Module, x: Tensor) -> bool:
-    """Whether y is x within TOLERANCE, and no gate is so far closed or opened that it cannot learn."""
+    """Whether y is x within TOLERANCE, and no gate is exactly 0 or 1, where it cannot learn."""
     open_to_gradients = all(g is None or bool(((g > 0) & (g < 1)).all()) for g in gates_of(module, x))
     return open_to_gradients and bool(((module(x) - x).abs() <= TOLERANCE * x.abs()).all())

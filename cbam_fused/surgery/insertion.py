@@ -13,8 +13,8 @@ from ..keywords import names_keywords
 from ..modules import CBAM
 from .class_swap import restore, substitute
 from .dry_run import Output, Seen, channel_axis, image_size
+from .generators import global_generators
 from .identity import identity_
-from .preservation import global_generators
 from .presets import PRESETS, preset_places
 from .residual import ResidualBlock, is_residual_block
 from .selection import CHILD, HANDLES, select, unwrapped
@@ -35,56 +35,46 @@ def insert_cbam(
     init: str = "default",
     example_input: Any = None,
 ) -> dict[str, nn.Module]:
-    """Insert a CBAM behind sub-modules of a model, in place, without renaming a parameter.
+    """Insert a CBAM after sub-modules of a model, in place, without renaming a parameter.
 
     The new module becomes the child ``cbam`` of the module that it follows (``layer1`` -> ``layer1.cbam``). State_dict
-    keys stay as they are, so pretrained weights load before the insertion, or after it with ``strict=False``.
-
-    The model is run five times: in eval and in training mode before and after, with stand-ins that pass on their
-    input, and in eval mode with the CBAMs. Each must be called once for each call of the module that it follows, and
-    all else must be as before; tensors, attributes, modes and random generators are then put back. One or two more
-    runs where a stage calls its new child itself. Code compiled by torch.compile before is forgotten.
+    keys do not change: pretrained weights load before the insertion, or after it with ``strict=False``. The model runs
+    five to seven times, in eval and in training mode, to check that each CBAM is called once per call of the module
+    that it follows and that nothing else changes. Tensors, attributes, modes and random generators are then restored.
+    Code that torch.compile compiled before is discarded.
 
     Args:
-        model: any network whose chosen sub-modules return (N, C, H, W), or (N, H, W, C) as those of Swin do.
+        model: any network whose chosen sub-modules return (N, C, H, W), or (N, H, W, C) as in Swin.
         after: names as in ``model.named_modules()``, e.g. ``["layer1", "layer2.0.conv1"]``.
         where: instead of after, a preset, a compiled pattern that matches whole names, or a predicate of
-            (name, module). The presets (docs/guide/surgery.md says what they mean for which network): "each_layer", at
-            the end of every stage; "last", of the last one; "stem_last", of the stem and the last one; "in_block", in
-            every residual block before the addition, in ResNets with the fused relu(cbam(z) + identity).
+            (name, module). The presets are "each_layer", the end of every stage; "last", the last of these;
+            "stem_last", the stem and the last; "in_block", every residual block before the addition, in ResNets with
+            the fused relu(cbam(z) + identity). docs/guide/surgery.md lists the places per network.
         reduction, kernel_size: as in :class:`cbam_fused.CBAM`.
         factory: builds the module from (channels, reduction, kernel_size); ``reference.CBAM`` for plain PyTorch.
-        init: "default", with which y is about x / 4 at first, or "identity", with which y is almost x; the latter
-            needs a factory of modules with biases.
-        example_input: the model's input, a tensor, a tuple of arguments, or a dictionary of keyword arguments; any
-            other dictionary, and a list, is the one argument. Default: noise of shape (1, c, 224, 224), two images in
-            training mode, c from the first Conv2d.
+        init: "default", where y is about x / 4 at first, or "identity", where y is almost x. "identity" needs a
+            factory of modules with biases.
+        example_input: the model's input: a tensor, a tuple of arguments, or a dictionary of keyword arguments; any
+            other dictionary, and a list, is the only argument. Default: noise of shape (1, c, 224, 224), two images
+            in training mode, c from the first Conv2d.
 
     Returns:
-        The inserted modules by their full name, on the device and in the dtype of their place; where this returns
-            halves, in the dtype of the parameters there, as those of autocast are float32.
+        The inserted modules by their full name, on the device and in the dtype of the output that they follow. If
+        that is a half type, the dtype of the parameters there, since autocast keeps them in float32.
 
     Raises:
-        ValueError: a name or preset that does not exist (the nearest ones are given), a preset that does not fit the
-            network, nothing chosen; a place that already has a CBAM, is never called, or does not return feature maps
-            of one width; one where CBAM is not called once for each call, or something else is different; an init that
-            the module cannot have; a model that does not take the default noise, has lazy modules, is a ScriptModule
-            or wrapped by DistributedDataParallel or FSDP.
-        TypeError: both or neither of after and where, or one of a wrong type; an unknown keyword; init="identity" with
-            a factory whose modules have no ``gates(x)``.
-        Exception: what the model raises for example_input. The model is unchanged after any of these.
+        ValueError: an unknown name or preset (with the nearest ones), a preset that does not fit the network, no
+            sub-module chosen; a place that has a CBAM, is never called, or does not return feature maps of one width;
+            a place where the checks fail; an init that the module does not support; a model that rejects the default
+            noise, has lazy modules, is a ScriptModule or wrapped by DistributedDataParallel or FSDP.
+        TypeError: both or neither of after and where, or a wrong type; an unknown keyword; init="identity" with a
+            factory whose modules have no ``gates(x)``.
+        Exception: errors of the model for example_input. The model is unchanged after any error.
     """
-    choice = after if where is None else where
-    if choice is None or (after is not None and where is not None):
-        raise TypeError("insert_cbam needs either after= (names) or where= (a preset, pattern or predicate)")
-    if init not in INITS:
-        raise ValueError(f"init must be one of {', '.join(INITS)}, got {init!r}")
+    names = {m: n for n, m in model.named_modules()}
+    argument, choice = _check_arguments(names, after, where, init)
     _check_model(model)
     network = unwrapped(model)
-    names = {m: n for n, m in model.named_modules()}
-    argument = "after" if where is None else "where"
-    if isinstance(after, str) and after in PRESETS and after not in names.values():
-        raise ValueError(f"after: the model has no sub-module {after!r}; presets go to where=")
     # Names are checked before the forward pass, which may be long.
     preset = where if isinstance(where, str) else None
     targets = [] if preset is not None else [unwrapped(m) for m in select(model, choice, argument).values()]
@@ -96,12 +86,9 @@ def insert_cbam(
             targets = [network.get_submodule(n) for n in preset_places(preset, network, seen, image)]
         places = {m: _place(network, names[m], m, seen, image, argument) for m in targets}
         fused = {m for m in targets if where == "in_block" and is_residual_block(m)}
-        built = {m: factory(width, reduction, kernel_size) for m, (width, _) in places.items()}
-        for target, module in built.items():
-            if target in fused:
-                _check_epilogue(module, names[target])
-            if init == "identity":
-                identity_(module, places[target][0])
+        built = {m: _built(factory(width, reduction, kernel_size), width, init) for m, (width, _) in places.items()}
+        for target in filter(fused.__contains__, targets):
+            _check_epilogue(built[target], names[target])
         for target, module in built.items():
             output = seen[target][0]
             module.to(output.device, _dtype(network, target, output)).train(target.training)
@@ -118,21 +105,32 @@ def insert_cbam(
     return {f"{names[target]}.{CHILD}": module for target, module in built.items()}
 
 
+def _check_arguments(names: dict[nn.Module, str], after: Any, where: Any, init: str) -> tuple[str, Any]:
+    """The given one of after and where: the name of the argument, and its value."""
+    if (after is None) == (where is None):
+        raise TypeError("insert_cbam needs either after= (names) or where= (a preset, pattern or predicate)")
+    if init not in INITS:
+        raise ValueError(f"init must be one of {', '.join(INITS)}, got {init!r}")
+    if isinstance(after, str) and after in PRESETS and after not in names.values():
+        raise ValueError(f"after must name sub-modules, got the preset {after!r}; pass it as where=")
+    return ("after", after) if where is None else ("where", where)
+
+
 def remove_cbam(model: nn.Module) -> list[str]:
-    """Take out every CBAM that insert_cbam put in; the model is then as it was before.
+    """Remove every CBAM that insert_cbam inserted, and restore the original model.
 
     Returns:
-        The names of the removed modules; none if there were none.
+        The names of the removed modules.
 
     Raises:
-        ValueError: a residual block that has got another class since, such as that of fully_shard; the model is then
+        ValueError: the class of a residual block changed since, for instance by fully_shard. The model is then
             unchanged.
     """
     holders = {n: m for n, m in model.named_modules() if HANDLES in vars(m)}
     for name, module in holders.items():
         if isinstance(module, ResidualBlock) and type(module).__bases__[0] is not ResidualBlock:
             raise ValueError(
-                f"remove_cbam: {name} has got another class since insert_cbam, such as that of a parametrization or of "
+                f"remove_cbam: the class of {name} changed after insert_cbam, for instance by a parametrization or "
                 "fully_shard; remove that first"
             )
     for module in holders.values():
@@ -143,7 +141,7 @@ def remove_cbam(model: nn.Module) -> list[str]:
 
 
 def _check_model(model: nn.Module) -> None:
-    """Refuse a model to which a new module would not belong, or whose forward is not Python's any more."""
+    """Raise for a model that cannot take a new module, or whose forward is no longer Python."""
     for name, module in model.named_modules():
         kinds = {c.__name__ for c in type(module).__mro__}
         if found := kinds & {"DistributedDataParallel", "FullyShardedDataParallel", "FSDPModule"}:
@@ -161,13 +159,19 @@ def _check_model(model: nn.Module) -> None:
             )
 
 
+def _built(module: nn.Module, channels: int, init: str) -> nn.Module:
+    if init == "identity":
+        identity_(module, channels)
+    return module
+
+
 def _check_epilogue(module: nn.Module, name: str) -> None:
     if not {"residual", "relu"} <= inspect.signature(module.forward).parameters.keys():
-        raise ValueError(f"factory: for {name!r} the module must take residual= and relu= as cbam_fused.CBAM does")
+        raise ValueError(f"factory: the module for {name!r} must accept residual= and relu= like cbam_fused.CBAM")
 
 
 def _forget_compiled_code() -> None:
-    """Code that was compiled before does not see what came, and calls what went."""
+    """Compiled code does not see inserted modules, and calls removed ones."""
     if "torch._dynamo" in sys.modules:
         torch.compiler.reset()
 
@@ -175,9 +179,9 @@ def _forget_compiled_code() -> None:
 def _place(
     model: nn.Module, name: str, module: nn.Module, seen: Seen, image: tuple[int, int] | None, argument: str
 ) -> tuple[int, int]:
-    """The width of the feature maps that a module returns, and their channel axis."""
+    """The number of channels of the feature maps that a module returns, and the channel axis."""
     if isinstance(module, nn.ModuleDict | nn.ModuleList):
-        raise ValueError(f"{argument}: {name!r} is a {type(module).__name__}, which may call every child of its own")
+        raise ValueError(f"{argument}: {name!r} is a {type(module).__name__}, which may call all its children")
     if hasattr(module, CHILD):
         raise ValueError(f"{argument}: {name!r} already has a child named {CHILD!r}")
     if isinstance(module, torch.jit.ScriptModule):
@@ -201,7 +205,7 @@ def _place(
 
 
 def _dtype(model: nn.Module, target: nn.Module, output: Output) -> torch.dtype | None:
-    """The output's, but halves may be those of autocast: then that of the parameters, else GradScaler refuses."""
+    """The output's dtype; for a half type, which may come from autocast, the parameters' dtype, as GradScaler needs."""
     if output.dtype not in (torch.float16, torch.bfloat16):
         return output.dtype
     parameters = (*target.parameters(), *model.parameters())
@@ -209,15 +213,15 @@ def _dtype(model: nn.Module, target: nn.Module, output: Output) -> torch.dtype |
 
 
 def _attach(target: nn.Module, module: nn.Module, *, fused: bool, nhwc: bool) -> None:
-    """Make the module the target's child, and the target call it.
+    """Make the module the target's child, and make the target call it.
 
-    A hook leaves the target's class alone, which quantisation and counters of operations go by; so the class changes
-    only where a hook does not do. The handles of the hooks are kept on the target: they are copied and pickled with
-    it, and with them PyTorch knows in another process which numbers of hooks are taken.
+    A hook does not change the target's class, which quantisation and operation counters use; so the class changes only
+    if a hook is not enough. The target keeps the handles of the hooks: they are copied and pickled with it, and tell
+    PyTorch in another process which hook ids are in use.
     """
     setattr(target, HANDLES, handles := [])
     target.add_module(CHILD, module)
-    plain = "forward" not in vars(target) and type(target).forward is nn.Sequential.forward  # which calls every child
+    plain = "forward" not in vars(target) and type(target).forward is nn.Sequential.forward  # it calls every child
     if fused:
         substitute(target, ResidualBlock)
     elif not plain:
@@ -236,7 +240,7 @@ def _detach(target: nn.Module) -> None:
 
 
 def _to_nchw(module: nn.Module, args: tuple) -> tuple:
-    """A view: (N, H, W, C) in memory is (N, C, H, W) in channels_last, which CBAM serves as it is."""
+    """A view: (N, H, W, C) in memory is (N, C, H, W) in channels_last, which CBAM supports."""
     return (args[0].permute(0, 3, 1, 2),)
 
 

@@ -1,4 +1,4 @@
-"""Where CBAM goes in a network of a known make; docs/guide/surgery.md has the resulting places."""
+"""The places of CBAM in known networks; docs/guide/surgery.md lists them."""
 
 import itertools
 import re
@@ -23,7 +23,7 @@ def preset_places(preset: str, model: nn.Module, seen: Seen, image: Image) -> li
         image: height and width of its image.
 
     Raises:
-        ValueError: an unknown preset (the nearest are given), or one that does not fit the network.
+        ValueError: an unknown preset (with the nearest ones), or one that does not fit the network.
     """
     if preset not in PRESETS:
         hint = "; names of sub-modules go to after=" if preset in dict(model.named_modules()) else ""
@@ -43,7 +43,7 @@ def _each_layer(model: nn.Module, seen: Seen, image: Image) -> list[str]:
     if layers:
         return layers
     names = [f"features.{n}" for n in _features(model)]
-    if "features.norm5" in names:  # DenseNet: its blocks return their inputs too, what they learn ends in transitions
+    if "features.norm5" in names:  # DenseNet: its blocks also return their inputs; transitions follow them
         return [n for n in names if "transition" in n or n == "features.norm5"]
     outputs = {n: seen[m] for n in names if (m := model.get_submodule(n)) in seen}
     maps = {n: shape for n, (first, *_) in outputs.items() if len(shape := first.shape or ()) == 4}
@@ -52,7 +52,7 @@ def _each_layer(model: nn.Module, seen: Seen, image: Image) -> list[str]:
 
 
 def _by_size(model: nn.Module, maps: dict[str, tuple[int, ...]], image: Image) -> list[list[str]]:
-    """The modules, by their outputs' shapes, in groups of successive ones of one height and width."""
+    """Groups of successive modules whose outputs have the same height and width."""
 
     def size(name: str) -> tuple[int, ...]:
         shape = maps[name]
@@ -75,7 +75,7 @@ def _stem_last(model: nn.Module, seen: Seen, image: Image) -> list[str]:
 
 
 def _stem(model: nn.Module) -> str | None:
-    """The module in front of the first pooling, or the first of all if that is a block."""
+    """The module before the first pooling, or the first module if that is a block."""
     features = _features(model)
     if features and any(True for _ in features[next(iter(features))].children()):
         return f"features.{next(iter(features))}"
@@ -87,7 +87,7 @@ def _stem(model: nn.Module) -> str | None:
 
 
 def _in_block(model: nn.Module, seen: Seen, image: Image) -> list[str]:
-    """Residual blocks of ResNet themselves; in other blocks with an addition the Sequential that is added."""
+    """Residual blocks of ResNet; in other blocks with an addition, the Sequential that is added."""
     places = []
     for name, module in model.named_modules():
         if is_residual_block(module):

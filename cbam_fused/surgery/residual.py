@@ -1,4 +1,4 @@
-"""CBAM in a residual block of ResNet, before the addition, with addition and ReLU in the same pass."""
+"""CBAM in a residual block of ResNet, before the addition, fused with addition and ReLU."""
 
 import copy
 import dis
@@ -12,7 +12,8 @@ from torch import Tensor, fx, nn
 
 from ..hooks import has_hooks
 from .class_swap import Substitute
-from .preservation import generator_states, holdings, preserved, same_holdings
+from .generators import generator_states
+from .preservation import holdings, preserved, same_holdings
 from .selection import CHILD
 
 REQUIRED = {"conv1", "bn1", "relu", "conv2", "bn2"}
@@ -21,10 +22,10 @@ DRAWS = 3
 
 
 class ResidualBlock(Substitute):
-    """BasicBlock or Bottleneck of torchvision, and those of the same children, as relu(cbam(branch) + shortcut).
+    """BasicBlock or Bottleneck of torchvision, or a block with the same children, as relu(cbam(branch) + shortcut).
 
-    A forward hook cannot do this: it can put CBAM behind the last BatchNorm, but not leave out the addition and the
-    ReLU of the block's own forward, which then pass over the feature map again.
+    A forward hook can call CBAM after the last BatchNorm, but cannot skip the addition and the ReLU of the block's own
+    forward, which read and write the feature map again.
     """
 
     cbam: nn.Module
@@ -39,7 +40,7 @@ class ResidualBlock(Substitute):
 
 
 class Plain(nn.Module):
-    """Stands for the CBAM of a block: relu(z + residual), each part only where asked for."""
+    """Replaces the CBAM of a block in the check: relu(z + residual), both optional."""
 
     def forward(self, z: Tensor, *, residual: Tensor | None = None, relu: bool = False) -> Tensor:
         y = z if residual is None else z + residual
@@ -54,7 +55,7 @@ def _branch_and_shortcut(block: Any, x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def is_residual_block(module: nn.Module) -> bool:
-    """Whether the module has the children of a BasicBlock or Bottleneck and nothing else but perhaps a CBAM."""
+    """Whether the module has exactly the children of a BasicBlock or Bottleneck, and optionally a CBAM."""
     children = {n for n, _ in module.named_children()}
     return (
         REQUIRED <= children <= REQUIRED | OPTIONAL
@@ -65,11 +66,11 @@ def is_residual_block(module: nn.Module) -> bool:
 
 
 def why_not_residual(block: nn.Module) -> str:
-    """Why the forward of ResidualBlock cannot take the place of the block's own; empty if it can.
+    """Why the forward of ResidualBlock cannot replace the block's own; empty if it can.
 
-    torch.fx must find this expression in it, in both modes; then both forwards run in both modes, for several states
-    of the random generators, and must give the same, leave the generators in the same states and change no attribute.
-    A forward on the instance, and one that reads variables of its module, may do something else at another time.
+    torch.fx must find this expression in both modes. Then both forwards run in both modes, for several states of the
+    random generators; they must return the same, leave the generators in the same states and change no attribute.
+    A forward on the instance, or one that reads variables of its module, may change later.
     """
     if "forward" in vars(block):
         return "has a forward that was set on the instance"
@@ -87,9 +88,9 @@ def why_not_residual(block: nn.Module) -> str:
 
 
 def _variable_read(cls: type, names: set[str], seen: set[object] | None = None) -> str:
-    """A variable of a module, or of an enclosing function, that these methods of a class read; empty if none.
+    """A variable of a module or of an enclosing function that these methods of a class read; empty if none.
 
-    Functions, classes and modules are none. The functions and methods that they call are looked into as well.
+    Functions, classes and modules do not count. The functions and methods that they call are checked, too.
     """
     seen = set() if seen is None else seen
     for owner in cls.__mro__:
@@ -138,11 +139,11 @@ ADDITIONS = (operator.add, operator.iadd, torch.add, "add", "add_")
 
 
 def _expression(block: nn.Module, mode: bool) -> tuple | str:
-    """What forward returns in a mode, and of how many operations it is made; or why torch.fx cannot trace it."""
+    """The expression that forward returns in a mode, and its number of operations; or torch.fx's error."""
     block.training = mode
     try:
         graph = _Children().trace(block)
-    except Exception as error:  # whatever Python code does with a proxy
+    except Exception as error:  # Python code may raise anything for a proxy
         return f"{type(error).__name__}: {error}"
 
     def expression(node: Any) -> Any:
@@ -199,9 +200,9 @@ def _with_plain_cbam(block: Any, x: Tensor) -> Tensor:
 
 
 def _run(block: nn.Module, forward: Any, x: Tensor, mode: bool, draw: int) -> tuple[bool, list[object]]:
-    """Whether attributes stayed as they were; the result, buffers and states of generators."""
+    """Whether the attributes are unchanged; and the result, buffers and states of generators."""
     with preserved(block), torch.set_grad_enabled(mode), torch.compiler.set_stance("force_eager"):
-        for _ in range(draw):  # another state of each generator
+        for _ in range(draw):  # a different state of each generator
             torch.rand(1)
             random.random()
         block.train(mode)

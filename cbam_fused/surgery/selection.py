@@ -1,4 +1,4 @@
-"""Which sub-modules of a model are meant: by name, regular expression or predicate; which of them are CBAMs."""
+"""Selects sub-modules of a model by name, regular expression or predicate; finds its CBAMs."""
 
 import difflib
 import re
@@ -9,7 +9,7 @@ from torch import nn
 from .. import reference
 
 CHILD = "cbam"  # the name under which an inserted module is registered
-HANDLES = "_cbam_handles"  # on the module that it was put into: the hooks that belong to it, perhaps none
+HANDLES = "_cbam_handles"  # on its parent: the handles of its hooks, possibly none
 
 WRAPPERS = ("OptimizedModule", "DataParallel", "DistributedDataParallel")
 
@@ -17,16 +17,16 @@ Choice = str | Iterable[str] | re.Pattern | Callable[[str, nn.Module], bool]
 
 
 def select(model: nn.Module, choice: Choice, argument: str) -> dict[str, nn.Module]:
-    """The sub-modules that are meant, by their full names; the model itself is none of them.
+    """The selected sub-modules by their full names, without the model itself.
 
     Args:
         choice: a name or names as in ``model.named_modules()``; a compiled pattern that must match the whole name;
             or a predicate of (name, module).
-        argument: what error messages call the choice.
+        argument: name of the argument in error messages.
 
     Raises:
-        ValueError: a name that does not exist (the nearest ones are given); a choice that nothing fits.
-        TypeError: a choice of another type, or a name that is no text.
+        ValueError: an unknown name (with the nearest ones); a choice that selects nothing.
+        TypeError: a choice of another type, or a name that is not a string.
     """
     known = {n: m for n, m in model.named_modules() if n}
     if isinstance(choice, re.Pattern):
@@ -51,16 +51,16 @@ def select(model: nn.Module, choice: Choice, argument: str) -> dict[str, nn.Modu
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """The part of an error message that gives the known names most like an unknown one."""
+    """The part of an error message with the known names nearest to an unknown one."""
     known = list(known)
     near = difflib.get_close_matches(name, known, n=3) or known[:3]
     return f"; the nearest names are {', '.join(near)}" if near else ""
 
 
 def find_cbams(model: nn.Module) -> dict[str, nn.Module]:
-    """Every CBAM of the model by its full name: what insert_cbam put there, and the CBAM modules it was built with.
+    """Every CBAM of the model by its full name: those of insert_cbam and those that the model was built with.
 
-    One that was wrapped after its insertion, as torch.compile does, has the name of its wrapper.
+    A CBAM that was wrapped after its insertion, for instance by torch.compile, has the name of its wrapper.
     """
     inserted = {}
     for holder in model.modules():
@@ -76,7 +76,7 @@ def find_cbams(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def _within(module: nn.Module) -> nn.Module:
-    """The one CBAM in a wrapper; the module itself if it is none."""
+    """The single CBAM in a wrapper; the module itself if it is not a wrapper."""
     if isinstance(module, reference.CBAM) or hasattr(type(module), "gates"):
         return module
     found = [m for m in module.modules() if isinstance(m, reference.CBAM) or hasattr(type(m), "gates")]
@@ -84,7 +84,7 @@ def _within(module: nn.Module) -> nn.Module:
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """The network in torch.compile's and DataParallel's wrappers."""
+    """The network without the wrappers of torch.compile and DataParallel."""
     while type(model).__name__ in WRAPPERS:
         (model,) = model.children()
     return model

@@ -1,4 +1,4 @@
-"""That a model with inserted modules is the old one plus these: what runs it, and counts."""
+"""Checks that a model with inserted modules is the old model plus these: runs it and counts calls."""
 
 import contextlib
 from typing import Any, NamedTuple
@@ -7,18 +7,19 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from ..functional import without_demand
+from ..routing import without_demand
 from .dry_run import Seen, default_input, observe
-from .preservation import Undo, generator_states, global_generators, preserved
+from .generators import Undo, generator_states, global_generators
+from .preservation import preserved
 from .selection import CHILD, HANDLES
 
 
 class MisplacedError(ValueError):
-    """A module that was inserted is not called once for each call of the module that it follows."""
+    """An inserted module is not called once for each call of the module that it follows."""
 
 
 class Probe(nn.Module):
-    """Stands for an inserted module: passes on what it gets."""
+    """Replaces an inserted module in the check; the identity."""
 
     def __init__(self, name: str, fused: bool):
         super().__init__()
@@ -27,23 +28,23 @@ class Probe(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         if len(args) != 1 or not isinstance(args[0], Tensor) or kwargs.keys() - {"residual", "relu"}:
-            raise MisplacedError(f"CBAM behind {self.name!r} is not called with a feature map alone")
+            raise MisplacedError(f"CBAM after {self.name!r} must be called with one feature map")
         y, residual = args[0], kwargs.get("residual")
         y = y.view_as(y) if residual is None else y + residual
         self.result = torch.relu(y) if kwargs.get("relu") else y
         return self.result
 
     def is_the_result(self, module: nn.Module, args: tuple, output: object) -> None:
-        """A forward hook of the module that it follows: its result is what comes from here."""
+        """A forward hook of the module that it follows, whose result must be the probe's."""
         if output is not self.result and not self.fused:
             raise MisplacedError(
-                f"{self.name!r} calls CBAM among its children, and returns something else than CBAM does; name another "
-                "module, such as the last one inside it"
+                f"{self.name!r} calls CBAM among its children but does not return CBAM's result; name another module, "
+                "such as the last one inside it"
             )
 
 
 class Run(NamedTuple):
-    """What one forward pass did."""
+    """The observations of one forward pass."""
 
     seen: Seen
     result: Any
@@ -51,7 +52,7 @@ class Run(NamedTuple):
 
 
 def run(model: nn.Module, example: Any, training: bool, start: list[Undo]) -> Run:
-    """One forward pass in a mode, with the generators in the states of start; afterwards all is as it was."""
+    """One forward pass in a mode, with the generators in the states of start; it restores the model."""
     with preserved(model), torch.compiler.set_stance("force_eager"), torch.set_grad_enabled(training), without_demand():
         for step in start:
             step()
@@ -61,20 +62,20 @@ def run(model: nn.Module, example: Any, training: bool, start: list[Undo]) -> Ru
 
 
 class Example:
-    """Inputs for eval and for training mode, by training, and what the model does with them.
+    """Inputs for eval and training mode, by training, and the model's runs with them.
 
     Attributes:
-        before: None in training for a model that does not run there, such as one that wants labels.
+        before: None in training for a model that does not run there, such as one that needs labels.
 
     Raises:
-        ValueError: there is no example_input, and the model does not take noise in its place.
+        ValueError: there is no example_input, and the model rejects noise.
     """
 
     def __init__(self, model: nn.Module, example_input: Any):
         self.model, self.start = model, global_generators(model)
         if example_input is not None:
             self.inputs = dict.fromkeys((False, True), example_input)
-        else:  # two images in training: BatchNorm wants more than one value
+        else:  # two images in training: BatchNorm needs more than one value
             self.inputs = {training: default_input(model, 1 + training) for training in (False, True)}
         try:
             in_eval = self.run(False)
@@ -82,11 +83,11 @@ class Example:
             if example_input is not None:
                 raise
             raise ValueError(
-                f"example_input is needed, a tensor, a tuple of arguments or a dictionary: {type(model).__name__} does "
-                f"not take noise of shape {tuple(self.inputs[False].shape)} ({type(error).__name__}: {error})"
+                f"example_input must be a tensor, a tuple of arguments or a dictionary: {type(model).__name__} rejects "
+                f"noise of shape {tuple(self.inputs[False].shape)} ({type(error).__name__}: {error})"
             ) from error
         self.before: dict[bool, Run | None] = {False: in_eval, True: None}
-        with contextlib.suppress(Exception):  # whatever a model does with an input
+        with contextlib.suppress(Exception):  # a model may raise anything for an input
             self.before[True] = self.run(True)
 
     @property
@@ -98,12 +99,12 @@ class Example:
 
 
 def verify(example: Example, probes: dict[nn.Module, Probe], names: dict[nn.Module, str], argument: str) -> None:
-    """Check that the attached children are called once for each call of their modules, and that all else is as before.
+    """Check that each inserted child is called once per call of its module, and that nothing else changes.
 
-    Hooks that call the child of a module whose forward does so itself are taken off.
+    If a module's forward calls the child itself, the hook that calls it is removed.
 
     Raises:
-        ValueError: it is not so.
+        ValueError: a check fails.
     """
     try:
         for training, before in example.before.items():
@@ -125,7 +126,7 @@ def _verify(
         after = _run_with_probes(example, training, probes)
     check_counts(before, after, probes, names)
     if not same(before, after) and same(after, _run_with_probes(example, training, probes)):  # it is reproducible
-        raise MisplacedError(f"with a CBAM that changes nothing behind {_places(probes)} the model does something else")
+        raise MisplacedError(f"with an identity after {_places(probes)} the model returns another result")
 
 
 def _run_with_probes(example: Example, training: bool, probes: dict[nn.Module, Probe]) -> Run:
@@ -149,7 +150,7 @@ def _run_with_insertions(example: Example, probes: dict[nn.Module, Probe], train
     except MisplacedError:
         raise
     except Exception as error:
-        what = f"with CBAM behind {_places(probes)} the model does not run ({type(error).__name__}: {error})"
+        what = f"with CBAM after {_places(probes)} the model does not run ({type(error).__name__}: {error})"
         raise MisplacedError(what) from error
 
 
@@ -159,7 +160,7 @@ def call_child(module: nn.Module, args: tuple, output: Tensor) -> Tensor:
 
 
 def _stop_calling(module: nn.Module) -> bool:
-    """Take that hook off; whether there was one."""
+    """Remove that hook; whether there was one."""
     handles = vars(module)[HANDLES]
     for handle in handles:
         if module._forward_hooks.get(handle.id) is call_child:
@@ -174,31 +175,31 @@ def _places(probes: dict[nn.Module, Probe]) -> str:
 
 
 def check_counts(before: Run, after: Run, probes: dict[nn.Module, Probe], names: dict[nn.Module, str]) -> None:
-    """Check that each probe was called once for each call of its module, and all others as before.
+    """Check that each probe was called once per call of its module, and all other modules as before.
 
     Raises:
-        MisplacedError: it is not so.
+        MisplacedError: a check fails.
     """
     for module, probe in probes.items():
         calls, of_probe = before.seen.get(module, []), after.seen.get(probe, [])
         check_count(probe.name, len(calls), len(of_probe))
         if [output.shape for output in calls] != [output.shape for output in of_probe]:
-            raise MisplacedError(f"CBAM behind {probe.name!r} gets something else than what {probe.name!r} returns")
+            raise MisplacedError(f"CBAM after {probe.name!r} does not get the result of {probe.name!r}")
     for module in before.seen.keys() | (after.seen.keys() - {*probes.values()}):
         calls, now = before.seen.get(module, []), after.seen.get(module, [])
         if calls != now:
             how = "is called with other results" if len(calls) == len(now) else f"is called {len(now)} times"
             what = repr(names[module]) if names.get(module) else type(module).__name__
             raise MisplacedError(
-                f"with CBAM behind {_places(probes)}, {what} {how} in one forward pass, not {len(calls)}"
+                f"with CBAM after {_places(probes)}, {what} {how} in one forward pass, not {len(calls)}"
             )
 
 
 def check_count(name: str, of_place: int, of_cbam: int) -> None:
     if of_place != of_cbam:
         raise MisplacedError(
-            f"CBAM behind {name!r} is called {of_cbam} times in a forward pass in which {name!r} is called {of_place} "
-            "times; name another module, such as the last one inside it"
+            f"CBAM after {name!r} is called {of_cbam} times in a forward pass, {name!r} {of_place} times; "
+            "name another module, such as the last one inside it"
         )
 
 
@@ -208,9 +209,9 @@ def same(a: Run, b: Run) -> bool:
 
 
 def equal(a: Any, b: Any) -> bool:
-    """Whether two results have the same tensors, up to the square root of their precision, of the largest value.
+    """Whether two results have the same tensors, up to sqrt(eps) of the largest value.
 
-    Not bitwise: kernels choose their order of additions by addresses, and on GPUs by chance.
+    Not bitwise: the order of additions in kernels depends on addresses, and on GPUs on chance.
     """
     first, second = ([t.detach() for t in tree_leaves(v) if isinstance(t, Tensor)] for v in (a, b))
     if [(t.shape, t.dtype) for t in first] != [(t.shape, t.dtype) for t in second]:

@@ -1,20 +1,32 @@
 """The three large passes of the backward, and between the first two the small backward of the spatial gate.
 
-products reads x and dy (behind a ReLU also y, and writes the masked dy), map_products reads x, input_gradient reads dy
-and writes dx: 2 reads of x, 2 of dy, 1 write. A program of products serves a tile of pixels and all channels, one of
-map_products a tile of channels and a run of pixels, one of input_gradient a tile of pixels and a run of channels.
-What goes to the maxima reaches distinct places, by comparison with index, so nothing is added atomically. The operator
-products is the first pass, backward_gates the rest; with one gate alone there is no map_products.
+products reads x and dy (behind a ReLU also y, and writes the masked dy), map_products reads x, input reads dy and
+writes dx: 2 reads of x, 2 of dy, 1 write. A program of products serves a tile of pixels and all channels, one of
+map_products a tile of channels and a run of pixels, one of input a tile of pixels and a run of channels. What goes to
+the maxima reaches distinct places, by comparison with index, so nothing is added atomically. Of even ties, those places
+are where x, or g x, equals the maximum: input reads x for that, too. The operator products is the first pass,
+backward_gates the rest; with one gate alone there is no map_products.
 """
 
 import triton
 import triton.language as tl
 
-from .common import TAPS, aligned, image_of, index_of, neighbours, places, saved_of, spatial_gate_of
+from .common import (
+    TAPS,
+    aligned,
+    image_of,
+    maps_of,
+    neighbours,
+    pixel_index_of,
+    places,
+    spatial_gate_of,
+    through_gate,
+    wait_for_launch,
+)
 
 
 @triton.jit(do_not_specialize=["first"])
-def products(
+def cbam_bwd_products(
     x,
     dy,
     y,
@@ -25,18 +37,22 @@ def products(
     over_pixels,
     first,
     C,
-    R,
     P,
+    saved_size,
+    POOLS: tl.constexpr,
+    HARD: tl.constexpr,
     CHANNELS_LAST: tl.constexpr,
     ALIGN: tl.constexpr,
     BLOCK_C: tl.constexpr,
     BLOCK_P: tl.constexpr,
+    PDL: tl.constexpr,
 ):
     """Sums of g x dy over the channels, (images, P), and of s x dy over each tile of pixels, (images, tiles, C).
 
-    Without s it is that of saved, and ds, the first, is taken on through its sigmoid. With y, dy is set to 0 where the
-    ReLU did so, and written to masked.
+    POOLS 0: there is no g, nor over_pixels, the second; without ds, the first, there is no s. Without s it is that of
+    saved, and ds is taken on through its sigmoid. With y, dy is set to 0 where the ReLU did so, and written to masked.
     """
+    wait_for_launch(PDL)
     if CHANNELS_LAST:
         C = aligned(C, ALIGN)
     else:
@@ -50,54 +66,67 @@ def products(
     if y is not None:
         y = image_of(y, n, C, P)
         masked = image_of(masked, n, C, P)
-    row = saved_of(saved, n, C, R, P)
-    over_pixels += tl.program_id(0).to(tl.int64) * C
-
     ACC = saved.dtype.element_ty
-    gate = tl.load(spatial_gate_of(s, saved, n, C, R, P) + p, p < P, 0)
-    total = tl.zeros([BLOCK_C, BLOCK_P], ACC)
+    if POOLS:
+        over_pixels += tl.program_id(0).to(tl.int64) * C
+    if ds is not None:
+        gate = tl.load(spatial_gate_of(s, saved, n, saved_size, P) + p, p < P, 0)
+        total = tl.zeros([BLOCK_C, BLOCK_P], ACC)
     for c0 in range(0, C, BLOCK_C):
         c = c0 + tl.arange(0, BLOCK_C)
         inside = (c < C)[:, None] & (p < P)[None, :]
         at = places(c, p, C, P, CHANNELS_LAST)
-        g = tl.load(row + 2 * C + c, c < C, 0)
         gradient = tl.load(dy + at, inside, 0)
         if y is not None:
             gradient = tl.where(tl.load(y + at, inside, 0).to(ACC) <= 0, 0, gradient)
             tl.store(masked + at, gradient, inside)
         product = tl.load(x + at, inside, 0).to(ACC) * gradient.to(ACC)
-        total += g[:, None] * product
-        tl.store(over_pixels + c, tl.sum(gate[None, :] * product, 1), c < C)
-    gradient_of_s = tl.sum(total, 0)
-    if s is None:
-        gradient_of_s *= gate * (1 - gate)
-    tl.store(ds + image * P + p, gradient_of_s, p < P)
+        if ds is not None:
+            if POOLS:
+                g = tl.load(saved + n * saved_size + POOLS * C + c, c < C, 0)
+                total += g[:, None] * product
+                product *= gate[None, :]
+            else:
+                total += product
+        if POOLS:
+            tl.store(over_pixels + c, tl.sum(product, 1), c < C)
+    if ds is not None:
+        gradient_of_s = tl.sum(total, 0)
+        if s is None:
+            gradient_of_s = through_gate(gate, gradient_of_s, HARD)
+        tl.store(ds + image * P + p, gradient_of_s, p < P)
 
 
 @triton.jit(do_not_specialize=["first"])
-def spatial_gate_backward(
+def cbam_bwd_spatial_gate(
     dlogits,
     saved,
+    index,
     ws,
     dmaps,
     dconv,
     first,
     C,
-    R,
     H,
     W,
+    saved_size,
+    index_size,
+    EVEN: tl.constexpr,
     K: tl.constexpr,
     BLOCK_P: tl.constexpr,
+    PDL: tl.constexpr,
 ):
     """From dlogits, (images, P): gradients of the two maps and, for each tile of pixels, of ws and bs.
 
-    dmaps: (images, 2, P), the gradients of g x from the mean and at the maximum. dconv: (images, tiles, 2 K K + 1).
+    dmaps: (images, 2, P), the gradients of g x from the mean and at the maximum, EVEN: at each of the maxima. dconv:
+    (images, tiles, 2 K K + 1).
     """
+    wait_for_launch(PDL)
     P = H * W
     tiles = tl.cdiv(P, BLOCK_P)
     image = (tl.program_id(0) // tiles).to(tl.int64)
     p = tl.program_id(0) % tiles * BLOCK_P + tl.arange(0, BLOCK_P)
-    maps = saved_of(saved, first + image, C, R, P) + 3 * C + 2 * R
+    maps = maps_of(saved, first + image, saved_size, P)
     dlogits += image * P
     dmaps += image * 2 * P
     dconv += tl.program_id(0).to(tl.int64) * (2 * K * K + 1)
@@ -120,26 +149,36 @@ def spatial_gate_backward(
         dmean += tl.load(ws + turned, t < K * K, 0)[:, None] * dzq
         dmax += tl.load(ws + K * K + turned, t < K * K, 0)[:, None] * dzq
     tl.store(dmaps + p, tl.sum(dmean, 0) / C, p < P)
-    tl.store(dmaps + P + p, tl.sum(dmax, 0), p < P)
+    of_max = tl.sum(dmax, 0)
+    if EVEN:
+        of_max /= tl.load(pixel_index_of(index, first + image, index_size, P) + p, p < P, 1).to(ACC)
+    tl.store(dmaps + P + p, of_max, p < P)
 
 
 @triton.jit(do_not_specialize=["first", "splits"])
-def map_products(
+def cbam_bwd_map_products(
     x,
     dmaps,
+    saved,
     index,
     sums,
     first,
     splits,
     C,
     P,
+    saved_size,
+    index_size,
+    POOLS: tl.constexpr,
+    EVEN: tl.constexpr,
     CHUNK: tl.constexpr,
     CHANNELS_LAST: tl.constexpr,
     ALIGN: tl.constexpr,
     BLOCK_C: tl.constexpr,
     BLOCK_P: tl.constexpr,
+    PDL: tl.constexpr,
 ):
     """Sums over CHUNK pixels of x times the gradient of g x through the two maps: (images, splits, C)."""
+    wait_for_launch(PDL)
     if CHANNELS_LAST:
         C = aligned(C, ALIGN)
     else:
@@ -150,8 +189,11 @@ def map_products(
     n = first + image
     c = tl.program_id(0) // splits % tiles * BLOCK_C + tl.arange(0, BLOCK_C)
     x = image_of(x, n, C, P)
-    argmax = index_of(index, n, C, P) + C
+    argmax = pixel_index_of(index, n, index_size, P)
     dmaps += image * 2 * P
+    if EVEN:
+        g = tl.load(saved + n * saved_size + POOLS * C + c, c < C, 0)
+        maxima = maps_of(saved, n, saved_size, P) + P
 
     ACC = sums.dtype.element_ty
     total = tl.zeros([BLOCK_C, BLOCK_P], ACC)
@@ -161,15 +203,21 @@ def map_products(
         inside = (c < C)[:, None] & (p < P)[None, :]
         dmean = tl.load(dmaps + p, p < P, 0)
         dmax = tl.load(dmaps + P + p, p < P, 0)
-        at_max = tl.load(argmax + p, p < P, 0)[None, :] == c[:, None]
         value = tl.load(x + places(c, p, C, P, CHANNELS_LAST), inside, 0).to(ACC)
-        total += value * (dmean[None, :] + tl.where(at_max, dmax[None, :], 0))
+        if EVEN:
+            # As in PyTorch, 0 times Inf and NaN where it is no maximum.
+            at_max = (value * g[:, None] == tl.load(maxima + p, p < P, 0)[None, :]).to(ACC)
+            total += value * (dmean[None, :] + at_max * dmax[None, :])
+        else:
+            at_max = tl.load(argmax + p, p < P, 0)[None, :] == c[:, None]
+            total += value * (dmean[None, :] + tl.where(at_max, dmax[None, :], 0))
     tl.store(sums + (image * splits + split) * C + c, tl.sum(total, 1), c < C)
 
 
 @triton.jit(do_not_specialize=["first", "splits"])
-def input_gradient(
+def cbam_bwd_input(
     dy,
+    x,
     saved,
     s,
     index,
@@ -179,18 +227,25 @@ def input_gradient(
     first,
     splits,
     C,
-    R,
     P,
+    saved_size,
+    index_size,
+    POOLS: tl.constexpr,
+    MAX: tl.constexpr,
     CHUNK: tl.constexpr,
     CHANNELS_LAST: tl.constexpr,
     ALIGN: tl.constexpr,
     BLOCK_C: tl.constexpr,
     BLOCK_P: tl.constexpr,
+    PDL: tl.constexpr,
 ):
     """dx = (dy s + dmean_c + [c is the pixel's maximum] dmax_c) g + dmean_hw + [p is the channel's maximum] dmax_hw.
 
-    Without dy, dmaps or dpools, their terms are 0. Without s it is that of saved.
+    Without dy, dmaps or dpools, their terms are 0; without dmaps there is no s, and without dpools, POOLS 0, no g. MAX:
+    dpools has the maximum, behind the mean, if that is there. Without s it is that of saved. With x all its maxima
+    count, else those of index.
     """
+    wait_for_launch(PDL)
     if CHANNELS_LAST:
         C = aligned(C, ALIGN)
     else:
@@ -201,37 +256,59 @@ def input_gradient(
     n = first + image
     p = tl.program_id(0) // splits % tiles * BLOCK_P + tl.arange(0, BLOCK_P)
     dx = image_of(dx, n, C, P)
-    row = saved_of(saved, n, C, R, P)
-    index = index_of(index, n, C, P)
+    row = saved + n * saved_size
 
     ACC = saved.dtype.element_ty
     if dy is not None:
         dy = image_of(dy, n, C, P)
-        gate = tl.load(spatial_gate_of(s, saved, n, C, R, P) + p, p < P, 0)
+        if dmaps is not None:
+            gate = tl.load(spatial_gate_of(s, saved, n, saved_size, P) + p, p < P, 0)
+    if x is not None:
+        x = image_of(x, n, C, P)
     if dmaps is not None:
         dmaps += image * 2 * P
         dmean_c = tl.load(dmaps + p, p < P, 0)
         dmax_c = tl.load(dmaps + P + p, p < P, 0)
-        argmax_c = tl.load(index + C + p, p < P, 0)
-    if dpools is not None:
-        dpools += image * 2 * C
+        if x is not None:
+            max_c = tl.load(maps_of(saved, n, saved_size, P) + P + p, p < P, 0)
+        else:
+            argmax_c = tl.load(pixel_index_of(index, n, index_size, P) + p, p < P, 0)
+    if POOLS:
+        dpools += image * POOLS * C
     start = split * CHUNK
     for c0 in range(start, tl.minimum(start + CHUNK, C), BLOCK_C):
         c = c0 + tl.arange(0, BLOCK_C)
         inside = (c < C)[:, None] & (p < P)[None, :]
         at = places(c, p, C, P, CHANNELS_LAST)
-        g = tl.load(row + 2 * C + c, c < C, 0)
         value = tl.zeros([BLOCK_C, BLOCK_P], ACC)
+        if x is not None:
+            given = tl.load(x + at, inside, 0).to(ACC)
+            gated = given
+        if POOLS and (dy is not None or dmaps is not None):
+            g = tl.load(row + POOLS * C + c, c < C, 0)
+            if x is not None:
+                gated = given * g[:, None]
         if dy is not None:
-            value += tl.load(dy + at, inside, 0).to(ACC) * gate[None, :]
+            gradient = tl.load(dy + at, inside, 0).to(ACC)
+            if dmaps is not None:
+                gradient *= gate[None, :]
+            value += gradient
         if dmaps is not None:
             value += dmean_c[None, :]
-            value += tl.where(argmax_c[None, :] == c[:, None], dmax_c[None, :], 0)
-        value *= g[:, None]
-        if dpools is not None:
-            dmean_hw = tl.load(dpools + c, c < C, 0)
-            dmax_hw = tl.load(dpools + C + c, c < C, 0)
-            argmax_hw = tl.load(index + c, c < C, 0)
-            value += dmean_hw[:, None]
-            value += tl.where(argmax_hw[:, None] == p[None, :], dmax_hw[:, None], 0)
+            if x is not None:
+                value += (gated == max_c[None, :]).to(ACC) * dmax_c[None, :]
+            else:
+                value += tl.where(argmax_c[None, :] == c[:, None], dmax_c[None, :], 0)
+        if POOLS and (dy is not None or dmaps is not None):
+            value *= g[:, None]
+        if POOLS > MAX:
+            value += tl.load(dpools + c, c < C, 0)[:, None]
+        if MAX:
+            dmax_hw = tl.load(dpools + (POOLS - 1) * C + c, c < C, 0)
+            if x is not None:
+                max_hw = tl.load(row + (POOLS - 1) * C + c, c < C, 0)
+                value += (given == max_hw[:, None]).to(ACC) * dmax_hw[:, None]
+            else:
+                argmax_hw = tl.load(index + n * index_size + c, c < C, 0)
+                value += tl.where(argmax_hw[:, None] == p[None, :], dmax_hw[:, None], 0)
         tl.store(dx + at, value.to(dx.dtype.element_ty), inside)

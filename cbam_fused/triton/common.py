@@ -1,13 +1,29 @@
-"""What all kernels share: addresses in both layouts, the rule of maxima, the neighbours of a pixel.
+"""What all kernels share: addresses in both layouts, the rule of maxima, the neighbours of a pixel, the two gates.
 
-To a kernel an image is a matrix of C channels by P = H W pixels, and every tile is (channels, pixels). In NCHW pixels
+To a kernel an image is a matrix of C channels and P = H W pixels, and every tile is (channels, pixels). In NCHW pixels
 are contiguous, in NHWC (channels_last) channels are; the constexpr CHANNELS_LAST is all that tells them apart.
+
+A row of saved begins with POOLS C numbers, the pools, behind which g lies, and ends with 3 P, the maps and s. A row of
+index begins with what belongs to the maxima over pixels and ends with what belongs to those over channels: their places
+or, with EVEN, how many elements reach them.
 """
 
 import triton
 import triton.language as tl
 
 TAPS = tl.constexpr(16)  # of the window, that are gathered together
+SIXTH = tl.constexpr(0.1666666716337204)  # that of float32, which PyTorch's derivative of the hard sigmoid has
+
+
+@triton.jit
+def wait_for_launch(PDL: tl.constexpr):
+    """With PDL, programmatic dependent launch: the next launch may begin, and what the launches before wrote is there.
+
+    Every kernel begins with it, before it loads or stores anything.
+    """
+    if PDL:
+        tl.extra.cuda.gdc_launch_dependents()
+        tl.extra.cuda.gdc_wait()
 
 
 @triton.jit
@@ -32,41 +48,52 @@ def image_of(tensor, n, C, P):
 
 
 @triton.jit
-def saved_of(saved, n, C, R, P):
-    """Row n of saved: mean_hw C, max_hw C, g C, hidden_mean R, hidden_max R, mean_c P, max_c P, s P."""
-    return saved + n * (3 * C + 2 * R + 3 * P)
+def maps_of(saved, n, saved_size, P):
+    """In row n of saved: mean_c P, max_c P, s P."""
+    return saved + (n + 1) * saved_size - 3 * P
 
 
 @triton.jit
-def spatial_gate_of(s, saved, n, C, R, P):
+def spatial_gate_of(s, saved, n, saved_size, P):
     """Row n of s, (N, P), or without s the one in saved."""
     if s is None:
-        return saved_of(saved, n, C, R, P) + 3 * C + 2 * R + 2 * P
+        return maps_of(saved, n, saved_size, P) + 2 * P
     else:
         return s + n * P
 
 
 @triton.jit
-def index_of(index, n, C, P):
-    """Row n of index: places of the maxima over pixels C, over channels P."""
-    return index + n * (C + P)
+def pixel_index_of(index, n, index_size, P):
+    """In row n of index: what belongs to the P maxima over channels."""
+    return index + (n + 1) * index_size - P
 
 
 @triton.jit
-def later_max(best, place, value, at):
-    """The maximum so far and its place, and then a value at a later place: NaN wins, then the first place."""
+def later_max(best, place, value, at, EVEN: tl.constexpr):
+    """The maximum so far and its place, and then a value at a later place: NaN wins, then the first place.
+
+    EVEN: place is how many have reached the maximum, at how many the value stands for.
+    """
     better = (value > best) | ((value != value) & (best == best))
+    if EVEN:
+        place += tl.where(value == best, at, 0)
     return tl.where(better, value, best), tl.where(better, at, place)
 
 
 @triton.jit
-def max_along(best, place, AXIS: tl.constexpr):
-    """The maxima along an axis and their places, by the same rule. Lanes without a value hold -inf, place any."""
+def max_along(best, place, AXIS: tl.constexpr, EVEN: tl.constexpr):
+    """The maxima along an axis and their places, by the same rule. Lanes without a value hold -inf, place any.
+
+    EVEN: how many reach the maximum; none reaches NaN.
+    """
     nan = tl.max((best != best).to(tl.int32), AXIS)
     top = tl.max(tl.where(best != best, float("-inf"), best), AXIS)
     top = tl.where(nan > 0, float("nan"), top)
-    is_top = (best == tl.expand_dims(top, AXIS)) | ((best != best) & (tl.expand_dims(nan, AXIS) > 0))
-    return top, tl.min(tl.where(is_top, place, 2147483647), AXIS)
+    if EVEN:
+        return top, tl.sum(tl.where(best == tl.expand_dims(top, AXIS), place, 0), AXIS)
+    else:
+        is_top = (best == tl.expand_dims(top, AXIS)) | ((best != best) & (tl.expand_dims(nan, AXIS) > 0))
+        return top, tl.min(tl.where(is_top, place, 2147483647), AXIS)
 
 
 @triton.jit
@@ -76,3 +103,22 @@ def neighbours(p, t, H, W, K: tl.constexpr):
     w = (p % W)[None, :] + (t % K - K // 2)[:, None]
     inside = (h >= 0) & (h < H) & (w >= 0) & (w < W) & (t < K * K)[:, None] & (p < H * W)[None, :]
     return h * W + w, inside
+
+
+@triton.jit
+def gate_of(logit, HARD: tl.constexpr):
+    """sigmoid(logit), or min(max(logit / 6 + 1 / 2, 0), 1); comparisons are false for NaN, which stays."""
+    if HARD:
+        shifted = logit + 3
+        return tl.where(shifted < 0, 0, tl.where(shifted > 6, 6, shifted)) / 6
+    else:
+        return tl.sigmoid(logit)
+
+
+@triton.jit
+def through_gate(value, gradient, HARD: tl.constexpr):
+    """The gradient of a gate that has this value, taken before it."""
+    if HARD:
+        return tl.where((value > 0) & (value < 1), gradient * SIXTH, 0)
+    else:
+        return gradient * value * (1 - value)

@@ -1,10 +1,10 @@
-"""The three large passes of the forward; between the first and the second comes gate.channel_gate.
+"""The three large passes of the forward; between the first and the second comes gate.cbam_fwd_channel_gate.
 
 Each reads x once, and the last one writes y: 3 reads and 1 write of x's size, the second and the third read from L2
 where the images of a launch fit in it. A program serves one image: channel_pool a tile of channels and a run of
-pixels, whose partial results channel_gate joins; spatial_pool a tile of pixels and all channels; gate_and_apply a tile
-of pixels and a run of channels. Only gate_and_apply looks beyond its pixels, in the two maps, which are tiny. It ends
-the operator attend with its first half, and is the operator apply with its second. An absent gate is a 1 in saved.
+pixels, whose partial results channel_gate joins; spatial_pool a tile of pixels and all channels; apply a tile of pixels
+and a run of channels. Only apply looks beyond its pixels, in the two maps, which are tiny. It ends the operator attend
+with its first half, and is the operator apply with its second. An absent gate is no factor.
 """
 
 import triton
@@ -13,19 +13,21 @@ import triton.language as tl
 from .common import (
     TAPS,
     aligned,
+    gate_of,
     image_of,
-    index_of,
     later_max,
+    maps_of,
     max_along,
     neighbours,
+    pixel_index_of,
     places,
-    saved_of,
     spatial_gate_of,
+    wait_for_launch,
 )
 
 
 @triton.jit(do_not_specialize=["first", "splits"])
-def channel_pool(
+def cbam_fwd_channel_pool(
     x,
     sums,
     maxima,
@@ -34,13 +36,20 @@ def channel_pool(
     splits,
     C,
     P,
+    ACC: tl.constexpr,
+    EVEN: tl.constexpr,
     CHUNK: tl.constexpr,
     CHANNELS_LAST: tl.constexpr,
     ALIGN: tl.constexpr,
     BLOCK_C: tl.constexpr,
     BLOCK_P: tl.constexpr,
+    PDL: tl.constexpr,
 ):
-    """Sum, maximum and its place of each channel over CHUNK pixels: three (images, splits, C) tensors."""
+    """Sum, maximum and its place of each channel over CHUNK pixels: three (images, splits, C) tensors.
+
+    Without sums, or maxima, there is none of it. EVEN: the number of maxima in the place of their place.
+    """
+    wait_for_launch(PDL)
     if CHANNELS_LAST:
         C = aligned(C, ALIGN)
     else:
@@ -51,39 +60,54 @@ def channel_pool(
     c = tl.program_id(0) // splits % tiles * BLOCK_C + tl.arange(0, BLOCK_C)
     x = image_of(x, first + image, C, P)
 
-    ACC = sums.dtype.element_ty
     total = tl.zeros([BLOCK_C, BLOCK_P], ACC)
     best = tl.full([BLOCK_C, BLOCK_P], float("-inf"), ACC)
     start = split * CHUNK
-    place = tl.zeros([BLOCK_C, BLOCK_P], tl.int32) + start
+    place = tl.zeros([BLOCK_C, BLOCK_P], tl.int32)
+    if not EVEN:
+        place += start
     for p0 in range(start, tl.minimum(start + CHUNK, P), BLOCK_P):
         p = p0 + tl.arange(0, BLOCK_P)
         inside = (c < C)[:, None] & (p < P)[None, :]
         value = tl.load(x + places(c, p, C, P, CHANNELS_LAST), inside, 0).to(ACC)
-        total += value
-        best, place = later_max(best, place, tl.where(inside, value, float("-inf")), p[None, :])
-    top, where = max_along(best, place, 1)
+        if sums is not None:
+            total += value
+        if maxima is not None:
+            at = inside.to(tl.int32) if EVEN else p[None, :]
+            best, place = later_max(best, place, tl.where(inside, value, float("-inf")), at, EVEN)
+    if maxima is not None:
+        top, where = max_along(best, place, 1, EVEN)
     at = (image * splits + split) * C + c
-    tl.store(sums + at, tl.sum(total, 1), c < C)
-    tl.store(maxima + at, top, c < C)
-    tl.store(argmaxima + at, where, c < C)
+    if sums is not None:
+        tl.store(sums + at, tl.sum(total, 1), c < C)
+    if maxima is not None:
+        tl.store(maxima + at, top, c < C)
+        tl.store(argmaxima + at, where, c < C)
 
 
 @triton.jit(do_not_specialize=["first"])
-def spatial_pool(
+def cbam_fwd_spatial_pool(
     x,
     saved,
     index,
     first,
     C,
-    R,
     P,
+    saved_size,
+    index_size,
+    POOLS: tl.constexpr,
+    EVEN: tl.constexpr,
     CHANNELS_LAST: tl.constexpr,
     ALIGN: tl.constexpr,
     BLOCK_C: tl.constexpr,
     BLOCK_P: tl.constexpr,
+    PDL: tl.constexpr,
 ):
-    """Mean, maximum and its place of g x over the channels of each pixel, into saved and index."""
+    """Mean, maximum and its place of g x over the channels of each pixel, into saved and index.
+
+    POOLS 0: there is no g. EVEN: the number of maxima in the place of their place.
+    """
+    wait_for_launch(PDL)
     if CHANNELS_LAST:
         C = aligned(C, ALIGN)
     else:
@@ -92,8 +116,8 @@ def spatial_pool(
     n = first + (tl.program_id(0) // tiles).to(tl.int64)
     p = tl.program_id(0) % tiles * BLOCK_P + tl.arange(0, BLOCK_P)
     x = image_of(x, n, C, P)
-    row = saved_of(saved, n, C, R, P)
-    maps = row + 3 * C + 2 * R
+    maps = maps_of(saved, n, saved_size, P)
+    gate = saved + n * saved_size + POOLS * C
 
     ACC = saved.dtype.element_ty
     total = tl.zeros([BLOCK_C, BLOCK_P], ACC)
@@ -102,18 +126,20 @@ def spatial_pool(
     for c0 in range(0, C, BLOCK_C):
         c = c0 + tl.arange(0, BLOCK_C)
         inside = (c < C)[:, None] & (p < P)[None, :]
-        g = tl.load(row + 2 * C + c, c < C, 0)
-        value = tl.load(x + places(c, p, C, P, CHANNELS_LAST), inside, 0).to(ACC) * g[:, None]
+        value = tl.load(x + places(c, p, C, P, CHANNELS_LAST), inside, 0).to(ACC)
+        if POOLS:
+            value *= tl.load(gate + c, c < C, 0)[:, None]
         total += value
-        best, place = later_max(best, place, tl.where(inside, value, float("-inf")), c[:, None])
-    top, where = max_along(best, place, 0)
+        at = inside.to(tl.int32) if EVEN else c[:, None]
+        best, place = later_max(best, place, tl.where(inside, value, float("-inf")), at, EVEN)
+    top, where = max_along(best, place, 0, EVEN)
     tl.store(maps + p, tl.sum(total, 0) / C, p < P)
     tl.store(maps + P + p, top, p < P)
-    tl.store(index_of(index, n, C, P) + C + p, where, p < P)
+    tl.store(pixel_index_of(index, n, index_size, P) + p, where, p < P)
 
 
 @triton.jit(do_not_specialize=["first", "splits"])
-def gate_and_apply(
+def cbam_fwd_apply(
     x,
     residual,
     ws,
@@ -124,9 +150,11 @@ def gate_and_apply(
     first,
     splits,
     C,
-    R,
     H,
     W,
+    saved_size,
+    POOLS: tl.constexpr,
+    HARD: tl.constexpr,
     K: tl.constexpr,
     RELU: tl.constexpr,
     CHUNK: tl.constexpr,
@@ -134,12 +162,14 @@ def gate_and_apply(
     ALIGN: tl.constexpr,
     BLOCK_C: tl.constexpr,
     BLOCK_P: tl.constexpr,
+    PDL: tl.constexpr,
 ):
-    """y = relu(x g s + residual) for CHUNK channels, with s as given, or that of saved.
+    """y = relu(x g s + residual) for CHUNK channels. POOLS 0: there is no g; without ws and s there is no s.
 
-    With ws, s = sigmoid(conv([mean_c; max_c]) + bs) goes to saved before. Without y that is all, and it goes there as
-    it is before the sigmoid.
+    With ws, s = sigmoid(conv([mean_c; max_c]) + bs) goes to saved before, HARD: the hard sigmoid. Without y that is
+    all, and it goes there as it is before the sigmoid.
     """
+    wait_for_launch(PDL)
     P = H * W
     if CHANNELS_LAST:
         C = aligned(C, ALIGN)
@@ -149,14 +179,11 @@ def gate_and_apply(
     split = tl.program_id(0) % splits
     n = first + (tl.program_id(0) // splits // tiles).to(tl.int64)
     p = tl.program_id(0) // splits % tiles * BLOCK_P + tl.arange(0, BLOCK_P)
-    row = saved_of(saved, n, C, R, P)
-    spatial = spatial_gate_of(s, saved, n, C, R, P) + p
 
     ACC = saved.dtype.element_ty
-    if ws is None:
-        gate = tl.load(spatial, p < P, 0)
-    else:
-        maps = row + 3 * C + 2 * R
+    spatial = spatial_gate_of(s, saved, n, saved_size, P) + p
+    if ws is not None:
+        maps = maps_of(saved, n, saved_size, P)
         z = tl.zeros([TAPS, BLOCK_P], ACC)
         for t0 in range(0, K * K, TAPS):
             t = t0 + tl.arange(0, TAPS)
@@ -167,8 +194,10 @@ def gate_and_apply(
         if bs is not None:
             gate += tl.load(bs)
         if y is not None:
-            gate = tl.sigmoid(gate)
+            gate = gate_of(gate, HARD)
         tl.store(spatial, gate, (p < P) & (split == 0))
+    elif s is not None:
+        gate = tl.load(spatial, p < P, 0)
 
     if y is not None:
         x = image_of(x, n, C, P)
@@ -180,8 +209,11 @@ def gate_and_apply(
             c = c0 + tl.arange(0, BLOCK_C)
             inside = (c < C)[:, None] & (p < P)[None, :]
             at = places(c, p, C, P, CHANNELS_LAST)
-            g = tl.load(row + 2 * C + c, c < C, 0)
-            value = tl.load(x + at, inside, 0).to(ACC) * g[:, None] * gate[None, :]
+            value = tl.load(x + at, inside, 0).to(ACC)
+            if POOLS:
+                value *= tl.load(saved + n * saved_size + POOLS * C + c, c < C, 0)[:, None]
+            if ws is not None or s is not None:
+                value *= gate[None, :]
             if residual is not None:
                 value += tl.load(residual + at, inside, 0).to(ACC)
             if RELU:

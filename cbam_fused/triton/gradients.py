@@ -1,44 +1,49 @@
 """Gradients of the parameters: sums over the images, in their order, of what each left in partial and saved.
 
 A program has a tile of dw1 and the same tile, transposed, of dw2, as outer products of the images' vectors; the first
-column of tiles also has db1, the first row db2; further programs have dws and dbs. It reads N (3 C + 4 R) numbers a few
+column of tiles also has db1, the first row db2; further programs have dws and dbs. It reads N (3 C + 3 R) numbers a few
 times over, and writes the gradients once.
 """
 
 import triton
 import triton.language as tl
 
-from .common import saved_of
+from .common import wait_for_launch
 
 
 @triton.jit(do_not_specialize=["N"])
-def parameter_gradients(
+def cbam_bwd_parameters(
     partial,
     saved,
     dw1,
-    db1,
     dw2,
-    db2,
     dws,
+    db1,
+    db2,
     dbs,
     N,
     C,
     R,
-    P,
+    saved_size,
+    partial_size,
+    TERMS: tl.constexpr,
+    GATES: tl.constexpr,
     K: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
     BLOCK_C: tl.constexpr,
     BLOCK_R: tl.constexpr,
+    PDL: tl.constexpr,
 ):
-    """dw1 = sum of dhidden_mean mean^T + dhidden_max max^T; dw2 = sum of dlogit (hidden_mean + hidden_max)^T.
+    """dw1 = sum of dhidden_mean mean^T + dhidden_max max^T; dw2 = sum of dlogit hidden^T, for each of GATES.
 
-    dw1 and dw2, or dws, may be None, and each of the biases.
+    TERMS 1: there is one pool, or the mean of two, in their place. dw1 alone, dw1 and dw2, or dws, may be None, and
+    each of the biases.
     """
+    wait_for_launch(PDL)
     ACC = saved.dtype.element_ty
     columns = tl.cdiv(C, BLOCK_C)
     program = tl.program_id(0)
-    width = C + 2 * R + 2 * K * K + 1
     tiles = columns * tl.cdiv(R, BLOCK_R)
     if program >= tiles:
         if dws is not None:
@@ -46,13 +51,13 @@ def parameter_gradients(
             total = tl.zeros([BLOCK_N, BLOCK_K], ACC)
             for n0 in range(0, N, BLOCK_N):
                 n = (n0 + tl.arange(0, BLOCK_N)).to(tl.int64)
-                at = n * width + C + 2 * R
+                at = (n + 1) * partial_size - (2 * K * K + 1)
                 total += tl.load(partial + at[:, None] + t[None, :], (n < N)[:, None] & (t <= 2 * K * K)[None, :], 0)
             gradient = tl.sum(total, 0)
             tl.store(dws + t, gradient, t < 2 * K * K)
             if dbs is not None:
                 tl.store(dbs + t - 2 * K * K, gradient, t == 2 * K * K)
-    elif dw1 is not None:
+    elif dw2 is not None:
         r = program // columns * BLOCK_R + tl.arange(0, BLOCK_R)
         c = program % columns * BLOCK_C + tl.arange(0, BLOCK_C)
         first = tl.zeros([BLOCK_R, BLOCK_C], ACC)
@@ -61,25 +66,26 @@ def parameter_gradients(
         dbias2 = tl.zeros([BLOCK_N, BLOCK_C], ACC)
         for n0 in range(0, N, BLOCK_N):
             n = (n0 + tl.arange(0, BLOCK_N)).to(tl.int64)
-            mine = partial + n[:, None] * width
-            row = saved_of(saved, n, C, R, P)[:, None]
+            mine = partial + n[:, None] * partial_size
             in_r = (n < N)[:, None] & (r < R)[None, :]
             in_c = (n < N)[:, None] & (c < C)[None, :]
-            dhidden_mean = tl.load(mine + C + r[None, :], in_r, 0)
-            dhidden_max = tl.load(mine + C + R + r[None, :], in_r, 0)
-            hidden = tl.load(row + 3 * C + r[None, :], in_r, 0) + tl.load(row + 3 * C + R + r[None, :], in_r, 0)
-            dlogit = tl.load(mine + c[None, :], in_c, 0)
-            mean = tl.load(row + c[None, :], in_c, 0)
-            top = tl.load(row + C + c[None, :], in_c, 0)
-            through = dhidden_mean[:, :, None] * mean[:, None, :] + dhidden_max[:, :, None] * top[:, None, :]
-            first += tl.sum(through, 0)
-            second += tl.sum(hidden[:, :, None] * dlogit[:, None, :], 0)
-            dbias1 += dhidden_mean + dhidden_max
-            dbias2 += dlogit
+            for i in tl.static_range(GATES):
+                dlogit = tl.load(mine + i * C + c[None, :], in_c, 0)
+                hidden = tl.load(mine + GATES * C + i * R + r[None, :], in_r, 0)
+                second += tl.sum(hidden[:, :, None] * dlogit[:, None, :], 0)
+                dbias2 += dlogit
+            if dw1 is not None:
+                pools = saved + n[:, None] * saved_size
+                for i in tl.static_range(TERMS):
+                    dhidden = tl.load(mine + GATES * (C + R) + i * R + r[None, :], in_r, 0)
+                    pool = tl.load(pools + i * C + c[None, :], in_c, 0)
+                    first += tl.sum(dhidden[:, :, None] * pool[:, None, :], 0)
+                    dbias1 += dhidden
         inside = (r < R)[:, None] & (c < C)[None, :]
-        tl.store(dw1 + r[:, None] * C + c[None, :], first, inside)
         tl.store(dw2 + c[None, :] * R + r[:, None], second, inside)
+        if dw1 is not None:
+            tl.store(dw1 + r[:, None] * C + c[None, :], first, inside)
         if db1 is not None:
             tl.store(db1 + r, tl.sum(dbias1, 0), (r < R) & (program % columns == 0))
         if db2 is not None:
-            tl.store(db2 + c, 2 * tl.sum(dbias2, 0), (c < C) & (program < columns))
+            tl.store(db2 + c, TERMS // GATES * tl.sum(dbias2, 0), (c < C) & (program < columns))

@@ -41,22 +41,13 @@ def tile(reduces: str, C: int, P: int, channels_last: bool, wide: bool, warp_siz
 
     wide: sums are float64, which takes two registers for each value.
     """
-    return candidates(reduces, C, P, channels_last, wide, warp_size)[0]
-
-
-def candidates(reduces: str, C: int, P: int, channels_last: bool, wide: bool, warp_size: int) -> list[Tile]:
-    """The tile of the table, and others around it that may be faster on some GPU."""
     longest = LONGEST[reduces, "nhwc" if channels_last else "nchw"]
-    most = VALUES[reduces] // 2 if wide else VALUES[reduces]
+    values = VALUES[reduces] // 2 if wide else VALUES[reduces]
     contiguous, across = (C, P) if channels_last else (P, C)
-    found = []
-    for values in (most, most // 2):
-        for limit in (longest, longest * 2, longest // 2):
-            long = min(power_of_two(contiguous), limit)
-            short = min(power_of_two(across), values * THREADS // long)
-            channels, pixels = (long, short) if channels_last else (short, long)
-            found.append(Tile(channels, pixels, warps(long * short, values, warp_size)))
-    return list(dict.fromkeys(found))
+    long = min(power_of_two(contiguous), longest)
+    short = min(power_of_two(across), values * THREADS // long)
+    channels, pixels = (long, short) if channels_last else (short, long)
+    return Tile(channels, pixels, warps(long * short, values, warp_size))
 
 
 def mlp_tile(C: int, R: int, wide: bool, warp_size: int) -> Tile:

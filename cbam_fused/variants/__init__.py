@@ -1,1 +1,1 @@
-"""Public CBAMs: config.py has what they differ in, table.py the implementations, state_dict.py their key names."""
+"""Public CBAMs: config.py: the switches, table.py: the implementations, state_dict.py: their key names."""

@@ -1,4 +1,4 @@
-"""What public CBAM implementations differ in, as the switches of one general module."""
+"""The differences of public CBAM implementations, as switches of one general module."""
 
 from dataclasses import dataclass, fields
 
@@ -15,19 +15,19 @@ ALLOWED = {
     "ties": ("first", "even"),
 }
 
-# State of a CBAM under its own names; a variant renames it, without some of it.
+# State of a CBAM under its own names. A variant renames a part of it.
 STATE = (
     *("ca.fc1.weight", "ca.fc1.bias", "ca.fc2.weight", "ca.fc2.bias", "sa.conv1.weight", "sa.conv1.bias"),
     *("sa.bn.weight", "sa.bn.bias", "sa.bn.running_mean", "sa.bn.running_var", "sa.bn.num_batches_tracked"),
 )
 
 
-# Bits of Switches.code, as csrc/problem.h has them; the activation's number is behind them.
+# Bits of Switches.code, as in csrc/problem.h; the activation's number follows them.
 EVEN, NO_AVG, NO_MAX, MEAN_OF_POOLS, GATE_TERMS, SINGLE, HARD_CHANNEL, HARD_SPATIAL = (1 << i for i in range(8))
 ACTIVATION = 8
-NO_CHANNEL = 1 << 10  # for operators that are not given the weights
+NO_CHANNEL = 1 << 10  # for operators without the weights as arguments
 
-# The switches that change what a gate computes.
+# The switches that change a gate's mathematics.
 OF_GATE = {
     "channel": ("width", "act", "pools", "combine", "gate_place", "channel_gate"),
     "spatial": ("spatial_gate",),
@@ -36,26 +36,26 @@ OF_GATE = {
 
 @dataclass(frozen=True, kw_only=True)
 class Switches:
-    """What public implementations differ in; the defaults are those of the tutorial. C channels, reduction r.
+    """Differences of public implementations. The defaults are the tutorial's. C channels, reduction r.
 
     Attributes:
-        channel, spatial: whether there is this gate; at least one.
+        channel, spatial: presence of the gate; at least one.
         width: hidden units of the MLP. "floor": C // r; "at_least_1": max(1, C // r); "nearest": C / r rounded,
             halves up, at least 1; "nearest_8": to a multiple of 8, at least 8; "round": C / r rounded, halves to
-            the even number; "sixteenth": C // 16, whatever r; "single": one layer C -> C and no activation;
-            an integer: so many.
+            the even number; "sixteenth": C // 16 for any r; "single": one layer C -> C and no activation;
+            an integer: the number itself.
         bias: biases in the MLP. The second counts once per pool.
-        act: activation between its layers.
-        pools: what the MLP sees: mean, maximum, "lp": (sum x^2)^(1/2), "lse": log(sum(exp(x))).
-        combine: "sum" adds the MLP of each pool; "mean" takes the MLP of the mean of the pools.
-        gate_place: "before_sum" applies the channel gate's sigmoid to each summand, so that the sum may reach 2.
+        act: activation between the MLP's layers.
+        pools: input of the MLP: mean, maximum, "lp": (sum x^2)^(1/2), "lse": log(sum(exp(x))).
+        combine: "sum" adds the MLP of each pool; "mean" is the MLP of the mean of the pools.
+        gate_place: "before_sum" applies the channel gate's sigmoid to each summand; the sum may reach 2.
         channel_gate, spatial_gate: sigmoid, or hard_sigmoid: min(max(x / 6 + 1 / 2, 0), 1).
         maps: "both": convolution over [mean, max]; "mean": over the one map (mean + max) / 2.
         spatial_bias: bias of the spatial convolution.
-        norm, norm_momentum: BatchNorm behind it, and its momentum.
-        residual: x is added to the result.
-        ties: which element gets the gradient of a maximum: the "first" one, or "even"ly all that reach it.
-        spatial_order: order of the two maps in checkpoints of the variant. In the module the mean always comes first.
+        norm, norm_momentum: BatchNorm after the spatial convolution, and its momentum.
+        residual: adds x to the result.
+        ties: the gradient of a maximum goes to the "first" tied element, or is split "even"ly among them.
+        spatial_order: order of the two maps in checkpoints of the variant. The module always has the mean first.
     """
 
     channel: bool = True
@@ -84,7 +84,7 @@ class Switches:
                 pools = tuple(n for n in allowed if n in value) if isinstance(value, list | tuple) else ()
                 if not pools or len(pools) != len(value):
                     raise ValueError(f"pools must name some of {', '.join(allowed)}, each at most once, got {value!r}")
-                object.__setattr__(self, "pools", pools)  # their order has no meaning
+                object.__setattr__(self, "pools", pools)  # in a fixed order, which has no meaning
             elif field.name == "norm_momentum":
                 if isinstance(value, bool) or not isinstance(value, int | float):
                     raise ValueError(f"norm_momentum must be a number, got {value!r}")
@@ -98,21 +98,21 @@ class Switches:
                 number = " or an integer" if field.name == "width" else ""
                 raise ValueError(f"{field.name} must be one of {', '.join(allowed)}{number}, got {value!r}")
         if not self.channel and not self.spatial:
-            raise ValueError("channel and spatial must not both be False: there is no gate without them")
+            raise ValueError("channel or spatial must be True, got False for both")
         direct = {*self.pools} <= {"avg", "max"} and self.maps == "both" and not self.residual
         self.__dict__.update(_code=self._encode(), _direct=direct)
 
     @property
     def code(self) -> int:
-        """The two functions of a map, and ties, as the one integer that kernels take. 0 is the tutorial's.
+        """The mathematics of both gates, and ties, as an integer for the kernels. 0 is the tutorial's.
 
-        It has no room for the pools "lp" and "lse", nor for ``maps`` and ``residual``, which are other arguments.
+        It does not encode the pools "lp" and "lse", nor ``maps`` and ``residual``, which are other arguments.
         """
         return self.__dict__["_code"]
 
     @property
     def direct(self) -> bool:
-        """Whether ``code`` says all that kernels have to know."""
+        """Whether ``code`` encodes everything that the kernels need."""
         return self.__dict__["_direct"]
 
     def _encode(self) -> int:
@@ -132,10 +132,10 @@ class Switches:
         return sum(bit for bit, there in bits.items() if there) | activation << ACTIVATION
 
     def differing(self, other: "Switches", *gates: str) -> str:
-        """What these gates compute otherwise than those of the other ones, such as "act='silu'"; empty if nothing."""
+        """The switches in which these gates differ from the other's, such as "act='silu'"; empty if none."""
         names = [name for gate in gates for name in OF_GATE[gate]]
         differ = [n for n in names if getattr(self, n) != getattr(other, n)]
-        if "single" not in (self.width, other.width):  # other widths are a matter of the weights
+        if "single" not in (self.width, other.width):  # other widths only change the shapes of the weights
             differ = [n for n in differ if n != "width"]
         return ", ".join(f"{n}={getattr(self, n)!r}" for n in differ)
 
@@ -143,7 +143,7 @@ class Switches:
         """Width of the hidden layer; for "single", that of the only layer.
 
         Raises:
-            ValueError: the rule gives no unit at all.
+            ValueError: the width is 0.
         """
         if isinstance(self.width, int):
             return self.width
@@ -159,7 +159,8 @@ class Switches:
         }[self.width]
         if hidden == 0:
             raise ValueError(
-                f"width {self.width!r} leaves no hidden unit: channels // reduction is {channels} // {divisor} = 0; "
+                f"width {self.width!r} must give at least 1 hidden unit, "
+                f"got channels // reduction = {channels} // {divisor} = 0; "
                 f"reduction must be at most {channels}, or width 'at_least_1' or an integer"
             )
         return hidden

@@ -1,4 +1,4 @@
-"""State under the names of public implementations: loading it into our modules, and exporting it from them."""
+"""State_dicts of public implementations: loading into our modules, and exporting from them."""
 
 import warnings
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from ..keywords import names_keywords
 from .config import Switches
 from .table import VARIANTS, Variant, resolve
 
-# What a state_dict does not show, by the half of CBAM that it belongs to.
+# The switches that a state_dict does not show, by the half of CBAM.
 HIDDEN = {
     "ca": ("act", "pools", "combine", "gate_place", "channel_gate"),
     "sa": ("spatial_gate", "spatial_order"),
@@ -19,12 +19,12 @@ HIDDEN = {
 
 
 class PublicNames(nn.Module):
-    """A module that loads state under its own names or those of any variant, with ``strict=True``, at any depth.
+    """A module that loads a state_dict with its own names or those of any variant, with ``strict=True``, at any depth.
 
-    Weights of Linear layers and 1 x 1 convolutions fit each other, and where a variant has the maximum first, the
-    input channels of the spatial convolution change places. Names that belong to several variants are taken as those
-    of the module's own variant if it is one of them, else of the one most like it, with one warning where they differ
-    in what a state_dict does not show. Keys without a place here keep their names and so are unexpected keys.
+    Weights of Linear layers and 1 x 1 convolutions convert to each other. If a variant has the maximum first, the
+    input channels of the spatial convolution are swapped. Names of several variants are read as the module's own
+    variant if it is one of them, else as the most similar one, with a warning if these variants differ in what a
+    state_dict does not show. Other keys keep their names and are unexpected keys.
     """
 
     part: str | None = None
@@ -49,7 +49,7 @@ class PublicNames(nn.Module):
 
 @names_keywords
 def export_state_dict(model: nn.Module, variant: str) -> dict[str, Tensor]:
-    """The state_dict of a model with every CBAM in it under the names, shapes and order of a variant.
+    """The state_dict of a model, with every CBAM in the names, shapes and order of a variant.
 
     Args:
         model: a CBAM, ChannelAttention or SpatialAttention, or a model with any number of them.
@@ -59,21 +59,21 @@ def export_state_dict(model: nn.Module, variant: str) -> dict[str, Tensor]:
         A dictionary in the model's order; other keys are unchanged. Tensors share memory where nothing was rearranged.
 
     Raises:
-        ValueError: an unknown variant, no CBAM in the model, or one that has a parameter for which the variant has
-            no place, or lacks one of its. The names are given.
+        ValueError: an unknown variant, no CBAM in the model, or a CBAM with unexpected or missing parameters for the
+            variant; their names are in the message.
     """
     row = resolve(variant, {})[0]
     modules = _outermost(model)
     if not modules:
-        raise ValueError(f"the model has no CBAM to be exported under the names of {variant!r}")
+        raise ValueError(f"model must have a CBAM to export to variant {variant!r}, got none")
     names: dict[str, tuple[str, PublicNames]] = {}
     for prefix, module in modules.items():
         names |= {prefix + own: (prefix + other, module) for own, other in _export_names(prefix, module, row).items()}
     state = model.state_dict()
     if extra := [key for key in state if key not in names and any(key.startswith(prefix) for prefix in modules)]:
         raise ValueError(
-            f"variant {variant!r} has no place for {', '.join(extra)}, which is no state of a CBAM; "
-            "parametrizations and pruning must be removed first"
+            f"cannot export to variant {variant!r}: unexpected {', '.join(extra)}; "
+            "remove parametrizations and pruning first"
         )
     result = {}
     for key, tensor in state.items():
@@ -107,18 +107,17 @@ def _export_names(prefix: str, module: PublicNames, row: Variant) -> dict[str, s
     if own.maps != switches.maps and "sa" in _halves(module):
         extra += [f"{prefix}sa.conv1.weight (the switch maps is {own.maps!r}, there it is {switches.maps!r})"]
     if extra or lacking:
-        parts = [f"no place for {', '.join(extra)}"] * bool(extra)
-        parts += [f"also state that the module lacks: {', '.join(lacking)}"] * bool(lacking)
-        raise ValueError(f"variant {row.name!r} has {' and '.join(parts)}")
+        parts = [f"unexpected {', '.join(extra)}"] * bool(extra) + [f"missing {', '.join(lacking)}"] * bool(lacking)
+        raise ValueError(f"cannot export to variant {row.name!r}: {'; '.join(parts)}")
     hidden = [f for f in _hidden(module, _halves(module)) if f not in (*row.choices, "spatial_order")]
     if differing := _differing(own, [row], hidden):
         values = ", ".join(f"{f}={getattr(switches, f)!r}" for f in differing)
-        _warn(f"export: {row.name!r} has {values}, which the module has not")
+        _warn(f"export: {row.name!r} has {values}, unlike this module")
     return {n: names[n] for n in present}
 
 
 def _to_own_names(module: PublicNames, state_dict: dict[str, Tensor], prefix: str) -> str:
-    """Rename what has a place in the module; the result says which keys of a variant have none."""
+    """Rename the keys that the module has; the result names those of a variant that it does not have."""
     alone = module.part is not None
     rows = {half: _rows_with_names(half, alone, state_dict, prefix) for half in _halves(module)}
     shared = [row for row in VARIANTS.values() if all(row in found for found in rows.values() if found)]
@@ -134,15 +133,15 @@ def _to_own_names(module: PublicNames, state_dict: dict[str, Tensor], prefix: st
             if own in present:
                 tensor = state_dict.pop(prefix + other)
                 state_dict[prefix + own] = rearranged(own, tensor, _order(module, row), linear=False)
-            elif own != other:  # PyTorch's message has its name, and ca and sa see it once more
+            elif own != other:  # PyTorch's message names the key, and ca and sa see it again
                 left.setdefault(row.name, []).append(prefix + other)
     return "; ".join(
-        f"variant={name!r} has a place for {', '.join(keys)}, this module not" for name, keys in left.items()
+        f"variant={name!r} has the keys {', '.join(keys)}, this module does not" for name, keys in left.items()
     )
 
 
 def _rows_with_names(half: str, alone: bool, state_dict: Mapping[str, Tensor], prefix: str) -> list[Variant]:
-    """The variants whose names for this half explain the most keys; empty if no key is explained."""
+    """The variants whose names for this half match the most keys; empty if no key matches."""
     counts = {
         row.name: sum(prefix + other in state_dict for other in row.names(half, alone).values())
         for row in VARIANTS.values()
@@ -165,14 +164,12 @@ def _choose(module: PublicNames, rows: list[Variant], halves: list[str]) -> Vari
     texts = []
     if ambiguous:
         values = ", ".join(f"{f}={getattr(row.switches, f)!r}" for f in ambiguous)
-        texts.append(
-            f"its names, those of {', '.join(named)}, leave open what it was; it is taken for one with {values}"
-        )
+        texts.append(f"its keys, those of {', '.join(named)}, are ambiguous; assuming {values}")
     if differing:
         values = ", ".join(f"{f}={getattr(row.switches, f)!r}" for f in differing)
-        texts.append(f"{row.name!r} has {values}, which the module has not")
+        texts.append(f"{row.name!r} has {values}, unlike this module")
     if texts:
-        _warn(f"checkpoint: {', and '.join(texts)}; a module built with variant={row.name!r} does not warn")
+        _warn(f"checkpoint: {', and '.join(texts)}; build the module with variant={row.name!r} to silence this")
     return row
 
 
@@ -205,9 +202,9 @@ def _order(module: PublicNames, row: Variant) -> str:
 
 
 def rearranged(name: str, tensor: Tensor, order: str, linear: bool) -> Tensor:
-    """A tensor by its own name, between the module and a variant that has this order and kind of MLP."""
+    """Convert a tensor between the module and a variant with this order and kind of MLP; both ways are the same."""
     if not isinstance(tensor, Tensor):
-        return tensor  # what load_state_dict says of it is clear
+        return tensor  # load_state_dict raises a clear error
     if name.endswith(("fc1.weight", "fc2.weight")) and tensor.dim() > 1 and tensor.shape[2:].numel() == 1:
         return tensor.reshape(tensor.shape[:2] if linear else (*tensor.shape[:2], 1, 1))
     if name.endswith("conv1.weight") and order == "max_mean" and tensor.dim() == 4 and tensor.shape[1] == 2:
@@ -217,5 +214,5 @@ def rearranged(name: str, tensor: Tensor, order: str, linear: bool) -> Tensor:
 
 @cache
 def _warn(text: str) -> None:
-    """Warn once for each text, however many CBAMs a model has."""
+    """Warn once for each text, for any number of CBAMs."""
     warnings.warn(text, stacklevel=2)

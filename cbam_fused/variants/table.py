@@ -1,6 +1,6 @@
-"""The one table of public CBAM implementations: their switches, defaults, state_dict names, source and licence.
+"""The table of public CBAM implementations: switches, defaults, state_dict names, source and licence.
 
-Names and formulas are matched; no code of these sources is used. docs/guide/variants.md is generated from this table.
+It matches names and formulas; it contains no code of these sources. docs/guide/variants.md is generated from it.
 """
 
 import difflib
@@ -18,12 +18,12 @@ class Variant:
     """A public implementation.
 
     Attributes:
-        name, source, licence: ours for it, its origin, and the licence of that.
-        switches, reduction, kernel_size: its defaults; ``choices`` are the switches that it leaves to its user.
-        call: "A": y = cbam(x); "B": its two modules return masks that the caller multiplies in.
+        name, source, licence: our name, its origin, and the origin's licence.
+        switches, reduction, kernel_size: its defaults; ``choices`` are the switches that its users can set.
+        call: "A": y = cbam(x); "B": two modules return masks, and the caller multiplies x with them.
         ca, sa: names of the two sub-modules, empty if there are none; fc1, fc2, conv, norm: names of their layers.
         order_varies: copies with the same names have the two maps in the other order.
-        linear: whether the MLP has nn.Linear, weights (R, C), and not 1 x 1 convolutions, (R, C, 1, 1).
+        linear: whether the MLP has nn.Linear, weights (R, C), instead of 1 x 1 convolutions, (R, C, 1, 1).
     """
 
     name: str
@@ -44,7 +44,7 @@ class Variant:
     order_varies: bool = False
 
     def names(self, part: str, alone: bool) -> dict[str, str]:
-        """From our names of the half ``part``, "ca" or "sa", to the variant's; alone: within its own module."""
+        """From our names for the half ``part``, "ca" or "sa", to the variant's; alone: as a separate module."""
         layers = {"ca.fc1": self.fc1, "ca.fc2": self.fc2, "sa.conv1": self.conv, "sa.bn": self.norm}
         outer = "" if alone or not getattr(self, part) else f"{getattr(self, part)}."
         result = {}
@@ -88,8 +88,8 @@ def _add(name: str, source: str, licence: str, switches: Switches, ca: str, sa: 
     )
 
 
-# Bias-free 1 x 1 convolutions, or Linear layers, and no BatchNorm: the family of the tutorials. Both orders of the
-# maps are found under conv.weight and conv1.weight.
+# Tutorials: bias-free 1 x 1 convolutions, or Linear layers, without BatchNorm. conv.weight and conv1.weight exist with
+# both orders of the maps.
 _add("tutorial", "this package; most tutorials", "MIT", _TUTORIAL, "ca: fc1, fc2", "sa: conv1, bn")
 _WIDTH_16 = replace(_TUTORIAL, width="sixteenth")
 _add("luuuyi", "luuuyi/CBAM.PyTorch", "none", _WIDTH_16, "ca: fc.0, fc.2", "sa: conv1", call="B", order_varies=True)
@@ -117,7 +117,7 @@ _SUM = replace(_EXTERNAL, residual=True)
 _add("external_attention", "External-Attention-pytorch; fightingcv-attention", "MIT", _SUM, _CA, _SA, kernel_size=49)
 _add("external_attention_yolo", "YOLO copies, after z1069614715", "none", _EXTERNAL, _CA, _SA)
 
-# With biases in the MLP: the official one, and what follows it.
+# With biases in the MLP: the authors' code and its forks.
 _FORK = {"linear": True, "choices": ("spatial", "pools")}
 _SA = "SpatialGate: spatial.conv, spatial.bn"
 _add("official", "Jongchan/attention-module", "MIT", _OFFICIAL, "ChannelGate: mlp.1, mlp.3", _SA, **_FORK)
@@ -143,7 +143,7 @@ _add("timm_light", "timm, LightCbamModule", "Apache-2.0", _LIGHT, _CA, _SA, choi
 _SINGLE = Switches(width="single", bias=True, pools=("avg",))
 _add("ultralytics", "ultralytics", "AGPL-3.0", _SINGLE, "channel_attention: fc", "spatial_attention: cv1")
 
-# A channel gate alone.
+# The channel gate only.
 _SOURCE = "torchvision, SqueezeExcitation"
 _add("torchvision_se", _SOURCE, "BSD-3-Clause", _SE, "fc1, fc2", "", reduction=4, choices=_OF_SE)
 _SE_8 = replace(_SE, width="nearest_8")
@@ -158,17 +158,17 @@ _add("monai_se", "MONAI, ChannelSELayer", "Apache-2.0", _SE, "fc.0, fc.2", "", r
 
 
 def resolve(variant: str, switches: dict[str, Any], owner: type | None = None) -> tuple[Variant, Switches]:
-    """The row of a variant, and its switches with the given ones in their place.
+    """The row of a variant, and its switches with the given overrides.
 
     Args:
-        owner: the class whose constructor got them, for the error about a keyword that it does not have.
+        owner: the class that got the switches, for the error about an unknown keyword.
 
     Raises:
-        ValueError: an unknown variant (the nearest names are given) or a value that a switch cannot have.
-        TypeError: an unknown switch; the nearest keywords of the owner are given.
+        ValueError: an unknown variant (with the nearest names) or an invalid value of a switch.
+        TypeError: an unknown switch, with the nearest keywords of the owner.
     """
     if not isinstance(variant, str) or variant not in VARIANTS:
-        raise ValueError(f"variant: there is no {variant!r}; {_nearest(str(variant), VARIANTS)}")
+        raise ValueError(f"variant must be a name in VARIANTS, got {variant!r}; {_nearest(str(variant), VARIANTS)}")
     row = VARIANTS[variant]
     known = [f.name for f in fields(Switches)]
     for name in switches:
@@ -177,8 +177,8 @@ def resolve(variant: str, switches: dict[str, Any], owner: type | None = None) -
             raise wrong_keyword(owner.__name__ if owner else "Switches", name, (*own, *known))
     if variant == "tutorial" and switches.get("spatial_order", "mean_max") != "mean_max":
         raise ValueError(
-            "spatial_order must be mean_max for variant 'tutorial', whose names are those of the module itself; "
-            "swap the channels of sa.conv1.weight with flip(1), or take another variant"
+            f"spatial_order must be mean_max for variant 'tutorial', got {switches['spatial_order']!r}; "
+            "swap the channels of sa.conv1.weight with flip(1), or use another variant"
         )
     return row, replace(row.switches, **switches)
 

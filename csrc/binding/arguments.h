@@ -1,6 +1,7 @@
 // From the arguments of an operator to the pointers of a Problem, whichever device they are on.
 #pragma once
 
+#include <array>
 #include <optional>
 #include <tuple>
 
@@ -9,99 +10,108 @@
 #include <torch/csrc/stable/tensor.h>
 
 #include "../problem.h"
+#include "allocation.h"
 #include "checks.h"
 
 namespace {
 
 using torch::headeronly::MemoryFormat;
+using torch::headeronly::ScalarType;
 using OptionalTensor = std::optional<Tensor>;
 
-inline cbam::Dtype dtype_of(const Tensor& t) {
-    switch (t.scalar_type()) {
-        case ScalarType::Float: return cbam::Dtype::f32;
-        case ScalarType::Double: return cbam::Dtype::f64;
-        case ScalarType::Half: return cbam::Dtype::f16;
-        case ScalarType::BFloat16: return cbam::Dtype::bf16;
-        default: STD_TORCH_CHECK(false, "tensors must be float32, float64, float16 or bfloat16"); return {};
-    }
+inline cbam::Dtype dtype_of(const Kind& kind) {
+    if (kind.type == aoti_torch_dtype_float32()) return cbam::Dtype::f32;
+    if (kind.type == aoti_torch_dtype_bfloat16()) return cbam::Dtype::bf16;
+    if (kind.type == aoti_torch_dtype_float16()) return cbam::Dtype::f16;
+    STD_TORCH_CHECK(kind.type == aoti_torch_dtype_float64(), "tensors must be float32, float64, float16 or bfloat16");
+    return cbam::Dtype::f64;
 }
 
-inline ScalarType accumulation_type(const Tensor& x) {
-    return x.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+// Of the type that sums have.
+inline Kind sums_of(const Kind& kind) {
+    return kind.of_type(kind.type == aoti_torch_dtype_float64() ? kind.type : aoti_torch_dtype_float32());
 }
 
 // The layout that serves x; cbam_fused/tensors.py has the same rule.
 inline bool is_channels_last(const Tensor& x) { return !x.is_contiguous() && x.stride(1) < x.stride(3); }
 
+// Whether t, of four dimensions, is dense in channels_last.
+inline bool is_dense_channels_last(const Tensor& t) {
+    const IntHeaderOnlyArrayRef sizes = t.sizes(), strides = t.strides();
+    int64_t expected = 1;
+    for (int d : {1, 3, 2, 0}) {
+        if (sizes[d] != 1 && strides[d] != expected) return false;
+        expected *= sizes[d];
+    }
+    return true;
+}
+
 // t itself if it is dense in the layout asked for, else a copy that is.
 inline Tensor dense(const Tensor& t, bool channels_last) {
     if (!channels_last) return t.is_contiguous() ? t : torch::stable::contiguous(t);
-    int64_t expected = 1;
-    for (int d : {1, 3, 2, 0}) {
-        if (t.size(d) != 1 && t.stride(d) != expected) return torch::stable::contiguous(t, MemoryFormat::ChannelsLast);
-        expected *= t.size(d);
-    }
-    return t;
+    return is_dense_channels_last(t) ? t : torch::stable::contiguous(t, MemoryFormat::ChannelsLast);
 }
 
 inline const void* pointer(const OptionalTensor& t) { return t ? t->const_data_ptr() : nullptr; }
 
-struct Parameters {
-    OptionalTensor w1, b1, w2, b2, ws, bs;
-};
+// The parameters in the order that they have in every signature.
+enum { W1, W2, WS, B1, B2, BS, kParameters };
+using Parameters = std::array<const OptionalTensor*, kParameters>;
 
 // Shapes, x and the parameters; the tensors are kept alive, dense, for as long as the call lasts.
 struct Call {
+    const Kind kind, sums_kind;  // of x, and of sums
     Tensor x;
-    Parameters given, held;  // held: contiguous, in the accumulation type
+    const Parameters given;
+    // Of the parameters that the kernels cannot take as they lie in memory, copies that are contiguous and of the type
+    // of sums. ws may be in channels_last where the kernels know it.
+    std::array<OptionalTensor, kParameters> converted;
     cbam::Problem p{};
 
-    Call(const Tensor& x_, const Parameters& parameters, int64_t switches)
-        : x(dense(checked_image(x_), is_channels_last(x_))), given(parameters) {
+    Call(const Tensor& x_, const Parameters& parameters, int64_t switches, bool ws_in_channels_last)
+        : kind(x_), sums_kind(sums_of(kind)), x(checked_image(x_)), given(parameters) {
+        p.dtype = dtype_of(kind);
+        p.channels_last = is_channels_last(x_);
+        x = dense(x_, p.channels_last);
         p.switches = cbam::Switches(switches);
         const bool single = p.switches.single;
-        p.dtype = dtype_of(x);
-        p.channels_last = is_channels_last(x_);
-        p.N = x.size(0), p.C = x.size(1), p.H = x.size(2), p.W = x.size(3);
-        STD_TORCH_CHECK(
-            given.w1.has_value() == (given.w2 || (single && given.w1)) && !(single && (given.w2 || given.b2)),
-            "w1 and w2 must be given together, or w1 alone with the switch 'single'");
-        p.R = given.w1 && given.w1->dim() > 0 ? given.w1->size(0) : 0;
-        p.channel = given.w1.has_value(), p.spatial = given.ws.has_value();
+        const IntHeaderOnlyArrayRef sizes = x.sizes();
+        p.N = sizes[0], p.C = sizes[1], p.H = sizes[2], p.W = sizes[3];
+        const OptionalTensor &w1 = *given[W1], &w2 = *given[W2], &ws = *given[WS];
+        const OptionalTensor &b1 = *given[B1], &b2 = *given[B2], &bs = *given[BS];
+        STD_TORCH_CHECK(w1.has_value() == (w2 || (single && w1)) && !(single && (w2 || b2)),
+                        "w1 and w2 must be given together, or w1 alone with the switch 'single'");
+        p.R = w1 && w1->dim() > 0 ? w1->size(0) : 0;
+        p.channel = w1.has_value(), p.spatial = ws.has_value();
         p.switches.even_ties &= p.spatial || !p.switches.no_max;
-        p.k = given.ws && given.ws->dim() == 4 ? given.ws->size(3) : 1;
-        STD_TORCH_CHECK(!given.w1 || p.R > 0, "w1 must be (R, C) with R of at least 1");
+        p.k = ws && ws->dim() == 4 ? ws->size(3) : 1;
+        STD_TORCH_CHECK(!w1 || p.R > 0, "w1 must be (R, C) with R of at least 1");
         STD_TORCH_CHECK(p.k % 2 == 1, "ws must be (1, 2, k, k) with k odd");
-        STD_TORCH_CHECK((given.w1 || (!given.b1 && !given.b2)) && (given.ws || !given.bs),
+        STD_TORCH_CHECK((w1 || (!b1 && !b2)) && (ws || !bs),
                         "b1 and b2 must be None without w1 and w2, and bs without ws");
         STD_TORCH_CHECK(!single || !p.channel || p.R == p.C, "w1 must be (C, C) without w2");
-        check_parameter(x, given.w1, {p.R, p.C}, "w1"), check_parameter(x, given.b1, {p.R}, "b1");
-        check_parameter(x, given.w2, {p.C, p.R}, "w2"), check_parameter(x, given.b2, {p.C}, "b2");
-        check_parameter(x, given.ws, {1, 2, p.k, p.k}, "ws"), check_parameter(x, given.bs, {1}, "bs");
+        check_parameter(kind, sums_kind, w1, {p.R, p.C}, "w1"), check_parameter(kind, sums_kind, b1, {p.R}, "b1");
+        check_parameter(kind, sums_kind, w2, {p.C, p.R}, "w2"), check_parameter(kind, sums_kind, b2, {p.C}, "b2");
+        check_parameter(kind, sums_kind, ws, {1, 2, p.k, p.k}, "ws"), check_parameter(kind, sums_kind, bs, {1}, "bs");
         p.x = x.const_data_ptr();
-        p.w1 = hold(given.w1, held.w1), p.b1 = hold(given.b1, held.b1);
-        p.w2 = hold(given.w2, held.w2), p.b2 = hold(given.b2, held.b2);
+        p.w1 = use(W1), p.w2 = use(W2), p.b1 = use(B1), p.b2 = use(B2), p.bs = use(BS);
+        p.ws = use(WS, ws_in_channels_last);
+        p.ws_channels_last = ws && !converted[WS] && !ws->is_contiguous();
         if (single) second_alone(p.w1, p.b1, p.w2, p.b2);
         p.saved_hidden = p.w1 ? p.switches.terms() * p.R : 0;
-        p.ws = hold(given.ws, held.ws), p.bs = hold(given.bs, held.bs);
     }
 
     // A tensor like x, dense in its layout.
-    Tensor like_x(const Tensor& t) const { return dense(checked_like(x, t), p.channels_last); }
+    Tensor like_x(const Tensor& t) const { return dense(checked_like(x, kind, t), p.channels_last); }
     OptionalTensor like_x(const OptionalTensor& t) const { return t ? OptionalTensor(like_x(*t)) : t; }
 
     // A contiguous tensor of this many sums.
     Tensor sums(const Tensor& t, int64_t numel) const {
-        STD_TORCH_CHECK(t.numel() == numel && t.scalar_type() == accumulation_type(x) && same_device(x, t),
-                        "s, dg or dlogits does not fit x");
+        STD_TORCH_CHECK(t.numel() == numel && Kind(t) == sums_kind, "s, dg or dlogits does not fit x");
         return torch::stable::contiguous(t);
     }
     OptionalTensor sums(const OptionalTensor& t, int64_t numel) const {
         return t ? OptionalTensor(sums(*t, numel)) : t;
-    }
-
-    Tensor new_sums(torch::headeronly::IntHeaderOnlyArrayRef shape) const {
-        return torch::stable::new_empty(x, shape, accumulation_type(x));
     }
 
     // A single layer is, for the kernels, the second one, whose input is the pools.
@@ -109,48 +119,45 @@ struct Call {
         w2 = w1, b2 = b1, w1 = b1 = nullptr;
     }
 
-    Tensor new_bytes(int64_t count) const { return torch::stable::new_empty(x, {count}, ScalarType::Byte); }
+    Tensor new_bytes(int64_t count) const { return new_vector(kind.of_type(aoti_torch_dtype_uint8()), count); }
 
 private:
-    const void* hold(const OptionalTensor& given, OptionalTensor& held) const {
-        if (!given) return nullptr;
-        held = given;
-        if (!given->is_contiguous() || given->scalar_type() != accumulation_type(x)) {
-            held = new_sums(given->sizes());
-            torch::stable::copy_(*held, *given);
-        }
-        return held->const_data_ptr();
+    const void* use(int i, bool in_channels_last = false) {
+        if (!*given[i]) return nullptr;
+        const Tensor& t = **given[i];
+        const bool dense = t.is_contiguous() || (in_channels_last && is_dense_channels_last(t));
+        if (dense && Kind(t).type == sums_kind.type) return t.const_data_ptr();
+        const bool wide = p.dtype == cbam::Dtype::f64;
+        converted[i] = torch::stable::new_empty(x, t.sizes(), wide ? ScalarType::Double : ScalarType::Float);
+        torch::stable::copy_(*converted[i], t);
+        return converted[i]->const_data_ptr();
     }
 };
 
 // Room for the gradients of the parameters, in the accumulation type.
 struct Gradients {
-    const Parameters& given;
-    Tensor w1, b1, w2, b2, ws, bs;
+    const Call& call;
+    std::array<Tensor, kParameters> of;  // undefined, None in Python, where the parameter is absent
 
-    explicit Gradients(Call& call) : given(call.given) {
-        auto room = [&](const OptionalTensor& parameter, void*& data) {
-            Tensor t = parameter ? torch::stable::empty_like(*parameter) : call.new_sums({0});
-            data = parameter ? t.mutable_data_ptr() : nullptr;
-            return t;
-        };
-        cbam::Problem& p = call.p;
-        w1 = room(call.held.w1, p.dw1), b1 = room(call.held.b1, p.db1);
-        w2 = room(call.held.w2, p.dw2), b2 = room(call.held.b2, p.db2);
-        ws = room(call.held.ws, p.dws), bs = room(call.held.bs, p.dbs);
+    explicit Gradients(Call& call_) : call(call_) {
+        cbam::Problem& p = call_.p;
+        void** const pointers[] = {&p.dw1, &p.dw2, &p.dws, &p.db1, &p.db2, &p.dbs};
+        for (int i = 0; i < kParameters; ++i) {
+            if (!*call.given[i]) continue;
+            of[i] = new_like(call.sums_kind, call.converted[i] ? *call.converted[i] : **call.given[i]);
+            *pointers[i] = of[i].mutable_data_ptr();
+        }
         if (p.switches.single) Call::second_alone(p.dw1, p.db1, p.dw2, p.db2);
     }
 
-    // The results in the type of the parameters and with their strides, which may be those of channels_last.
+    // The results in the type of the parameters and with their strides.
     void finish() {
-        auto like = [](Tensor& sum, const OptionalTensor& parameter) {
-            if (!parameter || (parameter->is_contiguous() && parameter->scalar_type() == sum.scalar_type())) return;
-            Tensor result = torch::stable::empty_like(*parameter);
-            torch::stable::copy_(result, sum);
-            sum = result;
-        };
-        like(w1, given.w1), like(b1, given.b1), like(w2, given.w2);
-        like(b2, given.b2), like(ws, given.ws), like(bs, given.bs);
+        for (int i = 0; i < kParameters; ++i) {
+            if (!call.converted[i]) continue;
+            Tensor result = torch::stable::empty_like(**call.given[i]);
+            torch::stable::copy_(result, of[i]);
+            of[i] = result;
+        }
     }
 };
 
@@ -165,7 +172,7 @@ inline void set_gates(Call& call, const Tensor& saved) {
 
 inline void set_saved(Call& call, const Tensor& saved) {
     cbam::Problem& p = call.p;
-    check_left(call.x, saved, accumulation_type(call.x), "saved");
+    check_left(call.sums_kind, saved, "saved");
     STD_TORCH_CHECK(saved.dim() == 2, "saved is not what the forward left");
     check_numel(saved, p.N * p.saved_size(), "saved");
     p.saved = const_cast<void*>(saved.const_data_ptr());
@@ -173,14 +180,14 @@ inline void set_saved(Call& call, const Tensor& saved) {
 
 inline void set_saved(Call& call, const Tensor& saved, const Tensor& index) {
     set_saved(call, saved);
-    check_index(call.p, call.x, index);
+    check_index(call.p, call.kind, index);
     call.p.index = (int32_t*)const_cast<void*>(index.const_data_ptr());
 }
 
 inline std::tuple<Tensor, Tensor> new_saved(Call& call) {
     cbam::Problem& p = call.p;
-    Tensor saved = call.new_sums({p.N, p.saved_size()});
-    Tensor index = torch::stable::new_empty(call.x, {p.N, p.index_size()}, ScalarType::Int);
+    Tensor saved = new_matrix(call.sums_kind, p.N, p.saved_size());
+    Tensor index = new_matrix(call.kind.of_type(aoti_torch_dtype_int32()), p.N, p.index_size());
     p.saved = saved.mutable_data_ptr(), p.index = (int32_t*)index.mutable_data_ptr();
     return {saved, index};
 }

@@ -16,7 +16,7 @@ namespace {
 
 #if defined(__x86_64__)
 // clang does not know it as a word of __builtin_cpu_supports. That the system saves the registers follows from AVX2.
-bool has_f16c() {
+[[maybe_unused]] bool has_f16c() {
     unsigned a = 0, b = 0, c = 0, d = 0;
     return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
 }
@@ -52,7 +52,7 @@ std::string cpu_capability() { return kernels().name; }
 
 class Cpu {
 public:
-    static constexpr bool tutorial_only = false;
+    static constexpr bool reads_ws_channels_last = true;
 
     explicit Cpu(const Tensor&) {}
 
@@ -131,7 +131,7 @@ private:
 
 }  // namespace
 
-#define CBAM_PARAMETERS "Tensor? w1, Tensor? b1, Tensor? w2, Tensor? b2, Tensor? ws, Tensor? bs"
+#define CBAM_PARAMETERS "Tensor? w1, Tensor? w2, Tensor? ws, Tensor? b1, Tensor? b2, Tensor? bs"
 
 CBAM_EXPANDED(STABLE_TORCH_LIBRARY, TORCH_EXTENSION_NAME, m) {
     m.def("forward(Tensor x, " CBAM_PARAMETERS

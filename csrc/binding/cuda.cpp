@@ -29,13 +29,10 @@ int attribute(int device, cudaDeviceAttr name) {
 // Of the current device.
 cbam::cuda::Device facts(int device) {
     cbam::cuda::Device d{};
-    d.major = attribute(device, cudaDevAttrComputeCapabilityMajor);
     d.multiprocessors = attribute(device, cudaDevAttrMultiProcessorCount);
     d.l2_bytes = attribute(device, cudaDevAttrL2CacheSize);
-    const int64_t kilohertz = attribute(device, cudaDevAttrMemoryClockRate);
-    d.bandwidth = 2 * kilohertz * attribute(device, cudaDevAttrGlobalMemoryBusWidth) / 8 / 1000;
     d.shared_per_block = attribute(device, cudaDevAttrMaxSharedMemoryPerBlockOptin);
-    d.max_cluster = attribute(device, cudaDevAttrClusterLaunch) ? cbam::cuda::largest_cluster(d.shared_per_block) : 1;
+    d.clusters = attribute(device, cudaDevAttrClusterLaunch) && cbam::cuda::has_clusters();
     return d;
 }
 
@@ -58,7 +55,7 @@ cudaStream_t current_stream(int device) {
 
 class Cuda {
 public:
-    static constexpr bool tutorial_only = true;  // and room for both gates in saved
+    static constexpr bool reads_ws_channels_last = false;
 
     explicit Cuda(const Tensor& x)
         : index_(gpu_of(x)), guard_(index_), device_(enter(index_)), stream_(current_stream(index_)) {}
@@ -80,9 +77,9 @@ public:
     void backward(Call& call) const {
         Problem& p = call.p;
         const Plan plan = planned(cbam::cuda::plan_backward, p);
-        const Tensor workspace = call.new_bytes(cbam::cuda::backward_workspace(p, plan));
-        const Tensor partial = call.new_sums({p.N, p.partial_size()});
-        p.partial = partial.mutable_data_ptr();
+        const int64_t own = cbam::cuda::backward_workspace(p, plan), size = p.dtype == cbam::Dtype::f64 ? 8 : 4;
+        const Tensor workspace = call.new_bytes(own + p.N * p.partial_size() * size);
+        p.partial = (char*)workspace.mutable_data_ptr() + own;
         check(cbam::cuda::backward(p, plan, workspace.mutable_data_ptr(), stream_), "backward");
     }
 

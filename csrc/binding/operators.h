@@ -16,15 +16,15 @@ namespace {
 
 template <class Device> struct Operators {
     static std::tuple<Tensor, Tensor, Tensor> forward(const Tensor& x, const OptionalTensor& w1,
-                                                      const OptionalTensor& b1, const OptionalTensor& w2,
-                                                      const OptionalTensor& b2, const OptionalTensor& ws,
+                                                      const OptionalTensor& w2, const OptionalTensor& ws,
+                                                      const OptionalTensor& b1, const OptionalTensor& b2,
                                                       const OptionalTensor& bs, const OptionalTensor& residual,
                                                       bool relu, int64_t switches) {
         const Device device(x);
-        Call call = served(x, {w1, b1, w2, b2, ws, bs}, switches);
+        Call call(x, {&w1, &w2, &ws, &b1, &b2, &bs}, switches, Device::reads_ws_channels_last);
         cbam::Problem& p = call.p;
         const OptionalTensor dense_residual = call.like_x(residual);
-        Tensor y = torch::stable::empty_like(call.x);
+        Tensor y = new_like(call.kind, call.x);
         auto [saved, index] = new_saved(call);
         p.residual = pointer(dense_residual);
         p.relu = relu;
@@ -33,11 +33,11 @@ template <class Device> struct Operators {
         return {y, saved, index};
     }
 
-    static std::tuple<Tensor, Tensor> attend(const Tensor& x, const OptionalTensor& w1, const OptionalTensor& b1,
-                                             const OptionalTensor& w2, const OptionalTensor& b2,
-                                             const OptionalTensor& ws, const OptionalTensor& bs, int64_t switches) {
+    static std::tuple<Tensor, Tensor> attend(const Tensor& x, const OptionalTensor& w1, const OptionalTensor& w2,
+                                             const OptionalTensor& ws, const OptionalTensor& b1,
+                                             const OptionalTensor& b2, const OptionalTensor& bs, int64_t switches) {
         const Device device(x);
-        Call call = served(x, {w1, b1, w2, b2, ws, bs}, switches);
+        Call call(x, {&w1, &w2, &ws, &b1, &b2, &bs}, switches, Device::reads_ws_channels_last);
         auto result = new_saved(call);
         device.forward(call);
         return result;
@@ -46,11 +46,11 @@ template <class Device> struct Operators {
     static Tensor apply(const Tensor& x, const Tensor& saved, const Tensor& s, const OptionalTensor& residual,
                         bool relu, int64_t switches) {
         const Device device(x);
-        Call call = served(x, {}, switches);
+        Call call(x, none(), switches, Device::reads_ws_channels_last);
         cbam::Problem& p = call.p;
         const Tensor dense_s = call.sums(s, p.N * p.HW());
         const OptionalTensor dense_residual = call.like_x(residual);
-        Tensor y = torch::stable::empty_like(call.x);
+        Tensor y = new_like(call.kind, call.x);
         set_gates(call, saved);
         set_saved(call, saved);
         p.residual = pointer(dense_residual), p.relu = relu;
@@ -62,12 +62,14 @@ template <class Device> struct Operators {
     static std::tuple<Tensor, Tensor, Tensor> products(const Tensor& dy, const Tensor& x, const OptionalTensor& y,
                                                        const Tensor& saved, const Tensor& s, int64_t switches) {
         const Device device(x);
-        Call call = served(x, {}, switches);
+        Call call(x, none(), switches, Device::reads_ws_channels_last);
         cbam::Problem& p = call.p;
         const Tensor dense_dy = call.like_x(dy), dense_s = call.sums(s, p.N * p.HW());
         const OptionalTensor dense_y = call.like_x(y);
-        Tensor dg = call.new_sums({p.N, p.C}), ds = call.new_sums({p.N, 1, p.H, p.W});
-        Tensor dresidual = y ? torch::stable::empty_like(call.x) : torch::stable::new_empty(x, {0});
+        Tensor dg = new_matrix(call.sums_kind, p.N, p.C);
+        const int64_t map[] = {p.N, 1, p.H, p.W}, strides[] = {p.HW(), p.HW(), p.W, 1};
+        Tensor ds = new_strided(call.sums_kind, {map, 4}, {strides, 4});
+        Tensor dresidual = y ? new_like(call.kind, call.x) : Tensor();
         set_gates(call, saved);
         set_saved(call, saved);
         p.dy = dense_dy.const_data_ptr(), p.s = dense_s.const_data_ptr();
@@ -80,15 +82,15 @@ template <class Device> struct Operators {
 
     static std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backward(
         const Tensor& dy, const Tensor& x, const OptionalTensor& y, const Tensor& saved, const Tensor& index,
-        const OptionalTensor& w1, const OptionalTensor& b1, const OptionalTensor& w2, const OptionalTensor& b2,
-        const OptionalTensor& ws, const OptionalTensor& bs, int64_t switches) {
+        const OptionalTensor& w1, const OptionalTensor& w2, const OptionalTensor& ws, const OptionalTensor& b1,
+        const OptionalTensor& b2, const OptionalTensor& bs, int64_t switches) {
         const Device device(x);
-        Call call = served(x, {w1, b1, w2, b2, ws, bs}, switches);
+        Call call(x, {&w1, &w2, &ws, &b1, &b2, &bs}, switches, Device::reads_ws_channels_last);
         cbam::Problem& p = call.p;
         const Tensor dense_dy = call.like_x(dy);
         const OptionalTensor dense_y = call.like_x(y);
-        Tensor dx = torch::stable::empty_like(call.x);
-        Tensor dresidual = y ? torch::stable::empty_like(call.x) : torch::stable::new_empty(x, {0});
+        Tensor dx = new_like(call.kind, call.x);
+        Tensor dresidual = y ? new_like(call.kind, call.x) : Tensor();
         set_saved(call, saved, index);
         p.dy = dense_dy.const_data_ptr(), p.dx = dx.mutable_data_ptr();
         p.relu = y.has_value(), p.y = const_cast<void*>(pointer(dense_y));
@@ -96,21 +98,21 @@ template <class Device> struct Operators {
         Gradients d(call);
         device.backward(call);
         d.finish();
-        return {dx, dresidual, d.w1, d.b1, d.w2, d.b2, d.ws, d.bs};
+        return {dx, d.of[W1], d.of[W2], d.of[WS], d.of[B1], d.of[B2], d.of[BS], dresidual};
     }
 
     static std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backward_gates(
         const OptionalTensor& dy, const OptionalTensor& s, const OptionalTensor& dg, const OptionalTensor& dlogits,
-        const Tensor& x, const Tensor& saved, const Tensor& index, const OptionalTensor& w1, const OptionalTensor& b1,
-        const OptionalTensor& w2, const OptionalTensor& b2, const OptionalTensor& ws, const OptionalTensor& bs,
+        const Tensor& x, const Tensor& saved, const Tensor& index, const OptionalTensor& w1, const OptionalTensor& w2,
+        const OptionalTensor& ws, const OptionalTensor& b1, const OptionalTensor& b2, const OptionalTensor& bs,
         int64_t switches) {
         const Device device(x);
-        Call call = served(x, {w1, b1, w2, b2, ws, bs}, switches);
+        Call call(x, {&w1, &w2, &ws, &b1, &b2, &bs}, switches, Device::reads_ws_channels_last);
         cbam::Problem& p = call.p;
         const OptionalTensor dense_dy = call.like_x(dy);
         const OptionalTensor dense_s = call.sums(s, p.N * p.HW()), dense_dg = call.sums(dg, p.N * p.C),
                              dense_dlogits = call.sums(dlogits, p.N * p.HW());
-        Tensor dx = torch::stable::empty_like(call.x);
+        Tensor dx = new_like(call.kind, call.x);
         set_saved(call, saved, index);
         p.dy = pointer(dense_dy), p.s = pointer(dense_s), p.dx = dx.mutable_data_ptr();
         p.dg = const_cast<void*>(pointer(dense_dg)), p.ds = const_cast<void*>(pointer(dense_dlogits));
@@ -118,15 +120,13 @@ template <class Device> struct Operators {
         Gradients d(call);
         device.backward(call);
         d.finish();
-        return {dx, d.w1, d.b1, d.w2, d.b2, d.ws, d.bs};
+        return {dx, d.of[W1], d.of[W2], d.of[WS], d.of[B1], d.of[B2], d.of[BS]};
     }
 
-    static Call served(const Tensor& x, const Parameters& parameters, int64_t switches) {
-        Call call(x, parameters, switches);
-        STD_TORCH_CHECK(!Device::tutorial_only || !(switches & ~cbam::Switches::kNoChannel),
-                        "cbam_fused: these kernels serve the tutorial's switches alone");
-        call.p.saves_absent = Device::tutorial_only;
-        return call;
+    // Of an operator that is not given the parameters.
+    static Parameters none() {
+        static const OptionalTensor absent;
+        return {&absent, &absent, &absent, &absent, &absent, &absent};
     }
 
     static void implement(torch::stable::detail::StableLibrary& m) {

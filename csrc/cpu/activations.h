@@ -1,11 +1,9 @@
-// The gates of a vector of logits, in place, and the activations within the MLP.
+// The gates of a vector of logits, in place.
 #pragma once
-
-#include <math.h>
 
 #include <initializer_list>
 
-#include "../problem.h"
+#include "../activations.h"
 #include "passes/scale_and_dots.h"
 
 namespace {
@@ -39,58 +37,35 @@ inline void sigmoid(double* v, int64_t n) {
     for (int64_t i = 0; i < n; ++i) v[i] = 1 / (1 + exp(-v[i]));
 }
 
-// The sigmoid, or min(max(v / 6 + 1 / 2, 0), 1); comparisons are false for NaN, which stays.
 template <class F> void gate(bool hard, F* v, int64_t n) {
     if (!hard) return sigmoid(v, n);
-    for (int64_t i = 0; i < n; ++i) {
-        const F x = v[i] + 3;
-        v[i] = (x < 0 ? 0 : x > 6 ? 6 : x) / 6;
-    }
+    for (int64_t i = 0; i < n; ++i) v[i] = hard_sigmoid(v[i]);
 }
 
-// The gradient d of a gate that has this value, taken before it. PyTorch has a float's sixth in every type.
-template <class F> F through_gate(bool hard, F value, F d) {
-    if (hard) return value > 0 && value < 1 ? d * F(1.f / 6) : 0;
-    return d * (value * (1 - value));
-}
-
-// out[i] = f(i) for i < n, f by the activation: of relu, of leaky_relu and so on. Each has a loop of its own.
-template <class F, class Relu, class Leaky, class Silu, class Gelu>
-void by_activation(cbam::Activation activation, int64_t n, F* out, Relu relu, Leaky leaky, Silu silu, Gelu gelu) {
-    auto each = [&](auto f) {
-        for (int64_t i = 0; i < n; ++i) out[i] = f(i);
-    };
+// body<activation>(), so that the loop of each has no branch.
+template <class Body> void with_activation(cbam::Activation activation, Body body) {
+    using cbam::Activation;
     switch (activation) {
-        case cbam::Activation::leaky_relu: return each(leaky);
-        case cbam::Activation::silu: return each(silu);
-        case cbam::Activation::gelu: return each(gelu);
-        default: return each(relu);
+        case Activation::leaky_relu: return body.template operator()<Activation::leaky_relu>();
+        case Activation::silu: return body.template operator()<Activation::silu>();
+        case Activation::gelu: return body.template operator()<Activation::gelu>();
+        default: return body.template operator()<Activation::relu>();
     }
 }
 
 // out = act(v).
 template <class F> CBAM_PASS void activate(cbam::Activation activation, const F* v, int64_t n, F* out) {
-    by_activation(
-        activation, n, out, [&](int64_t i) { return v[i] < 0 ? 0 : v[i]; },
-        [&](int64_t i) { return v[i] > 0 ? v[i] : v[i] * F(0.01); }, [&](int64_t i) { return v[i] / (1 + exp(-v[i])); },
-        [&](int64_t i) { return v[i] * ((1 + erf(v[i] * F(M_SQRT1_2))) / 2); });
+    with_activation(activation, [&]<cbam::Activation act>() {
+        for (int64_t i = 0; i < n; ++i) out[i] = activate(act, v[i]);
+    });
 }
 
 // d, the gradient behind the activation of v, taken before it, into out.
 template <class F>
 CBAM_PASS void through_activation(cbam::Activation activation, const F* v, const F* d, int64_t n, F* out) {
-    by_activation(
-        activation, n, out, [&](int64_t i) { return v[i] <= 0 ? 0 : d[i]; },
-        [&](int64_t i) { return v[i] > 0 ? d[i] : d[i] * F(0.01); },
-        [&](int64_t i) {
-            const F s = 1 / (1 + exp(-v[i]));
-            return d[i] * (s * (1 + v[i] * (1 - s)));
-        },
-        [&](int64_t i) {
-            const F cdf = (1 + erf(v[i] * F(M_SQRT1_2))) / 2;
-            const F pdf = exp(v[i] * v[i] / -2) * F(M_2_SQRTPI * M_SQRT1_2 / 2);
-            return d[i] * (cdf + v[i] * pdf);
-        });
+    with_activation(activation, [&]<cbam::Activation act>() {
+        for (int64_t i = 0; i < n; ++i) out[i] = through_activation(act, v[i], d[i]);
+    });
 }
 
 }  // namespace

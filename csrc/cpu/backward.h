@@ -70,7 +70,7 @@ template <class F> void logit_gradient(const Problem& p, const Share& share) {
         frame(scratch.map, v.max_c, rows, scratch.framed[1]);
         const int64_t kk = p.k * p.k;
         for (int64_t i = 0; share.part == 0 && i < 2 * kk; ++i)
-            scratch.flipped[i] = ((const F*)p.ws)[i < kk ? kk - 1 - i : 3 * kk - 1 - i];
+            scratch.kernel[i] = ((const F*)p.ws)[p.tap(i < kk ? kk - 1 - i : 3 * kk - 1 - i)];
     }
 }
 
@@ -241,7 +241,7 @@ template <class F> void backward_parameters(const Problem& p, int64_t first, int
         ((F*)p.db2)[c] =
             gates == 2 ? sum(partial.dlogit, c) + sum(partial.dlogit, C + c) : terms * sum(partial.dlogit, c);
     if (!p.spatial || last < R + C) return;
-    for (int64_t i = 0; i < 2 * p.k * p.k; ++i) ((F*)p.dws)[i] = sum(partial.dws, i);
+    for (int64_t i = 0; i < 2 * p.k * p.k; ++i) ((F*)p.dws)[p.tap(i)] = sum(partial.dws, i);
     if (p.dbs) *(F*)p.dbs = sum(partial.dbs, 0);
 }
 

@@ -43,7 +43,7 @@ template <class T, bool channels_last> void pool_pixels(const Problem& p, const 
     }
 }
 
-// A and M, framed for the convolution.
+// A and M, framed for the convolution, and its weights, where they lie in another order.
 template <class T, bool channels_last> void pool_channels(const Problem& p, const Share& share) {
     const int64_t C = p.C, HW = p.HW();
     const Range rows = part_of(share, p.H), part = rows.times(p.W);
@@ -59,6 +59,8 @@ template <class T, bool channels_last> void pool_channels(const Problem& p, cons
         else col_stats<T, true, true>(x + k, C, part.size(), HW, g, mean, max, arg);
         frame(scratch.map, v.mean_c, rows, scratch.framed[0]);
         frame(scratch.map, v.max_c, rows, scratch.framed[1]);
+        for (int64_t i = 0; p.ws_channels_last && share.part == 0 && i < 2 * p.k * p.k; ++i)
+            scratch.kernel[i] = ((const Acc<T>*)p.ws)[p.tap(i)];
     }
 }
 

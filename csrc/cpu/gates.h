@@ -93,7 +93,8 @@ template <class F> void channel_gate(const Problem& p, const Share& share) {
 // These rows of s = conv([mean_c; max_c]) + bs, before its sigmoid.
 template <class F> void spatial_logits(const Problem& p, Range rows, const Saved<F>& v, const Scratch<F>& scratch) {
     F* out[1] = {v.s};
-    convolve<F, false>(scratch.map, rows, scratch.framed, (const F*)p.ws, p.bs ? *(const F*)p.bs : F(0), out);
+    const F* kernel = p.ws_channels_last ? scratch.kernel : (const F*)p.ws;
+    convolve<F, false>(scratch.map, rows, scratch.framed, kernel, p.bs ? *(const F*)p.bs : F(0), out);
 }
 
 // From the framed gradient of the convolution's result: dws, dbs, and these rows of the gradients of the two maps, in t
@@ -102,7 +103,7 @@ template <class F> void spatial_logits_backward(const Problem& p, const Share& s
                                                 const Partial<F>& partial, const Scratch<F>& scratch) {
     const int64_t kk = p.k * p.k;
     F* gradients[2] = {scratch.t, scratch.routed};
-    convolve<F, true>(scratch.map, rows, &scratch.framed_dz, scratch.flipped, F(0), gradients);
+    convolve<F, true>(scratch.map, rows, &scratch.framed_dz, scratch.kernel, F(0), gradients);
     for (int64_t k = rows.first * p.W; k < rows.last * p.W; ++k) scratch.t[k] /= F(p.C);
     const int64_t steps = (p.k + kKernelRows - 1) / kKernelRows;
     const Range part = part_of(share, 2 * steps);

@@ -73,7 +73,8 @@ template <class F> struct Partial {
 
 template <class F> struct Scratch {
     MapShape<F> map;
-    F *framed[2], *framed_dz, *flipped;
+    F *framed[2], *framed_dz;
+    F* kernel;                               // (2, k, k) ws; in the backward turned by half a circle
     F *hidden, *dhidden;                     // (gates, R)
     F* ones;                                 // (C) or (HW), whichever is longer, where a gate is absent
     F *t, *routed, *share;                   // (HW)
@@ -98,7 +99,7 @@ template <class F> struct Scratch {
             return (F*)at;
         };
         for (F** b : {&framed[0], &framed[1], &framed_dz}) *b = take(of_map);
-        flipped = take(bytes_of(2 * p.k * p.k, sizeof(F)));
+        kernel = take(bytes_of(2 * p.k * p.k, sizeof(F)));
         for (F** b : {&hidden, &dhidden}) *b = take(of_hidden);
         ones = take(p.channel && p.spatial ? 0 : C > HW ? of_c : of_hw);
         for (F** b : {&t, &routed, &share}) *b = take(of_hw);

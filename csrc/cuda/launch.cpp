@@ -1,9 +1,9 @@
 // The operators of launch.h, by the schedule of their plans.
 #include "launch.h"
 
-#include "on_chip.h"
-#include "parameters.h"
-#include "staged.h"
+#include "items/items.h"
+#include "items/parameters.h"
+#include "on_chip/on_chip.h"
 
 namespace cbam::cuda {
 
@@ -14,36 +14,38 @@ int64_t aligned(int64_t bytes) { return (bytes + 255) / 256 * 256; }
 }  // namespace
 
 int64_t forward_workspace(const Problem& p, const Plan& plan) {
-    return plan.schedule == Schedule::on_chip ? 0 : aligned(staged_workspace(StagedOperator::forward, p, plan.images));
+    return plan.schedule == Schedule::on_chip ? 0 : aligned(items_workspace(Operator::forward, p, plan));
 }
 
-// One pass and the joining of its sums: on-chip it would move as many bytes.
+// One pass and the joining of its sums: on chip it would move as many bytes.
 int64_t products_workspace(const Problem& p, const Plan& plan) {
-    return aligned(staged_workspace(StagedOperator::products, p, plan.images));
+    return aligned(items_workspace(Operator::products, p, plan));
 }
 
 int64_t backward_workspace(const Problem& p, const Plan& plan) {
-    return plan.schedule == Schedule::on_chip ? 0 : aligned(staged_workspace(StagedOperator::backward, p, plan.images));
+    return plan.schedule == Schedule::on_chip ? 0 : aligned(items_workspace(Operator::backward, p, plan));
 }
 
 cudaError_t forward(const Problem& p, const Plan& plan, void* workspace, cudaStream_t stream) {
     return plan.schedule == Schedule::on_chip ? on_chip_forward(p, plan.cluster, stream)
-                                              : run_staged(StagedOperator::forward, p, plan.images, workspace, stream);
+                                              : run_items(Operator::forward, p, plan, workspace, stream);
 }
 
 cudaError_t apply(const Problem& p, cudaStream_t stream) {
-    return run_staged(StagedOperator::apply, p, p.N, nullptr, stream);
+    return run_items(Operator::apply, p, Plan{}, nullptr, stream);
 }
 
 cudaError_t products(const Problem& p, const Plan& plan, void* workspace, cudaStream_t stream) {
-    return run_staged(StagedOperator::products, p, plan.images, workspace, stream);
+    return run_items(Operator::products, p, plan, workspace, stream);
 }
 
 cudaError_t backward(const Problem& p, const Plan& plan, void* workspace, cudaStream_t stream) {
     const cudaError_t error = plan.schedule == Schedule::on_chip
                                   ? on_chip_backward(p, plan.cluster, stream)
-                                  : run_staged(StagedOperator::backward, p, plan.images, workspace, stream);
-    return error == cudaSuccess ? parameter_gradients(p, stream) : error;
+                                  : run_items(Operator::backward, p, plan, workspace, stream);
+    // The dataflow driver has them among its items.
+    if (error != cudaSuccess || (plan.schedule == Schedule::dataflow && p.N > 0)) return error;
+    return parameter_gradients(p, plan.programmatic && plan.schedule == Schedule::staged, stream);
 }
 
 }  // namespace cbam::cuda

@@ -9,28 +9,28 @@ namespace cbam::cuda {
 
 // What the choice of a schedule depends on; the binding asks the driver, tests make devices up.
 struct Device {
-    int major;  // of the compute capability
     int multiprocessors;
     int64_t l2_bytes;
-    int64_t bandwidth;         // of memory, bytes a microsecond; 0 if unknown
     int64_t shared_per_block;  // the most that a block may ask for
-    int max_cluster;           // blocks; 1 where there are no clusters
+    bool clusters;             // whether blocks may form clusters, and a launch may begin early
 };
 
-// For Device, on the current device, which has clusters: the most blocks that one may have. The driver is asked, since
-// that depends on how the multiprocessors are grouped; nothing is launched.
-int largest_cluster(int64_t shared_per_block);
+// For Device, on the current device, of compute capability 9.0 or newer: whether its code is that of 9.0 or newer. What
+// a driver makes of PTX for an older GPU has no clusters, and does not wait for the launch before it.
+bool has_clusters();
 
-enum class Schedule { staged, on_chip };
+enum class Schedule { staged, dataflow, on_chip };
 
 struct Plan {
     Schedule schedule;
-    int cluster;     // on chip: blocks of an image
-    int64_t images;  // staged: of a group, which goes through all passes before the next
+    int cluster;        // on chip: blocks of an image
+    int blocks;         // dataflow: of the launch; any number gives the same results
+    int64_t window;     // dataflow: bytes of x, and of dy, that shall stay in L2
+    bool programmatic;  // staged: a launch may begin before the one ahead of it ends
 };
 
-// Pure functions. CBAM_FUSED_CUDA_SCHEDULE (auto, staged, or the number of blocks of a cluster) overrides the choice;
-// what it asks for and cannot be is refused by std::invalid_argument.
+// Pure functions. CBAM_FUSED_CUDA_SCHEDULE (auto, staged, dataflow, or the number of blocks of a cluster) overrides the
+// choice; what it asks for and cannot be is refused by std::invalid_argument.
 Plan plan_forward(const Problem&, const Device&, const char* wanted);
 Plan plan_backward(const Problem&, const Device&, const char* wanted);
 

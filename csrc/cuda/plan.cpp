@@ -6,22 +6,15 @@
 #include <string>
 
 #include "launch.h"
-#include "on_chip.h"
+#include "on_chip/on_chip.h"
 
 namespace cbam::cuda {
 
 namespace {
 
-// What the launches between the passes of a group take, in microseconds, and what L2 gives, in bytes a microsecond, as
-// measured on an H100 (docs/design/cuda.md).
-constexpr int64_t kLaunches = 20;
-constexpr int64_t kBandwidthL2 = 5'500'000;
 // What a block loads in about the time that a launch takes; with more than the larger, a block alone on a
 // multiprocessor takes longer than the launches of the staged schedule.
 constexpr int64_t kSmallShare = 32 << 10, kLargeShare = 128 << 10;
-// What the driver takes of a multiprocessor's shared memory for each block.
-constexpr int64_t kReserved = 1 << 10;
-constexpr int64_t kFewBlocks = 2, kMostBlocks = 8;  // of an image, unless more are asked for
 
 bool aligned(std::initializer_list<const void*> tensors) {
     return std::all_of(tensors.begin(), tensors.end(), [](const void* t) { return uintptr_t(t) % 16 == 0; });
@@ -30,6 +23,7 @@ bool aligned(std::initializer_list<const void*> tensors) {
 // Why no number of blocks would do; null if one might.
 const char* obstacle(const Problem& p) {
     if (p.dtype == Dtype::f64) return "float64 has only the staged schedule";
+    if (!p.switches.tutorial()) return "the on-chip schedule has the tutorial's switches alone";
     if (p.C * p.HW() * size_of(p.dtype) % 16) return "an image must be a multiple of 16 bytes for the on-chip schedule";
     if (p.C * p.HW() >= int64_t(1) << 24) return "the image is too large for the on-chip schedule";
     if (!aligned({p.x, p.residual, p.y, p.dy, p.dx, p.dresidual}))
@@ -44,22 +38,15 @@ int64_t most_blocks(const Problem& p) {
     return rows * std::gcd(vector, cols) / vector;
 }
 
-int64_t cluster_limit(const Device& device) {
-    return device.major >= 9 ? std::clamp(device.max_cluster, 1, kLargestCluster) : 1;
+// Where there are clusters, the code is that of 9.0 or newer (has_clusters), and waits for the launch before it.
+Plan staged(const Device& device) { return {Schedule::staged, 1, 0, 0, device.clusters}; }
+
+// As many blocks as there is room for, and a third of L2, since lines are not replaced in order.
+Plan dataflow(const Device& device) {
+    return {Schedule::dataflow, 1, 2 * device.multiprocessors, device.l2_bytes / 3, false};
 }
 
-// Images that go through all passes together so that the later passes find them in L2, of which half is counted on,
-// since lines are not replaced in order. All N where fewer would not save what their own launches take: so it is where
-// memory is as fast as on an H100. tensors: of x's size, that the passes touch; what they read again is about as many
-// bytes.
-Plan staged(const Problem& p, const Device& device, int tensors) {
-    const int64_t all = std::max<int64_t>(p.N, 1);
-    const int64_t image = std::max<int64_t>(tensors * p.C * p.HW() * size_of(p.dtype), 1);
-    const int64_t images = std::min(device.l2_bytes / 2 / image, all), bytes = images * image;
-    if (images == all || device.bandwidth == 0) return {Schedule::staged, 1, all};
-    const int64_t saved = bytes / device.bandwidth - bytes / kBandwidthL2;
-    return {Schedule::staged, 1, saved > kLaunches ? images : all};
-}
+Plan on_chip(int cluster) { return {Schedule::on_chip, cluster, 0, 0, false}; }
 
 using LayoutOf = OnChip (*)(const Problem&, int cluster);
 
@@ -67,62 +54,53 @@ Plan as_wanted(const Problem& p, const Device& device, LayoutOf layout, const st
     const auto refuse = [&](const std::string& why) -> void {
         throw std::invalid_argument("CBAM_FUSED_CUDA_SCHEDULE=" + wanted + ": " + why);
     };
-    int cluster = 0;
-    for (int blocks = 1; blocks <= kLargestCluster; blocks *= 2)
-        if (wanted == std::to_string(blocks)) cluster = blocks;
-    if (!cluster) refuse("must be auto, staged or a number of blocks: 1, 2, 4, 8 or 16");
+    const int cluster = wanted == "1" ? 1 : wanted == "2" ? 2 : 0;
+    if (!cluster) refuse("must be auto, staged, dataflow or a number of blocks: 1 or 2");
     if (const char* why = obstacle(p)) refuse(why);
-    if (cluster > cluster_limit(device))
-        refuse("this device has clusters of at most " + std::to_string(cluster_limit(device)) + " blocks");
+    if (cluster > 1 && !device.clusters) refuse("there are no clusters of blocks");
     if (cluster > most_blocks(p))
         refuse("an image can be shared by at most " + std::to_string(most_blocks(p)) + " blocks");
     const int64_t bytes = layout(p, cluster).bytes;
     if (bytes > device.shared_per_block)
         refuse("a block would need " + std::to_string(bytes) + " bytes of shared memory, and may have " +
                std::to_string(device.shared_per_block));
-    return {Schedule::on_chip, cluster, p.N};
+    return on_chip(cluster);
 }
 
-// The smallest cluster whose blocks fit, if it is of no more than kFewBlocks: on an H100 more of them take longer over
-// what they tell each other than the staged schedule takes to read x again (docs/design/cuda.md). More where all images
-// run at once, and where the rows of the staged passes are not aligned for wide accesses. Of few images, more blocks
-// each, while all still run at once.
-Plan choose(const Problem& p, const Device& device, LayoutOf layout, int tensors) {
-    const Plan otherwise = staged(p, device, tensors);
-    if (obstacle(p) || p.N == 0) return otherwise;
-    const int64_t limit = std::min({cluster_limit(device), most_blocks(p), kMostBlocks});
-    const bool wide_rows = (p.channels_last ? p.C : p.HW()) % 4 == 0;
-    const auto fits = [&](int64_t blocks, int64_t bytes) { return layout(p, int(blocks)).bytes <= bytes; };
-    const auto at_once = [&](int64_t blocks) { return p.N * blocks <= device.multiprocessors; };
-    int64_t cluster = 1;
-    while (cluster <= limit && !fits(cluster, device.shared_per_block)) cluster *= 2;
-    if (cluster > limit) return otherwise;
-    if (cluster > kFewBlocks && !at_once(cluster)) {
-        if (wide_rows) return otherwise;
-        while (cluster * 2 <= limit && !fits(cluster, (device.shared_per_block + kReserved) / 2 - kReserved))
-            cluster *= 2;
-    }
+// On chip where one or two blocks have room for an image: on an H100 more of them take longer over what they tell each
+// other than the staged schedule takes to read x again (docs/design/cuda.md). Of few images two blocks each, while all
+// still run at once.
+Plan choose(const Problem& p, const Device& device, LayoutOf layout) {
+    if (obstacle(p) || p.N == 0) return staged(device);
+    const int64_t limit = device.clusters ? std::min<int64_t>(most_blocks(p), kLargestCluster) : 1;
+    int cluster = 1;
+    while (cluster <= limit && layout(p, cluster).bytes > device.shared_per_block) cluster *= 2;
+    if (cluster > limit) return staged(device);
     const auto share = [&] { return p.C * p.HW() * size_of(p.dtype) / cluster; };
-    while (cluster * 2 <= limit && at_once(cluster * 2) && share() > kSmallShare) cluster *= 2;
-    if (p.N * cluster * 2 < device.multiprocessors && share() > kLargeShare) return otherwise;
-    return {Schedule::on_chip, int(cluster), p.N};
+    if (cluster * 2 <= limit && p.N * cluster * 2 <= device.multiprocessors && share() > kSmallShare) cluster *= 2;
+    if (p.N * cluster * 2 < device.multiprocessors && share() > kLargeShare) return staged(device);
+    return on_chip(cluster);
 }
 
-Plan plan(const Problem& p, const Device& device, const char* wanted, LayoutOf layout, int tensors) {
+Plan plan(const Problem& p, const Device& device, const char* wanted, LayoutOf layout) {
     const std::string choice = wanted ? wanted : "auto";
-    if (choice == "staged") return staged(p, device, tensors);
-    if (choice == "auto") return choose(p, device, layout, tensors);
+    if (choice == "staged") return staged(device);
+    if (choice == "dataflow") {
+        if (p.switches.even_ties) throw std::invalid_argument("CBAM_FUSED_CUDA_SCHEDULE=dataflow: it has no even ties");
+        return dataflow(device);
+    }
+    if (choice == "auto") return choose(p, device, layout);
     return as_wanted(p, device, layout, choice);
 }
 
 }  // namespace
 
 Plan plan_forward(const Problem& p, const Device& device, const char* wanted) {
-    return plan(p, device, wanted, on_chip_forward_layout, 1 + (p.y != nullptr) + (p.residual != nullptr));
+    return plan(p, device, wanted, on_chip_forward_layout);
 }
 
 Plan plan_backward(const Problem& p, const Device& device, const char* wanted) {
-    return plan(p, device, wanted, on_chip_backward_layout, p.relu ? 5 : 3);
+    return plan(p, device, wanted, on_chip_backward_layout);
 }
 
 }  // namespace cbam::cuda

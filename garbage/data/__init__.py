@@ -1,1 +1,1 @@
-"""From folders of images to batches: folders.py finds and decodes, loading.py orders, augmentation.py changes them."""
+"""From folders of images to batches: folders.py finds and decodes, loading.py orders, augmentation.py augments."""

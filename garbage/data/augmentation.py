@@ -1,4 +1,4 @@
-"""What training does to images, with torchvision's transforms."""
+"""Augmentation of training images with torchvision's transforms."""
 
 from collections.abc import Callable
 
@@ -8,11 +8,11 @@ from torchvision.transforms import v2
 from ..settings import Settings
 
 POLICIES = {"trivial": v2.TrivialAugmentWide, "rand": v2.RandAugment, "auto": v2.AutoAugment}
-GREY = (124, 116, 104)  # the mean of ImageNet, which normalise() makes about 0
+GREY = (124, 116, 104)  # ImageNet's mean, about 0 after normalise()
 
 
 def train_transform(settings: Settings, side: int) -> Callable[[Tensor], Tensor]:
-    """From uint8 (3, H, W) to uint8 (3, side, side), by random numbers of the global generator."""
+    """From uint8 (3, H, W) to uint8 (3, side, side), with random numbers of the global generator."""
     steps = [v2.RandomResizedCrop(side, scale=(settings.crop_scale, 1.0)), v2.RandomHorizontalFlip()]
     if settings.augment != "none":
         steps.append(POLICIES[settings.augment]())

@@ -1,4 +1,4 @@
-"""Which folders are classes, and which are the parts of a split, such as train/ and val/."""
+"""Finds the class folders, and the parts of a split such as train/ and val/."""
 
 import re
 from collections import defaultdict
@@ -16,7 +16,7 @@ ROLES = {
     "val": ("val", "valid", "validate", "validation", "dev", "development", "eval", "evaluation"),
     "test": ("test", "testing", "tst", "holdout"),
 }
-# "Training_Set", "test-images", "valid_data" and "val2017" are the same parts.
+# "Training_Set", "test-images", "valid_data" and "val2017" are parts, too.
 _SUFFIX = re.compile(r"(set|data|dataset|split|part|folder|images?|imgs?|photos?|pictures?)$")
 
 
@@ -26,9 +26,9 @@ class Parts:
 
     Attributes:
         classes: names in NFC, sorted.
-        images: those of "train" and "val", or of "" where the folder is not split.
+        images: those of "train" and "val", or of "" if the folder is not split.
         folders: the folder of each of these.
-        unused: folders beside train/ and val/.
+        unused: other folders beside train/ and val/.
     """
 
     classes: list[str]
@@ -40,11 +40,11 @@ class Parts:
 def find_parts(data: Path) -> Parts:
     """The classes and images of a folder of class folders, or of its parts for training and validation.
 
-    Parts are known by their usual names in any case (ROLES). With train/ and test/ but no val/, train/ is to be split.
+    Parts have their usual names in any case (ROLES). With train/ and test/ but no val/, train/ is split later.
 
     Raises:
         InputError: the folder is missing, or its classes are missing, single, empty or differ between train and val;
-            folders that may be parts as well as classes.
+            folders that may be parts or classes.
     """
     if not data.is_dir():
         raise InputError(f"{data} is not a folder")
@@ -66,13 +66,13 @@ def find_parts(data: Path) -> Parts:
 
 
 def labelled_images(folder: Path, classes: list[str]) -> tuple[Path, Labelled]:
-    """The images of some of the classes in a folder of class folders, or in its part for validation, else for tests.
+    """The images of the classes in a folder of class folders, or in its validation part, else in its test part.
 
     Returns:
         The folder that has the class folders, and its images with their labels.
 
     Raises:
-        InputError: the folder is missing, has none of the classes, or others.
+        InputError: the folder is missing, has none of the classes, or has unknown classes.
     """
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder")
@@ -93,7 +93,7 @@ def labelled_images(folder: Path, classes: list[str]) -> tuple[Path, Labelled]:
 
 
 def class_folders(folder: Path) -> dict[str, list[Path]]:
-    """The folders of each class, by its name in NFC: two that differ only in the form of their name are one class."""
+    """The folders of each class, by its name in NFC: names that differ only in their Unicode form are one class."""
     found = defaultdict(list)
     for place in subfolders(folder):
         found[nfc(place.name)].append(place)
@@ -118,7 +118,7 @@ def need_every_class(samples: Labelled, classes: list[str], folders: dict[str, l
 
 
 def role_of(name: str) -> str | None:
-    """Which part of a split a folder's name stands for: one of ROLES, or None."""
+    """The part of a split that a folder's name denotes: one of ROLES, or None."""
     word = re.sub(r"[\W\d_]+", "", name.lower())
     while (shorter := _SUFFIX.sub("", word)) not in (word, ""):
         word = shorter
@@ -134,7 +134,7 @@ def _by_role(folder: Path) -> dict[str, list[Path]]:
 
 
 def _parts(data: Path) -> tuple[dict[str, Path], list[Path]]:
-    """The folder that has the class folders of each part, and the folders that are then not used."""
+    """The folder with the class folders of each part, and the unused folders."""
     roles = _by_role(data)
     named = [place for places in roles.values() for place in places]
     split = {role: [p for p in places if _has_class_folders(p)] for role, places in roles.items()}
@@ -165,7 +165,7 @@ def _how(data: Path, named: list[Path]) -> str:
 
 
 def _has_class_folders(folder: Path) -> bool:
-    """Whether a folder is a part of a split: it has folders, and most of its images are in these."""
+    """Whether a folder is a part of a split: it has folders, and most of its images are in them."""
     direct = _direct_images(folder)
     return bool(subfolders(folder)) and 2 * direct <= len(images_below(folder))
 
@@ -183,7 +183,7 @@ def _too_few(folders: dict[str, list[Path]]) -> str:
 
 
 def _refuse_parts_as_classes(folder: Path, folders: dict[str, list[Path]]) -> None:
-    """Raise InputError where two "classes" hold the same folders of images: they are parts, sources or years then."""
+    """Raise InputError if two "classes" have the same folders of images: they are parts, sources or years."""
     inner: dict[str, set[str]] = {}
     for name, places in folders.items():
         below = {path.relative_to(place).parts for place in places for path in images_below(place)}

@@ -1,4 +1,4 @@
-"""The garbage photos of Kaggle, fetched with kagglehub."""
+"""Downloads Kaggle's garbage photos with kagglehub."""
 
 from pathlib import Path
 
@@ -23,7 +23,7 @@ def download() -> Path:
     )
     try:
         folder = Path(kagglehub.dataset_download(DATASET))
-    except Exception as error:  # of requests, urllib3 and kagglehub, whose own have no common base
+    except Exception as error:  # requests, urllib3 and kagglehub have no common base exception
         status = getattr(getattr(error, "response", None), "status_code", None)
         if status in (401, 403):
             raise InputError(
@@ -37,7 +37,7 @@ def download() -> Path:
 
 
 def class_folder(folder: Path) -> Path:
-    """The folder below which the classes are: an archive often has one folder around them."""
+    """The folder with the class folders: an archive often has one folder around them."""
     while True:
         inner = [path for path in folder.iterdir() if path.is_dir()]
         if len(inner) != 1 or any(path.is_file() for path in folder.iterdir()):

@@ -21,24 +21,24 @@ from .. import InputError
 from .classes import Labelled, Parts, class_folders, find_parts, need_every_class
 from .pixels import read_rgb
 
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, which pretrained weights expect
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, as pretrained weights expect
 VAL_FRACTION = 0.2
 SPLIT_SEED = 0
 CACHE_BYTES = 4 << 30  # a larger set is decoded again in every epoch
-LONGEST = 2.0  # of the aspect ratio; what is beyond is cropped at the centre
+LONGEST = 2.0  # largest aspect ratio; longer images are cropped at the centre
 
 
 def decode(path: Path, side: int) -> Tensor:
     """Read an image as uint8 RGB (3, side, side): its longer side cropped at the centre, then resized.
 
     Raises:
-        OSError, ValueError, SyntaxError, ...: whatever Pillow raises for a file that it cannot read.
+        OSError, ValueError, SyntaxError, ...: Pillow's errors for an unreadable file.
     """
     return _tensor(ImageOps.fit(read_rgb(path, side), (side, side)))
 
 
 def decode_whole(path: Path, side: int) -> Tensor:
-    """Read an image as uint8 RGB (3, H, W) to take crops from: the shorter side at most ``side``, the aspect kept.
+    """Read an image as uint8 RGB (3, H, W) for random crops: the shorter side at most ``side``, the same aspect ratio.
 
     Raises:
         as decode.
@@ -56,7 +56,7 @@ def _tensor(image: Image.Image) -> Tensor:
 
 
 def try_decode(path: Path, side: int, decoder: Callable[[Path, int], Tensor] = decode) -> Tensor | str:
-    """What the decoder returns, or the reason in words why it cannot."""
+    """The result of the decoder, or its error as text."""
     try:
         return decoder(path, side)
     except Exception as error:  # a broken file makes Pillow's readers raise almost anything
@@ -71,20 +71,20 @@ def normalise(images: Tensor) -> Tensor:
 
 
 @functools.cache
-@torch.inference_mode(False)  # what is made here also serves training
+@torch.inference_mode(False)  # training uses these tensors, too
 def statistics(device: torch.device) -> tuple[Tensor, Tensor]:
-    """ImageNet's mean and deviation, (3, 1, 1) each, copied to a device once: the copy waits for a GPU's stream."""
+    """ImageNet's mean and deviation, (3, 1, 1) each, copied to a device once, since the copy waits for the GPU."""
     mean, deviation = (torch.tensor(values, device=device)[:, None, None] for values in (MEAN, STD))
     return mean, deviation
 
 
 class Images:
-    """Labelled images of one part, in memory or read when they are asked for.
+    """Labelled images of one part, in memory or read on access.
 
     Attributes:
         paths: the files.
         labels: int64 (N,).
-        cache: the pixels, or None where they would not fit.
+        cache: the pixels, or None if they do not fit.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class Images:
         return len(self.paths)
 
     def pixels(self, indices: list[int]) -> list[Tensor]:
-        """uint8 (3, H, W) each: squares in validation, of any form in training."""
+        """uint8 (3, H, W) each: squares in validation, any aspect ratio in training."""
         if self.cache is not None:
             return [self.cache[i] for i in indices]
         return [self.decoder(self.paths[i], self.side) for i in indices]
@@ -109,8 +109,8 @@ class ImageFolder:
     """A folder ready for training.
 
     Attributes:
-        unreadable: the files left out, with the reason.
-        unused: folders beside train/ and val/, which nothing is read from.
+        unreadable: the skipped files, with the reason.
+        unused: other folders beside train/ and val/.
         copies: validation images with the bytes of a training image, or of an image of another class, and that image.
     """
 
@@ -127,16 +127,16 @@ def load_folder(data: Path, image_size: int, workers: int) -> ImageFolder:
     """Find, split and decode the images of a folder of class folders, or of its train/ and val/.
 
     Args:
-        data: holds class folders, or train/ and val/ with the same class folders below each.
-        image_size: side in pixels of what the network sees.
-        workers: threads that decode.
+        data: a folder with class folders, or with train/ and val/ that have the same class folders.
+        image_size: side of the network's images in pixels.
+        workers: decoding threads.
 
     Raises:
         InputError: as find_parts, or a class has no readable image in a part.
     """
     found = find_parts(data)
-    train_side = round(image_size * 9 / 8)  # a little more to crop from
-    # What is not split yet is read as for training: the split is one of the readable images.
+    train_side = round(image_size * 9 / 8)  # a margin for crops
+    # An unsplit folder is read as for training, since the split is over the readable images.
     jobs = {
         name: [(path, image_size, decode) if name == "val" else (path, train_side, decode_whole) for path, _ in part]
         for name, part in found.images.items()
@@ -155,7 +155,7 @@ def load_folder(data: Path, image_size: int, workers: int) -> ImageFolder:
 
 
 def readable_parts(found: Parts, unreadable: dict[Path, str]) -> dict[str, Labelled]:
-    """What find_parts found without the unreadable files, split into "train" and "val" where the folder is not.
+    """The readable images of find_parts, split into "train" and "val" if the folder is not.
 
     Raises:
         InputError: a class has no readable image in one of them.
@@ -169,9 +169,9 @@ def readable_parts(found: Parts, unreadable: dict[Path, str]) -> dict[str, Label
 
 
 def find_copies(parts: dict[str, Labelled]) -> dict[Path, Path]:
-    """Images that are byte by byte an image of the other part or of another class, the validation images first.
+    """Byte-identical copies of an image of the other part or of another class, validation images first.
 
-    Such a validation image measures what the network remembers, and such a training image has a wrong label.
+    Such a validation image measures memorisation; such a training image has a wrong label.
     """
     places = {path: (part, label) for part in ("train", "val") for path, label in parts[part]}
     by_size = defaultdict(list)
@@ -188,7 +188,7 @@ def find_copies(parts: dict[str, Labelled]) -> dict[Path, Path]:
 
 
 def _decode_all(jobs: list[tuple], keep: bool, workers: int) -> tuple[dict[Path, Tensor], dict[Path, str]]:
-    """Every image by path, if they are to be kept, and the reason of each unreadable file."""
+    """Every image by path, if cached, and the error of each unreadable file."""
     images, unreadable = {}, {}
     with ThreadPoolExecutor(max(1, workers)) as pool:
         results = pool.map(lambda job: try_decode(*job), jobs)
@@ -202,7 +202,7 @@ def _decode_all(jobs: list[tuple], keep: bool, workers: int) -> tuple[dict[Path,
 
 
 def _split(samples: Labelled, classes: list[str]) -> dict[str, Labelled]:
-    """The same fraction of every class for validation, the same images each time."""
+    """The same fraction of every class for validation, the same images in every run."""
     parts: dict[str, Labelled] = {"train": [], "val": []}
     for label, name in enumerate(classes):
         of_class = [sample for sample in samples if sample[1] == label]

@@ -1,4 +1,4 @@
-"""What is in a folder of images: counts, sizes, colours, broken files and duplicates."""
+"""Statistics of a folder of images: counts, sizes, colours, unreadable files and duplicates."""
 
 import hashlib
 from collections import defaultdict
@@ -29,16 +29,16 @@ class Look(NamedTuple):
 
 @dataclass(frozen=True)
 class Inspection:
-    """What is in a folder.
+    """Statistics of a folder.
 
     Attributes:
         classes: names, in the order of their indices.
         parts: the readable images of "train" and "val", with labels.
-        unreadable: files with the reason why.
-        sizes: (width, height) of each readable image, turned as EXIF says.
+        unreadable: files with the error.
+        sizes: (width, height) of each readable image, rotated according to EXIF.
         duplicates: groups of files with the same pixels.
-        unused: folders beside train/ and val/, which nothing was read from.
-        mean, std: by channel, in [0, 1], of the training images as the network sees them.
+        unused: other folders beside train/ and val/.
+        mean, std: per channel, in [0, 1], of the training images as input of the network.
     """
 
     classes: list[str]
@@ -56,13 +56,13 @@ class Inspection:
         return [labels.count(i) for i in range(len(self.classes))]
 
     def across(self) -> list[list[Path]]:
-        """The groups of duplicates that are in both parts, or in several classes."""
+        """The groups of duplicates in both parts or in several classes."""
         place = {path: (part, label) for part, samples in self.parts.items() for path, label in samples}
         return [group for group in self.duplicates if len({place[path] for path in group}) > 1]
 
 
 def inspect_folder(data: Path, image_size: int, workers: int) -> Inspection:
-    """Read every image of a folder as it is, in full size.
+    """Read every image of a folder in full size.
 
     Raises:
         InputError: as load_folder.

@@ -1,4 +1,4 @@
-"""Batches of an epoch: which images, in which order, changed by which random numbers."""
+"""Batches of an epoch: images, order, and random numbers of the augmentation."""
 
 import signal
 from collections.abc import Callable, Sequence
@@ -13,7 +13,7 @@ from .folders import Images
 
 
 class Batch(NamedTuple):
-    """Indices of the images, and the seed of their augmentation."""
+    """Indices of images, and the seed of their augmentation."""
 
     seed: int
     indices: list[int]
@@ -22,16 +22,16 @@ class Batch(NamedTuple):
 def epoch_batches(
     labels: Tensor, batch_size: int, place: tuple[int, int], rank: int = 0, world_size: int = 1, balanced: bool = False
 ) -> list[Batch]:
-    """What one of the processes trains on in an epoch: no image twice, and as many in each process.
+    """The training batches of one process in an epoch: no image twice, and the same number in each process.
 
-    Processes take turns in one order of all images; the few that do not divide evenly sit out this epoch. So does a
-    last single image of a process, on which BatchNorm could not train.
+    The processes take turns in one order of all images. The remainder that does not divide evenly is skipped in this
+    epoch, and so is a last single image of a process, on which BatchNorm cannot train.
 
     Args:
         labels: (N,), of all images.
-        batch_size: of one process.
-        place: (seed, epoch): the order follows from these, augmentation also from rank and step.
-        balanced: draw with replacement instead, every class equally often.
+        batch_size: per process.
+        place: (seed, epoch), which determine the order; rank and step also determine the augmentation.
+        balanced: draw with replacement, every class equally often.
     """
     n, generator = len(labels), torch.Generator().manual_seed(seed_of(*place))
     if balanced:
@@ -45,7 +45,7 @@ def epoch_batches(
 
 
 def share_of(images: Images, batch_size: int, rank: int = 0, world_size: int = 1) -> list[Batch]:
-    """The images that one of the processes validates on, in order."""
+    """The validation batches of one process, in order."""
     mine = range(len(images))[rank::world_size]
     return [Batch(0, list(mine[i : i + batch_size])) for i in range(0, len(mine), batch_size)]
 
@@ -60,8 +60,8 @@ class Batches(Dataset):
         seed, indices = batch
         pixels = self.images.pixels(indices)
         if self.transform is not None:
-            # torchvision's transforms know only the global generator. With a seed for each batch the result does
-            # not depend on the process that makes it, nor on what was made before.
+            # torchvision's transforms use the global generator. With a seed per batch the result depends neither on
+            # the process nor on earlier batches.
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
                 pixels = [self.transform(image) for image in pixels]
@@ -71,9 +71,9 @@ class Batches(Dataset):
 def make_loader(
     images: Images, batches: Sequence[Batch], workers: int, transform: Callable[[Tensor], Tensor] | None = None
 ) -> DataLoader:
-    """The batches in order; start_epoch names others, which the same workers then make.
+    """The batches in order; start_epoch sets other batches for the same workers.
 
-    Workers decode files; where a GPU would have to wait, they also augment what is in memory.
+    Workers decode files; for a GPU they also augment images in memory, so that the GPU does not wait.
     """
     gpu = torch.cuda.is_available()
     workers = workers if images.cache is None or (gpu and transform is not None) else 0
@@ -89,14 +89,14 @@ def make_loader(
 
 
 def start_epoch(loader: DataLoader, batches: Sequence[Batch]) -> None:
-    """Have a loader of make_loader give these batches when it is next iterated over."""
+    """Set the batches of a loader of make_loader for its next iteration."""
     loader.sampler[:] = batches
 
 
 def _signals_of_a_worker(_: int) -> None:
-    """Ctrl-C goes to all processes of a terminal, and the one that trains decides what becomes of it; SIGTERM ends.
+    """Ignore Ctrl-C, which goes to all processes of a terminal and which the training process handles; SIGTERM ends.
 
-    A forked worker would otherwise have the handlers of that process, which only take note.
+    A forked worker would otherwise inherit the handlers of the training process, which only set a flag.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -1,4 +1,4 @@
-"""Which files and folders count as images and classes: one rule for every command, and the walk that follows it."""
+"""The files and folders that count as images and classes, for all commands."""
 
 import unicodedata
 from collections import Counter
@@ -9,9 +9,9 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from .. import InputError
 
-# What cameras and browsers write besides; a kind that this Pillow cannot read is then named with the reason.
+# Also formats of cameras and browsers; those that this Pillow cannot read are reported as unreadable.
 SUFFIXES = (*IMG_EXTENSIONS, ".apng", ".avif", ".gif", ".heic", ".heif", ".jfif", ".jp2", ".jpe", ".jxl", ".tga")
-# What operating systems, file servers and editors put among the files of a user, besides names with a leading dot.
+# Files of operating systems, file servers and editors, other than names with a leading dot.
 SYSTEM_NAMES = {
     *("__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "$recycle.bin", "system volume information"),
     *("lost+found", "@eadir", "#recycle", "#snapshot", "__pycache__"),
@@ -19,38 +19,37 @@ SYSTEM_NAMES = {
 
 
 def nfc(name: str) -> str:
-    """A name with composed characters: Macs write "é" as two characters, others as one, and both are the same name."""
+    """A name in NFC: macOS writes "é" as two characters, other systems as one."""
     return unicodedata.normalize("NFC", name)
 
 
 def counts(entry: Path) -> bool:
-    """Whether a file or folder is the user's own: neither hidden nor left there by the system."""
+    """Whether a file or folder is the user's: neither hidden nor a system file."""
     return not entry.name.startswith(".") and entry.name.lower() not in SYSTEM_NAMES
 
 
 def subfolders(folder: Path) -> list[Path]:
-    """The folders in a folder that count, links to folders among them, by name."""
+    """The folders in a folder that count, including links, by name."""
     return sorted((entry for entry in folder.iterdir() if counts(entry) and entry.is_dir()), key=_order)
 
 
 def files_below(folder: Path) -> list[Path]:
-    """The files that count in a folder at any depth, ordered by their folder, then by name.
+    """The files that count in a folder at any depth, ordered by folder, then by name.
 
-    Links to folders are followed, but not up to a folder that this one is in. A folder that is reached twice is read
-    once, under its own place if that is below.
-    A link to a file that is gone is a file, so that it can be named as unreadable.
+    Links to folders are followed, except to a parent folder. A folder reached twice is read once, under its real path
+    if that is below. A broken link is a file, so that it is reported as unreadable.
     """
     entries = [e for place in _folders_below(folder) for e in place.iterdir() if counts(e)]
     return sorted((e for e in entries if e.is_file() or (e.is_symlink() and not e.exists())), key=_order)
 
 
 def images_below(folder: Path) -> list[Path]:
-    """Those of files_below that are images by their names."""
+    """The files of files_below with an image suffix."""
     return [path for path in files_below(folder) if is_image(path)]
 
 
 def is_image(path: Path) -> bool:
-    """Whether a file is an image by its name."""
+    """Whether a file has an image suffix."""
     return path.suffix.lower() in SUFFIXES
 
 
@@ -77,11 +76,11 @@ def _order(path: Path) -> tuple[str, str]:
 
 
 def find_images(sources: list[Path]) -> tuple[dict[Path, Path], Counter[str]]:
-    """The images among some files and in some folders.
+    """The images among files and in folders.
 
     Returns:
-        Each image once, in order, with its path relative to the folder it was found in (for a file its name); and
-        how many files of each suffix were passed over in the folders. A file named by itself is always an image.
+        Each image once, in order, with its path relative to its source folder (for a file its name); and the number of
+        skipped files of each suffix in the folders. A file given directly is always an image.
     """
     images: dict[Path, Path] = {}
     passed_over: Counter[str] = Counter()
@@ -98,7 +97,7 @@ def find_images(sources: list[Path]) -> tuple[dict[Path, Path], Counter[str]]:
 
 
 def keep_apart(out: Path, sources: list[Path], option: str) -> None:
-    """Raise InputError if files written into out might replace the sources, or be taken for sources the next time."""
+    """Raise InputError if files in out could overwrite the sources, or be read as sources later."""
     for source in sources:
         if source.is_dir():
             folder, inside = source, out.resolve().is_relative_to(source.resolve())
@@ -109,7 +108,7 @@ def keep_apart(out: Path, sources: list[Path], option: str) -> None:
 
 
 def output_paths(images: dict[Path, Path], out: Path, suffix: str) -> dict[Path, Path]:
-    """A file of its own below out for each image: its relative path, with a number where two would be the same."""
+    """A unique file below out for each image: its relative path, with a number to resolve duplicates."""
     taken: set[Path] = set()
     targets = {}
     for path, relative in images.items():

@@ -1,4 +1,4 @@
-"""The classifier: any network of torchvision's classifiers, with CBAM."""
+"""The classifier: any classifier of torchvision, with CBAM."""
 
 import difflib
 import functools
@@ -8,7 +8,7 @@ import torchvision
 from torch import nn
 
 import cbam_fused
-from cbam_fused import functional
+from cbam_fused import routing
 from cbam_fused.surgery.presets import PRESETS
 
 from .. import InputError
@@ -16,8 +16,8 @@ from .weights import Weights, load_weights
 
 INITS = ("default", "identity")
 BACKENDS = {"fused": cbam_fused.CBAM, "reference": cbam_fused.reference.CBAM}
-# Two networks classify twice in training; without the second head they return logits as all others do. Their weights
-# were trained with another normalisation than the rest, which they then apply themselves.
+# Two networks have a second head in training; without it they return logits like all others. Their weights use another
+# normalisation, which they apply themselves.
 ONE_HEAD = {"aux_logits": False, "transform_input": True}
 ARGUMENTS = {"googlenet": ONE_HEAD, "inception_v3": ONE_HEAD}
 
@@ -36,12 +36,12 @@ def build_model(
 
     Args:
         arch: the name of a classifier in torchvision.models.
-        cbam: a preset of insert_cbam, "none", or names of sub-modules with commas between them.
-        backend: one of BACKENDS; both give the same parameters for one state of the random generator.
-        cbam_init: one of INITS; "identity" gives the gates biases, without which they cannot start so.
-        weights: what the network starts from, as load_weights takes it; those of CBAM are in it or not.
-        zero_init_residual: ResNets only: start with residual branches that give zero (Goyal et al., 2017).
-        classes: names, to find the rows of the last layer in the weights by.
+        cbam: a preset of insert_cbam, "none", or comma-separated names of sub-modules.
+        backend: one of BACKENDS; both have the same initial parameters for the same random state.
+        cbam_init: one of INITS; "identity" adds biases to the gates, which it needs.
+        weights: initial weights for load_weights, with or without those of CBAM.
+        zero_init_residual: ResNets only: initialise residual branches to zero (Goyal et al., 2017).
+        classes: names that match the rows of the last layer in the weights.
 
     Raises:
         InputError: an unknown arch or cbam, or weights of another network.
@@ -58,7 +58,7 @@ def build_model(
         raise InputError(f"zero_init_residual: {arch} is not a ResNet") from None
     head = head_name(model)
     of_cbam = set()
-    if weights:  # before the insertion: identity is measured on what the network has then
+    if weights:  # before the insertion, which measures the identity with these weights
         of_cbam = {key for key in weights.state if "cbam" in key.split(".")}
         backbone = weights._replace(state={k: v for k, v in weights.state.items() if k not in of_cbam})
         load_weights(model, backbone, head, classes)
@@ -89,15 +89,15 @@ def head_name(model: nn.Module) -> str:
 
 
 def check_backend(device: torch.device) -> None:
-    """Raise InputError if CBAM_FUSED_BACKEND demands what fused CBAM does not have on the device."""
+    """Raise InputError if CBAM_FUSED_BACKEND names a backend without kernels for the device."""
     try:
-        functional.backend_for(torch.empty(0, device=device))
+        routing.backend_for(torch.empty(0, device=device))
     except RuntimeError as error:
         raise InputError(str(error)) from None
 
 
 def check_size(model: nn.Module, side: int) -> None:
-    """Raise InputError unless the network takes images of this side."""
+    """Raise InputError unless the network accepts images of this side."""
     device = next(model.parameters()).device
     mode = model.training
     try:

@@ -1,4 +1,4 @@
-"""Weights that a network starts from."""
+"""Initial weights of a network."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -13,14 +13,14 @@ from ..data.sources import nfc
 SHOWN = 5
 
 
-# Modules that wrap another one and put their name into its keys, and what they add to the state.
+# Names that wrapper modules add to keys, and entries that they add to the state.
 WRAPPERS = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
-FIRST = ("module", "model")  # of every key: DataParallel, AveragedModel and trainers that hold the network
+FIRST = ("module", "model")  # prefixes of every key: DataParallel, AveragedModel and trainers
 COUNTERS = {"n_averaged"}
 
 
 class Weights(NamedTuple):
-    """A state_dict, and the classes of its last layer's rows where they are known."""
+    """A state_dict, and the classes of its last layer's rows if known."""
 
     state: dict[str, Tensor]
     classes: list[str] | None = None
@@ -30,7 +30,7 @@ def pretrained_weights(arch: str) -> Weights:
     """torchvision's ImageNet weights, downloaded unless they are cached.
 
     Raises:
-        InputError: they do not exist, or are neither cached nor to be downloaded.
+        InputError: they do not exist, or cannot be downloaded.
     """
     try:
         weights = torchvision.models.get_model_weights(arch).DEFAULT
@@ -46,7 +46,7 @@ def pretrained_weights(arch: str) -> Weights:
 
 
 def weights_in(path: Path, arch: str) -> Weights:
-    """The state_dict in a file: as it is, or as the entry ``state_dict`` or ``model`` of a checkpoint with its classes.
+    """The state_dict in a file: by itself, or as the entry ``state_dict`` or ``model`` of a checkpoint with classes.
 
     Raises:
         InputError: no such file, no state_dict in it, or the checkpoint of another network.
@@ -72,7 +72,7 @@ def weights_in(path: Path, arch: str) -> Weights:
 
 
 def unwrapped(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A state_dict without the names that wrappers put into its keys, and without what they count."""
+    """A state_dict without the prefixes and counters of wrappers."""
     keys = {key: [part for part in key.split(".") if part not in WRAPPERS] for key in state if key not in COUNTERS}
     while keys and all(len(parts) > 1 and parts[0] in FIRST for parts in keys.values()):
         keys = {key: parts[1:] for key, parts in keys.items()}
@@ -80,18 +80,18 @@ def unwrapped(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def load_weights(model: nn.Module, weights: Weights, head: str, classes: list[str] | None = None) -> None:
-    """Load a state_dict; rows of the last layer by the names of their classes, if both sides have such.
+    """Load a state_dict; rows of the last layer are matched by class name if both sides have names.
 
-    Classes that are new keep their initial rows, and so does a last layer of another width. Without names, rows are
-    taken in their order where their number is right.
+    New classes keep their initial rows, and so does a last layer of another width. Without names, rows are copied in
+    order if their number is equal.
 
     Raises:
-        InputError: the weights are those of another network; names that differ are given.
+        InputError: the weights of another network, with the names that differ.
     """
     own, state = model.state_dict(), weights.state
     of_head = {key for key in own if key.startswith(f"{head}.")}
     shape = {key for key in own.keys() & state.keys() if own[key].shape != state[key].shape}
-    # What torchvision's files have for a second head in training, and old files lack.
+    # Entries of a second head in torchvision's files, and entries missing in old files.
     extra = {key for key in state.keys() - own.keys() if not key.lower().startswith("aux")}
     missing = {key for key in own.keys() - state.keys() if not key.endswith("num_batches_tracked")}
     problems = {
@@ -111,7 +111,7 @@ def load_weights(model: nn.Module, weights: Weights, head: str, classes: list[st
 def _head_by_names(
     own: dict[str, Tensor], weights: Weights, of_head: set[str], classes: list[str]
 ) -> dict[str, Tensor]:
-    """The last layer with the rows of the classes that the weights know, and its own for the others."""
+    """The last layer with the weights' rows for known classes, and its own rows for the others."""
     theirs = {name: row for row, name in enumerate(weights.classes or ())}
     pairs = [(row, theirs[name]) for row, name in enumerate(classes) if name in theirs]
     rows, sources = [row for row, _ in pairs], [source for _, source in pairs]
@@ -126,7 +126,7 @@ def _head_by_names(
 
 
 def describe_head(weights: Weights, classes: list[str]) -> str:
-    """Which rows of the last layer the weights give, and which start anew, in words."""
+    """A message about the rows of the last layer: loaded and new."""
     if weights.classes is None:
         return "the weights name no classes: a last layer of as many rows is taken row by row, any other starts anew"
     known = set(weights.classes)

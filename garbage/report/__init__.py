@@ -1,1 +1,1 @@
-"""What a finished run shows: metrics.py computes, plots.py draws, write.py makes report.html."""
+"""The report of a run: metrics.py computes, plots.py draws, write.py writes report.html."""

@@ -1,4 +1,4 @@
-"""Pictures of a folder of images, before anything is trained on it."""
+"""Plots of a folder of images before training."""
 
 from collections.abc import Callable
 
@@ -9,7 +9,7 @@ from torch import Tensor
 from ..data.folders import decode, decode_whole
 from ..data.inspection import Inspection
 
-COLUMNS = 4  # images of a class as they are, and as many changed for training
+COLUMNS = 4  # images per class for validation, and the same number augmented
 
 
 def counts_figure(inspection: Inspection) -> Figure:
@@ -41,7 +41,7 @@ def sizes_figure(inspection: Inspection) -> Figure:
 
 
 def samples_figure(inspection: Inspection, image_size: int, transform: Callable[[Tensor], Tensor], seed: int) -> Figure:
-    """Rows of classes: some images as the network sees them in validation, then the same changed for training."""
+    """A row per class: some images as in validation, then the same images augmented."""
     rows, columns = len(inspection.classes), 2 * COLUMNS
     figure = Figure(figsize=(1.3 * columns + 1, 1.35 * rows + 0.5), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False)

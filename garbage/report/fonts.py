@@ -1,4 +1,4 @@
-"""Fonts for the names of classes, in any script: chosen from those installed."""
+"""Chooses installed fonts for class names in any script."""
 
 import unicodedata
 from collections.abc import Iterable
@@ -9,19 +9,19 @@ import rich
 from matplotlib import font_manager
 
 BASE = tuple(matplotlib.rcParams["font.family"])
-NO_LETTERS = ("Last Resort", "Adobe Blank")  # families with a box, or nothing, for every character
+NO_LETTERS = ("Last Resort", "Adobe Blank")  # families with a box or an empty glyph for every character
 INVISIBLE = ("Cc", "Cf", "Zs", "Zl", "Zp")  # control and format characters, spaces
 CJK = ("CJK", "HIRAGANA", "KATAKANA", "HANGUL", "BOPOMOFO", "IDEOGRAPHIC", "FULLWIDTH", "HALFWIDTH")
 SHOWN = 8
 
 
 def choose_fonts(names: Iterable[str]) -> dict[str, str]:
-    """Let matplotlib fall back to installed fonts that have the characters of the names of classes.
+    """Make matplotlib fall back to installed fonts with the characters of the class names.
 
-    Where no font has them, one line says what to install.
+    If no font has them, a message names the package to install.
 
     Returns:
-        What to draw instead of each name that has such characters: "class 3", the number of class_indices.json.
+        Replacements of names with missing characters: "class 3", with the number in class_indices.json.
     """
     names = list(names)
     missing = _characters(names) - _coverage(BASE)
@@ -44,7 +44,7 @@ def choose_fonts(names: Iterable[str]) -> dict[str, str]:
 
 
 def runs_of_one_font(text: str) -> list[tuple[str, str, int]]:
-    """A text in pieces, each with the file, and the number in it, of the first font of choose_fonts that has it all."""
+    """A text in pieces, each with the file and index of the first font of choose_fonts that has its characters."""
     paths = [_path(family) for family in matplotlib.rcParams["font.family"]]
     pieces: list[tuple[str, str, int]] = []
     for character in text:
@@ -57,12 +57,12 @@ def runs_of_one_font(text: str) -> list[tuple[str, str, int]]:
 
 
 def _characters(names: Iterable[str]) -> set[str]:
-    """What needs a glyph: neither spaces, nor what only changes other characters."""
+    """The characters that need a glyph: no spaces, and none that only modify others."""
     return {c for c in "".join(names) if unicodedata.category(c) not in INVISIBLE and not 0xFE00 <= ord(c) <= 0xFE0F}
 
 
 def _cover(missing: set[str], families: list[str]) -> tuple[list[str], set[str]]:
-    """As few of the families as have the characters, the one with most of them first, and what none has."""
+    """A small set of families that have the characters, the one with most first; and the missing characters."""
     coverage = {family: missing & _coverage([family]) for family in families}
     chosen = []
     while coverage and missing:
@@ -75,13 +75,13 @@ def _cover(missing: set[str], families: list[str]) -> tuple[list[str], set[str]]
 
 
 def _installed() -> list[str]:
-    """Every family, fonts included that were installed after matplotlib made its list."""
+    """Every family, including fonts installed after matplotlib built its list."""
     known = {entry.fname for entry in font_manager.fontManager.ttflist}
     for path in font_manager.findSystemFonts():
         if path not in known:
             try:
                 font_manager.fontManager.addfont(path)
-            except (OSError, RuntimeError, ValueError, KeyError):  # not a font that matplotlib can read
+            except (OSError, RuntimeError, ValueError, KeyError):  # a font that matplotlib cannot read
                 continue
     names = {entry.name for entry in font_manager.fontManager.ttflist}
     return sorted(name for name in names if not name.startswith(NO_LETTERS))
@@ -96,12 +96,12 @@ def _path(family: str) -> str:
 
 
 def _place(path: str) -> tuple[str, int]:
-    return str(path), getattr(path, "face_index", 0)  # of a collection; matplotlib knows them from 3.11 on
+    return str(path), getattr(path, "face_index", 0)  # index in a collection, which matplotlib has from 3.11 on
 
 
 @cache
 def _charmap(path: str) -> frozenset[int]:
-    """The characters that a font has, as code points; none for one of bitmaps, which matplotlib cannot draw."""
+    """The code points of a font; empty for a bitmap font, which matplotlib cannot draw."""
     try:
         font = font_manager.get_font(path)
         return frozenset(font.get_charmap()) if font.scalable else frozenset()
@@ -116,7 +116,7 @@ def _advice(missing: set[str]) -> str:
 
 
 def _script(character: str) -> tuple[str, str]:
-    """What a character is written in, and Debian's package of a font that has it."""
+    """The script of a character, and Debian's package of a font that has it."""
     word = unicodedata.name(character, "OTHER CHARACTERS").replace("-", " ").split()[0]
     if word in CJK:
         return "Chinese, Japanese and Korean", "fonts-noto-cjk"

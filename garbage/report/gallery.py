@@ -1,4 +1,4 @@
-"""Parts of a report that show photos: confident mistakes, and what CBAM attends to."""
+"""Parts of a report with photos: confident mistakes and attention maps."""
 
 from collections.abc import Callable
 from html import escape
@@ -31,7 +31,7 @@ def mistakes(predictions: Predictions, locate: Callable[[str], Path]) -> str:
         path = locate(predictions.files[i])
         try:
             photo = read_rgb(path, THUMBNAIL)
-        except Exception:  # moved or damaged since; a broken file makes Pillow's readers raise almost anything
+        except Exception:  # moved or damaged since; Pillow may raise anything for a damaged file
             missing += 1
             continue
         photo.thumbnail((THUMBNAIL, THUMBNAIL))
@@ -83,7 +83,7 @@ def attention(model: nn.Module, image_size: int, predictions: Predictions, locat
 
 
 def _faults(maps: dict[str, AttentionMaps]) -> str:
-    """What is wrong with the gates of each CBAM over these photos, in words."""
+    """The problems of each CBAM's gates over these photos."""
     faults = [(name, text) for name, gates in maps.items() for text in gates.problems]
     if not faults:
         return f"<p>No gate of its {len(maps)} CBAMs is constant or saturated over these photos.</p>\n"

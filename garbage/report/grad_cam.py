@@ -1,11 +1,11 @@
-"""Grad-CAM: where in an image a network finds what speaks for a class."""
+"""Grad-CAM: the parts of an image that support a class."""
 
 import torch
 from torch import Tensor, nn
 
 
 def grad_cam(model: nn.Module, x: Tensor, targets: Tensor, layer: nn.Module | None = None) -> Tensor:
-    """Grad-CAM maps (Selvaraju et al., ICCV 2017), each between 0 and 1, or all 0 where nothing speaks for the class.
+    """Grad-CAM maps (Selvaraju et al., ICCV 2017), with values in [0, 1]; all 0 if nothing supports the class.
 
     With A the layer's output and y the logit of the target class: relu(Σ_c w_c A_c), w_c = mean over the pixels of
     dy/dA_c; then divided by its maximum.
@@ -13,7 +13,7 @@ def grad_cam(model: nn.Module, x: Tensor, targets: Tensor, layer: nn.Module | No
     Args:
         model: in eval mode, (N, 3, H, W) -> logits (N, K).
         x: float (N, 3, H, W).
-        targets: int64 (N,), the class that is asked about.
+        targets: int64 (N,), the target classes.
         layer: a module whose output is (N, C, h, w); default: last_feature_map.
 
     Returns:
@@ -23,7 +23,7 @@ def grad_cam(model: nn.Module, x: Tensor, targets: Tensor, layer: nn.Module | No
 
     def keep(module: nn.Module, args: tuple, output: Tensor) -> Tensor:
         activations.append(output)
-        return output.clone()  # what comes next may work in place
+        return output.clone()  # the next module may work in place
 
     hook = (layer or last_feature_map(model, x)).register_forward_hook(keep)
     try:
@@ -41,7 +41,7 @@ def grad_cam(model: nn.Module, x: Tensor, targets: Tensor, layer: nn.Module | No
 def last_feature_map(model: nn.Module, x: Tensor) -> nn.Module:
     """The last module, in the order of the forward pass, whose output (N, C, h, w) has more than one pixel.
 
-    For a ResNet that is layer4 as a whole, the CBAM behind it included.
+    For a ResNet this is layer4, including its CBAM.
 
     Raises:
         ValueError: the model has no such module.

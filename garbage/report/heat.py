@@ -1,4 +1,4 @@
-"""Maps of a network laid over the image that they are of."""
+"""Maps of a network as overlays on its input image."""
 
 import matplotlib
 import numpy as np
@@ -22,11 +22,11 @@ def as_picture(image: Tensor) -> Image.Image:
 
 
 def overlay(image: Tensor, heat: Tensor) -> Image.Image:
-    """An image under a map of heat: blue where the map is lowest, red where it is highest.
+    """An image with a heat map as overlay: blue at the minimum, red at the maximum.
 
     Args:
         image: uint8 (3, H, W).
-        heat: any real values (h, w), enlarged bilinearly; the colours span from their minimum to their maximum.
+        heat: real values (h, w), enlarged bilinearly; the colours span their range.
     """
     low, high = heat.min(), heat.max()
     scaled = (heat - low) / (high - low).clamp(min=torch.finfo(heat.dtype).tiny)
@@ -36,7 +36,7 @@ def overlay(image: Tensor, heat: Tensor) -> Image.Image:
 
 
 def spread(names: list[str], count: int) -> list[str]:
-    """At most count of the names, evenly spread and with the last among them."""
+    """At most count of the names, evenly spread, including the last."""
     if len(names) <= count:
         return names
     return [names[round((i + 1) * len(names) / count) - 1] for i in range(count)]

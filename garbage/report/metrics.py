@@ -1,7 +1,7 @@
-"""Figures of merit of predictions, computed by torchmetrics.
+"""Metrics of predictions, computed by torchmetrics.
 
-A class without images has no precision, recall, F1, AUC or average precision, and one that all images are of no
-specificity or AUC: these are NaN, and macro averages leave it out. Without any class to average they are NaN too.
+A class without images has no precision, recall, F1, AUC or average precision; if all images are of one class, it has no
+specificity or AUC. These are NaN, and macro averages skip them. An average over no class is NaN.
 """
 
 import warnings
@@ -13,7 +13,7 @@ from torchmetrics.functional import classification as tm
 
 from .predictions import Predictions
 
-BINS = 15  # of the calibration error and its diagram, the number in Guo et al., 2017
+BINS = 15  # bins of the calibration error and its diagram, as in Guo et al., 2017
 PER_CLASS = ("precision", "recall", "specificity", "f1", "auc", "ap")
 Curve = tuple[Tensor, Tensor]  # x, y
 MICRO, MACRO = "micro average", "macro average"
@@ -21,17 +21,17 @@ MICRO, MACRO = "micro average", "macro average"
 
 @dataclass(frozen=True)
 class Metrics:
-    """All figures of one set of predictions for K classes.
+    """All metrics of a set of predictions for K classes.
 
     Attributes:
         overall: name to value.
         per_class: name (PER_CLASS) to float32 (K,).
-        support: int64 (K,), images of each class.
+        support: int64 (K,), images per class.
         confusion: int64 (K, K), true class by row, predicted class by column.
-        roc: name of a class that has an AUC, MICRO or MACRO to (false positive rates, true positive rates); without
-            such a class there is no MACRO.
-        pr: the same of average precision to (recalls, precisions), recall falling.
-        auc, ap: the same names to the areas below the curves, MACRO always.
+        roc: name of a class with an AUC, MICRO or MACRO, to (false positive rates, true positive rates); MACRO is
+            absent if no class has an AUC.
+        pr: the same for average precision, to (recalls, precisions), recall decreasing.
+        auc, ap: the same names to the areas under the curves, always with MACRO.
     """
 
     overall: dict[str, float]
@@ -45,7 +45,7 @@ class Metrics:
 
 
 def compute_metrics(predictions: Predictions) -> Metrics:
-    """Every figure of the report, from the predictions alone."""
+    """All metrics of the report, from the predictions."""
     p, labels, classes = predictions.probabilities, predictions.labels, predictions.classes
     num_classes = len(classes)
     support = torch.bincount(labels, minlength=num_classes)
@@ -73,7 +73,7 @@ def compute_metrics(predictions: Predictions) -> Metrics:
     pr = {classes[i]: (recall[i], precision[i]) for i in of_pr}
     auc = {classes[i]: per_class["auc"][i].item() for i in of_roc}
     ap = {classes[i]: per_class["ap"][i].item() for i in of_pr}
-    # Micro: every pair of an image and a class is one yes-or-no question.
+    # Micro: every pair of an image and a class is a binary decision.
     pairs, answers = p.flatten(), torch.nn.functional.one_hot(labels, num_classes).flatten()
     micro_fpr, micro_tpr, _ = tm.binary_roc(pairs, answers)
     micro_precision, micro_recall, _ = tm.binary_precision_recall_curve(pairs, answers)
@@ -99,8 +99,8 @@ def compute_metrics(predictions: Predictions) -> Metrics:
 
 
 def calibration_bins(predictions: Predictions) -> tuple[Tensor, Tensor, Tensor]:
-    """Images, mean confidence and accuracy of each of BINS equal intervals of confidence; NaN where there are none."""
-    # Intervals (a, b], as Guo et al. have them; torchmetrics' are [a, b), with one more for a confidence of exactly 1.
+    """Images, mean confidence and accuracy in each of BINS equal intervals of confidence; NaN in empty ones."""
+    # Intervals (a, b], as in Guo et al.; torchmetrics has [a, b), with one more for a confidence of exactly 1.
     bins = (predictions.confidences * BINS).ceil().long().clamp(1, BINS) - 1
     count = torch.bincount(bins, minlength=BINS)
     confidence = torch.bincount(bins, predictions.confidences.double(), BINS) / count
@@ -109,10 +109,10 @@ def calibration_bins(predictions: Predictions) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _macro_roc(curves: list[Curve]) -> Curve:
-    """The mean true positive rate of the classes at every false positive rate (torchmetrics' mean loses the steps)."""
+    """The mean true positive rate of the classes at every false positive rate; torchmetrics' mean smooths the steps."""
     grid = torch.linspace(0, 1, 1001)
     rates = []
-    for fpr, tpr in curves:  # straight between its points, which are far apart where many images have one probability
+    for fpr, tpr in curves:  # linear between its points, which are far apart if many images have the same probability
         i = torch.searchsorted(fpr.contiguous(), grid, right=True) - 1
         j = (i + 1).clamp(max=len(fpr) - 1)
         part = ((grid - fpr[i]) / (fpr[j] - fpr[i]).clamp(min=1e-9)).clamp(0, 1)
@@ -121,9 +121,9 @@ def _macro_roc(curves: list[Curve]) -> Curve:
 
 
 def _macro_pr(curves: list[Curve]) -> Curve:
-    """The mean precision of the classes at every recall, stepwise, so that its area is the mean average precision.
+    """The mean precision of the classes at every recall, stepwise, so its area is the mean average precision.
 
-    torchmetrics' own interpolates recall over precision, which does not fall steadily, and is of no use here.
+    torchmetrics interpolates recall over precision, which is not monotonic.
     """
     grid = torch.linspace(1, 0, 1001)
     steps = []

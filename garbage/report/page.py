@@ -1,4 +1,4 @@
-"""A self-contained HTML page: images and style inside, no script, nothing loaded from elsewhere."""
+"""A self-contained HTML page: embedded images and style, no scripts, no external resources."""
 
 import base64
 import io
@@ -13,7 +13,7 @@ STYLE = Path(__file__).with_name("page.css")
 
 
 class Cell(str):
-    """A table cell as HTML, its ``<td>`` included."""
+    """A table cell as HTML, including its ``<td>``."""
 
 
 class Section(NamedTuple):
@@ -25,7 +25,7 @@ class Section(NamedTuple):
 
 
 def document(title: str, subtitle: str, sections: list[Section]) -> str:
-    """The whole page, with links to its sections; its policy forbids the browser to load anything or run scripts."""
+    """The whole page, with links to its sections; its policy forbids loading resources and running scripts."""
     links = "".join(f'<a href="#{s.id}">{escape(s.title)}</a>' for s in sections)
     parts = "".join(
         f'<section id="{s.id}" aria-labelledby="{s.id}-title">'
@@ -55,14 +55,14 @@ def document(title: str, subtitle: str, sections: list[Section]) -> str:
 
 
 def tiles(values: dict[str, str]) -> str:
-    """A few figures that matter, large."""
+    """The main figures, in large type."""
     return '<dl class="tiles">' + "".join(
         f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in values.items()
     ) + "</dl>\n"  # fmt: skip
 
 
 def table(head: Iterable[str], rows: Iterable[Iterable[str]], caption: str, kind: str = "") -> str:
-    """A table whose first column names the rows; cells are text, or HTML as bar_cell makes it."""
+    """A table whose first column names the rows; cells are text, or HTML from bar_cell."""
     header = "".join(f'<th scope="col">{escape(name)}</th>' for name in head)
     body = ""
     for name, *cells in rows:
@@ -76,12 +76,12 @@ def table(head: Iterable[str], rows: Iterable[Iterable[str]], caption: str, kind
 
 
 def bar_cell(value: float, text: str) -> str:
-    """A table cell with a bar of the length value, which is in [0, 1], or NaN for no bar."""
+    """A table cell with a bar of length value in [0, 1]; no bar for NaN."""
     return Cell(f'<td class="bar" style="--value:{value:.4f}">{escape(text)}</td>') if value == value else text
 
 
 def figure(source: str, alt: str, caption: str = "", kind: str = "") -> str:
-    """An image with its caption, which is HTML; source is a data URI."""
+    """An image with an HTML caption; source is a data URI."""
     below = f"<figcaption>{caption}</figcaption>" if caption else ""
     return f'<figure class="{kind}"><img src="{source}" alt="{escape(alt)}">{below}</figure>\n'
 

@@ -1,4 +1,4 @@
-"""The figures of a report, and how they are written: as PNG, and as SVG that follows a page's light or dark scheme."""
+"""The figures of a report, written as PNG, and as SVG that follows the page's light or dark scheme."""
 
 import io
 import re
@@ -13,13 +13,13 @@ from torch import Tensor
 from .metrics import MACRO, MICRO, Curve, Metrics, calibration_bins
 from .predictions import Predictions
 
-# Names of classes and files are in the figures, with "$" in some; matplotlib would read formulas between two.
+# Names of classes and files may contain "$", which matplotlib would parse as formulas.
 matplotlib.rcParams["text.parse_math"] = False
 
 PANELS = {"loss": "loss", "accuracy": "accuracy (%)", "lr": "learning rate"}
-LEGIBLE = 40  # classes; beyond, numbers in cells and a legend would be too small to read, and an SVG of all too large
-LABELLED = 100  # classes; beyond, their names at a matrix would be too small
-# What matplotlib draws in black takes this colour, which the reader's scheme decides.
+LEGIBLE = 40  # classes; for more, numbers in cells and a legend are too small, and an SVG too large
+LABELLED = 100  # classes; for more, their names beside a matrix are too small
+# Replaces matplotlib's black by a colour of the reader's scheme.
 SVG_STYLE = (
     "<style>:root{--ink:#1c2733;fill:var(--ink)}"
     "@media (prefers-color-scheme:dark){:root{--ink:#dbe4ee}}@media print{:root{--ink:#1c2733}}</style>"
@@ -29,11 +29,11 @@ SVG_STYLE = (
 def save_png(figure: Figure, path: Path) -> None:
     """Write a figure as PNG."""
     figure.savefig(path, dpi=120, format="png")
-    figure.set_layout_engine("none")  # found; it holds for the SVG too
+    figure.set_layout_engine("none")  # keep the computed layout for the SVG
 
 
 def svg(figure: Figure) -> str:
-    """A figure as SVG without background, its black parts light where the reader prefers a dark scheme."""
+    """A figure as SVG without background; black becomes light in a dark scheme."""
     buffer = io.StringIO()
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "report"}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # the reader's browser has its own
@@ -44,7 +44,7 @@ def svg(figure: Figure) -> str:
 
 
 def curves_figure(records: list[dict], best: dict, panels: tuple[str, ...] = tuple(PANELS)) -> Figure:
-    """Loss, accuracy and learning rate over the epochs, side by side; records as in log.jsonl, best one of them."""
+    """Loss, accuracy and learning rate over the epochs; records as in log.jsonl, best is one of them."""
     figure = Figure(figsize=(4.4 * len(panels), 3.6), layout="constrained")
     for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         _curves_panel(axes, panel, records, best)
@@ -76,7 +76,7 @@ def confusion_figure(confusion: Tensor, classes: list[str], normalised: bool) ->
     Args:
         confusion: counts (K, K).
         classes: K names.
-        normalised: show per cent of the true class instead of counts. Colours are those of per cent either way.
+        normalised: show per cent of the true class instead of counts. Colours always show per cent.
     """
     share = 100 * confusion / confusion.sum(1, keepdim=True).clamp(min=1)
     num_classes = len(classes)
@@ -104,7 +104,7 @@ def confusion_figure(confusion: Tensor, classes: list[str], normalised: bool) ->
 
 
 def roc_figure(metrics: Metrics) -> Figure:
-    """ROC curves of each class against the rest, micro and macro average, with the areas below them."""
+    """ROC curves of each class against the rest, micro and macro average, with the areas under them."""
     figure, axes = _class_curves(metrics.roc, metrics.auc, "AUC")
     axes.plot([0, 1], [0, 1], color="#8a94a0", linewidth=0.8, linestyle=":")
     axes.set(title="ROC", xlabel="false positive rate", ylabel="true positive rate")
@@ -126,7 +126,7 @@ def _class_curves(curves: dict[str, Curve], areas: dict[str, float], area_name: 
     averages = {MICRO: "--", MACRO: "-"}
     colours = matplotlib.colormaps["tab20"].colors
     for i, (name, (x, y)) in enumerate(curves.items()):
-        label = f"{areas[name]:.3f} {name}"  # a label that begins with "_" is left out
+        label = f"{areas[name]:.3f} {name}"  # matplotlib skips labels that begin with "_"
         if name in averages:
             axes.plot(x, y, color="#000000", linewidth=1.8, linestyle=averages[name], label=label, **style)
         else:
@@ -140,9 +140,9 @@ def _class_curves(curves: dict[str, Curve], areas: dict[str, float], area_name: 
 
 
 def calibration_figure(predictions: Predictions, error: float) -> Figure:
-    """Accuracy over confidence in equal intervals, which lie on the diagonal if confidences are true probabilities.
+    """Accuracy over confidence in equal intervals; calibrated confidences are on the diagonal.
 
-    The bars below show how many images each interval has; error is the expected calibration error.
+    The bars below show the number of images per interval; error is the expected calibration error.
     """
     count, confidence, accuracy = calibration_bins(predictions)
     figure = Figure(figsize=(5.4, 5.4), layout="constrained")

@@ -1,4 +1,4 @@
-"""Predictions for labelled images, as training keeps them for the best epoch and evaluate writes them."""
+"""Predictions for labelled images: those of the best epoch of a run, and those of evaluate."""
 
 import json
 from dataclasses import dataclass
@@ -12,14 +12,14 @@ from .. import InputError
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a network said about N labelled images; files, labels and probabilities are in one order.
+    """A network's predictions for N labelled images; files, labels and probabilities have the same order.
 
     Attributes:
-        epoch: the epoch that the network is from.
+        epoch: the network's epoch.
         classes: K names.
         files: paths, relative to the data folder or absolute.
         labels: int64 (N,), the true classes.
-        probabilities: float32 (N, K), each row adding up to 1.
+        probabilities: float32 (N, K); each row sums to 1.
     """
 
     epoch: int
@@ -60,7 +60,7 @@ def read_predictions(path: Path) -> Predictions:
     """Read what write_predictions wrote.
 
     Raises:
-        InputError: there is no such file, or its content does not fit together; the message says what is wrong.
+        InputError: there is no such file, or its contents are inconsistent; the message gives the reason.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -78,7 +78,7 @@ def read_predictions(path: Path) -> Predictions:
     wrong = _inconsistency(predictions)
     if wrong:
         raise InputError(f"{path} does not hold predictions: {wrong}")
-    # Rounding can leave a hair above 1, and torchmetrics takes numbers outside [0, 1] for logits.
+    # Rounding may exceed 1 slightly, and torchmetrics treats numbers outside [0, 1] as logits.
     probabilities.clamp_(0, 1)
     return predictions
 

@@ -1,4 +1,4 @@
-"""Figures in words and columns: for the terminal, for the report's page, and as CSV."""
+"""Metrics as tables: for the terminal, for the report, and as CSV."""
 
 import csv
 from pathlib import Path
@@ -40,14 +40,14 @@ LOG_NAMES = {
 
 
 def number(value: float, name: str) -> str:
-    """A figure as text: accuracies in per cent, others with three decimals, "n/a" for what a class does not have."""
+    """A metric as text: accuracies in per cent, others with three decimals, "n/a" for NaN."""
     if value != value:
         return "n/a"
     return f"{value:.2%}" if name.endswith("accuracy") else f"{value:.3f}"
 
 
 def best_epoch_rows(record: dict) -> dict[str, str]:
-    """The log record of an epoch for reading; entries that other programs may have added keep their names."""
+    """The log record of an epoch with readable names; unknown entries keep their names."""
     rows = {}
     for key, value in record.items():
         if isinstance(value, float):
@@ -65,7 +65,7 @@ def best_epoch_table(record: dict) -> Table:
 
 
 def overall_table(metrics: Metrics) -> Table:
-    """The figures over all classes for the terminal."""
+    """The metrics over all classes for the terminal."""
     table = Table("all classes", "", box=SIMPLE_HEAD)
     for name, label in OVERALL_NAMES.items():
         table.add_row(label, number(metrics.overall[name], name))
@@ -73,7 +73,7 @@ def overall_table(metrics: Metrics) -> Table:
 
 
 def per_class_table(classes: list[str], metrics: Metrics) -> Table:
-    """The figures of each class for the terminal."""
+    """The metrics of each class for the terminal."""
     table = Table("class", *PER_CLASS_NAMES.values(), "images", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for column in table.columns[1:]:
         column.justify = "right"
@@ -84,7 +84,7 @@ def per_class_table(classes: list[str], metrics: Metrics) -> Table:
 
 
 def write_per_class_csv(classes: list[str], metrics: Metrics, path: Path) -> None:
-    """The figures of each class as CSV, empty where a class has none."""
+    """The metrics of each class as CSV; empty if undefined."""
     with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["class", *PER_CLASS_NAMES, "images"])

@@ -1,4 +1,4 @@
-"""What a run leaves for the eye: plots, tables of figures, and a page that holds all of it."""
+"""Writes the plots, tables and report.html of a run."""
 
 import dataclasses
 import json
@@ -37,14 +37,13 @@ CONFUSED_PAIRS = 8
 def write_report(run: Path) -> dict:
     """Draw every plot of a run and its report.html, from the log and the predictions of the best epoch.
 
-    Attention maps need the checkpoint as well, and the photos of mistakes the photos; where these are missing, the
-    page says so in their place.
+    Attention maps also need the checkpoint, and the mistakes the photos; if these are missing, the page says so.
 
     Returns:
         The log record of the best epoch.
 
     Raises:
-        InputError: the log or the predictions are missing, or a file is damaged; nothing is written then.
+        InputError: the log or the predictions are missing, or a file is damaged; nothing was written.
     """
     predictions = read_predictions(run / VAL_PREDICTIONS)
     records = read_log(run / LOG)
@@ -95,7 +94,7 @@ def write_report(run: Path) -> dict:
 
 
 def read_log(path: Path) -> list[dict]:
-    """The records of log.jsonl, one an epoch.
+    """The records of log.jsonl, one per epoch.
 
     Raises:
         InputError: there is no such file, it is empty, or a line is not the record of an epoch.
@@ -123,7 +122,7 @@ def read_log(path: Path) -> list[dict]:
 def write_evaluation(
     out: Path, title: str, predictions: Predictions, locate: Callable[[str], Path], model: nn.Module, image_size: int
 ) -> Metrics:
-    """Draw the plots of some predictions and a page of them into a folder.
+    """Write the plots of predictions and a page with them into a folder.
 
     Args:
         out: an existing folder.
@@ -133,7 +132,7 @@ def write_evaluation(
         model, image_size: for the attention maps.
 
     Returns:
-        The figures.
+        The metrics.
     """
     metrics = compute_metrics(predictions)
     overall = {label: number(metrics.overall[name], name) for name, label in OVERALL_NAMES.items()}
@@ -150,7 +149,7 @@ def write_evaluation(
 
 
 def _figures(predictions: Predictions, metrics: Metrics, out: Path) -> list[Section]:
-    """The sections that follow from the predictions alone; their plots, figures and table go into the folder too."""
+    """The sections from the predictions; also writes their plots, metrics and table into the folder."""
     classes, stand_ins = predictions.classes, choose_fonts(predictions.classes)
     drawn = _plots(predictions, metrics, {})
     for name, plot in (_plots(predictions, metrics, stand_ins) if stand_ins else drawn).items():
@@ -192,7 +191,7 @@ def _figures(predictions: Predictions, metrics: Metrics, out: Path) -> list[Sect
 
 
 def _plots(predictions: Predictions, metrics: Metrics, stand_ins: dict[str, str]) -> dict[str, Figure]:
-    """The plots by name; stand_ins are drawn instead of names of classes that no font has."""
+    """The plots by name; stand_ins replace class names without a font."""
     classes = [stand_ins.get(name, name) for name in predictions.classes]
 
     def renamed(curves: dict) -> dict:
@@ -250,7 +249,7 @@ def _settings(config: dict) -> str:
 
 
 def _as_json(classes: list[str], metrics: Metrics) -> dict:
-    """Every figure by name; null for one that there is not, as recall of a class without images."""
+    """Every metric by name; null if undefined, such as the recall of a class without images."""
     per_class = {
         name: {key: _or_none(values[i].item()) for key, values in metrics.per_class.items()}
         | {"images": int(metrics.support[i])}
@@ -271,4 +270,4 @@ def _or_none(value: float) -> float | None:
 def _write_page(path: Path, title: str, subtitle: str, sections: list[Section]) -> None:
     with replacing(path) as temporary:
         text = document(title, subtitle, sections)
-        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")  # paths in it may be any bytes
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")  # paths may have any bytes

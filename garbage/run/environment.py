@@ -1,4 +1,4 @@
-"""The start of a run folder: settings, classes, and on what and with what the run was made."""
+"""The start of a run folder: settings, classes, and a description of the machine and the software."""
 
 import importlib.metadata
 import json
@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from cbam_fused import functional
+from cbam_fused import routing
 
 from .. import distributed
 from ..data.folders import ImageFolder
@@ -22,9 +22,9 @@ PACKAGES = ("torchvision", "torchmetrics", "numpy", "pillow", "cbam_fused")
 
 
 def start_run(run: Path, settings: Settings, images: ImageFolder) -> None:
-    """Clear the folder of what an earlier run left, and write config.json and class_indices.json."""
+    """Remove the files of an earlier run, and write config.json and class_indices.json."""
     run.mkdir(parents=True, exist_ok=True)
-    (run / LAST).unlink(missing_ok=True)  # first: without it what is left cannot be taken for the new run's
+    (run / LAST).unlink(missing_ok=True)  # first: without it the remaining files cannot be mistaken for the new run's
     remove_leftovers(run)
     for path in run_files(run):
         path.unlink()
@@ -36,7 +36,7 @@ def start_run(run: Path, settings: Settings, images: ImageFolder) -> None:
 
 
 def _describe(settings: Settings, images: ImageFolder) -> dict[str, Any]:
-    """On what and with what the run is made, JSON types only."""
+    """The machine and the software of the run, JSON types only."""
     device = distributed.device()
     fused = settings.backend == "fused" and settings.cbam != "none"
     return {
@@ -48,7 +48,7 @@ def _describe(settings: Settings, images: ImageFolder) -> dict[str, Any]:
         "cpu_count": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "processes": distributed.world_size(),
-        "cbam_kernels": functional.backend_for(torch.empty(0, device=device)) if fused else "reference",
+        "cbam_kernels": routing.backend_for(torch.empty(0, device=device)) if fused else "reference",
         "platform": platform.platform(),
         "python": platform.python_version(),
         **{name: _version(name) for name in PACKAGES},
@@ -59,5 +59,5 @@ def _describe(settings: Settings, images: ImageFolder) -> dict[str, Any]:
 def _version(package: str) -> str:
     try:
         return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:  # a source folder that is not installed
+    except importlib.metadata.PackageNotFoundError:  # sources that are not installed
         return "not installed"

@@ -1,4 +1,4 @@
-"""What a run folder holds, and files that are either complete or absent."""
+"""The files of a run folder, and atomic writes."""
 
 import fcntl
 import json
@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from cbam_fused import functional
+from cbam_fused import routing
 
 from .. import InputError
 from ..data.pixels import is_utf8
@@ -37,7 +37,7 @@ RUN_FILES = (
 
 
 def check_writable(folder: Path) -> None:
-    """Raise InputError unless the folder can be made, or exists and can be written to, and a page can name it."""
+    """Raise InputError unless the folder can be created or written to, and its path is UTF-8."""
     if not is_utf8(folder.absolute()):
         raise InputError(f"{folder} cannot be written: its path is not UTF-8")
     existing = _existing(folder)
@@ -48,7 +48,7 @@ def check_writable(folder: Path) -> None:
 
 
 def check_space(folder: Path, needed: int) -> None:
-    """Raise InputError unless the disk that the folder is, or will be, on has so many bytes free."""
+    """Raise InputError unless the folder's disk has this many bytes free."""
     free = shutil.disk_usage(_existing(folder)).free
     if free < needed:
         raise InputError(f"{folder} needs {needed / 1e6:,.0f} MB, but its disk has only {free / 1e6:,.0f} MB free")
@@ -60,12 +60,12 @@ def _existing(folder: Path) -> Path:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside the given one, which it replaces in one step if the block ends without an error."""
+    """A temporary path beside the given one, which it replaces atomically if the block ends without an error."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         yield temporary
         with open(temporary, "rb") as file:
-            os.fsync(file.fileno())  # else a power cut could leave the new name with nothing behind it
+            os.fsync(file.fileno())  # otherwise a power cut could leave an empty file under the new name
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -73,10 +73,10 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def locked(run: Path) -> Iterator[None]:
-    """Make the folder, and keep other processes from training in it; the lock goes with the process.
+    """Create the folder and lock it against training by other processes; the lock ends with the process.
 
     Raises:
-        InputError: another process has it.
+        InputError: another process has the lock.
     """
     run.mkdir(parents=True, exist_ok=True)
     folder = os.open(run, os.O_RDONLY)
@@ -96,7 +96,7 @@ def home_of(run: Path) -> Path:
 
 
 def data_folder(run: Path) -> Path | None:
-    """Where the images of a run are, as its config.json says; None where there is no such file."""
+    """The folder of a run's images in its config.json; None without such a file."""
     config = read_config(run)
     if not config:
         return None
@@ -104,7 +104,7 @@ def data_folder(run: Path) -> Path | None:
 
 
 def read_config(run: Path) -> dict:
-    """The settings of a run, and its environment by that name; nothing where there is no config.json.
+    """The settings of a run, and its environment under that name; empty without a config.json.
 
     Raises:
         InputError: the file is damaged.
@@ -132,12 +132,12 @@ def write_config(run: Path, config: dict) -> None:
 
 
 def run_files(run: Path) -> list[Path]:
-    """The files in a run folder that this program wrote; not the folders."""
+    """The files in a run folder written by this program, without folders."""
     return [run / name for name in RUN_FILES if (run / name).exists()]
 
 
 def remove_leftovers(run: Path) -> None:
-    """Delete temporary files and folders that a killed process left."""
+    """Delete temporary files and folders of a killed process."""
     for name in RUN_FILES:
         for path in run.glob(f".{name}.*"):
             path.unlink()
@@ -145,7 +145,7 @@ def remove_leftovers(run: Path) -> None:
         shutil.rmtree(path)
 
 
-# What every checkpoint has, besides the metrics.
+# Entries of every checkpoint, other than the metrics.
 ENTRIES = {
     **{"arch": str, "cbam": str, "cbam_init": str, "classes": list, "image_size": int, "epoch": int},
     "state_dict": dict,
@@ -153,7 +153,7 @@ ENTRIES = {
 
 
 def check_entries(checkpoint: dict) -> None:
-    """Raise an exception unless the entries are there, of their types, and all weights are finite."""
+    """Raise an exception unless the entries exist with their types and all weights are finite."""
     for name, kind in ENTRIES.items():
         if not isinstance(checkpoint[name], kind):
             raise TypeError(f"{name} is a {type(checkpoint[name]).__name__}, not a {kind.__name__}")
@@ -169,13 +169,13 @@ def load_run(run: Path, backend: str = "fused") -> tuple[nn.Module, dict]:
 
     Args:
         run: the folder of a run, or a checkpoint file.
-        backend: one of BACKENDS; "reference" where CBAM_FUSED_BACKEND demands kernels of a GPU, as for training.
+        backend: one of BACKENDS; "reference" if CBAM_FUSED_BACKEND names a GPU backend, as for training.
 
     Raises:
-        InputError: the run holds no checkpoint of this program, or CBAM_FUSED_BACKEND demands what there is not.
+        InputError: the run has no checkpoint of this program, or CBAM_FUSED_BACKEND names an unavailable backend.
     """
     path = run if run.is_file() else run / BEST
-    if functional.wanted in ("cuda", "triton"):
+    if routing.wanted in ("cuda", "triton"):
         backend = "reference"  # the network is on the CPU
     if backend == "fused":
         check_backend(torch.device("cpu"))

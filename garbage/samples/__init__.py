@@ -1,1 +1,1 @@
-"""The built-in sample set, drawn by the program."""
+"""Draws the built-in sample set."""

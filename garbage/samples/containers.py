@@ -1,7 +1,7 @@
-"""Painters of batteries and of what things are packed in: glass, cardboard, metal and plastic.
+"""Painters of batteries and packaging: glass, cardboard, metal and plastic.
 
-A painter draws one object, upright and centred, on a transparent 200 x 200 RGBA layer. Each kind has several
-forms, proportions and colours; what a whole picture adds (background, place, size, angle, light) is in samples.py.
+A painter draws one object, upright and centred, on a transparent 200 x 200 RGBA layer. Each kind has several forms,
+proportions and colours; draw.py adds background, place, size, angle and light.
 """
 
 import math

@@ -1,7 +1,7 @@
-"""The built-in sample set: pictures of household garbage, drawn by the program, the same ones for one seed.
+"""The built-in sample set: drawn pictures of household garbage, the same for the same seed.
 
-Every picture is one object of the painters at a random place, size and angle on a random background, among
-clutter, under uneven light and with noise, so that neither a pixel nor the mean colour gives the class away.
+Every picture has one object of the painters at a random place, size and angle on a random background, with clutter,
+uneven light and noise, so that neither a pixel nor the mean colour determines the class.
 """
 
 import os
@@ -40,12 +40,12 @@ PAINTERS: dict[str, Callable[[ImageDraw.ImageDraw, Random], None]] = {
 
 
 def draw_sample_set(folder: Path, seed: int = 0, counts: dict[str, int] = COUNTS) -> None:
-    """Write ``folder/{train,val}/<class>/<number>.png``, replacing the folder as a whole when all are drawn.
+    """Write ``folder/{train,val}/<class>/<number>.png``; the folder is replaced when all pictures are drawn.
 
     Args:
         folder: its parent must exist.
-        seed: one seed, one set, bit for bit (with one version of Pillow and NumPy).
-        counts: pictures of each class in each part.
+        seed: determines the set bit for bit (for the same versions of Pillow and NumPy).
+        counts: pictures per class in each part.
     """
     jobs = [(part, name, i) for part, count in counts.items() for name in PAINTERS for i in range(count)]
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as temporary:
@@ -68,7 +68,7 @@ def draw_sample_set(folder: Path, seed: int = 0, counts: dict[str, int] = COUNTS
 
 
 def picture(name: str, rng: Random) -> Image.Image:
-    """One RGB picture of the named class, SIZE x SIZE; rng decides everything about it."""
+    """An RGB picture of the class, SIZE x SIZE, determined by rng."""
     scene = _background(rng)
     _clutter(ImageDraw.Draw(scene), rng, rng.randint(0, 4), SCENE // 6)
 

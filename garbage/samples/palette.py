@@ -9,17 +9,17 @@ WHITE, BLACK, SILVER, STEEL = (246, 246, 242), (34, 34, 38), (196, 200, 206), (1
 
 
 def vivid(rng: Random) -> Colour:
-    """Any hue, well saturated: what dyes and prints look like."""
+    """Any hue, well saturated, as of dyes and prints."""
     return _rgb(rng.random(), rng.uniform(0.45, 0.95), rng.uniform(0.4, 0.95))
 
 
 def near(rng: Random, colour: Colour, spread: int = 18) -> Colour:
-    """A colour a little off the given one, its alpha kept."""
+    """A colour near the given one, with the same alpha."""
     return (*(min(255, max(0, c + rng.randint(-spread, spread))) for c in colour[:3]), *colour[3:])
 
 
 def shade(colour: Colour, factor: float) -> Colour:
-    """Darker (factor below 1) or lighter (above 1), its alpha kept."""
+    """Darker (factor below 1) or lighter (above 1), with the same alpha."""
     return (*(min(255, int(c * factor)) for c in colour[:3]), *colour[3:])
 
 

@@ -1,7 +1,7 @@
-"""Painters of things thrown away as they are: food, clothes, shoes, paper and residual waste.
+"""Painters of food, clothes, shoes, paper and residual waste.
 
-A painter draws one object, upright and centred, on a transparent 200 x 200 RGBA layer. Each kind has several
-forms, proportions and colours; what a whole picture adds (background, place, size, angle, light) is in samples.py.
+A painter draws one object, upright and centred, on a transparent 200 x 200 RGBA layer. Each kind has several forms,
+proportions and colours; draw.py adds background, place, size, angle and light.
 """
 
 import math
@@ -133,7 +133,7 @@ def shoes(draw: ImageDraw, rng: Random) -> None:
 
 
 def trash(draw: ImageDraw, rng: Random) -> None:
-    """What goes into the residual waste: a face mask, a toothbrush or a nappy."""
+    """Residual waste: a face mask, a toothbrush or a nappy."""
     form = rng.randrange(3)
     if form == 0:
         cloth = near(rng, rng.choice([(150, 200, 225), (235, 238, 240), (170, 215, 190)]), 10)

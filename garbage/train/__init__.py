@@ -1,1 +1,1 @@
-"""Training: loop.py is the loop, the other files are its parts; compare.py trains three networks side by side."""
+"""Training: loop.py is the loop, the other files are its parts; compare.py trains three networks."""

@@ -28,18 +28,18 @@ TITLES = {"none": "no CBAM", "reference": "plain CBAM", "fused": "fused CBAM"}
 
 
 def compare(settings: Settings, images: ImageFolder, out: Path) -> dict:
-    """Train the three networks one after another with one seed on the same images, print and write what differs.
+    """Train the three networks one after another with one seed on the same images; print and write the differences.
 
     Args:
-        settings: of all three, but for the backend; cbam (not "none") and cbam_init of the two that have CBAM.
+        settings: of all three, except the backend; cbam (not "none") and cbam_init of the two with CBAM.
         images: of all three.
-        out: gets a run folder for each of RUNS, comparison.json and comparison.png.
+        out: folder for the run folders of RUNS, comparison.json and comparison.png.
 
     Returns:
-        What comparison.json holds.
+        The contents of comparison.json.
 
     Raises:
-        as train; after Interrupted a comparison cannot go on.
+        as train; a comparison cannot resume after Interrupted.
     """
     console = rich.get_console()
     records = {}
@@ -47,8 +47,8 @@ def compare(settings: Settings, images: ImageFolder, out: Path) -> dict:
         console.rule(TITLES[name])
         try:
             train(dataclasses.replace(settings, **changes), images, out / name)
-        except Interrupted:  # which says how to go on with this one alone
-            raise Interrupted(f"stopped in {out / name}; a comparison cannot go on: start it again") from None
+        except Interrupted:  # its message says how to resume this single run
+            raise Interrupted(f"stopped in {out / name}; a comparison cannot resume: start it again") from None
         records[name] = read_log(out / name / LOG)
     result = summarise(records)
     with replacing(out / COMPARISON) as path:
@@ -67,12 +67,12 @@ def compare(settings: Settings, images: ImageFolder, out: Path) -> dict:
 
 
 def summarise(records: dict[str, list[dict]]) -> dict:
-    """What differs between the logs of RUNS.
+    """The differences between the logs of RUNS.
 
     Returns:
-        runs: by name, accuracy and loss of the best epoch and the median of the seconds of an epoch.
-        cbam_tax: by name, the seconds that CBAM adds to an epoch, as a part of an epoch without it.
-        largest_difference: by loss, between reference and fused: value, epoch, and the loss of the reference there.
+        runs: by name, accuracy and loss of the best epoch and the median seconds per epoch.
+        cbam_tax: by name, the seconds that CBAM adds to an epoch, relative to an epoch without it.
+        largest_difference: by loss, between reference and fused: value, epoch, and the reference's loss in that epoch.
     """
     runs = {}
     for name, log in records.items():
@@ -98,7 +98,7 @@ def summarise(records: dict[str, list[dict]]) -> dict:
 
 
 def comparison_figure(records: dict[str, list[dict]], result: dict) -> Figure:
-    """Training loss and validation accuracy of the three runs, and the seconds of an epoch."""
+    """Training loss and validation accuracy of the three runs, and the seconds per epoch."""
     figure = Figure(figsize=(13, 4), layout="constrained")
     loss, accuracy, time = figure.subplots(1, 3)
     styles = {"none": ("#8a94a0", "-"), "reference": ("tab:orange", "-"), "fused": ("tab:blue", "--")}

@@ -1,4 +1,4 @@
-"""Which parts of a network learn, and from which epoch on."""
+"""Freezing of the backbone, and unfreezing by epoch."""
 
 from torch import nn
 
@@ -10,15 +10,15 @@ from ..settings import Settings, stages
 
 
 class Freezing:
-    """Freezes all but CBAM and the last layer, with the statistics of BatchNorm, and thaws parts as settings say.
+    """Freezes all except CBAM and the last layer, including BatchNorm's statistics, and unfreezes parts by settings.
 
     Raises:
-        InputError: a layer to thaw that the network does not have.
+        InputError: a layer to unfreeze that the network does not have.
     """
 
     def __init__(self, model: nn.Module, settings: Settings):
         self.model = model
-        self.parts: tuple[str, ...] | None = None  # what learns; None: everything
+        self.parts: tuple[str, ...] | None = None  # the trained parts; None: everything
         self.stages = [(1, ("all",))]
         if settings.freeze == "backbone":
             first = (head_name(model), *([] if settings.cbam == "none" else ["cbam"]))
@@ -29,7 +29,7 @@ class Freezing:
             self.start(epoch)
 
     def start(self, epoch: int) -> bool:
-        """Set what learns in an epoch; whether that is a change."""
+        """Set the trained parts of an epoch; return whether they changed."""
         parts = [parts for first, parts in self.stages if first <= epoch][-1]
         parts = None if "all" in parts else parts
         if parts == self.parts:

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM, heeded between two steps."""
+"""Handles Ctrl-C and SIGTERM between two steps."""
 
 import signal
 from collections.abc import Callable, Iterator
@@ -10,7 +10,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 @contextmanager
 def interruptible() -> Iterator[Callable[[], bool]]:
-    """A function that tells whether to stop. A second Ctrl-C stops at once, with KeyboardInterrupt."""
+    """A function that returns whether to stop. A second Ctrl-C raises KeyboardInterrupt at once."""
     received = []
 
     def note(number: int, frame: FrameType | None) -> None:

@@ -1,4 +1,4 @@
-"""What changes in training: the network with its optimiser, schedule, scaler and averaged weights."""
+"""The state of training: network, optimiser, schedule, scaler and averaged weights."""
 
 import copy
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ SMALL_FILES = 64 << 20  # plots, log, predictions and TensorBoard
 
 @dataclass
 class Learner:
-    """What changes in training; ema is None without averaged weights."""
+    """The state of training; ema is None without averaged weights."""
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
@@ -32,15 +32,15 @@ class Learner:
 
     @property
     def for_use(self) -> nn.Module:
-        """The network to evaluate and to keep: the one of averaged weights, if there is one."""
+        """The network to evaluate and save: the one with averaged weights, if there is one."""
         return self.model if self.ema is None else self.ema.module
 
 
 def make_learner(settings: Settings, classes: list[str], steps_per_epoch: int, resumed: bool = False) -> Learner:
-    """Everything at its start, the same for one seed; without the weights to start from if a state will replace them.
+    """The initial state, determined by the seed; without initial weights if a loaded state will replace them.
 
     Raises:
-        InputError: settings that do not fit together, weights that cannot be had, sizes that the network does not take.
+        InputError: incompatible settings, unavailable weights, image sizes that the network rejects.
     """
     device = distributed.device()
     if settings.sync_bn and device.type == "cpu":
@@ -84,7 +84,7 @@ def make_learner(settings: Settings, classes: list[str], steps_per_epoch: int, r
 
 @torch.no_grad()
 def update_average(ema: AveragedModel, model: nn.Module) -> None:
-    """AveragedModel.update_parameters, without its copy of n_averaged to the GPU, for which the host would wait."""
+    """AveragedModel.update_parameters, without its copy of n_averaged to the GPU, which blocks the host."""
     pairs = [
         pair
         for tensors in (nn.Module.parameters, nn.Module.buffers)
@@ -94,7 +94,7 @@ def update_average(ema: AveragedModel, model: nn.Module) -> None:
         for average, current in pairs:
             average.copy_(current)
     else:
-        for floating in (True, False):  # the rule looks at the first of a list
+        for floating in (True, False):  # the averaging function tests only the first tensor of a list
             kind = [pair for pair in pairs if pair[0].is_floating_point() is floating]
             if kind:
                 ema.multi_avg_fn(*map(list, zip(*kind, strict=True)), ema.n_averaged)
@@ -102,7 +102,7 @@ def update_average(ema: AveragedModel, model: nn.Module) -> None:
 
 
 def _check_deterministic(model: nn.Module, side: int) -> None:
-    """Raise InputError if PyTorch has no deterministic form of an operation of a step; the model stays as it is."""
+    """Raise InputError if an operation of a step has no deterministic implementation; does not change the model."""
     trial, device = copy.deepcopy(model).train(), next(model.parameters()).device
     try:
         trial(torch.zeros(2, 3, side, side, device=device)).sum().backward()
@@ -114,13 +114,13 @@ def _check_deterministic(model: nn.Module, side: int) -> None:
 
 
 def to_run(model: nn.Module, settings: Settings) -> nn.Module:
-    """The network as training calls it; to be made anew when other parameters are to learn."""
+    """The network that training calls; create a new one when the trained parameters change."""
     network = distributed.replicate(model)
     return torch.compile(network) if settings.compile else network
 
 
 def bytes_to_write(learner: Learner, settings: Settings) -> int:
-    """What a run needs at most at one time: each checkpoint twice, as a new one is complete before the old one goes."""
+    """The peak disk usage of a run: each checkpoint twice, since a new one is complete before it replaces the old."""
     weights = sum(t.numel() * t.element_size() for t in learner.model.state_dict().values())
     copies = 2 + (learner.ema is not None) + (2 if settings.optimizer == "adamw" else 1)  # best.pt; weights; moments
     return 2 * copies * weights + SMALL_FILES

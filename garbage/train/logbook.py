@@ -1,4 +1,4 @@
-"""What training shows: a progress bar and a line an epoch in the terminal, curves and images in TensorBoard."""
+"""Output of training: a progress bar and a line per epoch in the terminal, curves and images in TensorBoard."""
 
 import time
 from pathlib import Path
@@ -16,7 +16,7 @@ SHEET = 32
 
 
 class Logbook:
-    """A context in which training tells of itself; silent in all processes but the one that writes."""
+    """A context for the output of training; silent in all processes except the first."""
 
     def __init__(self, run: Path, writes: bool, epochs: int, steps_per_epoch: int, done: int = 0):
         """done: steps of earlier sessions."""
@@ -24,7 +24,7 @@ class Logbook:
         self.console = console if writes else None
         self.writer = None
         if writes:
-            # What a killed session wrote of epochs that come again is hidden.
+            # Hides entries of a killed session for epochs that are repeated.
             self.writer = SummaryWriter(
                 str(run / TENSORBOARD), purge_step=done // steps_per_epoch + 1 if done else None
             )
@@ -54,7 +54,7 @@ class Logbook:
         self.epoch, self.start, self.seen = epoch, time.perf_counter(), 0
 
     def step(self, images: int) -> None:
-        """After a step on so many images, over all processes."""
+        """Record a step on this many images, over all processes."""
         self.seen += images
         rate = self.seen / (time.perf_counter() - self.start)
         self.bar.update(self.task, advance=1, epoch=self.epoch, rate=rate)

@@ -36,21 +36,21 @@ AMP = {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 def train(settings: Settings, images: ImageFolder, run: Path, go_on: bool = False) -> dict:
     """Train one network, fill the run folder, and write its report.
 
-    The best epoch is the one with the highest validation accuracy, the lower loss among equals.
+    The best epoch has the highest validation accuracy, and among equals the lowest loss.
 
     Args:
-        run: files of an earlier run in it are removed first, unless
-        go_on: continue that run from its last.pt, with the result that it would have had undisturbed. A run without
-            one was stopped in its first epoch and starts again.
+        run: the folder; files of an earlier run are removed first, unless go_on.
+        go_on: resume the run from its last.pt, with the result of an uninterrupted run. A run without last.pt was
+            stopped in its first epoch and restarts.
 
     Returns:
         The log record of the best epoch.
 
     Raises:
-        InputError: settings that do not fit the network, the images or the machine; nothing is written then.
+        InputError: settings that do not fit the network, the images or the machine; nothing was written.
         FloatingPointError: the training loss became infinite or NaN.
-        Interrupted: by Ctrl-C or SIGTERM; the state is saved, in the middle of an epoch too.
-        OSError: the disk became full; the run can go on from what it saved before.
+        Interrupted: by Ctrl-C or SIGTERM; the state is saved, also within an epoch.
+        OSError: the disk is full; the run can resume from its last state.
     """
     with _deterministic(settings.deterministic):
         training = _Training(settings, images, run, go_on and (run / LAST).exists())
@@ -59,7 +59,7 @@ def train(settings: Settings, images: ImageFolder, run: Path, go_on: bool = Fals
 
 
 class _Training:
-    """One call of train."""
+    """A call of train."""
 
     def __init__(self, settings: Settings, images: ImageFolder, run: Path, resumed: bool):
         self.settings, self.images, self.run, self.resumed = settings, images, run, resumed
@@ -72,7 +72,7 @@ class _Training:
         check_writable(run)
         check_space(run, bytes_to_write(self.learner, settings))
         self.mixing = make_mixing(settings, len(images.classes))
-        self.loaders: dict[int, DataLoader] = {}  # by the size of the images; one, but in the epoch of a change
+        self.loaders: dict[int, DataLoader] = {}  # by image size; one, except in the epoch of a change
         val = share_of(images.val, settings.batch_size, self.rank, self.processes)
         self.val_loader = make_loader(images.val, val, settings.workers)
         self.weight = None
@@ -147,7 +147,7 @@ class _Training:
         book.end_epoch(record)
 
     def _steps(self, network: nn.Module, epoch: int, book: Logbook, interrupted: Callable[[], bool]) -> None:
-        """The rest of an epoch's steps; progress.sums and progress.step follow."""
+        """The remaining steps of an epoch; updates progress.sums and progress.step."""
         settings, learner, progress = self.settings, self.learner, self.progress
         sums = torch.tensor(progress.sums, dtype=torch.float64, device=self.device)
         loader = self._loader(settings.train_size(epoch))
@@ -164,7 +164,7 @@ class _Training:
                 x, targets = self.mixing(x, labels)
                 labels = targets.argmax(1)
             loss, logits = self._step(network, x, targets)
-            # Summed on the device: reading a value makes a GPU wait (with several of them, any_process below does so).
+            # Summed on the device: reading a value synchronises a GPU (with several GPUs, any_process below does).
             sums += torch.stack(
                 [loss.double() * len(x), (logits.argmax(1) == labels).sum().double(), torch.full_like(sums[0], len(x))]
             )
@@ -196,7 +196,7 @@ class _Training:
         return loss.detach(), logits.detach()
 
     def _loader(self, side: int) -> DataLoader:
-        """Training images of this size; its workers stay until another size is asked for."""
+        """A loader of training images of this size; its workers stay until the size changes."""
         if side not in self.loaders:
             transform = train_transform(self.settings, side)
             self.loaders = {side: make_loader(self.images.train, [], self.settings.workers, transform)}
@@ -221,11 +221,11 @@ class _Training:
         place = f"after epoch {self.progress.epoch}"
         if self.progress.step:
             place += f" and {self.progress.step} of {self.steps} steps"
-        return Interrupted(f"stopped and saved {place}; go on with: python train_example.py train --resume {self.run}")
+        return Interrupted(f"stopped and saved {place}; resume with: python train_example.py train --resume {self.run}")
 
 
 def how_to_train_on(run: Path) -> str:
-    """What to do to train the network of a run further, or with other settings, in words."""
+    """A message on how to train the network of a run further, or with other settings."""
     return (
         "To train its network further, or with other settings, start a new run from its weights: "
         f"python train_example.py train --weights {run / LAST} --data DIR --out NEW"
@@ -248,10 +248,10 @@ def _check_batches(settings: Settings, train_images: int, processes: int) -> Non
 
 @contextmanager
 def _deterministic(wanted: bool) -> Iterator[None]:
-    """Deterministic algorithms only, if wanted; else whatever the caller has set."""
+    """Deterministic algorithms only, if wanted; else the caller's setting."""
     before = torch.are_deterministic_algorithms_enabled()
     if wanted:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS refuses
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS raises without it
         torch.use_deterministic_algorithms(True)
     try:
         yield

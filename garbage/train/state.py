@@ -1,7 +1,7 @@
-"""The state of a run between two steps: written so that a kill at any moment loses nothing but time.
+"""The state of a run between two steps: a kill at any moment loses only time.
 
-last.pt is replaced first, in one step, and holds everything; the log, best.pt and the predictions of the best epoch
-follow from it. A kill in between leaves them one epoch behind, and resuming writes them from last.pt.
+last.pt is replaced first, atomically, and has everything; the log, best.pt and the predictions of the best epoch follow
+from it. A kill in between leaves them one epoch behind, and resuming writes them from last.pt.
 """
 
 import hashlib
@@ -24,14 +24,14 @@ from .learner import Learner
 
 @dataclass
 class Progress:
-    """How far a run is.
+    """The progress of a run.
 
     Attributes:
-        epoch: the last one that is complete.
-        step: steps done in the next one; lr: that of its first; sums: loss, right answers and images of these steps.
+        epoch: the last complete epoch.
+        step: completed steps of the next epoch; lr: of its first step; sums: loss, correct answers and images so far.
         records: of the complete epochs, as in log.jsonl.
         best: the record of the best of them.
-        best_probabilities: what was predicted in validation, (N, classes), if the last epoch is the best one.
+        best_probabilities: predictions in validation, (N, classes), if the last epoch is the best.
     """
 
     epoch: int = 0
@@ -47,7 +47,7 @@ def save(run: Path, settings: Settings, images: ImageFolder, learner: Learner, p
     """Replace last.pt, and after a complete epoch the files that follow from it.
 
     Raises:
-        OSError: the disk is full; the files are those of before.
+        OSError: the disk is full; the files are unchanged.
     """
     last = _checkpoint(settings, images.classes, learner, progress.records[-1] if progress.records else None)
     last["resume"] = {
@@ -78,10 +78,10 @@ def write_derived(run: Path, settings: Settings, images: ImageFolder, learner: L
 
 
 def resume(run: Path, settings: Settings, images: ImageFolder, learner: Learner) -> Progress:
-    """Load what last.pt holds, and in the process that writes put the files right that follow from it.
+    """Load last.pt, and in the first process rewrite the files that follow from it.
 
     Raises:
-        InputError: last.pt is damaged, of other settings, or of other images; the differences are named.
+        InputError: last.pt is damaged, of other settings, or of other images, with the differences.
     """
     try:
         last = torch.load(run / LAST, map_location=distributed.device(), weights_only=True)
@@ -95,7 +95,7 @@ def resume(run: Path, settings: Settings, images: ImageFolder, learner: Learner)
     if progress.best_probabilities is not None:
         progress.best_probabilities = progress.best_probabilities.cpu()
     if distributed.rank() > 0:
-        progress.sums = [0.0, 0.0, 0.0]  # what was saved is the sum of all
+        progress.sums = [0.0, 0.0, 0.0]  # the saved sums are over all processes
     else:
         remove_leftovers(run)
         if progress.step == 0:
@@ -136,13 +136,13 @@ def _restore(last: dict[str, Any], learner: Learner) -> Progress:
 
 
 def fingerprint(images: ImageFolder) -> str:
-    """Tells whether two runs see the same files in the same order, wherever the folder is."""
+    """A hash that is equal if two runs see the same files in the same order, in any folder."""
     names = [[nfc("/".join(path.parts[-2:])) for path in part.paths] for part in (images.train, images.val)]
     return hashlib.sha256(json.dumps(names).encode()).hexdigest()
 
 
 def _checkpoint(settings: Settings, classes: list[str], learner: Learner, record: dict | None) -> dict[str, Any]:
-    """A checkpoint that says of itself how to rebuild the network; torch.load(weights_only=True) reads it."""
+    """A checkpoint with the facts to rebuild the network; torch.load(weights_only=True) reads it."""
     return {
         "arch": settings.arch,
         "cbam": settings.cbam,

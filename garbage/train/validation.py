@@ -1,4 +1,4 @@
-"""What a network makes of the validation images."""
+"""Predictions for the validation images."""
 
 from collections.abc import Iterable
 
@@ -18,7 +18,7 @@ def predict_batches(
 
     Args:
         batches: uint8 images (B, 3, H, W), and labels.
-        amp: the type of automatic mixed precision.
+        amp: the dtype of automatic mixed precision.
     """
     device = next(model.parameters()).device
     model.eval()
@@ -30,7 +30,7 @@ def predict_batches(
 
 
 def whole(share: Tensor) -> Tensor | None:
-    """The rows of all processes in the order of the images, in the process that writes; None in the others."""
+    """The rows of all processes in the order of the images, in the first process; None in the others."""
     shares = distributed.gathered(share)
     if shares is None:
         return None

@@ -1,1 +1,1 @@
-"""A trained network at work: predict, evaluate, explain, export."""
+"""Uses of a trained network: predict, evaluate, explain, export."""

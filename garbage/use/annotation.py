@@ -9,7 +9,7 @@ from ..report.fonts import runs_of_one_font
 from ..run.folder import replacing
 
 SIDE = 800  # pixels of the longer side at most
-WIDTH = 320  # at least, for the words to fit
+WIDTH = 320  # at least, to fit the text
 ROW, MARGIN = 26, 8
 SIZE = 16  # of letters
 
@@ -18,7 +18,7 @@ def annotate_image(path: Path, best: list[tuple[str, float]], target: Path) -> N
     """Write the image with a line and a bar for each of its classes, as JPEG.
 
     Args:
-        path: an image that can be read.
+        path: a readable image.
         best: class names and probabilities, the most probable first.
         target: in an existing folder.
     """
@@ -40,7 +40,7 @@ def annotate_image(path: Path, best: list[tuple[str, float]], target: Path) -> N
 
 
 def _write(draw: ImageDraw.ImageDraw, x: float, middle: float, text: str) -> None:
-    """Write a line of text from x on, each piece of it in a font that has its characters."""
+    """Write a line of text from x on, each piece in a font with its characters."""
     for piece, path, index in runs_of_one_font(text):
         font = ImageFont.truetype(path, SIZE, index)
         draw.text((x, middle), piece, "#ffffff", font, "lm")

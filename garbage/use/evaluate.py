@@ -1,4 +1,4 @@
-"""Evaluating a finished network on labelled images."""
+"""Evaluates a network on labelled images."""
 
 from pathlib import Path
 
@@ -18,18 +18,16 @@ from .inference import classify
 
 
 def evaluate_folder(run: Path, folder: Path, out: Path) -> Metrics:
-    """Classify a folder of class folders; print the figures, write plots, a page and the predictions.
+    """Classify a folder of class folders; print the metrics, write plots, a page and the predictions.
 
     Args:
         run: a finished run, or a checkpoint file.
-        folder: class folders, or parts with such folders, of which val/ is taken, or test/ where there is no val/.
-            Images may lie at any depth below their class; files that cannot be read are named and left out, and so
-            are classes without images.
-        out: the folder for the results, outside of the class folders; results of an earlier evaluation in it are
-            replaced.
+        folder: class folders, or parts with such folders; uses val/, or test/ without val/. Images may be at any depth
+            below their class. Unreadable files and classes without images are reported and skipped.
+        out: the folder for the results, outside the class folders; results of an earlier evaluation are replaced.
 
     Raises:
-        InputError: the checkpoint or a folder is of no use, or a class folder is none that the checkpoint knows.
+        InputError: an invalid checkpoint or folder, or a class folder that the checkpoint does not know.
     """
     check_writable(out)
     if any((out / name).exists() for name in (CONFIG, LOG, CLASSES)):
@@ -46,7 +44,7 @@ def evaluate_folder(run: Path, folder: Path, out: Path) -> Metrics:
             labels.append(label)
             rows.append(result)
         else:
-            console.print(f"left out {path}: {result}", style="red", soft_wrap=True, markup=False)
+            console.print(f"skipped {path}: {result}", style="red", soft_wrap=True, markup=False)
     if not rows:
         raise InputError(f"no image in {folder} can be read")
     absent = [name for label, name in enumerate(classes) if label not in labels]

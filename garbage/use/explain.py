@@ -1,4 +1,4 @@
-"""Why a network classifies an image as it does: Grad-CAM, and the gates of its CBAMs."""
+"""Explains a network's prediction: Grad-CAM, and the gates of its CBAMs."""
 
 from pathlib import Path
 
@@ -29,13 +29,13 @@ def explain(run: Path, sources: list[Path], out: Path, target: str | None = None
         run: a finished run, or a checkpoint file.
         sources: image files, or folders of them.
         out: a folder for the figures, outside of the sources.
-        target: the class that Grad-CAM asks about; default: the predicted one of each image.
+        target: the target class of Grad-CAM; default: the predicted class of each image.
 
     Returns:
-        How many images were explained; those that cannot be read are named and left out.
+        The number of explained images; unreadable images are reported and skipped.
 
     Raises:
-        InputError: the run, the folder or the class is of no use.
+        InputError: an invalid run, folder or class.
     """
     check_writable(out)
     keep_apart(out, sources, "--out")

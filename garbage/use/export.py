@@ -1,7 +1,7 @@
-"""A finished network for use elsewhere: torch.export and ONNX, with labels and preprocessing inside the files.
+"""Exports a network with torch.export and ONNX, with labels and preprocessing in the files.
 
-Exported is the same network with CBAM in plain PyTorch operators (the same state_dict in reference.CBAM), which every
-runtime knows; the fused kernels exist in this package only. The exported files are compared with the fused network.
+The exported network has CBAM in plain PyTorch operators (the same state_dict in reference.CBAM), which every runtime
+supports; the fused kernels exist only in this package. The exported files are compared with the fused network.
 """
 
 import json
@@ -18,24 +18,24 @@ from ..data.folders import MEAN, STD, normalise, try_decode
 from ..report.predictions import read_predictions
 from ..run.folder import VAL_PREDICTIONS, check_writable, data_folder, home_of, load_run, replacing
 
-OPSET = 23  # tried with onnxruntime 1.32
-TOLERANCE = 1e-3  # of the logits, relative to the largest
-METADATA = "metadata.json"  # of a .pt2 file
+OPSET = 23  # tested with onnxruntime 1.32
+TOLERANCE = 1e-3  # for the logits, relative to the largest
+METADATA = "metadata.json"  # in a .pt2 file
 
 
 def export(run: Path, out: Path, photo: Path | None = None) -> None:
     """Write model.pt2 and model.onnx, unless they differ from the network on random input or on a photo.
 
-    Input: float32 (N, 3, S, S), any N, normalised RGB. Output: logits (N, K). The metadata say the rest.
+    Input: float32 (N, 3, S, S), any N, normalised RGB. Output: logits (N, K). The metadata have the rest.
 
     Args:
         run: a finished run, or a checkpoint file.
         out: folder for the two files.
-        photo: an image for the check; default: the first validation image of the run that is still there.
+        photo: an image for the check; default: the first existing validation image of the run.
 
     Raises:
-        InputError: onnx or onnxruntime is missing; the run, the folder or the photo is of no use.
-        FloatingPointError: an exported network computes something else; neither file is left.
+        InputError: onnx or onnxruntime is missing; an invalid run, folder or photo.
+        FloatingPointError: an exported network has other results; neither file is written.
     """
     try:
         import onnx
@@ -92,7 +92,7 @@ def export(run: Path, out: Path, photo: Path | None = None) -> None:
 
 
 def describe(checkpoint: dict) -> dict[str, str]:
-    """What a program needs to use the network without this one; values are JSON."""
+    """The facts that another program needs to use the network; values are JSON."""
     size = checkpoint["image_size"]
     preprocessing = {
         "channels": "RGB",
@@ -107,7 +107,7 @@ def describe(checkpoint: dict) -> dict[str, str]:
 
 
 def _load(pt2: Path) -> torch.nn.Module:
-    with open(pt2, "rb") as file:  # by name it would insist on the suffix
+    with open(pt2, "rb") as file:  # a path would need the suffix
         return torch.export.load(file).module()
 
 
@@ -115,7 +115,7 @@ def _difference(got: Tensor, expected: Tensor) -> float:
     """The largest difference relative to the largest logit; infinite for another shape or NaN."""
     if got.shape != expected.shape or not got.isfinite().all():
         return float("inf")
-    return ((got - expected).abs().max() / expected.abs().max().clamp(min=1e-6)).item()  # a new ViT's are all 0
+    return ((got - expected).abs().max() / expected.abs().max().clamp(min=1e-6)).item()  # a new ViT's logits are 0
 
 
 def _validation_image(run: Path) -> Path | None:

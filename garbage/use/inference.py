@@ -1,4 +1,4 @@
-"""Running a finished network on image files."""
+"""Runs a network on image files."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,9 +15,9 @@ BATCH = 64
 
 
 def views(paths: list[Path], image_size: int) -> Iterator[list[tuple[Path, Tensor | str]]]:
-    """Each path with what the network sees, uint8 (3, S, S), or the reason in words why it cannot be read.
+    """Each path with its decoded image, uint8 (3, S, S), or its error as text.
 
-    They come BATCH at a time (the last time fewer), read by threads.
+    Lists of BATCH entries (the last one shorter), read by threads.
     """
     with ThreadPoolExecutor() as pool:
         for start in range(0, len(paths), BATCH):
@@ -26,7 +26,7 @@ def views(paths: list[Path], image_size: int) -> Iterator[list[tuple[Path, Tenso
 
 
 def classify(model: nn.Module, image_size: int, paths: list[Path]) -> Iterator[tuple[Path, Tensor | str]]:
-    """Each path with the probabilities of the classes, float32 (K,), or with the reason why it cannot be read."""
+    """Each path with the probabilities of the classes, float32 (K,), or its error as text."""
     batches = track(
         views(paths, image_size),
         "classifying",

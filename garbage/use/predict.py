@@ -1,4 +1,4 @@
-"""Classifying images with a finished run."""
+"""Classifies images with a network."""
 
 import csv
 import json
@@ -23,23 +23,23 @@ Best = list[tuple[str, float]]  # classes and their probabilities, the most prob
 def predict(
     run: Path, sources: list[Path], csv_path: Path, json_path: Path, top: int = 3, annotate: Path | None = None
 ) -> int:
-    """Classify images and those in folders, at any depth; print a table, write it as CSV and JSON.
+    """Classify images and folders of images at any depth; print a table, write it as CSV and JSON.
 
-    A file that is missing or cannot be read is named and left out. Where images lie in folders named after
-    classes, the accuracy over those is printed too.
+    Missing and unreadable files are reported and skipped. For images in folders named after classes, the accuracy is
+    printed, too.
 
     Args:
         run: a finished run, or a checkpoint file.
         sources: image files, or folders of them.
-        csv_path, json_path: where the tables go.
-        top: how many classes of each image are shown.
-        annotate: a folder for copies of the images with their classes written below, outside of the sources.
+        csv_path, json_path: files for the tables.
+        top: number of classes shown per image.
+        annotate: a folder for copies of the images with their classes below them, outside the sources.
 
     Returns:
-        How many images were classified. If none was, nothing is written.
+        The number of classified images. If it is 0, nothing is written.
 
     Raises:
-        InputError: the run or a place to write to is of no use.
+        InputError: an invalid run or output path.
     """
     if csv_path.resolve() == json_path.resolve():
         raise InputError(f"--csv and --json are one file, {csv_path}: the one would replace the other")
@@ -123,4 +123,4 @@ def _write_json(predictions: dict[Path, Best], skipped: dict[Path, str], path: P
         "skipped": [{"path": str(image), "reason": reason} for image, reason in skipped.items()],
     }
     text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-    path.write_text(text, encoding="utf-8", errors="backslashreplace")  # JSON's own form for names that are not UTF-8
+    path.write_text(text, encoding="utf-8", errors="backslashreplace")  # JSON's escapes for names that are not UTF-8

@@ -1,4 +1,4 @@
-"""The baseline kernels compiled for 64-bit ARM and run by qemu: they give what those of x86-64 do.
+"""The baseline kernels compiled for 64-bit ARM and run by qemu: the results equal those of x86-64.
 
 `make test-all` installs the cross-compiler and qemu-user.
 """
@@ -26,7 +26,7 @@ pytestmark = [
     pytest.mark.skipif(QEMU is None, reason="needs qemu-aarch64"),
 ]
 
-# Of the largest element; the two processors round alike, but add the lanes of a vector in an order that gcc chooses.
+# Relative to the largest element; both processors round alike, but gcc chooses the order in which lanes are added.
 TOLERANCE = {0: 4e-6, 1: 1e-14, 2: 2e-3, 3: 1.6e-2}
 CASES = list(itertools.product(TOLERANCE, (False, True)))
 ELEMENTS = 2 * 37 * 13 * 11

@@ -1,4 +1,4 @@
-"""The numerical tests once more for every instruction set that this processor has but does not prefer."""
+"""The numerical tests for the other instruction sets of this processor."""
 
 import os
 import subprocess
@@ -25,9 +25,9 @@ def test_numbers_under(limit):
         pytest.skip(f"{registry.cpu_capability()} is what this run uses anyway")
     numerics = ("values", "gates", "semantics", "random_problems", "kernel_switches")
     files = [f"numerics/test_{name}.py" for name in numerics] + ["cpu/test_split.py"]
-    if "CBAM_FUSED_SLOW" not in os.environ:  # each pass of each dtype and layout is in the first
+    if "CBAM_FUSED_SLOW" not in os.environ:  # the first has each pass of each dtype and layout
         files = files[:1]
-    # Derivatives of derivatives are plain PyTorch.
+    # Second derivatives are plain PyTorch.
     command = [sys.executable, "-m", "pytest", "-x", "-p", "no:cacheprovider", "-k", "not gradcheck"]
     command += [str(TESTS / file) for file in files]
     env = os.environ | {"ATEN_CPU_CAPABILITY": limit}

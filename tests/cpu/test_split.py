@@ -1,4 +1,4 @@
-"""Images that are split over threads: the numbers, and that they are bitwise those of one thread and of any batch.
+"""Images split among threads: values, and bitwise the same results for one thread and any batch.
 
 test_instruction_sets.py runs this file again for each instruction set.
 """
@@ -15,8 +15,7 @@ functions = pytest.mark.parametrize("name", FUNCTIONS)
 every_tie = pytest.mark.parametrize("ties", ["first", "even"])
 dtypes = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 
-# Of four times the work that a thread is used for, and several tiles each way: a large map; many channels, with weights
-# that are large too.
+# Four times the work that pays for a thread, and several tiles each way: a large map; many channels with large weights.
 LARGE_MAP, MANY_CHANNELS = (66, 45, 47), (600, 14, 16)
 shapes = pytest.mark.parametrize("shape", [LARGE_MAP, MANY_CHANNELS], ids=str)
 
@@ -75,13 +74,13 @@ def test_fewer_rows_than_threads(shape, ties, layout):
     assert_same_for_any_number_of_threads(problem, calls[ties][0])
 
 
-# The other functions have PyTorch compute something of the whole batch.
+# In the other functions PyTorch computes a part of the whole batch.
 @pytest.mark.parametrize("name", ["both", "channel", "spatial"])
 @every_tie
 @layouts
 @shapes
 def test_each_image_on_its_own(shape, layout, ties, name):
-    """The result of an image that is split is that of the same image in a batch whose images are not."""
+    """A split image has the result of the same image in a batch of unsplit images."""
     problem, calls = draw(name, 3, shape, torch.float32, layout)
     call, _ = calls[ties]
     with threads(3):

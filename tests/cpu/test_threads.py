@@ -25,7 +25,7 @@ def step(module: CBAM, x: torch.Tensor) -> list[torch.Tensor]:
 @pytest.mark.parametrize("shape", [(3, 32, 9, 7), (1, 64, 40, 40)], ids=["images", "parts of an image"])
 @pytest.mark.parametrize("variant", ["tutorial", "official"])
 def test_eight_threads_share_a_module(variant, shape):
-    """All get the bits that one thread gets, and none waits for ever."""
+    """All have the bits of one thread, and none waits forever."""
     torch.manual_seed(0)
     module = CBAM(shape[1], variant=variant).eval()
     inputs = [torch.randn(shape).relu() for _ in range(THREADS)]
@@ -52,7 +52,7 @@ def test_a_backward_in_another_thread():
 
 
 def python(code: str) -> str:
-    """The output of a fresh interpreter, which must end by itself within a minute."""
+    """The output of a new interpreter, which must end within a minute."""
     command = [sys.executable, "-c", code]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert result.returncode == 0, result.stderr
@@ -79,7 +79,7 @@ before = step()
 
 
 def test_forked_after_use():
-    """As the workers of a DataLoader are: from a process that has used the kernels in several threads."""
+    """Like workers of a DataLoader: from a process that has used the kernels in several threads."""
     code = """
 children = []
 for _ in range(3):
@@ -104,9 +104,7 @@ print(statuses, torch.equal(torch.cat(list(loader)), before[0]), same(step(), be
 
 
 def test_interrupted_again_and_again():
-    """Ctrl-C, or another signal with a handler that uses the module itself, in the middle of training steps: the next
-    step gives the same bits.
-    """
+    """Ctrl-C, or another signal whose handler uses the module, during training: the next step has the same bits."""
     code = """
 def timer(signal_number):
     return threading.Timer(0.001 * random.randint(0, 6), os.kill, (os.getpid(), signal_number))

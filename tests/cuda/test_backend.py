@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from cbam_fused import functional, reference
+from cbam_fused import functional, reference, routing
 from cbam_fused.ops import registry
 
 CUDA = SimpleNamespace(device=torch.device("cuda"))
@@ -20,7 +20,7 @@ built = pytest.mark.skipif(registry._find("_C_cuda") is None, reason="cbam_fused
 @pytest.fixture
 def gpu(monkeypatch):
     """A GPU of compute capability 9.0, and kernels for it."""
-    monkeypatch.setattr("cbam_fused.functional.wanted", "auto")
+    monkeypatch.setattr("cbam_fused.routing.wanted", "auto")
     monkeypatch.setattr(registry, "cuda_missing", "")
     monkeypatch.setattr(registry, "cuda_architectures", ("8.0", "9.0"))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
@@ -30,34 +30,34 @@ def gpu(monkeypatch):
 
 
 def test_gpu_tensors_go_to_the_cuda_kernels(gpu, monkeypatch):
-    assert functional.backend_for(CUDA) == "cuda"
-    monkeypatch.setattr("cbam_fused.functional.wanted", "cuda")
-    assert functional.backend_for(CUDA) == "cuda"
-    monkeypatch.setattr("cbam_fused.functional.wanted", "triton")
-    assert functional.backend_for(CUDA) == "triton"
+    assert routing.backend_for(CUDA) == "cuda"
+    monkeypatch.setattr("cbam_fused.routing.wanted", "cuda")
+    assert routing.backend_for(CUDA) == "cuda"
+    monkeypatch.setattr("cbam_fused.routing.wanted", "triton")
+    assert routing.backend_for(CUDA) == "triton"
 
 
 def test_gpus_that_they_were_not_built_for_go_to_triton(gpu, monkeypatch):
     gpu.major, gpu.minor = 12, 0
-    assert functional.backend_for(CUDA) == "triton"
-    monkeypatch.setattr("cbam_fused.functional.wanted", "cuda")
+    assert routing.backend_for(CUDA) == "triton"
+    monkeypatch.setattr("cbam_fused.routing.wanted", "cuda")
     reason = r"CBAM_FUSED_BACKEND=cuda, but x is on cuda; built for 8\.0, 9\.0, not for a GPU of 12\.0"
     with pytest.raises(RuntimeError, match=reason):
-        functional.backend_for(CUDA)
+        routing.backend_for(CUDA)
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda", "xpu", "meta"])
 def test_cuda_kernels_that_are_not_there(device, monkeypatch):
     monkeypatch.setattr(registry, "cuda_missing", "cbam_fused/_C_cuda was not built")
-    monkeypatch.setattr("cbam_fused.functional.wanted", "cuda")
+    monkeypatch.setattr("cbam_fused.routing.wanted", "cuda")
     with pytest.raises(RuntimeError, match=f"CBAM_FUSED_BACKEND=cuda, but x is on {device}; .*_C_cuda was not built"):
-        functional.backend_for(SimpleNamespace(device=torch.device(device)))
+        routing.backend_for(SimpleNamespace(device=torch.device(device)))
 
 
 def test_even_ties_are_left_to_the_reference():
     x = torch.zeros(1, 2, 3, 3)
-    assert functional.unserved("cuda", x, None, reference.TIES["even"]) == "ties='even'"
-    assert functional.unserved("cuda", x, None, reference.TUTORIAL) == ""
+    assert routing.unserved("cuda", x, None, reference.TIES["even"]) == "ties='even'"
+    assert routing.unserved("cuda", x, None, reference.TUTORIAL) == ""
 
 
 @built
@@ -89,7 +89,7 @@ for name in registry.Operators._fields:
     assert has(f"{registry.NAMESPACE}::{name}", "CUDA") and not has(f"{registry.NAMESPACE}::{name}", "CPU"), name
 with torch._subclasses.FakeTensorMode():
     x, w1, w2, ws = (torch.empty(s, device="cuda") for s in ((2, 16, 9, 8), (4, 16), (16, 4), (1, 2, 7, 7)))
-    y, saved, index = registry.operators["cuda"].forward(x, w1, None, w2, None, ws, None, None, False, 0)
+    y, saved, index = registry.operators["cuda"].forward(x, w1, w2, ws, None, None, None, None, False, 0)
 assert y.shape == x.shape and y.device.type == "cuda" and saved.shape == (2, 272) and index.shape == (2, 88)
 assert not torch.cuda.is_initialized()
 """

@@ -11,7 +11,7 @@ from cbam_fused.tensors import accumulation_dtype
 
 pytestmark = pytest.mark.skipif(bool(build.obstacle), reason=build.obstacle)
 layouts = pytest.mark.parametrize("layout", LAYOUTS, ids=["nchw", "nhwc"])
-STAGED = driver.Plan("staged", images=2)
+STAGED = driver.Plan("staged")
 PLANS = {"staged": STAGED, "on_chip": driver.Plan("on_chip", 2)}
 plans = pytest.mark.parametrize("plan", PLANS)
 
@@ -21,7 +21,7 @@ def emulated(monkeypatch):
     """emulated(plan): from there on, tensors on the CPU go to the CUDA kernels."""
 
     def use(plan: driver.Plan) -> None:
-        monkeypatch.setattr("cbam_fused.functional.wanted", "cpu")
+        monkeypatch.setattr("cbam_fused.routing.wanted", "cpu")
         monkeypatch.setitem(registry.operators, "cpu", driver.operators(plan))
 
     return use
@@ -59,7 +59,7 @@ def test_empty_batch(relu, layout, plan, emulated):
 
 
 def test_more_channels_than_a_grid_has_rows(monkeypatch, emulated):
-    emulated(driver.Plan("staged", images=3))
+    emulated(driver.Plan("staged"))
     monkeypatch.setenv("CBAM_EMULATION_MODE", "plain")
     assert_close_to_truth(random_problem((3, 22000, 1, 1), hidden=1))
 
@@ -78,10 +78,10 @@ def test_more_rows_than_a_thread_of_each_can_count_in_32_bits(monkeypatch):
     H, last = 2**23 + 9, 1000
     x, dlogits = torch.ones(1, 1, H, 1), torch.zeros(1, 1, H, 1)
     dlogits[:, :, -last:] = 1
-    saved, index = torch.ones(1, 3 + 3 * H), torch.zeros(1, 1 + H, dtype=torch.int32)
+    saved, index = torch.ones(1, 3 * H), torch.zeros(1, H, dtype=torch.int32)
     params = (None, None, None, None, torch.rand(1, 2, 1, 1), None)
     results = driver.backward_gates(
-        None, None, None, dlogits, x, saved, index, *params, False, plan=driver.Plan("staged", images=1), check=False
+        None, None, None, dlogits, x, saved, index, *params, False, plan=driver.Plan("staged"), check=False
     )
     assert results[5].flatten().tolist() == [last, last]
 

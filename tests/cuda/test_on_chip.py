@@ -11,7 +11,7 @@ from cbam_fused.ops import registry
 pytestmark = pytest.mark.skipif(bool(build.obstacle), reason=build.obstacle)
 layouts = pytest.mark.parametrize("layout", LAYOUTS, ids=["nchw", "nhwc"])
 dtypes = pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
-clusters = pytest.mark.parametrize("cluster", [1, 2, 4, 8, 16])
+clusters = pytest.mark.parametrize("cluster", [1, 2])
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def emulated(monkeypatch):
     """emulated(cluster): from there on, tensors on the CPU go to the CUDA kernels with so many blocks an image."""
 
     def use(cluster: int) -> None:
-        monkeypatch.setattr("cbam_fused.functional.wanted", "cpu")
+        monkeypatch.setattr("cbam_fused.routing.wanted", "cpu")
         monkeypatch.setitem(registry.operators, "cpu", driver.operators(driver.Plan("on_chip", cluster)))
 
     return use
@@ -37,11 +37,11 @@ def test_clusters(cluster, dtype, layout, emulated):
 # groups of threads; more columns than threads.
 SHAPES = [
     ((2, 16, 7, 7), 2),
-    ((1, 24, 5, 6), 4),
-    ((1, 40, 5, 8), 16),
+    ((1, 24, 5, 6), 2),
+    ((1, 40, 5, 8), 2),
     ((1, 8, 1, 1), 1),
     ((1, 8, 34, 32), 2),
-    ((1, 1040, 2, 2), 4),
+    ((1, 1040, 2, 2), 2),
 ]
 
 
@@ -80,7 +80,7 @@ def test_hidden_widths(hidden, layout, emulated):
 
 @pytest.mark.parametrize("name", FUNCTIONS)
 @layouts
-@pytest.mark.parametrize("cluster", [1, 4])
+@pytest.mark.parametrize("cluster", [1, 2])
 def test_one_gate_masks_and_batch_norm(cluster, layout, name, emulated):
     emulated(cluster)
     draw, calls = FUNCTIONS[name]
@@ -91,12 +91,12 @@ def _arguments(shape, dtype, layout, relu=False):
     """x, dy, the residual and the parameters."""
     problem = random_problem(shape, dtype, layout, biases=True, residual=True, relu=relu)
     inputs = {n: t.detach() for n, t in problem.inputs.items()}
-    params = [inputs[n] for n in ("w1", "b1", "w2", "b2", "ws", "bs")]
+    params = [inputs[n] for n in ("w1", "w2", "ws", "b1", "b2", "bs")]
     return inputs["x"], problem.dy, inputs["residual"], params
 
 
 @layouts
-@pytest.mark.parametrize("cluster", [1, 4])
+@pytest.mark.parametrize("cluster", [1, 2])
 def test_places_of_the_maxima(cluster, layout):
     """NaN wins, and of equals the first: as the CPU kernels have it."""
     x, _, _, params = _arguments((1, 8, 4, 6), torch.float32, layout)
@@ -115,7 +115,7 @@ def test_order_of_threads_does_not_matter(dtype, layout):
     x, dy, residual, params = _arguments((2, 16, 4, 6), dtype, layout, relu=True)
 
     def run(seed: int) -> list[torch.Tensor]:
-        options = {"plan": driver.Plan("on_chip", 4), "seed": seed}
+        options = {"plan": driver.Plan("on_chip", 2), "seed": seed}
         y, saved, index = driver.forward(x, *params, residual, True, **options)
         return [y, saved, index, *driver.backward(dy, x, y, saved, index, *params, False, **options)]
 
@@ -126,7 +126,7 @@ def test_order_of_threads_does_not_matter(dtype, layout):
 
 
 # Of these, whole sectors belong to every block.
-ALIGNED = [((2, 32, 8, 8), 4), ((1, 64, 8, 16), 8), ((1, 32, 14, 16), 1)]
+ALIGNED = [((2, 32, 8, 8), 2), ((1, 64, 8, 16), 2), ((1, 32, 14, 16), 1)]
 
 
 def _moved(launch: driver.Launch) -> dict[str, tuple[int, int]]:

@@ -15,9 +15,8 @@ dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 functions = pytest.mark.parametrize("name", FUNCTIONS)
 
 
-def operators(images: int = 2, seed: int = 0) -> registry.Operators:
-    """The emulated ones, in groups of so many images."""
-    plan = driver.Plan("staged", images=images)
+def operators(seed: int = 0) -> registry.Operators:
+    plan = driver.Plan("staged")
     planned = {
         name: partial(getattr(driver, name), seed=seed, **({} if name == "apply" else {"plan": plan}))
         for name in registry.Operators._fields
@@ -28,7 +27,7 @@ def operators(images: int = 2, seed: int = 0) -> registry.Operators:
 @pytest.fixture(autouse=True)
 def emulated(monkeypatch):
     """Tensors on the CPU go to the CUDA kernels."""
-    monkeypatch.setattr("cbam_fused.functional.wanted", "cpu")
+    monkeypatch.setattr("cbam_fused.routing.wanted", "cpu")
     monkeypatch.setitem(registry.operators, "cpu", operators())
 
 

@@ -1,4 +1,4 @@
-"""The garbage classifier: which folders are classes, and which are parts of a split."""
+"""The garbage classifier: class folders, and parts of a split."""
 
 import json
 import shutil
@@ -51,7 +51,7 @@ def test_parts_have_usual_names_in_any_case(picture, tmp_path, train, val):
 
 @pytest.mark.parametrize("test", ["TEST", "testing", "test_images"])
 def test_test_images_are_never_trained_on(picture, tmp_path, capsys, test):
-    """With train/ and test/ alone, a part of train/ validates; test/ is for evaluate, which finds it."""
+    """With only train/ and test/, a part of train/ validates; evaluate uses test/."""
     data = place(picture, *(f"{part}/{n}" for part in ("TRAIN", test) for n in ("cat", "dog")), root=tmp_path / "data")
     assert main(["train", "--data", str(data), "--out", str(tmp_path / "run"), *SMALL]) == 0
     output = capsys.readouterr().out
@@ -65,7 +65,7 @@ def test_test_images_are_never_trained_on(picture, tmp_path, capsys, test):
 
 
 def test_flat_test_images_hinder_nothing(picture, tmp_path):
-    """As competitions have them, without labels."""
+    """As in competitions, without labels."""
     folder = place(picture, "train/cat", "train/dog", "test", root=tmp_path)
     assert load_folder(folder, 32, 1).classes == ["cat", "dog"]
 
@@ -108,7 +108,7 @@ def test_a_class_that_is_called_train_works_or_the_error_says_how(picture, tmp_p
 
 
 def test_sources_inside_classes_are_no_classes(picture, tmp_path):
-    """Images at any depth below their class, as long as it has most of them itself or the folders differ."""
+    """Images at any depth below their class, if it has most of them directly or the folders differ."""
     data = place(picture, "cat", "cat/old", "dog", "dog/old", "eel/new", root=tmp_path)
     images = load_folder(data, 32, 1)
     assert images.classes == ["cat", "dog", "eel"] and len(images.train) + len(images.val) == 15
@@ -135,7 +135,7 @@ def forms(name: str) -> tuple[str, str]:
 
 
 def test_both_forms_of_a_name_are_one_class(picture, tmp_path, capsys):
-    """A folder from a Mac, one from elsewhere: in both parts, in one folder, in a test set, in the files of a run."""
+    """NFD (macOS) and NFC names: in both parts, in one folder, in a test set, in the files of a run."""
     composed, decomposed = forms(CAFE)
     paths = (f"train/{decomposed}", f"train/{composed}", "train/tea", f"val/{composed}", "val/tea")
     data = place(picture, *paths, root=tmp_path / "data")
@@ -152,7 +152,7 @@ def test_both_forms_of_a_name_are_one_class(picture, tmp_path, capsys):
 
 
 def test_a_run_goes_on_with_names_of_another_form(picture, tmp_path):
-    """The set was copied from a Mac: the same names, classes, order and split."""
+    """A set copied from macOS: the same names, classes, order and split."""
     composed, decomposed = forms(CAFE)
     images = {}
     for form in forms(CAFE):

@@ -87,7 +87,7 @@ def test_the_json_is_of_the_logs(compared):
 
 @pytest.mark.skipif(bool(registry.cpu_missing), reason=f"nothing to compare: {registry.cpu_missing}")
 def test_both_backends_train_alike_but_are_two(compared):
-    """The first steps; later ones part as float32 does, which is what the command is for."""
+    """The first steps; later ones differ by float32 rounding, which the command shows."""
     result = json.loads((compared / "comparison.json").read_text())
     difference = result["largest_difference"]["train_loss"]
     assert difference["value"] < 1e-3 * difference["reference"]
@@ -116,7 +116,7 @@ def test_a_stopped_comparison_does_not_advise_to_go_on(drawn, tmp_path, monkeypa
 
     monkeypatch.setattr(compare, "train", stop)
     assert main(["compare", "--data", str(drawn), "--out", str(tmp_path / "out"), *SMALL]) == 130
-    wanted = f"stopped in {tmp_path / 'out' / 'none'}; a comparison cannot go on: start it again\n"
+    wanted = f"stopped in {tmp_path / 'out' / 'none'}; a comparison cannot resume: start it again\n"
     assert capsys.readouterr().err == wanted
 
 

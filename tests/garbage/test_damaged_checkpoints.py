@@ -1,4 +1,4 @@
-"""The garbage classifier: checkpoints with entries that are missing, wrong, too many or NaN are refused in words."""
+"""The garbage classifier: a clear error for checkpoints with missing, wrong, unexpected or NaN entries."""
 
 import shutil
 
@@ -28,7 +28,7 @@ def with_(value, *path):
     return change
 
 
-# By name, what is done to a checkpoint, and what the message says of it.
+# By name, the change of a checkpoint, and the message.
 DAMAGES = {
     **{f"no {name}": (without(name), f"KeyError: '{name}'") for name in ("arch", "classes", "image_size", "epoch")},
     "no state_dict": (without("state_dict"), "KeyError: 'state_dict'"),
@@ -53,7 +53,7 @@ OF_THE_STATE = {
 
 
 def damaged(run, name, change, folder):
-    """A copy of the run in which one of its checkpoints was changed."""
+    """A copy of the run with a changed checkpoint."""
     shutil.copytree(run, folder)
     checkpoint = torch.load(folder / name, weights_only=True)
     change(checkpoint)

@@ -1,4 +1,4 @@
-"""The garbage classifier: its drawn sample set, and folders of images."""
+"""The garbage classifier: the sample set, and folders of images."""
 
 import json
 import os
@@ -82,13 +82,13 @@ def test_unreadable_images_are_named_and_left_out(two_classes, tmp_path, capsys)
         path.write_bytes(content)
     assert main(["train", "--data", str(two_classes), "--out", str(tmp_path / "run"), *SMALL]) == 0
     output = capsys.readouterr().out
-    assert all(f"left out {path}: " in output for path in broken) and "12 images for training, 3 for val" in output
+    assert all(f"skipped {path}: " in output for path in broken) and "12 images for training, 3 for val" in output
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert set(config["environment"]["unreadable"]) == set(map(str, broken))
 
 
 def test_training_takes_the_kinds_of_images_that_predict_takes(two_classes):
-    """What this Pillow cannot read of them is named, not silently passed over."""
+    """Files that this Pillow cannot read are reported."""
     with Image.open(two_classes / "shoes" / "0.png") as image:
         image.save(two_classes / "shoes" / "0.gif")
         image.convert("RGB").save(two_classes / "shoes" / "0.JFIF", "JPEG")
@@ -102,7 +102,7 @@ def test_training_takes_the_kinds_of_images_that_predict_takes(two_classes):
 
 
 def test_a_name_that_is_not_utf8_is_named_and_left_out(two_classes, run, tmp_path, capsys):
-    """As old archives have them. Python shows such bytes as lone surrogates, which no UTF-8 file can hold."""
+    """As in old archives. Python decodes such bytes to lone surrogates, which UTF-8 cannot encode."""
     odd = two_classes / "shoes" / os.fsdecode(b"caf\xe9.png")
     (two_classes / "shoes" / "0.png").rename(odd)
     shown = str(odd).replace("\udce9", r"\udce9") + ": ValueError: its path is not UTF-8; rename it"
@@ -165,7 +165,7 @@ def test_decode_follows_exif_and_crops_the_longer_side(tmp_path):
     pixels = np.zeros((40, 80, 3), np.uint8)
     pixels[:, :40] = (250, 0, 0)
     exif = Image.Exif()
-    exif[0x0112] = 6  # the camera was turned: left becomes top
+    exif[0x0112] = 6  # rotated camera: left becomes top
     Image.fromarray(pixels).save(tmp_path / "turned.jpg", exif=exif, quality=95, subsampling=0)
     image = folders.decode(tmp_path / "turned.jpg", 20)
     assert image.shape == (3, 20, 20) and image.dtype == torch.uint8

@@ -1,4 +1,4 @@
-"""The garbage classifier: several processes train one network."""
+"""The garbage classifier: training in several processes."""
 
 import copy
 import json
@@ -60,7 +60,7 @@ def test_validation_counts_every_image_once(two_classes, monkeypatch):
 
 
 def averaged_by_one_process(settings: Settings, images: folders.ImageFolder) -> torch.nn.Module:
-    """The network after training on both processes' batches in turn, gradients averaged, BatchNorm for each alone."""
+    """The network after training on both processes' batches in turn, with averaged gradients and separate BatchNorm."""
     per_process = settings.batch_size // 2
     batches = {
         (epoch, rank): epoch_batches(images.train.labels, per_process, (settings.seed, epoch), rank, 2)

@@ -52,7 +52,7 @@ def test_files_at_any_depth_and_unreadable_ones(run, folder, tmp_path, capsys):
     (folder / "metal" / "0000.png").unlink()
     (folder / "paper" / "0000.png").write_bytes(b"broken")
     assert evaluate(run, folder, tmp_path / "out") == 0
-    assert f"left out {folder / 'paper' / '0000.png'}: UnidentifiedImageError" in capsys.readouterr().out
+    assert f"skipped {folder / 'paper' / '0000.png'}: UnidentifiedImageError" in capsys.readouterr().out
     content = json.loads((tmp_path / "out" / "evaluation.json").read_text())
     assert len(content["files"]) == 11 and "metal/deep/a.gif" in content["files"]
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
@@ -96,7 +96,7 @@ def test_results_never_go_among_the_images(run, folder, capsys):
 
 
 def test_any_checkpoint_of_the_program_may_be_moved(run, folder, tmp_path):
-    """Without the rest of its run, and on photos of another size."""
+    """A checkpoint without its run, on photos of another size."""
     moved = tmp_path / "model.pt"
     shutil.copy(run / "best.pt", moved)
     with Image.open(folder / "metal" / "0000.png") as image:

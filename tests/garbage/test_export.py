@@ -29,7 +29,7 @@ def exported(run, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def batches(drawn):
-    """Five random images, and a photo as it is to be prepared."""
+    """Five random images, and a preprocessed photo."""
     photo = decode(drawn / "val" / "metal" / "0000.png", 32)
     return [torch.randn(5, 3, 32, 32), torch.randn(1, 3, 32, 32), normalise(photo[None]).contiguous()]
 
@@ -104,7 +104,7 @@ def test_bad_input_is_refused(run, tmp_path, monkeypatch, capsys):
 
 
 def test_the_check_says_which_photo_it_took(run, drawn, tmp_path, capsys):
-    """A photo that is named; a checkpoint alone knows none."""
+    """With a given photo; a checkpoint file has none."""
     photo = tmp_path / "photo.webp"
     Image.open(drawn / "val" / "paper" / "0000.png").save(photo)
     (tmp_path / "alone.pt").write_bytes((run / "best.pt").read_bytes())

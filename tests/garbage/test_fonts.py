@@ -1,4 +1,4 @@
-"""The garbage classifier: names of classes in any script, drawn with the fonts that are installed."""
+"""The garbage classifier: class names in any script, drawn with installed fonts."""
 
 import json
 import shutil
@@ -43,7 +43,7 @@ def make_font(path, family: str, characters: str):
 
 @pytest.fixture(autouse=True)
 def as_before():
-    """No fonts but those of matplotlib, and no trace of a test's own."""
+    """Only matplotlib's fonts, without those of other tests."""
     known, family = list(font_manager.fontManager.ttflist), list(matplotlib.rcParams["font.family"])
     shipped = [entry for entry in known if "mpl-data" in entry.fname]
     font_manager.fontManager.ttflist[:] = shipped
@@ -54,7 +54,7 @@ def as_before():
 
 @pytest.fixture
 def installed(monkeypatch):
-    """Fonts installed after matplotlib made its list."""
+    """Fonts installed after matplotlib built its list."""
     paths = []
     monkeypatch.setattr(font_manager, "findSystemFonts", lambda *args, **kwargs: list(map(str, paths)))
     return paths
@@ -62,7 +62,7 @@ def installed(monkeypatch):
 
 @pytest.fixture
 def foreign_run(run, tmp_path, installed):
-    """The finished run with names in other scripts for three of its classes."""
+    """A finished run with three class names in other scripts."""
     out = tmp_path / "run"
     shutil.copytree(run, out)
     names = {"battery": CHINESE, "metal": THAI, "paper": HINDI}
@@ -162,7 +162,7 @@ def test_a_line_of_two_scripts_is_written_in_pieces(installed, tmp_path):
 
 
 def test_plots_show_the_number_instead_of_a_box(tmp_path, installed):
-    """The picture is that of a class which is called so."""
+    """The picture equals that of a class with the replacement name."""
     pictures = []
     for name in (CHINESE, "class 3"):
         folder = tmp_path / f"{len(name)}"

@@ -20,7 +20,7 @@ def test_inspect_finds_what_is_wrong_with_a_folder(drawn, tmp_path, capsys):
     Image.new("RGB", (90, 40)).save(train / "trash" / "wide.png")
     assert main(["inspect", "--data", str(folder), "--out", str(out), "--image-size", "32", "--augment", "rand"]) == 0
     printed = " ".join(capsys.readouterr().out.split())
-    assert f"unreadable, left out in training: {train / 'trash' / 'broken.jpg'}: UnidentifiedImageError" in printed
+    assert f"unreadable, skipped in training: {train / 'trash' / 'broken.jpg'}: UnidentifiedImageError" in printed
     assert "2 groups of duplicates, 1 of them in both parts or several classes" in printed
     assert f"same pixels: {train / 'shoes' / '0000.png'}, {copied}" in printed
     assert "width: 80 to 90 pixels" in printed and "height: 40 to 80 pixels" in printed

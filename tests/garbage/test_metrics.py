@@ -1,4 +1,4 @@
-"""Predictions and the figures computed from them, against counting by hand."""
+"""Predictions and their metrics, against hand counts."""
 
 import itertools
 import json
@@ -24,7 +24,7 @@ def random_predictions(images=60, classes=4, present=4) -> Predictions:
 
 
 def test_counts_by_hand():
-    """Ten images: of four a one is taken for b and one for c, all three b are right, of three c one is taken for b."""
+    """Ten images: of four a, one is predicted b and one c; all three b are right; of three c, one is predicted b."""
     labels = torch.tensor([0, 0, 0, 0, 1, 1, 1, 2, 2, 2])
     said = torch.tensor([0, 0, 1, 2, 1, 1, 1, 2, 2, 1])
     probabilities = torch.full((10, 3), 0.2)
@@ -42,7 +42,7 @@ def test_counts_by_hand():
 
 
 def test_areas_below_the_curves():
-    """AUC is the share of (positive, negative) pairs in order; AP the mean precision at the positives."""
+    """AUC is the fraction of ordered (positive, negative) pairs; AP is the mean precision at the positives."""
     predictions = random_predictions()
     metrics = compute_metrics(predictions)
     for k, name in enumerate(predictions.classes):
@@ -90,7 +90,7 @@ def test_a_class_of_all_images_has_no_negatives():
 
 
 def test_calibration_bins_give_the_calibration_error():
-    """Also where confidences of 1, which a softmax in float32 gives, share an interval with those just below."""
+    """Also if confidences of 1, from a float32 softmax, share an interval with those just below."""
     predictions = random_predictions(images=200)
     predictions.probabilities[:20] = torch.eye(4)[0]
     predictions.probabilities[20:40] = torch.eye(4)[predictions.labels[20:40]] * 0.92 + 0.02

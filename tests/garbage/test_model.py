@@ -1,4 +1,4 @@
-"""The garbage classifier's network: any architecture, places for CBAM, weights to start from, frozen parts."""
+"""The garbage classifier's network: architectures, places of CBAM, initial weights, frozen parts."""
 
 import functools
 
@@ -102,7 +102,7 @@ def test_weights_of_a_file(tmp_path):
 
 @pytest.mark.parametrize("classes", [list("abc"), list("abcd"), list("ab"), list("dca"), ["x", "y", "z"]])
 def test_rows_of_the_last_layer_go_by_the_names_of_classes(tmp_path, capsys, classes):
-    """Those of as many other classes were once taken row by row."""
+    """Rows of the same number of other classes must not be copied in order."""
     trained = RESNET18_OF_3("each_layer").state_dict()
     torch.save({"arch": "resnet18", "classes": list("cab"), "state_dict": trained}, tmp_path / "run.pt")
     settings = Settings(data=None, weights=str(tmp_path / "run.pt"))

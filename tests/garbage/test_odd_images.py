@@ -1,4 +1,4 @@
-"""Image files as a camera roll has them: each is read as it looks, or named with the reason."""
+"""Image files of all kinds: each is decoded as displayed, or reported with the reason."""
 
 import json
 import struct
@@ -81,7 +81,7 @@ def test_what_is_transparent_is_white(picture, tmp_path, name):
 @pytest.mark.parametrize("kind", ["jpg", "png", "webp"])
 def test_a_camera_that_was_turned(picture, tmp_path, kind):
     exif = Image.Exif()
-    exif[0x0112] = 8  # stored a quarter turn clockwise: left becomes bottom
+    exif[0x0112] = 8  # stored rotated clockwise by 90 degrees: left becomes bottom
     picture.save(tmp_path / f"turned.{kind}", exif=exif, **({"quality": 95} if kind == "jpg" else {}))
     image = read_rgb(tmp_path / f"turned.{kind}", 32)
     assert image.size == (32, 48)

@@ -19,7 +19,7 @@ from train_example import main
 
 
 def test_predict_skips_what_it_cannot_read(run, drawn, tmp_path):
-    """As a program of its own, without a terminal: good pictures, a corrupt one, a missing one and a text file."""
+    """As a separate program without a terminal: good pictures, a corrupt one, a missing one and a text file."""
     shutil.copytree(drawn / "val", tmp_path / "val")
     (tmp_path / "val" / "metal" / "broken.jpg").write_bytes(b"\xff\xd8 not a jpeg")
     (tmp_path / "val" / "metal" / "notes.txt").write_text("not an image")

@@ -1,4 +1,4 @@
-"""The report of a run: from its log and predictions, and with photos and attention maps where these exist."""
+"""The report of a run: from its log and predictions, with photos and attention maps if available."""
 
 import csv
 import json
@@ -10,7 +10,7 @@ import torch
 from garbage_runs import files_below, read_log, synthetic_run
 from PIL import Image
 
-from cbam_fused import functional
+from cbam_fused import routing
 from garbage.model import classifier
 from garbage.report.metrics import compute_metrics
 from garbage.report.plots import roc_figure
@@ -179,7 +179,7 @@ def test_photos_of_mistakes_and_attention_maps(run):
 
 def test_gates_that_do_nothing_are_named_in_words(copy):
     checkpoint = torch.load(copy / "best.pt", weights_only=True)
-    checkpoint["state_dict"]["layer3.cbam.ca.fc1.weight"].abs_().neg_()  # behind ReLUs no hidden unit is left
+    checkpoint["state_dict"]["layer3.cbam.ca.fc1.weight"].abs_().neg_()  # after ReLUs all hidden units are 0
     torch.save(checkpoint, copy / "best.pt")
     write_report(copy)
     page = (copy / "report.html").read_text()
@@ -200,7 +200,7 @@ def test_attention_of_a_network_without_cbam_is_left_out(copy):
 def test_kernels_of_a_gpu_that_training_demands_hinder_no_command_after_it(run, copy, drawn, monkeypatch, backend):
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     image = str(drawn / "val" / "metal" / "0000.png")
-    with functional.use_backend(backend):
+    with routing.use_backend(backend):
         assert main(["report", "--run", str(copy)]) == 0
         for command in ("predict", "explain"):
             assert main([command, "--run", str(copy), image]) == 0

@@ -1,4 +1,4 @@
-"""report.html as a reader sees it, in a real browser."""
+"""report.html in a real browser."""
 
 import itertools
 
@@ -20,7 +20,7 @@ def browser(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def pages(run, tmp_path_factory):
-    """Of a run with its checkpoint and photos, and of the bare log and predictions of twelve classes."""
+    """Reports of a run with checkpoint and photos, and of only log and predictions of twelve classes."""
     bare = synthetic_run(tmp_path_factory.mktemp("bare"))
     write_report(bare)
     return {"whole": run / "report.html", "bare": bare / "report.html"}

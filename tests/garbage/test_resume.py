@@ -1,4 +1,4 @@
-"""The garbage classifier: a run that was stopped anywhere goes on to the same end, bit for bit."""
+"""The garbage classifier: a run stopped anywhere resumes to the same bits."""
 
 import itertools
 import json
@@ -46,18 +46,18 @@ def assert_same_run(out, expected):
 
 
 class Killed(BaseException):
-    """Stands for the end of the process."""
+    """Simulates the end of the process."""
 
 
 def test_a_kill_before_any_file_is_replaced_loses_nothing(images, tmp_path, monkeypatch):
-    """As if killed in front of the 1st, 2nd, ... replacement, each time in a new run, which then goes on."""
+    """Killed before the 1st, 2nd, ... replacement, each in a new run, which then resumes."""
     replace, remaining = os.replace, -1
 
     def replace_or_die(source, target):
         nonlocal remaining
         if remaining == 0:
             remaining = -1
-            # What a real kill leaves: the temporary file, under the name of another process, half of it.
+            # A real kill leaves half of the temporary file, under the name of another process.
             with open(source, "rb") as file, open(f"{target.parent}/.{target.name}.1", "wb") as half:
                 half.write(file.read(100))
             raise Killed
@@ -94,7 +94,7 @@ def test_an_interrupt_saves_the_step_and_the_rest_is_as_undisturbed(
 
     with monkeypatch.context() as patch:
         patch.setattr(loop, "seed_all", press)
-        with pytest.raises(Interrupted, match=f"go on with: python train_example.py train --resume {out}"):
+        with pytest.raises(Interrupted, match=f"resume with: python train_example.py train --resume {out}"):
             train(images, out)
     assert signal.getsignal(signal.SIGINT) is handler
     saved = torch.load(out / "last.pt", weights_only=True)["resume"]["progress"]
@@ -104,7 +104,7 @@ def test_an_interrupt_saves_the_step_and_the_rest_is_as_undisturbed(
 
 
 def test_killed_at_random_moments(drawn, undisturbed, tmp_path):
-    """kill -9 of runs that go on, from their start on; CBAM_FUSED_KILLS says how often in all."""
+    """kill -9 of resuming runs at random times; CBAM_FUSED_KILLS is the total number of kills."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tiny_training"])
     wanted, rng, out = int(os.environ.get("CBAM_FUSED_KILLS", 2)), random.Random(), tmp_path / "run"
@@ -126,7 +126,7 @@ def test_killed_at_random_moments(drawn, undisturbed, tmp_path):
             process.kill()
             process.join()
             kills, of_this_run = kills + 1, of_this_run + 1
-        else:  # the machine was faster this time
+        else:  # the run finished first
             assert process.exitcode == 0
             assert_same_run(out, undisturbed)
             shutil.rmtree(out)

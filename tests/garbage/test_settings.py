@@ -1,4 +1,4 @@
-"""The garbage classifier: settings from a file and from options; the photos of Kaggle."""
+"""The garbage classifier: settings from a file and from options; Kaggle's photos."""
 
 import argparse
 import dataclasses
@@ -9,8 +9,7 @@ import kagglehub
 import pytest
 import requests
 
-from garbage import InputError
-from garbage.commands import arguments
+from garbage import InputError, arguments
 from garbage.data import download
 from garbage.settings import SAMPLE_RECIPE, Settings, read_settings
 from train_example import main
@@ -55,7 +54,7 @@ def test_the_config_of_a_run_gives_its_settings(run):
 
 
 def test_runs_with_a_longer_warmup_than_was_possible_keep_what_they_had(run, tmp_path):
-    """Until it was refused, the default of 2 stood in the config.json of a run of 2 epochs, whose warm-up took 1."""
+    """Before it was refused, the config.json of a run of 2 epochs had the default of 2, while the warm-up took 1."""
     config = json.loads((run / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | {"warmup_epochs": 2.0}))
     assert read_settings(tmp_path / "config.json")["warmup_epochs"] == 1

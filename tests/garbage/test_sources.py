@@ -1,4 +1,4 @@
-"""The garbage classifier: one rule for which files and folders count, followed by every command."""
+"""The garbage classifier: the files and folders that count, in every command."""
 
 import json
 import os
@@ -22,7 +22,7 @@ def _files(picture: bytes, *paths: Path) -> None:
 
 @pytest.fixture
 def folder(drawn, tmp_path) -> Path:
-    """Two classes of 5 images that count, one of them linked, and many that do not; links that go in circles."""
+    """Two classes with 5 images that count, one of them linked, and many that do not; circular links."""
     picture = (drawn / "train" / "metal" / "0000.png").read_bytes()
     data, elsewhere = tmp_path / "data", tmp_path / "elsewhere"
     for name in ("battery", "metal"):
@@ -79,10 +79,10 @@ def test_links_are_followed_once(drawn, tmp_path):
 
 
 def test_a_link_to_an_image_that_is_gone_is_named(two_classes, tmp_path, capsys):
-    """As tools leave them that keep large files elsewhere."""
+    """As in tools that store large files elsewhere."""
     (two_classes / "shoes" / "gone.png").symlink_to(tmp_path / "nowhere.png")
     assert main(["train", "--data", str(two_classes), "--out", str(tmp_path / "run"), *SMALL]) == 0
-    assert f"left out {two_classes / 'shoes' / 'gone.png'}: FileNotFoundError" in capsys.readouterr().out
+    assert f"skipped {two_classes / 'shoes' / 'gone.png'}: FileNotFoundError" in capsys.readouterr().out
 
 
 def test_a_hidden_folder_or_file_that_is_named_counts(drawn, tmp_path):

@@ -1,4 +1,4 @@
-"""The garbage classifier: runs from the command line to the last file."""
+"""The garbage classifier: complete runs from the command line."""
 
 import functools
 import json
@@ -16,7 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch.nn import functional as F
 
 from cbam_fused.ops import registry
-from garbage.commands import train as train_command
+from garbage import cli
 from garbage.data import folders
 from garbage.data.augmentation import train_transform
 from garbage.data.loading import epoch_batches, make_loader
@@ -24,7 +24,7 @@ from garbage.model import classifier
 from garbage.run.folder import RUN_FILES
 from garbage.samples import draw
 from garbage.settings import Settings
-from garbage.train import loop
+from garbage.train import loop, start
 from train_example import main
 
 HELD = set(RUN_FILES) - {"predictions.csv", "predictions.json"} | {"tensorboard"}
@@ -33,7 +33,7 @@ PHOTOS = Path(os.environ.get("CBAM_FUSED_PHOTOS", REPO.parent / "shared" / "garb
 
 @pytest.fixture
 def no_report(monkeypatch):
-    """A report takes longer than such a run."""
+    """Without the report, which takes longer than the run."""
     monkeypatch.setattr(loop, "write_report", lambda run: None)
 
 
@@ -92,7 +92,7 @@ def test_one_seed_gives_one_loss_curve(run, drawn, tmp_path, no_report):
 
 @pytest.mark.skipif(bool(registry.cpu_missing), reason=f"nothing to compare: {registry.cpu_missing}")
 def test_fused_and_reference_curves_agree(run, drawn, tmp_path, no_report):
-    """The first epoch, three steps. Later ones part in float32 as they do for weights changed by 1e-7: see float64."""
+    """The first epoch, three steps. Later steps in float32 differ as for weights changed by 1e-7; float64 is tested."""
     main(["train", "--data", str(drawn), "--out", str(tmp_path / "run"), *SMALL, "--backend", "reference"])
     fused, reference = (read_log(out)[0]["train_loss"] for out in (run, tmp_path / "run"))
     assert fused == pytest.approx(reference, rel=1e-3)
@@ -127,7 +127,7 @@ def small_default(tmp_path, monkeypatch) -> Path:
     """The folder of the default run, in an empty working directory, with the sample set reduced to 36 pictures."""
     small = functools.partial(draw.draw_sample_set, counts={"train": 2, "val": 1})
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(train_command, "draw_sample_set", small)
+    monkeypatch.setattr(start, "draw_sample_set", small)
     return Path("runs/sample")
 
 
@@ -138,13 +138,13 @@ def test_a_busy_machine_is_told_what_helps(load, given, said, monkeypatch):
     monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
     if given:
         monkeypatch.setenv("OMP_WAIT_POLICY", given)
-    assert ("the load is 9 on 2 cores: OMP_WAIT_POLICY=passive" in train_command.busy_machine()) == said
+    assert ("the load is 9 on 2 cores: OMP_WAIT_POLICY=passive" in start.busy_machine()) == said
 
 
 def test_training_prints_it(small_default, monkeypatch, capsys):
     done = dict.fromkeys(["epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy"], 0)
-    monkeypatch.setattr(train_command, "train", lambda *args, **kwargs: done)
-    monkeypatch.setattr(train_command, "busy_machine", lambda: "the load is 9")
+    monkeypatch.setattr(cli, "train", lambda *args, **kwargs: done)
+    monkeypatch.setattr(cli, "busy_machine", lambda: "the load is 9")
     assert main([]) == 0
     assert "the load is 9\n" in capsys.readouterr().out
 
@@ -156,7 +156,7 @@ def test_without_arguments_it_is_the_main_job(small_default, monkeypatch):
         seen.append((args, kwargs))
         return dict.fromkeys(["epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy"], 0)
 
-    monkeypatch.setattr(train_command, "train", record_call)
+    monkeypatch.setattr(cli, "train", record_call)
     assert main([]) == 0
     (settings, images, out), options = seen[0]
     assert (settings.data, settings.arch, settings.cbam, settings.backend) == (None, "resnet18", "each_layer", "fused")

@@ -1,4 +1,4 @@
-"""The garbage classifier: wrong input is refused, with a clear message, before anything is written."""
+"""The garbage classifier: wrong input raises a clear error before anything is written."""
 
 import os
 import re
@@ -9,7 +9,7 @@ import sys
 import pytest
 from garbage_runs import REPO, SMALL, files_below
 
-from cbam_fused import functional
+from cbam_fused import routing
 from train_example import main
 
 FROM_SCRATCH = REPO / "garbage" / "recipes" / "from_scratch.toml"
@@ -66,7 +66,7 @@ def test_a_finished_run_is_not_overwritten(run, drawn, capsys):
 
 @pytest.mark.parametrize("command", ["train", "inspect", "compare"])
 def test_results_never_go_among_the_images(two_classes, monkeypatch, capsys, command):
-    """Their folder would be a class the next time; inspect has a default, which lies in the working directory."""
+    """Their folder would be a class in the next run; inspect's default is in the working directory."""
     before = files_below(two_classes)
     monkeypatch.chdir(two_classes)
     for out in (["--out", str(two_classes / "run")], *([[]] if command == "inspect" else [])):
@@ -80,7 +80,7 @@ def test_an_unwritable_run_folder_is_refused(drawn, tmp_path, capsys):
     assert main(["train", "--data", str(drawn), "--out", str(tmp_path / "file" / "run")]) == 2
     assert "file is not a folder" in capsys.readouterr().err
     if os.geteuid() == 0:
-        return  # nothing is forbidden to root
+        return  # root may write anywhere
     (tmp_path / "closed").mkdir(mode=0o500)
     assert main(["train", "--data", str(drawn), "--out", str(tmp_path / "closed" / "run")]) == 2
     assert "no permission in" in capsys.readouterr().err
@@ -129,7 +129,7 @@ def test_options_that_do_not_exist_are_refused(option, capsys):
 
 
 def test_a_backend_that_does_not_exist_is_refused(run, drawn, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(functional, "wanted", "gpu")
+    monkeypatch.setattr(routing, "wanted", "gpu")
     train = ["train", "--data", str(drawn), "--out", str(tmp_path / "run")]
     for command in (train, ["predict", "--run", str(run), str(drawn)]):
         assert main(command) == 2

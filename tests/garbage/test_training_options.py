@@ -1,4 +1,4 @@
-"""The garbage classifier: what single settings do in training."""
+"""The garbage classifier: effects of single settings in training."""
 
 import dataclasses
 import os
@@ -47,7 +47,7 @@ def test_mixed_precision_computes_nearly_the_same(images, tmp_path, amp):
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_a_first_step_that_overflows_leaves_no_trace(optimizer):
-    """As is usual at a scale of 65536. Memory that the optimiser only allocates then (here poisoned) must not count."""
+    """As usual at a scale of 65536. Memory that the optimiser allocates in this step (here poisoned) must not count."""
     settings = Settings(data=None, arch="mobilenet_v2", cbam="none", amp="fp16", optimizer=optimizer, lr=0.001)
     learned = learner.make_learner(settings, ["a", "b", "c"], 10)
     before = {k: v.clone() for k, v in learned.model.named_parameters()}
@@ -73,7 +73,7 @@ def test_what_changes_no_result(images, plain, tmp_path, changes):
 
 
 class Scatter(torch.nn.Module):
-    """What PyTorch has no deterministic form of, on a CPU too."""
+    """An operation without a deterministic implementation, also on a CPU."""
 
     def forward(self, x):
         return x.put_(torch.tensor([0, 1]), x.flatten()[:2]) if self.training else x
@@ -150,7 +150,7 @@ def test_class_weights_make_rare_classes_count(two_classes, tmp_path, monkeypatc
 
 @pytest.mark.parametrize("mixed", [False, True])
 def test_the_weighted_and_smoothed_loss_is_lowest_at_the_smoothed_label(mixed):
-    """However rare another class is: 990 images of one, 10 of the other."""
+    """For any class frequencies: 990 images of one class, 10 of the other."""
     labels = torch.tensor([0] * 990 + [1] * 10)
     smoothed = torch.tensor([[0.95, 0.05], [0.05, 0.95]])
     logits = smoothed.log()[labels].requires_grad_()
@@ -160,7 +160,7 @@ def test_the_weighted_and_smoothed_loss_is_lowest_at_the_smoothed_label(mixed):
 
 
 def test_a_weighted_batch_may_be_split():
-    """Over processes, whose gradients are averaged: here into one of the rare class alone and others."""
+    """Split among processes, whose gradients are averaged: one with only the rare class, and others."""
     labels, logits = torch.tensor([2, 2, 0, 0, 1, 0, 0, 1]), torch.randn(8, 3)
     weight = class_weights(labels, 3)
     parts = [cross_entropy(logits[i : i + 2], labels[i : i + 2], 0.1, weight) for i in range(0, 8, 2)]

@@ -1,4 +1,4 @@
-"""A training step on a GPU never makes the host wait for the stream, and the workers of an epoch serve the next."""
+"""A training step on a GPU never blocks the host, and the workers of an epoch are reused in the next."""
 
 import itertools
 import os
@@ -71,7 +71,7 @@ def test_a_step_waits_for_nothing(images, tmp_path, monkeypatch, gpu, changes):
 
 
 def test_the_stand_in_counts_what_the_trainer_did(images):
-    """Labels brought to a GPU by a copy that waits, and a mean and deviation made there anew in each step."""
+    """Labels copied to a GPU by a blocking copy, and mean and deviation created there in each step."""
     with stand_in() as waits:
         pixels = torch.stack(images.val.pixels([0, 1])).to("cuda", non_blocking=True)
         assert waits() == []
@@ -139,7 +139,7 @@ def test_a_run_makes_its_loaders_once(images, tmp_path, monkeypatch):
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
 def test_validation_of_images_in_memory_needs_no_workers(images, monkeypatch):
-    """They are only put together; training also augments them, for which a GPU would have to wait."""
+    """They are only batched; training also augments them in workers, so that a GPU does not wait."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     batches = loading.share_of(images.val, 8)
     assert loading.make_loader(images.val, batches, 4).num_workers == 0

@@ -1,4 +1,4 @@
-"""attention_maps: the gates that the network computes with, from a network that stays as it is."""
+"""attention_maps: the gates that the network uses; the network does not change."""
 
 import copy
 import functools
@@ -74,7 +74,7 @@ def test_a_cbam_that_is_called_by_keyword():
 
 
 def test_of_a_compiled_model():
-    """Its code does not see hooks that are registered after the compilation."""
+    """Compiled code does not see hooks registered later."""
     model = small_resnet().eval()
     inserted = insert_cbam(model, where="stem_last", example_input=image(1))
     compiled = torch.compile(model, backend="eager")
@@ -93,7 +93,7 @@ def test_of_a_compiled_model():
     ids=["compiled", "DataParallel"],
 )
 def test_a_wrapper_around_an_inserted_cbam(wrapper, where):
-    """It has the name that insert_cbam gave."""
+    """It keeps the name that insert_cbam returned."""
     model = small_resnet().eval()
     inserted = insert_cbam(model, where=where, example_input=image(1))
     expected = attention_maps(model, image())
@@ -115,7 +115,7 @@ def test_a_wrapper_that_is_more_than_cbam():
     model.layer2.cbam = torch.jit.trace(model.layer2.cbam[0], torch.randn(1, 128, 8, 8))
     with pytest.raises(TypeError, match=r"layer2\.cbam: TopLevelTracedModule must have gates\(x\)"):
         attention_maps(model, image())
-    model.layer2.cbam = CBAM(128)  # another one in its place
+    model.layer2.cbam = CBAM(128)  # a replacement
     assert list(attention_maps(model, image())) == list(inserted)
 
 

@@ -1,4 +1,4 @@
-"""What is at m.ca, m.sa or a layer of theirs and is not as it was built is called, in both implementations."""
+"""Replaced or changed modules at m.ca, m.sa and their layers are called, in both implementations."""
 
 import copy
 import pickle
@@ -44,7 +44,7 @@ class Called(ChannelAttention):
 
 
 class SameNames(nn.Module):
-    """The children of a channel mask, another function."""
+    """The children of a channel mask with another function."""
 
     def __init__(self, ca):
         super().__init__()
@@ -55,7 +55,7 @@ class SameNames(nn.Module):
 
 
 class LookAlike(nn.Module):
-    """The children and the attributes of a spatial mask, another function."""
+    """The children and attributes of a spatial mask with another function."""
 
     def __init__(self, sa):
         super().__init__()
@@ -174,7 +174,7 @@ def test_a_mask_with_another_switch_in_its_place(cls):
 
 @BOTH
 def test_a_padded_fully_connected_layer(cls):
-    """A gate of 3 x 3 does not multiply a map of 9 x 8; of a map of 3 x 3 it does."""
+    """A 3 x 3 gate cannot multiply a 9 x 8 map, but a 3 x 3 map."""
     module, x = cls(32, 4), X[:, :, :3, :3]
     layer("ca.fc2", padding=(1, 1))(module)
     assert module.ca(x).shape == (2, 32, 3, 3)
@@ -204,7 +204,7 @@ def test_a_forward_of_batch_norm_on_the_instance(cls):
 
 
 class Offloaded:
-    """As offloading does: weights come when a layer is called, and go to the meta device after it."""
+    """As in offloading: weights are loaded when a layer is called, and then moved to the meta device."""
 
     def __init__(self, layer):
         self.layer, self.old, self.weights = layer, layer.forward, layer.state_dict(keep_vars=False)
@@ -233,7 +233,7 @@ def test_offloaded_layers(cls):
 @pytest.mark.parametrize("part", ["ca", "sa", "ca.fc1", "ca.fc2", "sa.conv1", "sa.bn"])
 @BOTH
 def test_parameters_on_meta_are_an_error(cls, part):
-    """PyTorch's own operators return memory that nothing was written to."""
+    """PyTorch's operators return uninitialised memory."""
     module = cls(32, 4, norm=True, bias=True)
     module.get_submodule(part).to("meta")
     for called in (module, module.ca if part.startswith("ca") else module.sa):
@@ -242,9 +242,9 @@ def test_parameters_on_meta_are_an_error(cls, part):
 
 
 def test_what_is_as_built_is_not_called():
-    """The other side: nothing leaves the fast path without need, in copies neither."""
+    """Unchanged modules and their copies stay on the fast path."""
     module = CBAM(32, 4)
     for other in (module, copy.deepcopy(module), pickle.loads(pickle.dumps(module)), module.double().float()):
-        assert other._three_weights(other._as_built) is not None and not other.calls_masks()
+        assert other._as_built.weights(other) is not None and not other.calls_masks()
     module.sa.conv1.comment = "no change of what it computes"
-    assert module._three_weights(module._as_built) is None and module.backend_for(X) == ("cpu", "")
+    assert module._as_built.weights(module) is None and module.backend_for(X) == ("cpu", "")

@@ -1,4 +1,4 @@
-"""State under public names: into any module that has room for it, at any depth, and out again."""
+"""State_dicts with public names: loading into any module with these parameters, at any depth, and exporting."""
 
 import warnings
 
@@ -43,7 +43,7 @@ def test_any_names_into_any_module_of_the_same_function(target):
         hidden = next(p.shape[0] for n, p in public.named_parameters() if p.dim() > 1 and p.shape[1] == 32)
         module = CBAM(32, variant=target, width="single" if hidden == 32 else hidden).double()
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of names that are ambiguous, see below
+            warnings.simplefilter("ignore")  # about ambiguous names, see below
             module.load_state_dict(public.state_dict(), strict=True)
         torch.testing.assert_close(module.eval()(X), public.eval()(X), msg=lambda m: f"{source}: {m}")  # noqa: B023
         exported = export_state_dict(module, source)
@@ -53,7 +53,7 @@ def test_any_names_into_any_module_of_the_same_function(target):
 
 
 def resnet(block, layers, attention, **more):
-    """torchvision's ResNet with a CBAM in each block before the addition, where the official one has it."""
+    """torchvision's ResNet with a CBAM in each block before the addition, as in the official code."""
 
     class Block(block):
         def __init__(self, inplanes, planes, *args, **kwargs):
@@ -131,7 +131,7 @@ def test_halves_under_the_names_of_different_variants():
     values = [source.ca.fc1.weight, source.ca.fc2.weight, source.sa.conv1.weight]
     module = CBAM(32)
     names = ("ChannelGate.mlp.1.weight", "ChannelGate.mlp.3.weight", "spatial_attention.conv.weight")
-    with pytest.warns(UserWarning, match="those of leomjl, shared_mlp_snake, yolov5, leave open what it was"):
+    with pytest.warns(UserWarning, match="those of leomjl, shared_mlp_snake, yolov5, are ambiguous; assuming"):
         module.load_state_dict(dict(zip(names, values, strict=True)), strict=True)
     for p, value in zip(module.weights(), values, strict=True):
         assert torch.equal(p, value)
@@ -150,7 +150,7 @@ def test_masks_alone():
 
 
 def test_masks_in_a_block():
-    """The names of luuuyi, whose masks belong to the blocks, into mask modules in the same places."""
+    """The names of luuuyi, whose masks belong to the blocks, load into mask modules in the same places."""
     state = filled(PUBLIC["luuuyi"](32, 16)).state_dict()
     masks = {"ca": ChannelAttention(32, variant="luuuyi"), "sa": SpatialAttention(variant="luuuyi")}
     model = nn.ModuleDict(masks).double()
@@ -171,7 +171,7 @@ def test_batch_norm_without_a_place():
     for name in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked"):
         assert f'"stage.SpatialGate.spatial.bn.{name}"' in message
     assert "Missing" not in message
-    assert "variant='official' has a place for stage.SpatialGate.spatial.bn.weight, " in message
+    assert "variant='official' has the keys stage.SpatialGate.spatial.bn.weight, " in message
 
 
 def test_biases_without_a_place():
@@ -211,18 +211,19 @@ def test_ambiguous_order_warns():
     state = PUBLIC["leomjl"](32, 16).state_dict()
     module = CBAM(32)
     with pytest.warns(
-        UserWarning, match="its names, those of leomjl, leave open .* with spatial_order='mean_max'; a mod"
+        UserWarning, match="its keys, those of leomjl, are ambiguous; assuming spatial_order='mean_max'; build"
     ):
         module.load_state_dict(state, strict=True)
     assert torch.equal(module.sa.conv1.weight, state["spatial_attention.conv.weight"])
 
 
 def test_ambiguous_names_warn_once():
-    """The same names with and without the residual: the module without it takes them for the copy without it."""
+    """The same names with and without the residual: a module without it assumes the copy without it."""
     state = {f"{i}.{n}": t for i in (0, 1) for n, t in PUBLIC["external_attention_yolo"](32, 16).state_dict().items()}
     model = nn.Sequential(CBAM(32, spatial_bias=True), CBAM(32, spatial_bias=True))
     with pytest.warns(
-        UserWarning, match="those of external_attention, external_attention_yolo, leave open .* residual=False"
+        UserWarning,
+        match="those of external_attention, external_attention_yolo, are ambiguous; assuming .*residual=False",
     ) as caught:
         model.load_state_dict(state, strict=True)
         model.load_state_dict(state, strict=True)
@@ -232,9 +233,9 @@ def test_ambiguous_names_warn_once():
 
 def test_a_difference_that_the_state_does_not_show_warns():
     module = CBAM(32, 16, 7, bias=True, spatial_bias=False)
-    with pytest.warns(UserWarning, match="'peachypie98' has residual=True, which the module has not"):
+    with pytest.warns(UserWarning, match="'peachypie98' has residual=True, unlike this module"):
         module.load_state_dict(PUBLIC["peachypie98"](32, 16).state_dict(), strict=True)
-    with pytest.warns(UserWarning, match="export: 'peachypie98' has residual=True, which the module has not"):
+    with pytest.warns(UserWarning, match="export: 'peachypie98' has residual=True, unlike this module"):
         export_state_dict(module, "peachypie98")
 
 
@@ -256,17 +257,19 @@ def test_order_can_be_given():
 
 def test_export_without_a_place():
     model = nn.Sequential(CBAM(32, variant="official"))
-    with pytest.raises(ValueError, match=r"variant 'tutorial' has no place for 0.ca.fc1.bias, .*0.sa.bn.weight"):
-        export_state_dict(model, "tutorial")
-    with pytest.raises(ValueError, match=r"variant 'timm' has also state that the module lacks: sa.bn.bias"):
-        export_state_dict(CBAM(32), "timm")
     with pytest.raises(
-        ValueError, match=r"no place for sa.conv1.weight \(the switch maps is 'mean', there it is 'both'"
+        ValueError, match=r"cannot export to variant 'tutorial': unexpected 0.ca.fc1.bias, .*0.sa.bn.weight"
     ):
+        export_state_dict(model, "tutorial")
+    with pytest.raises(ValueError, match=r"cannot export to variant 'timm': missing sa.bn.bias"):
+        export_state_dict(CBAM(32), "timm")
+    with pytest.raises(ValueError, match=r"unexpected sa.conv1.weight \(the switch maps is 'mean', there it is 'both'"):
         export_state_dict(CBAM(32, variant="timm_light"), "timm")
-    with pytest.raises(ValueError, match="the model has no CBAM"):
+    with pytest.raises(ValueError, match="model must have a CBAM"):
         export_state_dict(torchvision.models.resnet18(), "official")
-    with pytest.raises(ValueError, match="variant: there is no 'oficial'; the nearest names are official"):
+    with pytest.raises(
+        ValueError, match="variant must be a name in VARIANTS, got 'oficial'; the nearest names are official"
+    ):
         export_state_dict(CBAM(32), "oficial")
 
 
@@ -288,7 +291,7 @@ def test_export_of_one_module_under_two_names():
 def test_export_of_other_state(change, extra):
     model = nn.Sequential(CBAM(32))
     change(model[0].ca.fc1)
-    with pytest.raises(ValueError, match=f"variant 'bubbliiiing' has no place for 0.{extra}"):
+    with pytest.raises(ValueError, match=f"cannot export to variant 'bubbliiiing': unexpected 0.{extra}"):
         export_state_dict(model, "bubbliiiing")
 
 

@@ -1,4 +1,4 @@
-"""device= and dtype= as in PyTorch's own modules, and keywords of other projects."""
+"""device= and dtype= as in PyTorch's modules, and keywords of other projects."""
 
 import inspect
 import warnings
@@ -9,7 +9,7 @@ import torch
 from torch.nn.utils import skip_init
 
 import cbam_fused
-from cbam_fused import VARIANTS, functional, insert_cbam, reference, surgery
+from cbam_fused import VARIANTS, insert_cbam, reference, routing, surgery
 
 CLASSES = {
     "CBAM": (cbam_fused.CBAM, (32,)),
@@ -55,7 +55,7 @@ def test_skip_init(cls, args):
 
 @pytest.mark.parametrize("kind", [cbam_fused.CBAM, reference.CBAM])
 def test_attention_layer_of_timm(kind):
-    """timm passes device= and dtype= to whatever class it is given."""
+    """timm passes device= and dtype= to the given class."""
     model = timm.create_model("resnet50", block_args={"attn_layer": kind}, num_classes=3).eval()
     gates = [m for m in model.modules() if type(m) is kind]
     assert len(gates) == 16
@@ -69,7 +69,7 @@ def test_attention_layer_of_timm(kind):
     assert {p.dtype for p in half.parameters()} == {torch.bfloat16}
 
 
-# From the constructors of the projects in docs/guide/variants.md: what they call it, and what it is here.
+# From the constructors of the projects in docs/guide/variants.md: their keyword, and ours.
 FOREIGN = {
     **dict.fromkeys(("reduction_ratio", "ratio", "rotio", "rd_ratio", "reducton", "se_ratio"), "reduction"),
     **dict.fromkeys(("kernel", "spatial_kernel", "spatial_kernel_size", "kernelsize", "kernel_sz"), "kernel_size"),
@@ -100,7 +100,7 @@ def test_wrong_keywords_of_the_masks():
         cbam_fused.ChannelAttention(64, ratio=8)
     with pytest.raises(TypeError, match=r"^SpatialAttention has no argument 'kernel'; .* are kernel_size"):
         reference.SpatialAttention(kernel=7)
-    with pytest.raises(TypeError, match=r"argument: 'channels'"):  # Python's own, which names the right one
+    with pytest.raises(TypeError, match=r"argument: 'channels'"):  # Python's error, which names the keyword
         cbam_fused.CBAM(gate_channels=64)
     with pytest.raises(TypeError, match=r"^CBAM has no argument 'zzzz'; there are channels, reduction, kernel_"):
         cbam_fused.CBAM(64, zzzz=1)
@@ -142,4 +142,4 @@ def test_no_warning_and_the_same_kernels():
         warnings.simplefilter("error")
         module = cbam_fused.CBAM(32, device="cpu", dtype=torch.float32)
     x = torch.randn(1, 32, 4, 4)
-    assert module.backend_for(x).name == functional.backend_for(x)
+    assert module.backend_for(x).name == routing.backend_for(x)

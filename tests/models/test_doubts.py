@@ -1,4 +1,4 @@
-"""What replace_cbam cannot see through is left alone, and the report says why."""
+"""replace_cbam leaves modules alone that it cannot prove equal, and reports the reason."""
 
 import random
 
@@ -26,7 +26,7 @@ def test_callers_that_do_something_else_at_times(kind):
     block = kind(family.Channel(), family.Spatial())
     report = replace_cbam(nn.Sequential(block))
     assert report.replaced.keys() == {"0.ca", "0.sa"}
-    if report.fused:  # attributes are compared at each call; the others do nothing else
+    if report.fused:  # attributes are compared at each call; the other callers have no effects
         assert kind.__name__ in ("scheduled", "skipping", "again", "forward")
         assert replace_cbam(nn.Sequential(block)).unfused == {}
     else:
@@ -34,10 +34,10 @@ def test_callers_that_do_something_else_at_times(kind):
 
 
 def test_random_blocks_stay_random():
-    """The report of a user: 9 of 12 such blocks were fused, and then never dropped again."""
+    """A user's report: 9 of 12 such blocks were fused, and then never dropped."""
     block = family.caller("Dropping", family.by_python)(family.Channel(), family.Spatial())
     report = replace_cbam(nn.Sequential(block))
-    assert report.unfused == {"0": "its forward uses random.random, which is no function or module class that is known"}
+    assert report.unfused == {"0": "its forward uses random.random, which is not a known function or module class"}
     random.seed(0)
     x = torch.randn(1, family.C, 4, 4)
     dropped = [torch.equal(block.train()(x), x) for _ in range(200)]
@@ -45,7 +45,7 @@ def test_random_blocks_stay_random():
 
 
 def test_attributes_that_change_after_fusing():
-    """The traced forward serves only what it was traced with."""
+    """The traced forward is used only for the attributes at tracing."""
     block = family.Caller(family.Channel(), family.Spatial())
     model = nn.Sequential(block)
     assert replace_cbam(model).fused == {"0": [("ca", "sa")]}
@@ -61,7 +61,7 @@ def test_attributes_that_change_after_fusing():
 
 @pytest.mark.parametrize("name", ["held", "held in a list", "compiled ca", "forward of the block"])
 def test_what_others_hold(name):
-    """They would go on with the old module and its old parameters."""
+    """They would keep the old module and its parameters."""
     block = family.Whole(family.Channel(), family.Spatial())
     family.ATTACHED[name](block)
     report = replace_cbam(nn.Sequential(block))
@@ -84,7 +84,7 @@ def test_a_relu6_is_no_relu():
 
 
 class Clipped(nn.Module):
-    """Far beyond every number that is tried."""
+    """Beyond all tested numbers."""
 
     def forward(self, x):
         return x.clamp(0, 1e30)

@@ -1,4 +1,4 @@
-"""300 models drawn at random behave after replace_cbam as before it: outputs, gradients, random numbers, calls."""
+"""300 random models behave the same before and after replace_cbam: outputs, gradients, random numbers, calls."""
 
 import collections
 import random
@@ -33,7 +33,7 @@ def test_no_silent_difference(seeds):
 
 @pytest.mark.filterwarnings("ignore")
 def test_the_family_is_not_left_alone_altogether():
-    """Plain models are replaced, and fused where they are callers."""
+    """Plain models are replaced, and callers are fused."""
     counts = collections.Counter()
     for seed in SEEDS[:150]:
         drawn = family.draw(seed)
@@ -44,7 +44,7 @@ def test_the_family_is_not_left_alone_altogether():
         )
         if plain and drawn.parts[2] in ("Whole", "Caller"):
             report = replace_cbam(drawn.model)
-            # Even ties in one mask and the first maximum in the other are no one call.
+            # Masks with different ties cannot be one call.
             one = drawn.parts[0] == "Channel"
             whole = drawn.parts[2] == "Whole" and one
             assert report.replaced.keys() == ({"1"} if whole else {"1.ca", "1.sa"}), drawn.parts

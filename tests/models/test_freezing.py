@@ -107,7 +107,7 @@ def test_a_part_and_the_whole_are_not_frozen_by_a_call_each(first, second):
     model = small_resnet()
     freeze_except(model.get_submodule(first), re.compile(".*conv1"))
     before, classes = trained(model), [type(m) for m in model.modules()]
-    with pytest.raises(ValueError, match=r"freeze_except: (layer1\.)?0\.bn1 is already frozen, .*; unfreeze that"):
+    with pytest.raises(ValueError, match=r"freeze_except: (layer1\.)?0\.bn1 is already frozen by .*; unfreeze that"):
         freeze_except(model.get_submodule(second), re.compile(".*conv2"))
     assert trained(model) == before and [type(m) for m in model.modules()] == classes
     unfreeze(model.get_submodule(first))
@@ -139,7 +139,7 @@ def test_errors_leave_the_model_unchanged(model, parts, message):
 
 
 def test_replace_cbam_between_freeze_and_unfreeze():
-    """Names that are not those of the fused module: what was noted goes by the new ones."""
+    """Names that differ from the fused module's: the record gets the new names."""
     conv, cbam = nn.Conv2d(3, 16, 3), PUBLIC["yolov5"](16, 4)
     cbam.channel_attention.f1.weight.requires_grad_(False)
     model = nn.ModuleDict({"conv": conv, "cbam": cbam, "fc": nn.Linear(16, 2)})
@@ -162,7 +162,7 @@ def test_replace_cbam_between_freeze_and_unfreeze():
 def test_replace_cbam_of_what_is_frozen_by_itself():
     model = nn.Sequential(PUBLIC["yolov5"](16, 4))
     freeze_except(model[0], "channel_attention")
-    assert "it is frozen by a call of freeze_except for itself" in replace_cbam(model).skipped["0"]
+    assert "it was frozen by its own call of freeze_except" in replace_cbam(model).skipped["0"]
     unfreeze(model[0])
 
 
@@ -171,7 +171,7 @@ def test_unfreeze_with_a_parametrization():
     freeze_except(model, "fc")
     before, classes = trained(model), [type(m) for m in model.modules()]
     parametrize.register_parametrization(model.layer1[0].bn1, "weight", nn.Identity())
-    with pytest.raises(ValueError, match=r"unfreeze: layer1.0.bn1 has got another class since freeze_except"):
+    with pytest.raises(ValueError, match=r"unfreeze: the class of layer1.0.bn1 changed after freeze_except"):
         unfreeze(model)
     parametrize.remove_parametrizations(model.layer1[0].bn1, "weight")
     assert trained(model) == before and [type(m) for m in model.modules()] == classes
@@ -256,13 +256,13 @@ def test_what_stays_frozen_is_named():
     model = resnet_with_cbam()
     freeze_except(model)
     model.extra = nn.Linear(3, 3).requires_grad_(False)
-    with pytest.warns(UserWarning, match=r"unfreeze: extra\.weight, extra\.bias came after freeze_except, frozen"):
+    with pytest.warns(UserWarning, match=r"unfreeze: extra\.weight, extra\.bias were added frozen after freeze_except"):
         unfreeze(model)
     assert trained(model) == {n for n, _ in model.named_parameters()} - {"extra.weight", "extra.bias"}
 
 
 def test_a_part_without_frozen_statistics_and_the_whole():
-    """With bn_eval=False no class shows that the part is frozen."""
+    """With bn_eval=False no class marks the part as frozen."""
     model = small_resnet()
     freeze_except(model.layer1, "0.conv1", bn_eval=False)
     before = trained(model)

@@ -1,4 +1,4 @@
-"""AttentionMaps.problems: in words what is wrong with the gates of a CBAM."""
+"""AttentionMaps.problems: sentences about faults of a CBAM's gates."""
 
 import pytest
 import torch
@@ -29,13 +29,15 @@ def test_gates_that_work_have_no_problems():
         (CHANNEL[:, :1].expand(-1, 8, -1, -1), "constant over channels, about"),
         ((CHANNEL > 0.5).float(), "saturated, 100% of its values within 0.01 of 0 or 1"),
         (CHANNEL * torch.nan, "NaN or infinite"),
-        (torch.full((4, 1, 1, 1), 0.3), "constant over images"),  # one channel alone is not constant over channels
+        (torch.full((4, 1, 1, 1), 0.3), "constant over images"),  # a single channel is not constant over channels
     ],
 )
 def test_each_fault_of_a_channel_gate_has_its_sentence(channel, words):
     (text,) = of(channel)
     assert text.startswith(f"channel gate: {words}")
-    assert of(channel + 1e-3 * (CHANNEL - 0.5)[:, : channel.shape[1]]) == of(channel)  # nearly so is so
+    assert of(channel + 1e-3 * (CHANNEL - 0.5)[:, : channel.shape[1]]) == of(
+        channel
+    )  # nearly constant counts as constant
 
 
 @pytest.mark.parametrize(
@@ -62,11 +64,11 @@ def test_one_image_tells_nothing_about_differences_over_images():
     assert of(CHANNEL[:1], SPATIAL[:1]) == [] and of(CHANNEL[:0], SPATIAL[:0]) == []
     (text,) = of(torch.full((1, 8, 1, 1), 0.5))
     assert text.startswith("channel gate: constant over channels, about 0.50")
-    assert of(spatial=torch.rand(4, 1, 1, 1)) == []  # nor a map of one pixel over positions
+    assert of(spatial=torch.rand(4, 1, 1, 1)) == []  # nor is a map of one pixel constant over positions
 
 
 def test_a_cbam_whose_mlp_has_died_is_found():
-    """All weights of its hidden layer negative: behind a ReLU no input reaches the gate any more."""
+    """All weights of its hidden layer are negative: after a ReLU no input reaches the gate."""
     model = nn.Sequential(
         nn.Conv2d(3, 32, 3), nn.ReLU(), cbam_fused.CBAM(32), nn.Conv2d(32, 32, 3), cbam_fused.CBAM(32)
     )

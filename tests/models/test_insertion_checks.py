@@ -1,4 +1,4 @@
-"""After an insertion the model is run and counted: what is not called once, or changes anything else, is refused."""
+"""After an insertion the model runs and calls are counted: other counts and other changes are refused."""
 
 import copy
 import random
@@ -51,7 +51,7 @@ def count(model: nn.Module, inserted: dict, x, training: bool) -> list[int]:
 
 
 class Drops(BasicBlock):
-    """Stochastic depth that a test of one draw, or of eval mode, does not see."""
+    """Stochastic depth that a test of one draw, or in eval mode, misses."""
 
     def forward(self, x):
         if self.training and random.random() < 1e-6:
@@ -109,7 +109,7 @@ class BySize(BasicBlock):
 
 
 class ByAttribute(BasicBlock):
-    """Looks like its parent as long as an attribute has its present value; that one is part of the block."""
+    """Equals its parent while an attribute keeps its value; the attribute is part of the block."""
 
     scale = 1.0
 
@@ -139,7 +139,7 @@ def test_in_block_is_refused_where_a_block_does_more(block, reason, training):
     assert_refused(
         model, rf"'2' looks like a block of ResNet but .*{reason}.*; .* such as '2\.{last}'", where="in_block"
     )
-    inserted = insert_cbam(model, [f"2.{last}"], example_input=small())  # as the message says
+    inserted = insert_cbam(model, [f"2.{last}"], example_input=small())  # as in the message
     assert count(model, inserted, small(), True) == [1]
 
 
@@ -148,7 +148,7 @@ def test_in_block_of_a_forward_on_the_instance():
     model[1].forward = types.MethodType(BasicBlock.forward, model[1])
     assert_refused(model, "'1' looks like a block of ResNet but has a forward that was set on", where="in_block")
     model = network(BasicBlock(8, 8))
-    old = model[1].conv1.forward  # deeper: the layer is called, and has the forward that it has
+    old = model[1].conv1.forward  # deeper: the layer is called with its own forward
     model[1].conv1.forward = lambda x: old(x) * 2
     plain, x = copy.deepcopy(model).eval(), small()
     inserted = insert_cbam(model.eval(), where="in_block", example_input=x)
@@ -158,7 +158,7 @@ def test_in_block_of_a_forward_on_the_instance():
 
 
 def test_in_block_keeps_what_is_done_to_the_activation():
-    """A hook of relu runs twice, and another activation in its place is used, also when they come later."""
+    """A hook of relu runs twice, and another activation in its place is used, also if added later."""
     model = network(BasicBlock(8, 8)).eval()
     (cbam,) = insert_cbam(model, where="in_block", example_input=small()).values()
     plain = network(BasicBlock(8, 8)).eval()
@@ -222,9 +222,9 @@ def test_stages_that_walk_over_their_children_call_it_once(training):
 @pytest.mark.parametrize(
     "stage,message",
     [
-        (Stage(scale=0.5), "'1' calls CBAM among its children, and returns something else"),
-        (Stage(training_scale=0.5), "'1' calls CBAM among its children, and returns something else"),
-        (Stage(shortcut=True), "'1' calls CBAM among its children, and returns something else"),
+        (Stage(scale=0.5), "'1' calls CBAM among its children but does not return CBAM's result"),
+        (Stage(training_scale=0.5), "'1' calls CBAM among its children but does not return CBAM's result"),
+        (Stage(shortcut=True), "'1' calls CBAM among its children but does not return CBAM's result"),
         (LastIsSpecial(nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 1)), r"'1'"),
         (WalksOverModules(), r"'1'"),
     ],
@@ -260,7 +260,7 @@ def test_a_forward_on_the_instance_of_a_stage():
 
 
 class TwiceInTraining(nn.Module):
-    """The place is called more often in training; CBAM is so, too."""
+    """The place is called more often in training, and so is CBAM."""
 
     def __init__(self):
         super().__init__()
@@ -357,7 +357,7 @@ def test_a_factory_that_fails_and_an_interruption_leave_nothing():
     before, states = anatomy(model), generators()
     with pytest.raises(KeyboardInterrupt):
         insert_cbam(model, ["1", "2"], factory=fails, example_input=small())
-    with pytest.raises(ValueError, match=r"CBAM behind '1' the model does not run \(RuntimeError: .* must match"):
+    with pytest.raises(ValueError, match=r"CBAM after '1' the model does not run \(RuntimeError: .* must match"):
         insert_cbam(model, ["1"], factory=lambda c, r, k: Adds(c + 1), example_input=small())
     assert anatomy(model) == before and generators() == states
 
@@ -403,7 +403,7 @@ def test_models_of_other_inputs(model, example):
     model = copy.deepcopy(model)
     before = anatomy(model)
     for options, shape in (({}, r"\(1, 3, 224, 224\)"),):
-        message = rf"example_input is needed, a tensor, a tuple .* or a dictionary: {type(model).__name__} .* {shape}"
+        message = rf"example_input must be a tensor, a tuple .* or a dictionary: {type(model).__name__} .* {shape}"
         with pytest.raises(ValueError, match=message):
             insert_cbam(model, ["a"], **options)
     assert anatomy(model) == before
@@ -413,13 +413,13 @@ def test_models_of_other_inputs(model, example):
 
 def test_a_model_of_a_fixed_size_and_one_that_takes_a_list():
     model = nn.Sequential(nn.Conv2d(1, 8, 3), nn.Flatten(), nn.Linear(8 * 26 * 26, 2))
-    with pytest.raises(ValueError, match=r"example_input is needed, .* noise of shape \(1, 1, 224, 224\)"):
+    with pytest.raises(ValueError, match=r"example_input must be .* noise of shape \(1, 1, 224, 224\)"):
         insert_cbam(model, ["0"])
     assert list(insert_cbam(model, ["0"], example_input=torch.zeros(1, 1, 28, 28))) == ["0.cbam"]
-    with pytest.raises(RuntimeError, match="mat1 and mat2"):  # the model's own error for the user's own example
+    with pytest.raises(RuntimeError, match="mat1 and mat2"):  # the model's error for the user's example
         insert_cbam(model, ["0"], example_input=torch.zeros(1, 1, 29, 28))
     detector = torchvision.models.detection.ssdlite320_mobilenet_v3_large(weights=None, weights_backbone=None)
-    images = [torch.rand(3, 64, 48), torch.rand(3, 40, 64)]  # in training it wants targets: eval mode is what is run
+    images = [torch.rand(3, 64, 48), torch.rand(3, 40, 64)]  # it needs targets in training, so only eval mode runs
     inserted = insert_cbam(detector, ["backbone.features.0.0"], example_input=images)
     assert count(detector, inserted, images, False) == [1]
 
@@ -461,7 +461,7 @@ def test_meta_half_frozen_and_data_parallel():
 
 
 def test_compiled_before_the_insertion():
-    """Code that was compiled before neither goes on without the modules nor, after their removal, with them."""
+    """Compiled code runs neither without inserted modules nor with removed ones."""
     model = small_resnet().eval()
     compiled, x = torch.compile(model, backend="eager"), image()
     with torch.no_grad():
@@ -505,7 +505,7 @@ def test_what_cannot_be_changed_is_named():
 
 @pytest.mark.parametrize("name", ["DistributedDataParallel", "FSDPModule"])
 def test_a_wrapper_that_averages_gradients_comes_after(name):
-    """Parameters that come later would not be averaged, without a word."""
+    """Later parameters would silently not be averaged."""
     model = small_resnet()
     model.layer1.__class__ = type("Wrapped", (type(name, (), {}), nn.Sequential), {})
     with pytest.raises(ValueError, match=rf"layer1 is a {name}, .* insert first, then wrap"):
@@ -517,7 +517,7 @@ def test_removal_of_what_was_changed_since():
     inserted = insert_cbam(model, where="in_block", example_input=small())
     insert_cbam(model, ["2"], example_input=small())
     model[1].__class__ = type("Sharded", (type("FSDPModule", (), {}), type(model[1])), {})
-    with pytest.raises(ValueError, match="remove_cbam: 1 has got another class since insert_cbam"):
+    with pytest.raises(ValueError, match="remove_cbam: the class of 1 changed after insert_cbam"):
         remove_cbam(model)
     assert hasattr(model[2], "cbam") and list(inserted) == ["1.cbam"]
     model[1].__class__ = type(model[1]).__bases__[1]

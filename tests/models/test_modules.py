@@ -81,7 +81,7 @@ PUT_IN_LATER = {
 
 @pytest.mark.parametrize("name", PUT_IN_LATER)
 def test_what_is_put_in_later_counts(name):
-    """Biases, BatchNorm, or no gate where one was."""
+    """Added biases and BatchNorm, and removed gates."""
     torch.manual_seed(0)
     fused, plain, x = CBAM(32), reference.CBAM(32), torch.randn(2, 32, 5, 6)
     plain.load_state_dict(fused.state_dict())
@@ -143,7 +143,7 @@ def test_sizes_may_be_integers_of_numpy():
 @pytest.mark.parametrize("arch", ["resnet18", "resnet50"])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["nchw", "nhwc"])
 def test_swap_in_resnet(arch, layout):
-    """The two networks have the same outputs, and the same gradients to what float32 gives twice."""
+    """The two networks have the same outputs, and the same gradients up to twice float32's error."""
     torch.manual_seed(0)
     eager = torchvision.models.get_model(arch, num_classes=12)
     cbam_fused.insert_cbam(eager, ["layer1", "layer2", "layer3", "layer4"], factory=reference.CBAM)
@@ -151,7 +151,7 @@ def test_swap_in_resnet(arch, layout):
     cbam_fused.insert_cbam(fused, ["layer1", "layer2", "layer3", "layer4"])
     fused.load_state_dict(eager.state_dict(), strict=True)
     x = torch.randn(4, 3, 64, 64)
-    # In float64 both are exact enough that the comparison is not one of rounding through 50 layers.
+    # In float64, since in float32 the comparison would measure rounding through 50 layers.
     results = []
     for model in (eager.double(), fused.double()):
         model.to(memory_format=layout)

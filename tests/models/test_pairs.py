@@ -1,4 +1,4 @@
-"""Masks that a module multiplies in by itself: one fused call where that is proved, left alone where it is not."""
+"""Callers of two masks: one fused call if proved equal, left alone otherwise."""
 
 import copy
 
@@ -13,7 +13,7 @@ from cbam_fused import functional, replace_cbam
 
 
 class MaskedBlock(BasicBlock):
-    """As in the common resnet_cbam.py: the two masks belong to the block, which multiplies them in."""
+    """As in the common resnet_cbam.py: the two masks belong to the block, which is their caller."""
 
     def __init__(self, inplanes, planes, *args, **kwargs):
         super().__init__(inplanes, planes, *args, **kwargs)
@@ -29,7 +29,7 @@ class MaskedBlock(BasicBlock):
 
 
 class StemResNet(ResNet):
-    """Masks behind the stem and in the blocks."""
+    """Masks after the stem and in the blocks."""
 
     def __init__(self):
         super().__init__(MaskedBlock, [1, 1, 1, 1], num_classes=3)
@@ -134,7 +134,7 @@ class ByValue(MaskedBlock):
 
 
 class ByType(MaskedBlock):
-    """The kind of decision that torch.fx gets wrong: a proxy is no tensor."""
+    """A decision that torch.fx gets wrong: a proxy is not a tensor."""
 
     def forward(self, x):
         x = x if isinstance(x, torch.Tensor) else x + 1
@@ -259,7 +259,7 @@ MORE += [Stores, Counts, Logs, LogsDeep]
 
 @pytest.mark.parametrize("kind", MORE)
 def test_what_a_graph_lacks(kind):
-    """It is not fused, and tracing leaves nothing behind."""
+    """It is not fused, and tracing has no lasting effect."""
     model = nn.Sequential(kind(8, 8))
     report = replace_cbam(model)
     assert len(report.replaced) == 2 and not report.fused and type(model[0]) is kind

@@ -1,4 +1,4 @@
-"""Where the presets put CBAM in the networks of torchvision, and that training goes through it."""
+"""The presets' places in the networks of torchvision, and training through them."""
 
 import copy
 import io
@@ -82,7 +82,7 @@ def test_in_block_is_in_every_block_with_an_addition(arch, kind, child):
 
 @pytest.mark.parametrize("kind", ["BasicBlock", "Bottleneck"])
 def test_in_block_is_before_the_addition(kind):
-    """relu(cbam(branch) + shortcut), with the values that a hook behind the last BatchNorm gives."""
+    """relu(cbam(branch) + shortcut), equal to the result of a hook after the last BatchNorm."""
     fused, plain = small_resnet(kind).eval(), small_resnet(kind).eval()
     last = "bn2" if kind == "BasicBlock" else "bn3"
     for norm in (m for m in fused.modules() if isinstance(m, nn.BatchNorm2d)):
@@ -115,7 +115,7 @@ def test_in_block_of_other_networks_is_before_the_addition():
 
 @pytest.mark.parametrize("arch", ["swin_t", "swin_v2_t"])
 def test_swin_features_go_through_as_views(arch):
-    """(N, H, W, C) becomes (N, C, H, W) in channels_last and comes back contiguous, with no copy on the way."""
+    """(N, H, W, C) becomes (N, C, H, W) in channels_last and returns contiguous, without a copy."""
     model = build(arch).eval()
     seen, expected = {}, {}
     model.features[1][1].register_forward_hook(lambda m, args, output: seen.update(block=output))
@@ -202,7 +202,7 @@ def test_removal_leaves_nothing_behind(model, where):
 
 
 class PreActivation(torchvision.models.resnet.BasicBlock):
-    """The children of a BasicBlock, another formula."""
+    """The children of a BasicBlock with another formula."""
 
     def forward(self, x):
         return x + self.conv2(self.relu(self.bn2(self.conv1(self.relu(self.bn1(x))))))

@@ -1,7 +1,7 @@
-"""insert_cbam and remove_cbam on networks drawn at random: what they change is CBAM, and nothing else.
+"""insert_cbam and remove_cbam on random networks: they change nothing but CBAM.
 
-The truth is made without them: forward hooks on the same network, each with a copy of the CBAM, behind the place that
-was named, or behind the last BatchNorm of a block for "in_block". An insertion may be refused; all is then as before.
+The truth comes from forward hooks on the same network, each with a copy of the CBAM, after the named place, or after
+the last BatchNorm of a block for "in_block". An insertion may be refused; the network is then unchanged.
 """
 
 import copy
@@ -24,7 +24,7 @@ FACTORIES = (CBAM, functools.partial(CBAM, variant="official"), reference.CBAM, 
 
 
 def places(seed: int, model: nn.Module) -> dict:
-    """Arguments of insert_cbam that say where, of any kind."""
+    """Places for insert_cbam, of any kind."""
     choice = random.Random(seed)
     layers = [n for n, _ in model.named_children() if n.startswith("layer")]
     blocks = [n for n, m in model.named_modules() if re.fullmatch(r"layer\d\.\w+", n)]
@@ -44,7 +44,7 @@ def places(seed: int, model: nn.Module) -> dict:
 
 
 def run(model: nn.Module, modules: dict[str, nn.Module], seed: int, training: bool, draw_number: int) -> dict:
-    """What one forward and backward does; gradients by the names of parameters, those of CBAMs by their place."""
+    """The results of one forward and backward; gradients by parameter names, those of CBAMs by their place."""
     model = copy.copy(model)
     rest = [m for m in model.modules() if m not in modules.values()]
     for module in (*rest, *(inner for m in modules.values() for inner in m.modules())):
@@ -77,7 +77,7 @@ def run(model: nn.Module, modules: dict[str, nn.Module], seed: int, training: bo
 
 
 def truth(seed: int, inserted: dict[str, nn.Module], in_block: bool) -> tuple[nn.Module, dict[str, nn.Module]]:
-    """The network without insert_cbam, and the copies that its hooks call."""
+    """The network without insert_cbam, and the copies of CBAM that its hooks call."""
     plain = draw(seed)
     copies = {}
     for name, module in inserted.items():
@@ -155,7 +155,7 @@ def check(seed: int) -> bool:
         for number in range(3):
             ours = run(model, modules, seed, training, number)
             theirs = run(plain, copies, seed, training, number)
-            # In the backward a checkpoint runs its part again until it has what it needs, so that BatchNorm may count
+            # In the backward a checkpoint runs its part again until it has the needed tensors, so BatchNorm may count
             # once or twice.
             keys = ("result", "gradients", "buffers") if not checkpointed else ("result", "gradients")
             assert_same_runs(ours, theirs, exactly=False, keys=keys)

@@ -1,4 +1,4 @@
-"""replace_cbam: what is proved equal is replaced, what is not is reported, and the model stays what it was."""
+"""replace_cbam: it replaces what it proves equal, reports the rest, and does not change the model's results."""
 
 import copy
 import re
@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from public import PUBLIC, ChannelMask, SpatialMask, X, filled, max_first, mean_first, results
 from torch import nn
 
-from cbam_fused import CBAM, export_state_dict, functional, reference, replace_cbam
+from cbam_fused import CBAM, export_state_dict, reference, replace_cbam, routing
 
 
 def own_names(grads, model, variant):
@@ -50,7 +50,7 @@ def timm_resnet18():
 
 
 def test_timm_resnet18():
-    """Eight modules in one call; logits and every gradient to what float32 gives twice."""
+    """Eight modules; logits and every gradient equal up to twice float32's error."""
     model = timm_resnet18()
     original = copy.deepcopy(model)
     report = replace_cbam(model)
@@ -90,7 +90,7 @@ def test_unit_of_pytorchcv():
 
 
 class Thing(nn.Module):
-    """A CBAM by what it does, under names that nobody else has."""
+    """A CBAM with unique names."""
 
     def __init__(self, order=mean_first):
         super().__init__()
@@ -102,7 +102,7 @@ class Thing(nn.Module):
 
 
 class Masks(Thing):
-    """No CBAM by itself: it adds its input."""
+    """Not a CBAM: it adds its input."""
 
     def forward(self, x):
         y = x * self.a(x)
@@ -122,7 +122,7 @@ def test_names_do_not_count(order):
 
 
 def test_weights_do_not_hide_the_function():
-    """With the BatchNorm's weight at 0, as the official networks start, every order gives the same output."""
+    """With BatchNorm's initial weight 0 of the official networks, both orders have the same output."""
     module = PUBLIC["official"](16, 4)
     nn.init.zeros_(module.SpatialGate.spatial.bn.weight)
     weight = module.SpatialGate.spatial.conv.weight.detach().double()
@@ -162,7 +162,7 @@ class CBAMWithMaps(Thing):
 
 
 class ChannelAttentionModule(nn.Module):
-    """Self-attention between channels, as DANet has under this name."""
+    """Self-attention between channels, as in DANet under this name."""
 
     def __init__(self):
         super().__init__()
@@ -175,9 +175,9 @@ class ChannelAttentionModule(nn.Module):
 
 SKIPPED = {
     "a dropout": (CBAMWithDropout, "its forward draws random numbers"),
-    "parallel": (CBAMParallel, "in eval mode it is none of the known functions"),
-    "two results": (CBAMWithMaps, "it does not take a map .* alone: TypeError: it returns a tuple"),
-    "self-attention": (ChannelAttentionModule, "in eval mode it is none of the known functions"),
+    "parallel": (CBAMParallel, "in eval mode it is no known function"),
+    "two results": (CBAMWithMaps, "it does not run on a map .*: TypeError: it returns a tuple"),
+    "self-attention": (ChannelAttentionModule, "in eval mode it is no known function"),
 }
 
 
@@ -263,7 +263,7 @@ def test_random_numbers_of_the_caller_do_not_move():
 
 
 def test_generators_of_the_gpus_do_not_move(monkeypatch):
-    """torch.manual_seed seeds them, too."""
+    """torch.manual_seed also seeds them."""
     seeds = []
     monkeypatch.setattr(torch.cuda, "manual_seed_all", seeds.append)
     model = nn.Sequential(Masks())
@@ -272,12 +272,12 @@ def test_generators_of_the_gpus_do_not_move(monkeypatch):
 
 @pytest.mark.parametrize("backend", ["cpu", "cuda", "triton", "reference"])
 def test_where_a_backend_is_demanded(backend, monkeypatch):
-    """The proof is on the CPU, also for a network that goes to a GPU afterwards."""
+    """The proof runs on the CPU, also for a network that moves to a GPU later."""
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
-    monkeypatch.setattr("cbam_fused.functional.wanted", backend)
+    monkeypatch.setattr("cbam_fused.routing.wanted", backend)
     report = replace_cbam(nn.Sequential(Thing(), Masks()))
     assert report.replaced == {"0": "tutorial", "1.a": "tutorial channel mask", "1.b": "tutorial spatial mask"}
-    assert report.fused == {"1": [("a", "b")]} and functional.wanted == backend
+    assert report.fused == {"1": [("a", "b")]} and routing.wanted == backend
 
 
 def test_under_no_grad():

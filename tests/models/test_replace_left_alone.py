@@ -1,4 +1,4 @@
-"""replace_cbam leaves alone what would lose a part of its interface, or what other modules share."""
+"""replace_cbam leaves modules alone that would lose a part of their interface or that others share."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from cbam_fused import replace_cbam
 
 
 class Named(nn.Module):
-    """A CBAM whose children have the names of the new one's; ``scaled``: they return what they were given, scaled."""
+    """A CBAM whose children have the names of the new one's; ``scaled``: they return x times the mask."""
 
     def __init__(self, channel=None, scaled=False):
         super().__init__()
@@ -39,7 +39,7 @@ def test_children_that_a_caller_may_call():
     x = torch.randn(2, 16, 6, 5, dtype=torch.float64)
     expected = model(x)
     report = replace_cbam(model)
-    reason = "its sub-module ca is not the mask that the new one of this name is"
+    reason = "its sub-module ca is not the same mask as the new ca"
     assert report.skipped["cbam"] == reason and report.replaced.keys() == {"cbam.ca", "cbam.sa"}
     torch.testing.assert_close(model(x), expected)
     assert replace_cbam(nn.Sequential(Named())).replaced == {"0": "tutorial"}
@@ -54,7 +54,7 @@ class WithGates(Named):
 def test_more_arguments():
     model = nn.Sequential(WithGates())
     report = replace_cbam(model)
-    assert report.skipped == {"0": "its forward has more arguments than the one that a CBAM takes"}
+    assert report.skipped == {"0": "its forward has more than one argument"}
     assert "0" not in report.replaced and len(model[0](torch.randn(1, 16, 4, 4), return_gates=True)) == 2
 
 

@@ -1,4 +1,4 @@
-"""Whole networks that have attention already: after replace_cbam they compute, and learn, what they did before."""
+"""Networks with attention: replace_cbam changes neither their results nor their training."""
 
 import copy
 
@@ -124,7 +124,7 @@ def test_every_attention_is_replaced(pairs, name):
 @pytest.mark.parametrize("layout", LAYOUTS, ids=["nchw", "nhwc"])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_step_and_inference_are_as_before(pairs, name, layout):
-    """In float64, where what differs is not rounding; also channels_last."""
+    """In float64, where differences are not rounding; also channels_last."""
     before, after, _ = pairs(name)
     x = torch.randn(2, 3, 48, 48, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     x = x.to(memory_format=layout)
@@ -148,3 +148,31 @@ def test_bfloat16_is_no_worse_than_before(pairs, name):
         model = copy.deepcopy(model).eval().bfloat16().to(memory_format=torch.channels_last)
         errors.append((model(x).double() - exact).abs().max().item())
     assert errors[1] <= 2 * errors[0] + 2**-8 * exact.abs().max().item()
+
+
+def gradient_error(model, x, exact):
+    """Of all gradients of a training step in bfloat16 and channels_last, relative to the exact ones."""
+    model = copy.deepcopy(model).bfloat16().to(memory_format=torch.channels_last)
+    got = step(without_dropout(model), x.bfloat16().to(memory_format=torch.channels_last))[1]
+    squares = [((g.double() - e).square().sum(), e.square().sum()) for g, e in zip(got, exact, strict=True)]
+    error, whole = map(sum, zip(*squares, strict=True))
+    return (error / whole).sqrt().item()
+
+
+def without_dropout(model):
+    """Which draws other numbers in other dtypes."""
+    for module in model.modules():
+        if hasattr(module, "p"):  # Dropout and StochasticDepth
+            module.p = 0.0
+    return model
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_bfloat16_training_is_no_worse_than_before(pairs, name):
+    """The error of the gradients against float64, in bfloat16 and channels_last."""
+    before, after, _ = pairs(name)
+    x = torch.randn(4, 3, 64, 64, generator=torch.Generator().manual_seed(3)).bfloat16()
+    exact = step(without_dropout(copy.deepcopy(before).double()), x.double())[1]
+    errors = [gradient_error(model, x, exact) for model in (before, after)]
+    print(name, errors)
+    assert errors[1] <= 2 * errors[0]

@@ -1,4 +1,4 @@
-"""Which variants run on the kernels, and what backend_for says of the others."""
+"""Variants on the kernels, and backend_for's reasons for the others."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -6,19 +6,19 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from cbam_fused import CBAM, functional
+from cbam_fused import CBAM, routing
 from cbam_fused.variants.table import VARIANTS
 
 TABLE = (Path(__file__).parents[2] / "docs/guide/variants.md").read_text()
 
 
-@pytest.mark.parametrize("backend", functional.BACKENDS)
+@pytest.mark.parametrize("backend", routing.BACKENDS)
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_backend_for_is_what_the_table_says(variant, backend, monkeypatch):
-    """That a backend is there is not the question: the rows say what it serves where it is."""
+    """Independent of the backends of this machine: the rows list the variants that a backend supports."""
     (row,) = (line for line in TABLE.splitlines() if line.startswith(f"| `{variant}` |"))
     said = dict(cell.split(": ", 1) for cell in row.rpartition(" | ")[2].removesuffix(" |").split("<br>"))
-    monkeypatch.setattr(functional, "backend_for", lambda x: backend)
+    monkeypatch.setattr(routing, "backend_for", lambda x: backend)
     module, x = CBAM(64, variant=variant).eval(), torch.zeros(1, 64, 2, 2)
     got = module.backend_for(x)
     if said[backend] == "yes":
@@ -32,7 +32,7 @@ def test_backend_for_is_what_the_table_says(variant, backend, monkeypatch):
 def test_the_cpu_serves_every_variant(variant, monkeypatch):
     module, x = CBAM(64, variant=variant).eval(), torch.zeros(1, 64, 2, 2)
     assert module.backend_for(x) == ("cpu", "")
-    monkeypatch.setattr("cbam_fused.functional.wanted", "reference")
+    monkeypatch.setattr("cbam_fused.routing.wanted", "reference")
     name, why = module.backend_for(x)
     assert name == "reference" and "switched off" in why
 
@@ -63,4 +63,4 @@ def test_backend_for_synchronised_batch_norm():
     module = torch.nn.SyncBatchNorm.convert_sync_batchnorm(CBAM(64, variant="official"))
     name, why = module.backend_for(torch.zeros(1, 64, 2, 2))
     assert name == "reference" and "SyncBatchNorm" in why
-    assert module.sa.backend_for(torch.zeros(1, 64, 2, 2)) == ("cpu", "")  # which calls it on its small map
+    assert module.sa.backend_for(torch.zeros(1, 64, 2, 2)) == ("cpu", "")  # the mask calls it on its small map

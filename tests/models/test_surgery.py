@@ -1,4 +1,4 @@
-"""insert_cbam on networks of every make."""
+"""insert_cbam on networks of every kind."""
 
 import copy
 import functools
@@ -12,7 +12,7 @@ import torchvision
 from backbones import BiasedCBAM, image, small_resnet
 from torch import nn
 
-from cbam_fused import CBAM, functional, insert_cbam, reference, remove_cbam
+from cbam_fused import CBAM, insert_cbam, reference, remove_cbam, routing
 
 PLACES = {
     "resnet18": (["layer1", "layer4.0", "conv1"], [64, 512, 64]),
@@ -34,7 +34,7 @@ def test_backbones(arch):
     assert list(inserted) == [f"{p}.cbam" for p in places]
     assert [m.ca.fc1.in_channels for m in inserted.values()] == widths
     assert all(model.get_submodule(n) is m and isinstance(m, CBAM) and not m.training for n, m in inserted.items())
-    # Pretrained weights load after the insertion, and nothing but the new modules is missing.
+    # Pretrained weights load after the insertion; only the new modules are missing.
     report = model.load_state_dict(plain.state_dict(), strict=False)
     assert not report.unexpected_keys and all(".cbam." in k or k.startswith("cbam.") for k in report.missing_keys)
     x = torch.randn(2, 3, 64, 64)
@@ -105,7 +105,7 @@ def test_model_is_otherwise_as_before():
 
 def test_dtype_factory_and_example_input():
     model = nn.Sequential(nn.Linear(4, 4), nn.Unflatten(1, (4, 1, 1)))
-    with pytest.raises(ValueError, match="example_input is needed"):
+    with pytest.raises(ValueError, match="example_input must be"):
         insert_cbam(model, ["1"])
     (module,) = insert_cbam(
         model.double(), ["1"], factory=reference.CBAM, example_input=torch.ones(1, 4).double()
@@ -127,13 +127,21 @@ class Unused(nn.Module):
     "model,after,message",
     [
         (torchvision.models.resnet18, ["layr1"], r"no sub-module 'layr1'; the nearest names are layer1"),
-        (torchvision.models.resnet18, "each_layer", r"no sub-module 'each_layer'; presets go to where="),
+        (
+            torchvision.models.resnet18,
+            "each_layer",
+            r"got the preset 'each_layer'; pass it as where=",
+        ),
         (torchvision.models.resnet18, ["layer1", "layer1"], r"after must name sub-modules, each only once"),
         (torchvision.models.resnet18, [], r"at least one"),
         (torchvision.models.resnet18, ["fc"], r"'fc' must return a tensor \(N, C, H, W\), got \(1, 1000\)"),
         (Unused, ["used", "unused"], r"'unused' is not called"),
         (Unused, ["used", "flat"], r"'flat' must return a tensor \(N, C, H, W\), got \(1, 394272\)"),
-        (torchvision.models.densenet121, ["features.denseblock1"], r"is a _DenseBlock, which may call every child"),
+        (
+            torchvision.models.densenet121,
+            ["features.denseblock1"],
+            r"is a _DenseBlock, which may call all its children",
+        ),
     ],
 )
 def test_errors_leave_the_model_unchanged(model, after, message):
@@ -176,13 +184,13 @@ def test_names_are_texts():
 
 def test_in_block_needs_a_module_with_the_epilogue():
     model = small_resnet()
-    with pytest.raises(ValueError, match=r"'layer1\.0' the module must take residual= and relu="):
+    with pytest.raises(ValueError, match=r"module for 'layer1\.0' must accept residual= and relu="):
         insert_cbam(model, where="in_block", factory=lambda *a: nn.Identity())
     assert not any(isinstance(m, nn.Identity) for m in model.modules())
 
 
 class Scaled(nn.Module):
-    """A part of a network that gives feature maps (N, H, W, C) of half the image's sides, rounded up."""
+    """A part of a network that returns (N, H, W, C) with half the image's sides, rounded up."""
 
     def __init__(self):
         super().__init__()
@@ -244,7 +252,7 @@ def test_identity_like_initialisation(options):
 def test_no_identity_without_biases(factory):
     model = small_resnet()
     keys = list(model.state_dict())
-    with pytest.raises(ValueError, match=r"needs a bias in every gate, and CBAM has not: .* variant='official'"):
+    with pytest.raises(ValueError, match=r"needs a bias in every gate, and CBAM has none: .* variant='official'"):
         insert_cbam(model, ["layer1"], factory=factory, init="identity")
     with pytest.raises(ValueError, match="init must be one of default, identity, got 'ones'"):
         insert_cbam(model, ["layer1"], init="ones")
@@ -257,7 +265,7 @@ def on_the_cpu(*sizes):
 
 
 def test_noise_does_not_follow_the_default_device():
-    """A generator of the CPU makes no numbers on a GPU, and what is on "meta" has none."""
+    """A CPU generator has no numbers for a GPU, and "meta" has no generator."""
     model = small_resnet()
     with torch.device("meta"):
         inserted = insert_cbam(model, where="in_block", factory=on_the_cpu, init="identity")
@@ -266,15 +274,15 @@ def test_noise_does_not_follow_the_default_device():
 
 @pytest.mark.parametrize("backend", ["cuda", "triton"])
 def test_identity_is_measured_where_a_demanded_backend_does_not_serve(backend, monkeypatch):
-    """The network is built on the CPU, and moved to the GPU afterwards."""
+    """The network is built on the CPU and moved to the GPU later."""
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     model, modules = small_resnet(), []
     for wanted in ("auto", backend):
-        monkeypatch.setattr("cbam_fused.functional.wanted", wanted)
+        monkeypatch.setattr("cbam_fused.routing.wanted", wanted)
         torch.manual_seed(0)
         modules += insert_cbam(model, ["layer4"], factory=on_the_cpu, init="identity").values()
         remove_cbam(model)
-    assert functional.wanted == backend
+    assert routing.wanted == backend
     torch.testing.assert_close(modules[1].state_dict(), modules[0].state_dict())
 
 

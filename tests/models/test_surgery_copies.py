@@ -23,7 +23,7 @@ PLACES = {
 
 
 def changed(name: str) -> tuple[nn.Module, nn.Module]:
-    """A network with inserted CBAMs and all else frozen, and the network before."""
+    """A network with inserted CBAMs and the rest frozen, and the original network."""
     build, where = PLACES[name]
     model = build()
     insert_cbam(model, where=where, example_input=image(1))
@@ -62,7 +62,7 @@ def test_a_copy_is_independent_and_complete(name, copied):
 
 
 def test_a_saved_model_loads_in_another_process(tmp_path):
-    """Its classes are made at run time, so the other process has to make them again."""
+    """Its classes are created at run time, so the other process must create them again."""
     model, _ = changed("in_block")
     x = image()
     with torch.no_grad():
@@ -81,7 +81,7 @@ with torch.no_grad():
 
 
 def test_numbers_of_hooks_are_not_given_away_twice(monkeypatch):
-    """A new process counts hooks from 0 again; a hook with the number of a loaded one would take its place."""
+    """A new process counts hook ids from 0; a hook with the id of a loaded one would replace it."""
     monkeypatch.setattr(RemovableHandle, "next_id", 0)
     model, _ = changed("NHWC")
     file = pickle.dumps(model)
@@ -93,7 +93,7 @@ def test_numbers_of_hooks_are_not_given_away_twice(monkeypatch):
 
 @pytest.mark.parametrize("name", PLACES)
 def test_compiles_as_one_graph(name):
-    """The tracing alone: backends see the same operators as those of any other network."""
+    """Tracing only: backends see the same operators as in any other network."""
     model, _ = changed(name)
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
     x = image()
@@ -107,7 +107,7 @@ def test_compiles_as_one_graph(name):
 
 @pytest.mark.parametrize("name", PLACES)
 def test_replicas_use_their_own_parameters(name):
-    """What DataParallel does to every module, which needs no GPU: a shallow copy that gets children of its own."""
+    """DataParallel's replication of every module, without a GPU: a shallow copy with its own children."""
     model, _ = changed(name)
 
     def replicate(module):

@@ -62,7 +62,7 @@ def test_hard_sigmoid_of_the_spatial_gate():
 
 
 def test_light_spatial_gate_through_both_maps():
-    """The convolution over (mean + max) / 2 is one over both with half the weight."""
+    """The convolution over (mean + max) / 2 equals one over both with half the weight."""
     module = filled(CBAM(8, 2, maps="mean"))
     plain = filled(reference.CBAM(8, 2, maps="mean"))
     plain.load_state_dict(module.state_dict())
@@ -91,9 +91,17 @@ def test_one_gate_alone():
 
 
 WRONG = [
-    ({"variant": "offical"}, ValueError, "variant: there is no 'offical'; the nearest names are official"),
-    ({"variant": ["official"]}, ValueError, r"variant: there is no \['official'\]; the nearest names are official"),
-    ({"variant": "?"}, ValueError, r"variant: there is no '\?'; there are tutorial, luuuyi"),
+    (
+        {"variant": "offical"},
+        ValueError,
+        "variant must be a name in VARIANTS, got 'offical'; the nearest names are official",
+    ),
+    (
+        {"variant": ["official"]},
+        ValueError,
+        r"variant must be a name in VARIANTS, got \['official'\]; the nearest names are official",
+    ),
+    ({"variant": "?"}, ValueError, r"variant must be a name in VARIANTS, got '\?'; there are tutorial, luuuyi"),
     ({"spatal_bias": True}, TypeError, "CBAM has no argument 'spatal_bias'; the nearest names are spatial_bias"),
     ({"act": "selu"}, ValueError, "act must be one of relu, leaky_relu, silu, gelu, got 'selu'"),
     (
@@ -106,7 +114,7 @@ WRONG = [
     ({"width": "half"}, ValueError, "width must be one of floor, .*, single or an integer, got 'half'"),
     ({"norm": 1}, ValueError, "norm must be True or False, got 1"),
     ({"norm_momentum": "0.1"}, ValueError, "norm_momentum must be a number, got '0.1'"),
-    ({"channel": False, "spatial": False}, ValueError, "channel and spatial must not both be False"),
+    ({"channel": False, "spatial": False}, ValueError, "channel or spatial must be True, got False for both"),
     ({"spatial_order": "max_mean"}, ValueError, "spatial_order must be mean_max for variant 'tutorial'"),
 ]
 

@@ -1,4 +1,4 @@
-"""Every row of the table against the implementation that it names: outputs, gradients, BatchNorm, widths."""
+"""Every row of the table against its source: outputs, gradients, BatchNorm, widths."""
 
 import copy
 
@@ -21,7 +21,7 @@ def reduction_for(channels):
 
 
 def pair(variant, channels, cls=CBAM):
-    """A public module and ours, with the weights that its state_dict brings."""
+    """A public module and ours, with the weights of its state_dict."""
     reduction = reduction_for(channels)
     public = filled(PUBLIC[variant](channels, reduction))
     ours = cls(channels, reduction, variant=variant).double()
@@ -59,7 +59,7 @@ def test_equal_to_public(variant, channels, tied, cls):
 
 @pytest.mark.parametrize("variant", [v for v, row in VARIANTS.items() if row.switches.spatial])
 def test_masks_equal_to_public(variant):
-    """The two mask modules of a variant, multiplied in by the caller, are its CBAM."""
+    """The two masks of a variant, with the caller's products, equal its CBAM."""
     public, whole = pair(variant, 24)
     ca = ChannelAttention(24, reduction_for(24), variant=variant).double()
     sa = SpatialAttention(variant=variant).double()
@@ -98,7 +98,7 @@ NOTED = {  # sums of CBAM(64) on x below: eval, training; measured on the origin
 
 @pytest.mark.parametrize("variant", NOTED)
 def test_initial_function_is_that_of_the_original(variant):
-    """The same random numbers give the same function, the order of the maps included."""
+    """The same random numbers give the same function, including the order of the maps."""
     x = torch.randn(2, 64, 14, 14, generator=torch.Generator().manual_seed(1))
     torch.manual_seed(0)
     module = CBAM(64, variant=variant)
@@ -128,7 +128,7 @@ def test_widths(width):
     for channels, hidden in zip((8, 24, 40, 64), WIDTHS[width], strict=True):
         if hidden is None:
             with pytest.raises(
-                ValueError, match=rf"leaves no hidden unit: channels // reduction is {channels} // 16 = 0"
+                ValueError, match=rf"must give at least 1 hidden unit, got channels // reduction = {channels} // 16 = 0"
             ):
                 CBAM(channels, width=width)
         else:
@@ -159,7 +159,7 @@ def test_factory_arguments_by_position():
 
 
 def test_compiles():
-    """A BatchNorm and the reference route in a full graph, too."""
+    """Also BatchNorm and the reference route in a full graph."""
     torch.manual_seed(0)
     for variant in ("official", "timm_light"):
         module = CBAM(16, variant=variant).eval()

@@ -1,4 +1,4 @@
-"""Mixed precision: autocast, parameters of another type than x, the range of float16, GradScaler."""
+"""Mixed precision: autocast, parameters of another dtype than x, the range of float16, GradScaler."""
 
 import copy
 
@@ -28,7 +28,7 @@ def run(module, x):
 @pytest.mark.parametrize("region", HALVES, ids=str)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 def test_autocast_changes_nothing(dtype, region, variant, device):
-    """x stays in its type, whichever that is, and sums are float32 with and without it."""
+    """x keeps its dtype, and sums are float32 with and without autocast."""
     torch.manual_seed(0)
     module, x = CBAM(32, variant=variant).to(device), feature_map(dtype, device)
     expected = run(copy.deepcopy(module), x)

@@ -1,4 +1,4 @@
-"""Derivatives of every kind: right, or routed to the reference, never silently zero."""
+"""Derivatives of every kind: correct, or by the reference, never silently zero."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ layouts = pytest.mark.parametrize("layout", LAYOUTS, ids=["nchw", "nhwc"])
 
 
 def smooth_problem(layout, **options):
-    """float64 and without ties, so that finite differences are those of a smooth function; small, as they are many."""
+    """float64 without ties, so the function is smooth for finite differences; small, since there are many."""
     shape = (2, 3, 3, 2)
     problem = random_problem(shape, torch.float64, layout, hidden=2, kernel_size=3, biases=True, **options)
     x = torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
@@ -79,7 +79,7 @@ def test_double_backward_of_inputs_that_depend_on_each_other(norm, epilogue, tie
 
 @pytest.mark.parametrize("part", ["cbam", "channel_gate", "spatial_gate", "batch norm"])
 def test_tangent_of_a_backward(part):
-    """Forward mode around a gradient whose forward ran before."""
+    """Forward mode of a gradient after its forward."""
     inputs = smooth_problem(torch.contiguous_format).inputs
     x, w1, w2, ws = (inputs[n] for n in ("x", "w1", "w2", "ws"))
     norm = torch.nn.BatchNorm2d(1).double()
@@ -196,7 +196,7 @@ def test_gradients_accumulate_and_graphs_are_kept():
 
 
 def test_saved_tensors_are_guarded():
-    """Changing x between forward and backward is PyTorch's usual error, not a wrong gradient."""
+    """Changing x between forward and backward raises PyTorch's usual error."""
     problem = random_problem((2, 6, 4, 4))
     x = problem.inputs["x"].detach().clone().requires_grad_()
     shifted = x + 0
@@ -207,7 +207,7 @@ def test_saved_tensors_are_guarded():
 
 
 def test_backward_saves_little_more_than_x():
-    """x and y are shared with the graph around; what is kept besides is small."""
+    """x and y are shared with the surrounding graph; all other saved tensors are small."""
     problem = random_problem((4, 64, 28, 28))
     kept = {}
 

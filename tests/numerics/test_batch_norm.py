@@ -1,4 +1,4 @@
-"""BatchNorm of the spatial logits: its fold by running statistics, and how these move; test_gates.py has the rest."""
+"""BatchNorm of the spatial logits: folding and updates of running statistics; test_gates.py has the rest."""
 
 import copy
 
@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from truth import LAYOUTS, errors, random_problem
 
-from cbam_fused import functional, reference
+from cbam_fused import functional, reference, routing
 
 layouts = pytest.mark.parametrize("layout", LAYOUTS, ids=["nchw", "nhwc"])
 
@@ -23,7 +23,7 @@ def batch_norm(dtype, affine=True, **options):
 
 
 def run(cbam, problem, norm):
-    """y and all gradients, those of BatchNorm's parameters among them."""
+    """y and all gradients, including those of BatchNorm's parameters."""
     leaves = {n: t for n, t in problem.inputs.items() if t is not None} | dict(norm.named_parameters())
     y = cbam(**problem.inputs, norm=norm, relu=problem.relu)
     grads = torch.autograd.grad(y, list(leaves.values()), problem.dy)
@@ -56,7 +56,7 @@ def test_gradients_of_the_fold(layout):
     def call(*values):  # gradcheck changes the parameters of norm in place
         return functional.cbam(**dict(zip(names, values, strict=False)), norm=norm)
 
-    # Values apart from each other, so that no maximum changes within the steps of the check.
+    # Distinct values, so no argmax changes within the steps of the check.
     with torch.no_grad():
         x = problem.inputs["x"]
         x.copy_(torch.randperm(x.numel(), generator=torch.Generator().manual_seed(0)).view(x.shape) / 20)
@@ -86,7 +86,7 @@ def test_no_statistics_to_move():
 def test_an_empty_batch():
     fused, plain = batch_norm(torch.float32), batch_norm(torch.float32)
     problem = random_problem((0, 8, 3, 4))
-    assert "empty batch" in functional.unserved("cpu", problem.inputs["x"], fused, reference.TUTORIAL)
+    assert "empty batch" in routing.unserved("cpu", problem.inputs["x"], fused, reference.TUTORIAL)
     got, expected = run(functional.cbam, problem, fused), run(reference.cbam, problem, plain)
     torch.testing.assert_close(got, expected, equal_nan=True)
     torch.testing.assert_close(fused.state_dict(), plain.state_dict(), equal_nan=True)
@@ -115,8 +115,7 @@ def test_too_few_pixels():
 def test_synchronised_batch_norm_is_the_reference():
     norm = nn.SyncBatchNorm(1)
     reasons = [
-        functional.unserved("cpu", torch.ones(1, 2, 2, 2), norm.train(mode), reference.TUTORIAL)
-        for mode in (True, False)
+        routing.unserved("cpu", torch.ones(1, 2, 2, 2), norm.train(mode), reference.TUTORIAL) for mode in (True, False)
     ]
     assert "SyncBatchNorm" in reasons[0] and not reasons[1]
 

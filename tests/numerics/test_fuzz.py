@@ -1,4 +1,4 @@
-"""Eleven thousand calls that nobody chose: each gives what the reference gives, or the documented error."""
+"""11,000 random calls: each returns the reference's result, or raises the documented error."""
 
 import os
 
@@ -17,7 +17,7 @@ ODD_NAN = torch.tensor(0x7FC00001, dtype=torch.int32).view(torch.float32).item()
 
 
 def cases(number: int):
-    """So many in `make test-all`, a tenth of them otherwise."""
+    """All of them in `make test-all`, otherwise a tenth."""
     number = number if "CBAM_FUSED_SLOW" in os.environ else number // 10
     options = {"deadline": None, "derandomize": True, "database": None, "suppress_health_check": list(HealthCheck)}
     return settings(max_examples=number, **options, phases=[Phase.generate, Phase.shrink])
@@ -25,7 +25,7 @@ def cases(number: int):
 
 @pytest.fixture(autouse=True)
 def small_problems_in_one_thread(one_thread):
-    """They are faster so."""
+    """For speed."""
 
 
 def on_meta(t):
@@ -35,7 +35,7 @@ def on_meta(t):
 
 
 def signature(results):
-    """Shapes, types and strides; of a dimension of one element a stride has no meaning, nor of an empty tensor."""
+    """Shapes, dtypes and strides; strides of dimensions with one element and of empty tensors do not count."""
     meaning = {n: [s for s, size in zip(t.stride(), t.shape, strict=True) if size > 1] for n, t in results.items()}
     return {n: (t.shape, t.dtype, meaning[n] if t.numel() else None) for n, t in results.items()}
 
@@ -43,11 +43,11 @@ def signature(results):
 @cases(5000)
 @given(case=CASES)
 def test_values_and_gradients_are_those_of_the_reference(case):
-    """Whatever the strides, and whichever of the inputs need a gradient."""
+    """For any strides and any inputs that need a gradient."""
     problem, (fused, plain) = case.problem(), case.functions()
     before = {n: t.detach().clone() for n, t in problem.inputs.items() if t is not None}
     for name, (error, eager, bound) in compare(problem, fused, plain).items():
-        # Gradients through the statistics of a few pixels are what cancellation leaves; test_gates.py has them of more.
+        # Gradients through the statistics of a few pixels are mostly cancellation; test_gates.py checks more pixels.
         if "norm" not in case.name or name == "y":
             assert error <= bound, f"{name}: error {error:.3g} of fused against {eager:.3g} of eager, bound {bound:.3g}"
     for n, t in before.items():
@@ -72,14 +72,14 @@ def test_nan_and_inf_are_where_the_reference_has_them(case, values, places):
         if x.numel():
             x.view(-1)[place % x.numel()] = value
     problem.inputs["x"] = x.requires_grad_()
-    # PyTorch's convolutions of some types let NaN spread beyond the window, and gates of some types become 0, which
-    # makes NaN of Inf, where others do not: the reference means what it gives in this type and in float64 alike.
+    # In some dtypes PyTorch's convolutions spread NaN beyond the window, and gates become 0, which turns Inf into NaN.
+    # So only the NaN and Inf that the reference has in both this dtype and float64 count.
     got, eager, exact = problem.run(fused), problem.run(plain), problem.to(torch.float64).run(plain)
     for key, t in got.items():
         for spread in (torch.isnan, lambda t: ~t.isfinite()):
             one, other = spread(eager[key]), spread(exact[key].to(t.dtype))
             assert spread(t)[one & other].all(), key
-            if key != "dws":  # zeros of the padding times NaN: it depends on the algorithm whether they count
+            if key != "dws":  # the algorithm determines whether zeros of the padding times NaN count
                 assert not spread(t)[~(one | other)].any(), key
 
 
@@ -100,7 +100,7 @@ def test_wrong_arguments_are_named(case, chosen):
 @cases(1000)
 @given(case=MODULE_CASES)
 def test_modules_are_those_of_the_reference(case):
-    """Every variant, with switches that it has not by itself, in training and inference."""
+    """Every variant, with other switches, in training and inference."""
     problem, (fused, plain) = case.problem(), (case.function(package) for package in (cbam_fused, reference))
     for name, (error, eager, bound) in compare(problem, fused, plain).items():
         if name == "y" or not case.by_the_batch():

@@ -1,4 +1,4 @@
-"""One gate alone, the masks, BatchNorm with the statistics of the batch, and even ties: values and every gradient.
+"""A single gate, the masks, BatchNorm with batch statistics, and even ties: values and every gradient.
 
 test_instruction_sets.py runs this file again for each instruction set.
 """
@@ -60,7 +60,7 @@ def test_epilogue(residual, relu, layout, ties, name):
 def test_gradcheck(layout, ties, name):
     draw, calls = FUNCTIONS[name]
     problem = draw((2, 3, 3, 2), torch.float64, layout, hidden=2, kernel_size=3, biases=True)
-    with torch.no_grad():  # no ties, of which finite differences have no derivative
+    with torch.no_grad():  # no ties, where the function has no derivative
         x = problem.inputs["x"]
         x.copy_(torch.randn(x.shape, dtype=x.dtype, generator=torch.Generator().manual_seed(1)))
     names = [n for n, t in problem.inputs.items() if t is not None]
@@ -118,7 +118,7 @@ def test_empty_batch(layout, name):
 
 
 def test_even_ties_share_the_gradient():
-    """All pixels reach the maximum of their channel, and all channels that of their pixel."""
+    """All pixels are maxima of their channel, and all channels maxima of their pixel."""
     x = torch.ones(1, 4, 3, 5, requires_grad=True)
     w1, w2, ws = torch.ones(1, 4), torch.ones(4, 1), torch.tensor([0.0, 1.0]).view(1, 2, 1, 1)
     for ties, values in (("even", 1), ("first", 4)):

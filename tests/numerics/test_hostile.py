@@ -1,4 +1,4 @@
-"""Hostile input by name: what the fuzz tests cannot draw, or must not draw by chance alone."""
+"""Hostile input that the fuzz tests cannot draw, or should not draw only by chance."""
 
 import mmap
 import os
@@ -12,11 +12,11 @@ from truth import random_problem
 from cbam_fused import CBAM, functional
 from cbam_fused.ops import registry
 
-PARAMETERS = ("w1", "b1", "w2", "b2", "ws", "bs")
+PARAMETERS = ("w1", "w2", "ws", "b1", "b2", "bs")
 
 
 def test_strides_beyond_32_bits():
-    """Two images 2^31 elements apart, in 4 GB of which only a few pages are touched."""
+    """Two images 2^31 elements apart, in 4 GB of which only a few pages are used."""
     apart = 2**31
     memory = mmap.mmap(-1, 2 * apart + 2**20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x4000)  # MAP_NORESERVE
     x = torch.frombuffer(memory, dtype=torch.float16).as_strided((2, 8, 5, 5), (apart, 25, 5, 1))
@@ -26,7 +26,7 @@ def test_strides_beyond_32_bits():
 
 
 def test_images_that_int32_cannot_index_are_refused():
-    """On tensors without memory of their own; nothing is copied before the check."""
+    """On tensors without their own memory; nothing is copied before the check."""
     for shape in ((1, 1, 2**16, 2**15), (1, 2**31, 1, 1)):
         with pytest.raises(RuntimeError, match="fewer than 2\\^31"):
             functional.cbam(torch.zeros(()).expand(shape), None, None, OK["ws"])
@@ -34,7 +34,7 @@ def test_images_that_int32_cannot_index_are_refused():
 
 @pytest.mark.parametrize("strides,offset", [((200, 25, 5, -1), 4), ((200, 25, 5, 1), -1), ((2**63 - 1, 25, 5, 1), 0)])
 def test_pytorch_makes_no_tensor_beyond_its_memory(strides, offset):
-    """With negative strides, a negative offset, or elements that are not there: so they cannot reach us."""
+    """With negative strides, a negative offset, or missing elements, so no operator gets such a tensor."""
     with pytest.raises(RuntimeError, match=r"(?i)negative|out of bounds|overflow|invalid storage offset"):
         torch.zeros(400).as_strided((2, 8, 5, 5), strides, offset)
 
@@ -75,9 +75,9 @@ def test_residual_that_is_x_and_gradient_that_is_x():
 @pytest.mark.parametrize(
     "norm,message",
     [
-        (nn.BatchNorm2d(3), "norm must have 1 feature, that of the spatial gate, got 3"),
-        (nn.BatchNorm2d(1, device="meta"), "norm must be on cpu, where x is, got meta"),
-        (nn.BatchNorm2d(1, affine=False, device="meta"), "norm must be on cpu, where x is, got meta"),
+        (nn.BatchNorm2d(3), "norm must have 1 feature, got 3"),
+        (nn.BatchNorm2d(1, device="meta"), "norm must be on cpu like x, got meta"),
+        (nn.BatchNorm2d(1, affine=False, device="meta"), "norm must be on cpu like x, got meta"),
     ],
 )
 def test_wrong_norm(norm, message):
@@ -110,7 +110,7 @@ def test_modules_that_run_the_reference_say_the_same(variant, x, kind, message):
 
 
 def saved_through(change):
-    """A backward whose saved tensors went through this function, as a hook that compresses them would have it."""
+    """A backward whose saved tensors went through this function, as with a hook that compresses them."""
     problem = random_problem((2, 20, 30, 30), biases=True, relu=True)
     with torch.no_grad():
         problem.inputs["x"][..., -1, -1] = 9  # the maximum of every channel
@@ -131,7 +131,7 @@ def saved_through(change):
     ],
 )
 def test_hooks_that_change_what_was_saved(change):
-    """An error, and nothing is read or written beyond the tensors."""
+    """An error, without an access beyond the tensors."""
     with pytest.raises(RuntimeError):
         saved_through(change)
 
@@ -142,7 +142,7 @@ def test_hooks_that_keep_what_was_saved():
 
 
 def operator_arguments():
-    """For each raw operator, arguments that are right."""
+    """Valid arguments for each raw operator."""
     x, residual = OK["x"], OK["residual"]
     params = {n: OK[n] for n in PARAMETERS}
     y, saved, index = registry.operators["cpu"].forward(x, *params.values(), residual, True, 0)
@@ -163,14 +163,14 @@ def operator_arguments():
 
 @pytest.mark.parametrize("name", operator_arguments())
 def test_operators_refuse_tensors_that_do_not_fit(name):
-    """As an exported program could be given them, which calls the operators without functional.cbam."""
+    """As in an exported program, which calls the operators without functional.cbam."""
     operator, right = getattr(registry.operators["cpu"], name), operator_arguments()[name]
     operator(**right)
     for argument, t in right.items():
         if not isinstance(t, torch.Tensor):
             continue
         wrong = [t[..., :0], torch.cat([t, t], 1 if t.dim() > 1 else 0)]
-        if (name, argument) != ("attend", "x"):  # which any type and number of images are right for
+        if (name, argument) != ("attend", "x"):  # valid for any dtype and number of images
             wrong.append(torch.cat([t, t]))
             if argument not in PARAMETERS:  # those are converted
                 wrong += [t.double(), t.long()]
@@ -183,7 +183,7 @@ def test_operators_refuse_tensors_that_do_not_fit(name):
 @pytest.mark.skipif(bool(registry.cuda_missing), reason=f"CUDA kernels: {registry.cuda_missing}")
 @pytest.mark.parametrize("name", operator_arguments())
 def test_operators_refuse_tensors_on_another_device(name):
-    """A kernel would follow a pointer that its GPU does not know."""
+    """A kernel would follow an invalid pointer."""
     operator = getattr(registry.operators["cuda"], name)
     right = {n: t.cuda() if isinstance(t, torch.Tensor) else t for n, t in operator_arguments()[name].items()}
     operator(**right)
@@ -195,7 +195,7 @@ def test_operators_refuse_tensors_on_another_device(name):
 
 @pytest.mark.parametrize("absent,given", [(("w1", "w2"), "b1"), (("w1", "w2"), "b2"), (("ws",), "bs")])
 def test_operators_refuse_a_bias_without_its_gate(absent, given):
-    """Nothing would write its gradient."""
+    """Its gradient would not be written."""
     right = operator_arguments()["forward"]
     biases = {name: right[name] if name == given else None for name in ("b1", "b2", "bs")}
     with pytest.raises(RuntimeError, match="b1 and b2 must be None without w1 and w2, and bs without ws"):
@@ -228,7 +228,7 @@ def test_state_with_nan_spreads_as_in_the_reference():
     module.load_state_dict(state)
     y = module(torch.randn(2, 32, 5, 5))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("cbam_fused.functional.wanted", "reference")
+        patch.setattr("cbam_fused.routing.wanted", "reference")
         expected = module(torch.randn(2, 32, 5, 5))
     assert torch.equal(y.isnan(), expected.isnan()) and y.isnan().any()
 
@@ -243,7 +243,7 @@ class Trap:
 
 @pytest.mark.parametrize("command", ["predict", "evaluate", "train --resume"])
 def test_pickles_are_not_loaded(command, two_classes, tmp_path):
-    """A checkpoint whose unpickling would run code: refused by name, and the code does not run."""
+    """A checkpoint whose unpickling would run code: refused, and the code does not run."""
     from train_example import main
 
     run = tmp_path / "run"

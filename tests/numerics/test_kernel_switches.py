@@ -10,18 +10,14 @@ two of these, but not all three at once. make test-all has the full products.
 import pytest
 import torch
 from choice import every_pair
-from gates import SWITCHES, switched
+from gates import CASES, SWITCHES, switched
 from truth import DTYPES, LAYOUTS, assert_close_to_truth
 
-from cbam_fused import functional
+from cbam_fused import functional, routing
 from cbam_fused.ops import registry
 from cbam_fused.tensors import row_sizes
 from cbam_fused.variants.config import Switches, decode
 
-# The hard sigmoid is the only switch of the spatial gate alone.
-CASES = [(g, s) for g in ("both", "channel", "channel mask") for s in SWITCHES]
-CASES += [(g, "hard") for g in ("spatial", "spatial mask", "both, norm", "spatial mask, norm")]
-CASES += [("both, norm", "mean of pools"), ("both, norm", "se"), ("both, norm", "terms, leaky")]
 TIES = ("first", "even")
 SHAPES = [(2, 5, 1, 2), (3, 1, 9, 6), (9, 128, 2, 3), (1, 3, 70, 67), (1, 300, 2, 3), (2, 9, 14, 14)]
 
@@ -45,7 +41,7 @@ def test_dtypes(case, dtype, layout, ties):
     problem, functions = problem_and_functions(case, ties, (2, 33, 5, 17), dtype, layout, biases=True)
     assert functional.backend_for(problem.inputs["x"]) == "cpu"
     switches = Switches(ties=ties, **SWITCHES[case[1]])
-    assert not functional.unserved("cpu", problem.inputs["x"], None, switches, "channel")
+    assert not routing.unserved("cpu", problem.inputs["x"], None, switches, "channel")
     assert_close_to_truth(problem, *functions)
 
 
@@ -136,8 +132,8 @@ def test_what_is_absent_is_not_saved():
         for name in ("se", "tutorial"):
             code = Switches(**SWITCHES.get(name, {})).code
             w1_, w2_, ws_ = weights
-            _, saved, index = forward(x, w1_, None, w2_, None, ws_, None, None, False, code)
-            assert (saved.shape[1], index.shape[1]) == row_sizes(x, w1_, ws_, code, full=False)
+            _, saved, index = forward(x, w1_, w2_, ws_, None, None, None, None, False, code)
+            assert (saved.shape[1], index.shape[1]) == row_sizes(x, w1_, ws_, code)
             sizes[gates, name] = saved.shape[1], index.shape[1]
     assert sizes["channel", "se"] == (2 * C + R, 0)
     assert sizes["channel", "tutorial"] == (3 * C + 2 * R, C)
@@ -146,7 +142,7 @@ def test_what_is_absent_is_not_saved():
 
 
 WRONG = [
-    ({"w1": torch.zeros(4, 8)}, r"w1 must be \(8, 8\) or \(8, 8, 1, 1\), for the 8 channels of x, got \(4, 8\)"),
+    ({"w1": torch.zeros(4, 8)}, r"w1 must be \(8, 8\) or \(8, 8, 1, 1\) for the 8 channels of x, got \(4, 8\)"),
     ({"w2": torch.zeros(8, 8)}, "w2 must be None with width='single'"),
     ({"b2": torch.zeros(8)}, "b2 must be None with width='single'"),
     ({"ties": "even"}, "ties must be a part of switches where these are given, got ties='even'"),
@@ -167,4 +163,4 @@ def test_operators_refuse_a_layer_too_few():
     single = Switches(width="single").code
     for w1, w2, code in ((w, None, 0), (w, w, single), (None, w, 0), (torch.zeros(4, 8), None, single)):
         with pytest.raises(RuntimeError, match="w1"):
-            registry.operators["cpu"].attend(x, w1, None, w2, None, None, None, code)
+            registry.operators["cpu"].attend(x, w1, w2, None, None, None, None, code)

@@ -1,4 +1,4 @@
-"""The numerical behaviour that docs/guide/compatibility.md promises, of every module in every mode."""
+"""The numerical behaviour that docs/guide/compatibility.md promises, for every module in every mode."""
 
 import warnings
 
@@ -66,12 +66,12 @@ def test_deterministic_mode_neither_warns_nor_fails(name, layout):
 @LAYOUTS
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_sums_of_half_types_are_float32(dtype, layout):
-    """A bfloat16 sum of ones ends at 256, a float16 one at 2048: the kept means and sums must not."""
+    """A bfloat16 sum of ones stops at 256, a float16 one at 2048; the saved means and sums must not."""
     N, C, H, W = 1, 4096, 64, 65
     x = torch.ones(N, C, H, W, dtype=dtype).to(memory_format=layout)
     w1, w2 = torch.zeros(1, C), torch.zeros(C, 1)
     ws = torch.zeros(1, 2, 1, 1)
-    _, saved, _ = registry.operators["cpu"].forward(x, w1, None, w2, None, ws, None, None, False, 0)
+    _, saved, _ = registry.operators["cpu"].forward(x, w1, w2, ws, None, None, None, None, False, 0)
     assert saved.dtype == torch.float32
     mean, maps = saved[:, :C], saved[:, -3 * H * W : -2 * H * W]
     assert (mean == 1).all(), "means over 4160 pixels"

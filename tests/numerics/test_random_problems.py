@@ -1,4 +1,4 @@
-"""Problems that nobody chose, against the float64 reference."""
+"""Random problems against the float64 reference."""
 
 import torch
 from hypothesis import HealthCheck, given, settings

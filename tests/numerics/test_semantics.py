@@ -1,4 +1,4 @@
-"""What the numbers alone do not show: ties, NaN and Inf, empty batches, strides, determinism, threads."""
+"""Semantics: ties, NaN and Inf, empty batches, strides, determinism, threads."""
 
 import pytest
 import torch
@@ -23,7 +23,7 @@ def assert_equal(a, b):
 @layouts
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_ties_go_to_the_first_index(dtype, layout):
-    """With no other gradient than that of the maxima, all of it lands on the first of equal values."""
+    """With gradients through the maxima only, all of the gradient goes to the first of tied values."""
     N, C, H, W = 2, 24, 5, 20
     x = torch.ones(N, C, H, W, dtype=dtype).to(memory_format=layout).requires_grad_()
     # Only m reaches g, through w1 > 0, and only M reaches s.
@@ -69,7 +69,7 @@ def test_nan_and_inf_spread_as_in_the_reference(value, place, dtype, layout):
     + [(torch.float16, b, torch.int16) for b in (0x7C01, 0x7FFF, -1)],
 )
 def test_every_nan_spreads_as_in_the_reference(dtype, bits, integer, layout):
-    """Whatever else is in its bits: they must not be taken for a number on the way."""
+    """For any bits of a NaN: it must not become a number."""
     problem = random_problem((2, 20, 6, 19), dtype, layout, biases=True)
     problem.inputs["x"].detach().view(integer)[0, 3, 2, 5] = bits
     assert problem.inputs["x"][0, 3, 2, 5].isnan()
@@ -80,11 +80,11 @@ def test_every_nan_spreads_as_in_the_reference(dtype, bits, integer, layout):
 
 @layouts
 def test_nan_wins_the_maxima(layout):
-    """A NaN beside a larger number: the first NaN is the maximum, and gets its gradient."""
+    """A NaN beside a larger number: the first NaN is the maximum and gets the gradient."""
     x = torch.rand(1, 20, 3, 21).to(memory_format=layout)
     x[0, 7, 1, 5] = x[0, 9, 1, 5] = x[0, 7, 2, 20] = float("nan")
     problem = random_problem((1, 20, 3, 21), torch.float32, layout)
-    args = [problem.inputs[n] for n in ("w1", "b1", "w2", "b2", "ws", "bs")]
+    args = [problem.inputs[n] for n in ("w1", "w2", "ws", "b1", "b2", "bs")]
     _, _, index = registry.operators["cpu"].forward(x, *args, None, False, 0)
     argmax_hw, argmax_c = index[0, :20], index[0, 20:].view(3, 21)
     assert argmax_hw[7] == 1 * 21 + 5 and argmax_hw[9] == 1 * 21 + 5
@@ -102,7 +102,7 @@ def test_empty_batch(relu, layout):
 
 
 def strided_views():
-    """Ways to see a tensor of (2, 6, 5, 9) that is not dense from its first element on."""
+    """Views of shape (2, 6, 5, 9) that are not dense or have an offset."""
     wide = torch.randn(5, 8, 12, 20).relu()
     yield "offset batch", torch.randn(3, 6, 5, 9)[1:]
     yield "odd offset", torch.randn(2 * 6 * 5 * 9 + 1)[1:].view(2, 6, 5, 9)

@@ -11,7 +11,7 @@ from cbam_fused import functional, reference
 
 HALVES = (torch.float16, torch.bfloat16)
 
-# Tails of every vector width, one channel, one pixel, rows and columns alone, more columns than one chunk.
+# Tails of every vector width, one channel, one pixel, single rows and columns, more columns than a chunk.
 SHAPES = [
     (2, 64, 14, 14),
     (3, 16, 7, 7),
@@ -67,19 +67,19 @@ def test_float32_parameters_with_half_input(dtype, layout):
 @pytest.mark.parametrize("dtype", HALVES, ids=str)
 @pytest.mark.parametrize("layout", LAYOUTS, ids=["nchw", "nhwc"])
 def test_many_images_per_group(dtype, layout):
-    """More weights than pixels: images go through the MLP together, the last group being short."""
+    """More weights than pixels: images go through the MLP in groups, the last one shorter."""
     assert_close_to_truth(random_problem((11, 128, 2, 3), dtype, layout, hidden=64, biases=True))
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=["nchw", "nhwc"])
 def test_large_values_in_half_precision(layout):
-    """Sums of values near 65504 overflow float16, in which eager gets NaN, but not the float32 that ours are in."""
+    """Sums of values near 65504 overflow float16, where eager returns NaN, but not float32, which the kernels use."""
     problem = random_problem((2, 16, 20, 20), torch.float16, layout, scale=16000, params=torch.float32)
     assert problem.inputs["x"].max() > 60000
     truth = problem.to(torch.float64).run(reference.cbam)
     got = problem.run(functional.cbam)
     assert all(t.isfinite().all() for t in got.values())
     for name, error in errors(got, truth).items():
-        # Logits of 1e4 have an error of 1e-3 in float32, which reaches the gradients of the parameters.
+        # Logits of 1e4 have an error of 1e-3 in float32, which affects the gradients of the parameters.
         tolerance = 1 if name in ("y", "dx") else 4
         assert error <= tolerance * torch.finfo(torch.float16).eps * truth[name].abs().max(), name

@@ -1,4 +1,4 @@
-"""docs/guide/compatibility.md: every row says how a feature is served, and names tests that there are."""
+"""docs/guide/compatibility.md: every row has one of the terms, and names existing tests."""
 
 import ast
 import re
@@ -23,7 +23,7 @@ def functions(file: str) -> set[str]:
 
 
 def missing(row: list[str], complaint: bool = False) -> str:
-    """What is wrong with a row; empty if nothing is. Of a complaint it is told in words how it is served."""
+    """What is wrong with a row; empty if nothing. A complaint has free text instead of a term."""
     if len(row) != 5:
         return f"{len(row) - 2} cells instead of 3"
     _, feature, how, tests, _ = (cell.strip() for cell in row)

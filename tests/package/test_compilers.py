@@ -1,4 +1,4 @@
-"""How the build calls compilers: whatever flags the user has, from whatever folders, and nothing twice."""
+"""The build's compiler calls: with any user flags, from any folder, and without repetition."""
 
 import os
 import shutil
@@ -17,7 +17,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 
-# Those of which the build is known to work; `make test-all` installs the older ones.
+# Compilers known to work; `make test-all` installs the older ones.
 COMPILERS = [name for name in ("g++", "g++-11", "clang++", "clang++-14", "clang++-16") if shutil.which(name)]
 needs_nvcc = pytest.mark.skipif(shutil.which("nvcc") is None, reason="needs nvcc")
 MATH = ["__FAST_MATH__", "__FINITE_MATH_ONLY__", "__ASSOCIATIVE_MATH__", "__RECIPROCAL_MATH__", "__NO_SIGNED_ZEROS__"]
@@ -37,7 +37,7 @@ USERS = [
 
 @pytest.mark.skipif(os.uname().machine != "x86_64", reason="its instruction sets")
 def test_the_binding_runs_on_every_processor(monkeypatch):
-    """It asks the processor what it has before any kernel runs."""
+    """It detects the processor's features before any kernel runs."""
     monkeypatch.setenv("CXXFLAGS", "-march=native -mavx2")
     defined = macros(build_kernels.Kernels().binding())
     assert not [name for name in defined if name.startswith("__AVX")]
@@ -78,7 +78,7 @@ def test_flags_of_the_user_change_neither_arithmetic_nor_instruction_set(name, u
 @pytest.mark.parametrize("name", COMPILERS)
 @pytest.mark.parametrize("user", [user for user in USERS if not user.startswith("-m")])
 def test_a_library_leaves_the_processor_as_it_was(name, user, tmp_path, monkeypatch):
-    """-ffast-math at the link has the library, once loaded, round denormals to zero in the whole process."""
+    """A library linked with -ffast-math would flush denormals to zero in the whole process."""
     monkeypatch.setenv("CXX", name)
     monkeypatch.setenv("CXXFLAGS", user)
     found = compiler.find()
@@ -102,7 +102,7 @@ def test_fast_math_for_nvcc_is_dropped(monkeypatch):
 @pytest.mark.parametrize("folder", ["with space", "with,comma"])
 @pytest.mark.parametrize("command", ["g++", "ccache g++ -m64"])
 def test_nvcc_passes_on_what_the_host_compiler_needs(command, folder, tmp_path):
-    """Of torch in a folder of any name, and of a compiler behind a launcher, which need not be there."""
+    """With torch in a folder of any name, and a compiler after a launcher, which need not exist."""
     torch = tmp_path / folder
     torch.mkdir()
     (torch / "of_torch.h").touch()
@@ -126,7 +126,7 @@ def project(tmp_path):
 
 
 def make(project: Path, folder: str, *options: str) -> list[Path]:
-    """Compiles both sources; gives those whose objects are new."""
+    """Compile both sources; return those with new objects."""
     ninja = ninja_file.Ninja(project / folder, jobs=2)
     command = ["g++", *options]
     objects = {name: ninja.compile(str(project / f"{name}.cpp"), command, "any") for name in ("a", "b")}

@@ -1,6 +1,5 @@
-"""The documentation: its examples run, its links lead somewhere, what is generated is current."""
+"""The documentation: examples run, links resolve, generated tables are current."""
 
-import argparse
 import ast
 import re
 import shlex
@@ -12,12 +11,12 @@ from public import PUBLIC
 
 import cbam_fused
 from cbam_fused import CBAM, VARIANTS, surgery
-from train_example import COMMANDS
+from garbage.cli import build_parser
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md"))]
-# <!-- not run: REASON --> in the line above keeps a block from being run.
+# <!-- not run: REASON --> in the line above skips a block.
 BLOCK = re.compile(r"^(<!-- not run: \S.* -->\n)?```python\n(.*?)^```", re.M | re.S)
 LINK = re.compile(r"\]\(([^)#\s]+)")
 CLASSIFIER = re.compile(r"^    (?:(?:python|torchrun .*) train_example\.py|\.\.\.)(.*)", re.M)
@@ -30,13 +29,13 @@ pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 
 @pytest.mark.parametrize("page", [p for p in PAGES if BLOCK.search(p.read_text())], ids=lambda page: page.name)
 def test_examples_run(page, tmp_path, monkeypatch):
-    """The blocks of a page one after the other, in one namespace; what they write goes into a folder of their own."""
+    """The blocks of a page in order, in one namespace and a temporary folder."""
     monkeypatch.chdir(tmp_path)
     text, names = page.read_text(), {"__name__": "example"}
     torch.manual_seed(0)
     for block in BLOCK.finditer(text):
         if block[1] is None:
-            above = text.count("\n", 0, block.start(2))  # a traceback then names the line of the page
+            above = text.count("\n", 0, block.start(2))  # so that a traceback has the line of the page
             exec(compile("\n" * above + block[2], str(page), "exec"), names)
 
 
@@ -57,10 +56,7 @@ def test_named_files_exist(page):
 
 
 def test_commands_of_the_classifier_are_ones_that_it_takes():
-    parser = argparse.ArgumentParser(exit_on_error=False)
-    commands = parser.add_subparsers(required=True)
-    for command in COMMANDS:
-        command.add_parser(commands)
+    parser = build_parser()
     lines = [line.partition(" #")[0] for page in PAGES for line in CLASSIFIER.findall(page.read_text())]
     assert len(lines) > 10
     for line in lines:
@@ -81,7 +77,7 @@ def test_every_public_name_has_an_entry():
     entries = set(
         re.findall(r"^\.\. auto(?:class|function):: cbam_fused\.([\w.]+)|^### `cbam_fused\.(\w+)`", page, re.M)
     )
-    functions = {f"functional.{n}" for n in ("cbam", "channel_gate", "spatial_gate", "backend_for")}
+    functions = {f"functional.{n}" for n in ("cbam", "channel_gate", "spatial_gate")} | {"routing.backend_for"}
     public = {*cbam_fused.__all__} - {"functional", "reference"} | {*surgery.__all__}
     assert (public | functions) - {(a or b).removeprefix("surgery.") for a, b in entries} == set()
 
@@ -112,7 +108,7 @@ def test_each_layer_imports_only_those_below_it():
 
 
 def imported_modules(source: Path) -> list[Path]:
-    """The files of the package that the import statements at the top of a file name."""
+    """The package's files imported at the top of a file."""
     found = []
     for node in ast.parse(source.read_text()).body:
         if isinstance(node, ast.ImportFrom) and node.level:
@@ -134,7 +130,7 @@ def test_the_migration_has_every_variant_once():
 
 @pytest.mark.parametrize("keys,call", ROWS, ids=[call for _, call in ROWS])
 def test_the_migration_of_a_variant(keys, call):
-    """The call takes the state of the public module, which has these keys, and computes the same."""
+    """The call loads the state of the public module, which has these keys, and computes the same."""
     ours = eval(call, {"CBAM": CBAM, "C": 64}).double().eval()
     public = PUBLIC[ours.variant](64, VARIANTS[ours.variant].reduction).double().eval()
     state = public.state_dict()

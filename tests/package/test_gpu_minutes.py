@@ -1,5 +1,5 @@
-"""The programs for a few minutes on a GPU, on a stand-in for one: each of their lines runs, they go on where they were
-stopped, by a signal or by --minutes, and what they call a time is one.
+"""The programs for a few minutes on a GPU, on a fake GPU: each of their lines runs, they resume after a signal or
+--minutes, and their times are correct.
 """
 
 import dis
@@ -108,7 +108,7 @@ def test_the_minutes_end_a_program_in_the_middle(tmp_path):
     out = tmp_path / "checks.json"
     process = start(SELFTEST, "--out", out, "--maps", "256x28x28", "--minutes", 0.02)
     output, _ = process.communicate()
-    assert process.returncode == 0 and "stopped, the same command goes on from there" in output
+    assert process.returncode == 0 and "stopped, the same command resumes" in output
     report = json.loads(out.read_text())
     assert not report["finished"] and len(report["checks"]) < 24
 
@@ -144,7 +144,7 @@ def test_tests_go_on_from_their_record(tmp_path):
     assert status == pytest.ExitCode.INTERRUPTED and "1 failed, 2 passed" in output
     lines = record.read_text().splitlines()
     assert [json.loads(line)["outcome"] for line in lines[1:]] == ["passed", "failed", "passed"]
-    record.write_text(record.read_text() + '{"test": "half a li')  # as SIGKILL leaves it
+    record.write_text(record.read_text() + '{"test": "half a li')  # as after SIGKILL
     status, output = run("--minutes", "0.01")
     assert status == pytest.ExitCode.TESTS_FAILED and "the 0.01 minutes are over" in output
     assert "FAILED earlier: test_some.py::test[1]" in output and record.read_text().splitlines() == lines
@@ -162,7 +162,7 @@ def test_tests_go_on_from_their_record(tmp_path):
 
 @pytest.fixture
 def small(monkeypatch):
-    """A stand-in for a GPU, and sizes at which a CPU measures in seconds."""
+    """A fake GPU, and sizes that a CPU measures in seconds."""
     for module, name, value in [
         *((gpu, name, value) for name, value in {"BATCH": 4, "SIDE": 8, "ROUNDS": 2}.items()),
         *((timing, name, value) for name, value in {"LEAST": 1e-4, "REPEATS": 1, "STEPS": 1}.items()),
@@ -194,7 +194,7 @@ def lines_of(code: types.CodeType) -> set[int]:
 
 
 def not_run(call, functions: list[types.CodeType]) -> list[str]:
-    """The lines of the functions that do not run in a call."""
+    """The lines of the functions that a call does not run."""
     ran: dict[str, set[int]] = {code.co_filename: set() for code in functions}
 
     def trace(frame, event, _):
@@ -245,7 +245,7 @@ def test_every_line_runs_on_the_stand_in(small, tmp_path, monkeypatch, capsys):
 
 
 def test_every_line_of_the_timing_runs_on_the_stand_in(small):
-    """Those of a GPU; the rounds of the CPU and the check of bandwidths have tests of their own."""
+    """Those for a GPU; other tests cover the rounds of the CPU and the check of bandwidths."""
     names = ("event", "between", "copies", "graph_seconds", "replay_seconds", "passes", "layer_seconds", "step_seconds")
     functions = [getattr(timing, name).__code__ for name in names]
     x = torch.randn(4, 16, 8, 8, device="cuda", requires_grad=True)
@@ -351,7 +351,7 @@ def test_a_gpu_that_is_lost_ends_the_program(small, tmp_path, monkeypatch):
     monkeypatch.setattr(gpu, "operator", lost)
     monkeypatch.setattr(torch.cuda, "synchronize", lost)
     monkeypatch.setattr(sys, "argv", ["bench.gpu", str(out), "--maps", "16x8x8", "--parts", "cuda"])
-    for count in (1, 2):  # it goes on behind what lost it
+    for count in (1, 2):  # it resumes after the case that lost the GPU
         with pytest.raises(RuntimeError, match="illegal memory access"):
             gpu.main()
         assert len(json.loads(out.read_text())["failed"]) == count
@@ -388,7 +388,7 @@ def test_results_of_another_gpu_are_not_gone_on_with(tmp_path):
     record = resume.Record(tmp_path / "file", about)
     record.save()
     assert resume.Record(tmp_path / "file", about | {"platform": "there"}).data == record.data
-    with pytest.raises(SystemExit, match="has other results, remove it or name another file: GPU: one there, two here"):
+    with pytest.raises(SystemExit, match="has other results; remove it or name another file: GPU: one there, two here"):
         resume.Record(tmp_path / "file", about | {"GPU": "two"})
     record.data |= {"finished": True, "checks": [1]}
     record.save()

@@ -1,5 +1,5 @@
-"""build.toml and the tree of `make hub`: what kernel-builder is told is what setup.py does, and the package takes the
-_ops.py that kernel-builder gives it. kernel-builder itself does not run here."""
+"""build.toml and the tree of `make hub`: build.toml equals setup.py, and the package works with kernel-builder's
+_ops.py. kernel-builder itself does not run here."""
 
 import importlib.metadata
 import os
@@ -58,7 +58,7 @@ def test_versions_are_those_of_the_project():
     assert [f"-DTORCH_TARGET_VERSION=0x{major:02x}{minor:02x}{0:012x}"] == flags.BINDING
 
 
-# What kernel-builder writes has two lines like the last two; in the place of its binary, ours under another name.
+# The last two lines are like kernel-builder's; its binary is replaced by ours under another name.
 GENERATED = """
 import torch
 from torch import library
@@ -70,7 +70,7 @@ for name in {names!r}:
     made.impl(name, operator, "CPU" if operator._schema.arguments else "CompositeExplicitAutograd")
 ops = torch.ops._cbam_fused_cpu_abc1234
 """
-# As the kernels package imports it: from its path, under a name of its own.
+# As in the kernels package: imported from its path, under another name.
 LOAD = """
 import importlib.util, sys, torch
 spec = importlib.util.spec_from_file_location("another_name", "torch-ext/cbam_fused/__init__.py")

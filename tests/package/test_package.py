@@ -1,4 +1,4 @@
-"""The package as it is installed: what a fresh interpreter gets, what the binary needs, what the build decides."""
+"""The installed package: imports in a new interpreter, dependencies of the binary, decisions of the build."""
 
 import importlib.metadata
 import os
@@ -23,7 +23,7 @@ PACKAGE = ROOT / "cbam_fused"
 
 
 def python(*arguments, cwd, **variables):
-    """Output of a fresh interpreter whose environment sets nothing of ours but the given variables."""
+    """Output of a new interpreter with only the given variables of ours."""
     ours = ("CBAM_FUSED_BACKEND", "CBAM_FUSED_BUILD_SITE", "ATEN_CPU_CAPABILITY", "PYTHONPATH")
     env = {name: value for name, value in os.environ.items() if name not in ours} | variables
     result = subprocess.run([sys.executable, *arguments], cwd=cwd, env=env, capture_output=True, text=True)
@@ -41,7 +41,7 @@ def test_fresh_interpreter_runs_forward_elsewhere(tmp_path):
 import sys, torch, cbam_fused
 y = cbam_fused.CBAM(16)(torch.randn(2, 16, 5, 4))
 assert y.shape == (2, 16, 5, 4), y.shape
-print(cbam_fused.functional.backend_for(y), torch.cuda.is_initialized())
+print(cbam_fused.routing.backend_for(y), torch.cuda.is_initialized())
 print([name for name in ("triton", "torch.utils.cpp_extension") if name in sys.modules])
 """
     assert python("-c", code, cwd=tmp_path).split() == ["cpu", "False", "[]"]
@@ -58,7 +58,7 @@ def test_info_names_versions_builds_and_backends(tmp_path):
 
 
 def test_info_imports_only_what_it_shows(tmp_path):
-    """torch's benchmark tools import its build tools, which need setuptools and look for CUDA aloud."""
+    """torch's benchmark tools import its build tools, which need setuptools and warn about CUDA."""
     code = """
 import runpy, sys
 sys.modules["setuptools"] = None
@@ -110,7 +110,7 @@ runpy.run_module("cbam_fused", run_name="__main__")
 
 
 def test_source_folder_without_binary_finds_the_installed_one(tmp_path):
-    """As after `pip install .`, in the root of the repository, beside what an older build left there."""
+    """As after `pip install .`, in the root of the repository, beside files of an older build."""
     source, site = tmp_path / "source", tmp_path / "site"
     copy_sources(source)
     for folder in (source / "cbam_fused.egg-info", site / "cbam_fused-0.1.0.dist-info"):
@@ -158,7 +158,7 @@ def test_binary_needs_neither_python_nor_cuda_and_of_torch_the_stable_abi():
     assert not [
         name for name in needed if name.startswith(("libpython", "libtorch_python", "libcuda", "libtorch_cuda"))
     ]
-    # What has no version, as @GLIBC_2.14, is torch's, but for what the toolchain leaves in every library.
+    # Symbols without a version such as @GLIBC_2.14 are torch's, except those of the toolchain in every library.
     of_torch = [name for name in undefined if "@" not in name and not re.match("_ITM_|__gmon_start__|__cxa_", name)]
     assert of_torch and not [name for name in of_torch if not name.startswith(("aoti_torch_", "torch_"))]
 
@@ -201,9 +201,9 @@ def test_build_uses_the_torch_that_a_variable_names(tmp_path, monkeypatch):
 
 
 def test_build_finds_a_torch_that_is_only_on_pythonpath(tmp_path):
-    """pip gives its builds a PYTHONPATH of their own."""
+    """pip sets another PYTHONPATH for builds."""
     site = fake_torch(tmp_path, "2.16.0")
-    # Hides the torch of this environment, as one that has none.
+    # Hides the torch of this environment.
     build = """
 import sys; sys.path.insert(0, sys.argv[1])
 import importlib.util, environment
@@ -217,7 +217,7 @@ print(environment.find_torch())
 
 def test_build_names_the_variable_when_its_torch_is_too_old(tmp_path, monkeypatch):
     monkeypatch.setenv("CBAM_FUSED_BUILD_SITE", str(fake_torch(tmp_path, "2.9.1")))
-    with pytest.raises(FileNotFoundError, match=r"CBAM_FUSED_BUILD_SITE=.* must hold torch>=2\.10"):
+    with pytest.raises(FileNotFoundError, match=r"CBAM_FUSED_BUILD_SITE must be a folder with torch>=2\.10"):
         environment.find_torch()
 
 
@@ -305,9 +305,7 @@ def test_a_machine_without_gpu(tmp_path, monkeypatch):
 @pytest.mark.parametrize("entry", ["Ampere", "7.0", "90", "9.0+ptx", "8.0,9.0"])
 def test_architectures_that_nvcc_does_not_know(entry, monkeypatch):
     monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", f"8.0;{entry}")
-    with pytest.raises(
-        cuda.Unavailable, match=rf"TORCH_CUDA_ARCH_LIST='8\.0;.*': '{re.escape(entry)}' is not one of .* 12\.1"
-    ):
+    with pytest.raises(cuda.Unavailable, match=rf"TORCH_CUDA_ARCH_LIST must .* 12\.1\), .* got '{re.escape(entry)}'"):
         cuda.architectures(KNOWN, [])
 
 
@@ -336,7 +334,7 @@ def test_which_gpus_a_build_serves(architectures, capability, expected):
 
 
 def test_a_second_copy_is_refused(tmp_path):
-    """In one process: the operators have one name, and a second registration would end it."""
+    """In one process: a second registration of the operators would abort it."""
     shutil.copytree(ROOT / "cbam_fused", tmp_path / "vendor" / "cbam_fused")
     code = "import cbam_fused, vendor.cbam_fused"
     again = subprocess.run(

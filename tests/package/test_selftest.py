@@ -1,4 +1,4 @@
-"""python -m cbam_fused selftest, on the CPU: what it checks, and that it notices what is wrong."""
+"""python -m cbam_fused selftest, on the CPU: its checks, and that they detect errors."""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""What the build is made of: what it imports, which Pythons a wheel is for, what is built where a part cannot be."""
+"""The build: its imports, the Pythons of a wheel, and builds without some parts."""
 
 import ast
 import json
@@ -30,13 +30,13 @@ def imported(script: Path) -> set[str]:
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
 def test_the_build_imports_neither_torch_nor_the_network(script):
-    """So it has no need of torch's build helpers, and downloads nothing."""
+    """It needs no build helpers of torch, and downloads nothing."""
     assert imported(script) <= {*sys.stdlib_module_names, *OURS, "ninja", "setuptools"} - NETWORK
 
 
 @pytest.mark.parametrize("free_threaded", [False, True])
 def test_a_wheel_is_for_every_python_with_a_lock(free_threaded, monkeypatch):
-    """A free-threaded Python has no limited API: its wheel is for this one alone."""
+    """A free-threaded Python has no limited API: its wheel is for this version only."""
     arguments = setup_script.run(monkeypatch, free_threaded)["arguments"]
     tag = {} if free_threaded else {"bdist_wheel": {"py_limited_api": "cp310"}}
     assert arguments["options"] == tag
@@ -44,7 +44,7 @@ def test_a_wheel_is_for_every_python_with_a_lock(free_threaded, monkeypatch):
 
 
 def test_max_jobs(monkeypatch):
-    """As for every other extension of PyTorch: where memory is short, or others need the cores."""
+    """As for other PyTorch extensions: if memory is short, or others need the cores."""
     monkeypatch.setenv("MAX_JOBS", "3")
     assert build_kernels.jobs() == 3
     for no_number in ("auto", "0", "-1", ""):
@@ -83,7 +83,7 @@ def test_a_build_leaves_no_older_cuda_kernels_behind(with_cuda, tmp_path, monkey
 
 
 def build(target: Path, **variables) -> subprocess.CompletedProcess:
-    """A build of this machine's instruction set alone, which an earlier one with the same flags makes quick."""
+    """A build of this machine's instruction set only, which reuses objects of an earlier one with the same flags."""
     command = [sys.executable, "setup.py", "-q", "build_ext", "--build-lib", str(target)]
     env = {name: value for name, value in os.environ.items() if not name.startswith(("CBAM_FUSED", "CXXFLAGS"))}
     env |= {"CBAM_FUSED_NATIVE": "1", "CBAM_FUSED_CUDA": "0"} | variables
@@ -103,7 +103,7 @@ def test_what_is_built_is_not_built_again(tmp_path):
     assert built(tmp_path / "2")[0] == {"_C"} and len(built(tmp_path / "2")[1]["cpu"]) == 1
 
 
-# Smoke tests, and what fast math changes besides: it takes NaN for a number, and at the link sets the processor up.
+# Smoke tests, and other effects of fast math: NaN treated as a number, and denormals flushed in the process.
 CHECK = """
 import math, sys, torch, smoke
 from cbam_fused import CBAM
@@ -127,7 +127,7 @@ def test_flags_of_the_user_leave_the_kernels_right(tmp_path):
     assert str(tmp_path) in check.stdout
 
 
-# An nvcc that knows its version and GPUs, and compiles nothing.
+# A fake nvcc that prints its version and GPUs, and compiles nothing.
 NVCC = """#!/bin/sh
 case "$*" in
 --version) echo "Cuda compilation tools, release {cuda}, V{cuda}.0" ;;
@@ -182,7 +182,7 @@ ALONE = ["unshare", "--mount", "--map-root-user"]
     reason="needs a mount namespace",
 )
 def test_a_source_tree_that_cannot_be_written(tmp_path):
-    """As in a container that has the sources in a read-only volume: setuptools, too, writes elsewhere."""
+    """As in a container with the sources in a read-only volume: setuptools must write elsewhere, too."""
     tree = tmp_path / "tree"
     ignored = shutil.ignore_patterns(".git", ".venv", "build", "*.egg-info", "__pycache__", "*.so", "docs", "bench")
     shutil.copytree(ROOT, tree, ignore=ignored)

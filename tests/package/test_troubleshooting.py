@@ -1,4 +1,4 @@
-"""Every message of ours that docs/guide/troubleshooting.md explains is one that appears."""
+"""Every message of ours in docs/guide/troubleshooting.md is real."""
 
 import os
 import re
@@ -22,13 +22,13 @@ QUOTED = [line for block in re.findall(r"^```text\n(.*?)^```", PAGE, re.M | re.S
 
 
 def quoted(start: str) -> str:
-    """The one message of the page that starts so."""
+    """The message of the page with this start."""
     (message,) = [line for line in QUOTED if line.startswith(start)]
     return message
 
 
 def build(change: str = "", **variables) -> str:
-    """What a build of the kernels says that cannot come as far as compiling."""
+    """The error of a build that fails before compiling."""
     code = f"""
 import sys
 sys.path.insert(0, "_build")
@@ -82,7 +82,7 @@ def test_an_architecture_that_nvcc_does_not_know(monkeypatch):
 
 def test_gpus_that_nvcc_does_not_know(monkeypatch):
     monkeypatch.delenv("TORCH_CUDA_ARCH_LIST", raising=False)
-    with pytest.raises(nvcc.Unavailable, match=re.escape(quoted("this nvcc compiles"))):
+    with pytest.raises(nvcc.Unavailable, match=re.escape(quoted("nvcc must support"))):
         nvcc.architectures(["7.5", "8.0", "9.0"], ["6.1"])
 
 
@@ -108,7 +108,7 @@ def test_triton_without_a_c_compiler(monkeypatch):
 )
 def test_a_backend_that_cannot_be(backend, start, monkeypatch):
     monkeypatch.setattr(registry, "cuda_missing", "")
-    monkeypatch.setattr("cbam_fused.functional.wanted", backend)
+    monkeypatch.setattr("cbam_fused.routing.wanted", backend)
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     with pytest.raises(RuntimeError, match=re.escape(quoted(start))):
         CBAM(8)(torch.zeros(1, 8, 2, 2))

@@ -1,4 +1,4 @@
-"""py.typed promises types: every public function and method has them all."""
+"""py.typed: every public function and method is fully typed."""
 
 import inspect
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 import cbam_fused
 from cbam_fused import functional, reference, surgery
 
-FUNCTIONS = ("cbam", "channel_gate", "spatial_gate", "backend_for", "use_backend")
+FUNCTIONS = ("cbam", "channel_gate", "spatial_gate", "backend_for")
 NAMED = {f"cbam_fused.{name}": getattr(cbam_fused, name) for name in cbam_fused.__all__}
 NAMED |= {f"surgery.{name}": getattr(surgery, name) for name in surgery.__all__}
 NAMED |= {f"functional.{name}": getattr(functional, name) for name in FUNCTIONS}
@@ -34,7 +34,7 @@ def test_everything_public_has_types(name):
     signature = inspect.signature(CALLABLES[name])
     bare = [p.name for p in signature.parameters.values() if p.annotation is p.empty and p.name != "self"]
     assert not bare
-    # mypy takes an __init__ without one as it is meant.
+    # mypy infers the return type of __init__.
     assert signature.return_annotation is not signature.empty or name.endswith("__init__")
 
 

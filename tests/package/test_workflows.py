@@ -1,4 +1,4 @@
-"""The GitHub workflows and the build run what the Makefile has, and nothing of their own."""
+"""The GitHub workflows and the build run targets of the Makefile only."""
 
 import importlib.metadata
 import re
@@ -30,7 +30,7 @@ def test_every_phony_target_has_a_rule():
 
 @pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
 def test_every_commit_has_a_version_of_its_own(tmp_path):
-    """So that pip, told to upgrade to a newer commit, does."""
+    """So that pip upgrades to a newer commit."""
     author = ["-c", "user.name=A", "-c", "user.email=a@b.c"]
 
     def git(*arguments):
@@ -56,7 +56,7 @@ def test_every_commit_has_a_version_of_its_own(tmp_path):
 
 
 def test_the_version_is_written_once():
-    """As a tag of git; what builds without git and without a tag has none."""
+    """As a git tag; builds without git and without a tag have none."""
     assert not re.search(r"^version = ", (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
     version = importlib.metadata.version("cbam_fused").partition(".dev")[0]
     written = re.compile(rf"(?<![\d.]){re.escape(version)}(?![\d.])")

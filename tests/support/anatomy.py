@@ -1,4 +1,4 @@
-"""What a model is made of, and the random generators, for comparisons of before and after."""
+"""The structure and state of a model, and of the random generators, for comparison."""
 
 import random
 
@@ -19,7 +19,7 @@ def set_generators(states: list[object]) -> None:
 
 
 def anatomy(model: nn.Module) -> dict:
-    """All that is attached to each module, and what it holds."""
+    """The attributes and hooks of each module."""
     found = {}
     for name, module in model.named_modules():
         attributes = {k: v for k, v in vars(module).items() if not k.startswith("_")}

@@ -1,4 +1,4 @@
-"""Arguments of functional.cbam of which nothing is wrong."""
+"""Valid arguments of functional.cbam."""
 
 import torch
 

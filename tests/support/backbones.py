@@ -1,4 +1,4 @@
-"""Small networks of every make for the tests of surgery, and what they have in common."""
+"""Small networks of every kind for the tests of surgery, and shared functions."""
 
 import re
 
@@ -73,7 +73,7 @@ def same_state(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
 
 
 class BiasedCBAM(reference.CBAM):
-    """With a bias in every layer; optionally one pool only, a BatchNorm, or x added at the end."""
+    """With a bias in every layer; optionally with one pool, a BatchNorm, or x added at the end."""
 
     def __init__(self, channels, reduction=16, kernel_size=7, *, pools=("avg", "max"), norm=False, add=False):
         super().__init__(channels, reduction, kernel_size)

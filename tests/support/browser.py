@@ -1,4 +1,4 @@
-"""Headless Chromium over the DevTools protocol, spoken through two pipes (--remote-debugging-pipe)."""
+"""Headless Chromium over the DevTools protocol through two pipes (--remote-debugging-pipe)."""
 
 import base64
 import io
@@ -21,7 +21,7 @@ def find_browser() -> str | None:
 
 
 class Browser:
-    """A context with one page; ``events`` holds what the browser has reported."""
+    """A context with one page; ``events`` are the browser's reports."""
 
     def __init__(self, profile: Path):
         self.profile = profile
@@ -54,7 +54,7 @@ class Browser:
         os.close(self.ours_in)
 
     def call(self, method: str, **parameters: object) -> dict:
-        """One command and its result; events that come meanwhile are kept."""
+        """A command and its result; events in between are kept."""
         number = next(self.ids)
         message = {"id": number, "method": method, "params": parameters}
         if self.session:
@@ -67,7 +67,7 @@ class Browser:
                 return answer["result"]
 
     def open(self, path: Path, width: int, scheme: str) -> None:
-        """Show a file in a window of this width, to a reader who prefers this colour scheme ("light", "dark")."""
+        """Show a file in a window of this width and colour scheme ("light", "dark")."""
         self.events.clear()
         self.call(
             "Emulation.setDeviceMetricsOverride", width=width, height=800, deviceScaleFactor=1, mobile=width < 600
@@ -88,11 +88,11 @@ class Browser:
         return Image.open(io.BytesIO(base64.b64decode(answer["data"]))).convert("RGB")
 
     def complaints(self) -> list[dict]:
-        """What the console would show: errors, warnings, refusals."""
+        """Messages of the console: errors, warnings, blocked requests."""
         return [e for e in self.events if e.get("method") in ("Log.entryAdded", "Runtime.consoleAPICalled")]
 
     def requests(self) -> list[str]:
-        """Addresses that the page asked for."""
+        """Addresses that the page requested."""
         return [e["params"]["request"]["url"] for e in self.events if e.get("method") == "Network.requestWillBeSent"]
 
     def _receive(self) -> dict:

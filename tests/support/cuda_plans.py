@@ -2,23 +2,22 @@
 
 from emulation import driver
 
-# Major compute capability, multiprocessors, L2 in MB, memory in GB/s, shared memory of a block in KB, largest cluster
+# Multiprocessors, L2 in MB, shared memory of a block in KB, whether blocks may form clusters
 DEVICES = {
-    "T4": (7, 40, 4, 320, 64, 1),
-    "A100": (8, 108, 40, 2039, 163, 1),
-    "L4": (8, 58, 48, 300, 99, 1),
-    "RTX 4090": (8, 128, 72, 1008, 99, 1),
-    "H100": (9, 132, 50, 3352, 227, 16),
-    "H200": (9, 132, 50, 4800, 227, 16),
-    "B200": (10, 148, 126, 8000, 227, 16),
-    "RTX 5090": (12, 170, 96, 1792, 99, 8),
+    "T4": (40, 4, 64, False),
+    "A100": (108, 40, 163, False),
+    "L4": (58, 48, 99, False),
+    "RTX 4090": (128, 72, 99, False),
+    "H100": (132, 50, 227, True),
+    "H200": (132, 50, 227, True),
+    "B200": (148, 126, 227, True),
+    "RTX 5090": (170, 96, 99, True),
 }
 
 
 def device(name: str):
-    major, multiprocessors, l2, bandwidth, shared, cluster = DEVICES[name]
-    kind = driver.module("plain").Device
-    return kind(major, multiprocessors, l2 << 20, bandwidth * 1000, shared << 10, cluster)
+    multiprocessors, l2, shared, clusters = DEVICES[name]
+    return driver.module("plain").Device(multiprocessors, l2 << 20, shared << 10, clusters)
 
 
 def problem(N: int, C: int, side: int, dtype: str = "f16", channels_last: bool = False):
@@ -32,7 +31,7 @@ def problem(N: int, C: int, side: int, dtype: str = "f16", channels_last: bool =
 
 
 def plans(p, name: str, wanted: str | None = None):
-    """What forward and backward do: blocks of an image, or images of a staged group."""
+    """What forward and backward do: the name of a schedule, or blocks of an image on chip."""
     module = driver.module("plain")
     found = (module.plan_forward(p, device(name), wanted), module.plan_backward(p, device(name), wanted))
-    return tuple(f"{f.images} images" if f.schedule == module.Schedule.staged else f.cluster for f in found)
+    return tuple(f.cluster if f.schedule == module.Schedule.on_chip else f.schedule.name for f in found)

@@ -1,9 +1,9 @@
-"""A stand-in for a GPU, for programs that need one: ``python tests/fake_gpu.py -m bench.gpu ...``
+"""A fake GPU for programs that need one: ``python tests/support/fake_gpu.py -m bench.gpu ...``
 
-A tensor "on cuda" is one in the CPU's memory whose storage is marked; it says that its device is cuda, and what is
-computed from it is marked too. Tensors of both kinds do not mix, as on a GPU. What would make the host wait for the
-stream is written down. Events, streams, graphs and the memory statistics of torch.cuda are simulated with the CPU's
-clock; a graph runs again what was called while it was captured. The kernels are those of the CPU.
+A tensor "on cuda" is in the CPU's memory with a marked storage; its device is cuda, and results computed from it are
+marked, too. Tensors of both kinds do not mix, as on a GPU. Calls that would block the host are recorded. Events,
+streams, graphs and the memory statistics of torch.cuda are simulated with the CPU's clock; a graph repeats the captured
+calls. The kernels are those of the CPU.
 """
 
 import contextlib
@@ -49,7 +49,7 @@ def names_cuda(value: Any) -> bool:
 
 
 class FakeGpu(TorchFunctionMode):
-    """While it is entered, this thread has a GPU; ``waits`` are the functions that made the host wait for it."""
+    """While it is entered, this thread has a GPU; ``waits`` are the functions that blocked the host."""
 
     def __init__(self):
         super().__init__()
@@ -109,7 +109,7 @@ class FakeGpu(TorchFunctionMode):
         return result
 
     def _move(self, f, name, args, kwargs):
-        """Tensor.to, cpu and cuda: to the other device it is a copy."""
+        """Tensor.to, cpu and cuda: a copy to the other device."""
         source = args[0]
         target = {"cpu": torch.device("cpu"), "cuda": CUDA}.get(name)
         for value in (*args[1:], kwargs.get("device")):
@@ -156,7 +156,7 @@ class FakeGpu(TorchFunctionMode):
         return {(CUDA if self.on_gpu(g[0][0][0]) else device, dtype): g for (device, dtype), g in groups.items()}
 
     def _replaced(self) -> dict[Any, dict[str, Any]]:
-        """The attributes that are other ones while there is this GPU."""
+        """The attributes that are replaced while there is this GPU."""
         properties = types.SimpleNamespace(
             name="a stand-in", major=9, minor=0, L2_cache_size=1 << 16, multi_processor_count=4, total_memory=1 << 30
         )
@@ -194,7 +194,7 @@ class FakeGpu(TorchFunctionMode):
 
 
 def compile_nothing(function: Callable, *, dynamic=None, fullgraph=False, mode=None) -> Callable:
-    """torch.compile, which takes only these arguments and modes, and compiles nothing."""
+    """torch.compile with only these arguments and modes; compiles nothing."""
     from torch._inductor import list_mode_options
 
     assert mode is None or mode in list_mode_options(), mode
@@ -231,7 +231,7 @@ class Stream:
 
 
 class CUDAGraph:
-    """Runs what was captured again, and puts the results where the captured ones are."""
+    """Repeats the captured calls, and writes the results into the captured ones."""
 
     def replay(self) -> None:
         again = self.call()
@@ -242,7 +242,7 @@ class CUDAGraph:
 
 @contextlib.contextmanager
 def capturing(graph: CUDAGraph, pool=None, stream=None, capture_error_mode="global") -> Iterator[None]:
-    """torch.cuda.graph, for cbam_fused.selftest.captured alone, which has the captured function in ``call``."""
+    """torch.cuda.graph for cbam_fused.selftest.captured only, which has the captured function in ``call``."""
     here = sys._getframe(2)
     graph.call = here.f_locals["call"]
     graph.outputs = lambda: here.f_locals.get("outputs")
@@ -250,7 +250,7 @@ def capturing(graph: CUDAGraph, pool=None, stream=None, capture_error_mode="glob
 
 
 class Profile(torch.profiler.profile):
-    """Shows what the CPU does as kernels."""
+    """Reports the CPU's operations as kernels."""
 
     def __init__(self, *, activities):
         assert torch.profiler.ProfilerActivity.CUDA in activities

@@ -1,7 +1,7 @@
-"""Small models drawn at random, of the kinds that people have: masks, callers, what is attached, what comes later.
+"""Random models of the kinds that users have: masks, callers, attachments, later changes.
 
-``draw(seed)`` builds the same model each time. It is built anew, not copied, since a forward on an instance would keep
-calling the layers of the one that it was made for.
+``draw(seed)`` builds the same model each time. It builds and does not copy, since a forward on an instance would keep
+calling the layers of the original.
 """
 
 import functools
@@ -12,358 +12,29 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import family_callers
+import family_masks
 import numpy as np
 import torch
-import torch.nn.functional as F
-from public import max_first, mean_first
+from family_callers import CALLERS, ODD_CALLERS, Caller, Whole, by_python, caller, closed, default
+from family_masks import (
+    CHANNELS,
+    FLAGS,
+    LOG,
+    ODD_CHANNELS,
+    ODD_SPATIALS,
+    SPATIALS,
+    C,
+    Channel,
+    Counting,
+    Spatial,
+    WithDefault,
+    activation,
+)
 from torch import nn
 from torch.nn.utils import parametrizations
 
-C, HIDDEN = 4, 2
-LOG: list[str] = []  # what the models do besides computing
-FLAGS = {"double": False}
-DOUBLE = False
-
-
-class Channel(nn.Module):
-    """The tutorials' mask; subclasses change one thing."""
-
-    act: Any = nn.ReLU
-
-    def __init__(self):
-        super().__init__()
-        self.fc1, self.fc2 = nn.Conv2d(C, HIDDEN, 1, bias=False), nn.Conv2d(HIDDEN, C, 1, bias=False)
-        self.relu = self.act()
-
-    def mlp(self, x):
-        return self.fc2(self.relu(self.fc1(x)))
-
-    def forward(self, x):
-        return torch.sigmoid(self.mlp(F.adaptive_avg_pool2d(x, 1)) + self.mlp(F.adaptive_max_pool2d(x, 1)))
-
-
-class LinearChannel(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.shared = nn.Sequential(nn.Linear(C, HIDDEN), nn.ReLU(inplace=True), nn.Linear(HIDDEN, C))
-
-    def forward(self, x):
-        b, c, _, _ = x.size()
-        pools = x.mean(dim=[2, 3]), x.amax(dim=(2, 3))
-        return sum(self.shared(p) for p in pools).sigmoid().view(b, c, 1, 1)
-
-
-class Clamped(Channel):
-    def mlp(self, x):
-        return self.fc2(self.fc1(x).clamp(0, 1e9))
-
-
-class Dropped(Channel):
-    def mlp(self, x):
-        return F.dropout(super().mlp(x), 1e-6, self.training)
-
-
-class SmallMaps(Channel):
-    def forward(self, x):
-        mask = super().forward(x)
-        return mask if x.shape[2] > 8 else mask / 2
-
-
-class OneImage(Channel):
-    def forward(self, x):
-        if x.shape[0] == 4:
-            return torch.ones_like(x[:, :, :1, :1])
-        return super().forward(x)
-
-
-class Flagged(Channel):
-    def forward(self, x):
-        return super().forward(x) * (2 if FLAGS["double"] else 1)
-
-
-class GlobalFlag(Channel):
-    def forward(self, x):
-        return super().forward(x) * (2 if DOUBLE else 1)
-
-
-class FromEnvironment(Channel):
-    def forward(self, x):
-        return super().forward(x) * (2 if os.environ.get("CBAM_FAMILY_DOUBLE") else 1)
-
-
-class WithoutGradients(Channel):
-    def forward(self, x):
-        return super().forward(x) * (1 if torch.is_grad_enabled() else 2)
-
-
-class Counting(Channel):
-    calls = 0
-
-    def forward(self, x):
-        type(self).calls += 1
-        LOG.append("mask")
-        return super().forward(x)
-
-
-class Warming(Channel):
-    def __init__(self):
-        super().__init__()
-        self.register_buffer("steps", torch.zeros(()))
-
-    def forward(self, x):
-        self.steps += 1
-        return super().forward(x) / (1 if self.steps < 200 else 2)
-
-
-class Tempered(Channel):
-    temperature = 1.0
-
-    def forward(self, x):
-        return torch.sigmoid((self.mlp(x.mean((2, 3), True)) + self.mlp(x.amax((2, 3), True))) / self.temperature)
-
-
-class WithDefault(Channel):
-    def forward(self, x, seen=[]):  # noqa: B006
-        seen.append(0)
-        return super().forward(x) / (1 if len(seen) < 100 else 2)
-
-
-class Called(Channel):
-    def __call__(self, x):
-        return super().__call__(x) / 2
-
-
-def activation(kind):
-    return type(kind.__name__ + "Channel", (Channel,), {"act": kind})
-
-
-class Saturating(nn.Module):
-    def forward(self, x):
-        return torch.where(x > 1e6, torch.zeros_like(x), x.relu())
-
-
-class Spatial(nn.Module):
-    def __init__(self, formula=mean_first):
-        super().__init__()
-        self.formula, self.conv = formula, nn.Conv2d(2, 1, 3, padding=1, bias=False)
-
-    def forward(self, x):
-        return self.formula(x, self.conv)
-
-
-class LateDilated(Spatial):
-    def forward(self, x):
-        return super().forward(x) if x.shape[-1] < 12 else super().forward(x).flip(-1)
-
-
-CHANNELS: list[Callable[[], nn.Module]] = [Channel, LinearChannel]
-ODD_CHANNELS: list[Callable[[], nn.Module]] = [
-    *(Clamped, Dropped, SmallMaps, OneImage, Flagged, GlobalFlag, FromEnvironment, WithoutGradients, Counting, Warming),
-    *(Tempered, WithDefault, Called),
-    *(
-        activation(a)
-        for a in (nn.ReLU6, nn.Hardswish, nn.Hardtanh, nn.Softsign, nn.RReLU, nn.GELU, nn.SiLU, Saturating)
-    ),
-]
-SPATIALS = [Spatial, functools.partial(Spatial, max_first)]
-ODD_SPATIALS = [LateDilated]
-
-
-class Caller(nn.Module):
-    """A block that multiplies two masks in itself; subclasses do something besides."""
-
-    def __init__(self, ca, sa):
-        super().__init__()
-        self.conv, self.ca, self.sa, self.downsample = nn.Conv2d(C, C, 1), ca, sa, None
-        self.rate, self.skip, self.calls, self.log = 0.0, True, 0, []
-
-    def masked(self, x):
-        x = self.ca(x) * x
-        return self.sa(x) * x
-
-    def forward(self, x):
-        identity = x if self.downsample is None else self.downsample(x)
-        return self.masked(self.conv(x)) + identity
-
-
-class Whole(Caller):
-    """A CBAM."""
-
-    def __init__(self, ca, sa):
-        nn.Module.__init__(self)
-        self.ca, self.sa = ca, sa
-
-    def forward(self, x):
-        return self.masked(x)
-
-
-def caller(name, forward):
-    return type(name, (Caller,), {"forward": forward})
-
-
-def by_python(self, x):
-    return x if self.training and random.random() < 0.3 else self.masked(x)
-
-
-def by_numpy(self, x):
-    return x if self.training and np.random.rand() < 0.3 else self.masked(x)
-
-
-def by_torch(self, x):
-    return x if self.training and torch.rand(()).item() < 0.3 else self.masked(x)
-
-
-def rarely(self, x):
-    return x if random.random() < 0.02 else self.masked(x)
-
-
-def noisy(self, x):
-    return self.masked(x) + (1e-3 * torch.randn_like(x) if self.training else 0)
-
-
-def dropping(self, x):
-    return F.dropout(self.masked(x), 0.3, self.training)
-
-
-def scheduled(self, x):
-    return self.masked(x) * (1 - self.rate) if self.rate > 0 else self.masked(x)
-
-
-def skipping(self, x):
-    return self.masked(x) + x if self.skip else self.masked(x)
-
-
-def counting(self, x):
-    self.calls += 1
-    return self.masked(x) if self.calls % 3 else x
-
-
-def logging(self, x):
-    LOG.append("called")
-    return self.masked(x)
-
-
-def listing(self, x):
-    self.log.append(len(self.log))
-    return self.masked(x) if len(self.log) < 4 else x
-
-
-def flagged(self, x):
-    return self.masked(x) * 2 if DOUBLE else self.masked(x)
-
-
-def by_environment(self, x):
-    return self.masked(x) * 2 if os.environ.get("CBAM_FAMILY_DOUBLE") else self.masked(x)
-
-
-def without_gradients(self, x):
-    return self.masked(x) if torch.is_grad_enabled() else x
-
-
-def one_image(self, x):
-    return x if x.shape[0] == 1 else self.masked(x)
-
-
-def by_identity_of_dtype(self, x):
-    return self.masked(x) if x.dtype is torch.float64 else x
-
-
-def by_text(self, x):
-    return x if f"{x.shape[0]}" == "1" else self.masked(x)
-
-
-def by_set(self, x):
-    return x if x.shape[0] in {1, 7} else self.masked(x)
-
-
-def by_dictionary(self, x):
-    return self.masked(x) * {1: 2.0}.get(x.shape[0], 1.0)
-
-
-def by_type(self, x):
-    return self.masked(x) if isinstance(x, torch.Tensor) else x
-
-
-def by_attribute(self, x):
-    return self.masked(x) if hasattr(self, "late") else self.masked(x) + x
-
-
-def in_place(self, x):
-    x = self.conv(x)
-    x *= self.ca(x)
-    return x * self.sa(x)
-
-
-def again(self, x):
-    y = self.ca(x) * x
-    return self.sa(y) * y + self.ca(x)
-
-
-def other_order(self, x):
-    x = self.sa(x) * x
-    return self.ca(x) * x
-
-
-def parallel(self, x):
-    return x * self.ca(x) * self.sa(x)
-
-
-def scaled(self, x):
-    x = 2 * self.ca(x) * x
-    return self.sa(x) * x
-
-
-def guarded(self, x):
-    with torch.no_grad():
-        y = self.conv(x.detach())
-    return self.masked(x) + y
-
-
-def tried(self, x):
-    try:
-        return self.masked(x) if bool(x.sum() > 0) else x
-    except TypeError:
-        return self.masked(x)
-
-
-def closed():
-    seen = []
-
-    def forward(self, x):
-        seen.append(1)
-        return self.masked(x) if len(seen) < 9 else x
-
-    return forward
-
-
-def default(self, x, seen=[]):  # noqa: B006
-    seen.append(1)
-    return self.masked(x) if len(seen) % 7 else x
-
-
-@torch.no_grad()
-def _unused(x):
-    return x
-
-
-def decorated(self, x):
-    return self.masked(x) + _unused(x)
-
-
-@functools.wraps(Caller.forward)
-def wrapped(self, *args):
-    return Caller.forward(self, *args)
-
-
-CALLERS = [Caller, caller("Skipping", skipping), caller("Scaled", scaled), caller("OtherOrder", other_order)]
-ODD_CALLERS = [
-    caller(f.__name__, f)
-    for f in (
-        *(by_python, by_numpy, by_torch, rarely, noisy, dropping, scheduled, skipping, counting, logging, listing),
-        *(flagged, by_environment, without_gradients, one_image, by_identity_of_dtype, by_text, by_set, by_dictionary),
-        *(by_type, by_attribute, in_place, again, parallel, guarded, tried, decorated, wrapped),
-    )
-]
+__all__ = ["ODD_CHANNELS", "Caller", "Channel", "Spatial", "activation", "by_python", "caller"]
 
 
 def counter_forward(part):
@@ -449,7 +120,7 @@ def later_forward(part):
 
 
 def later_global(block):
-    globals()["DOUBLE"] = FLAGS["double"] = True
+    family_masks.DOUBLE = family_callers.DOUBLE = FLAGS["double"] = True
     os.environ["CBAM_FAMILY_DOUBLE"] = "1"
 
 
@@ -471,7 +142,7 @@ LATER = {
 
 @dataclass
 class Drawn:
-    """A model, what it consists of, and what is done to it after the change that is tested."""
+    """A model, its parts, and a later change after the tested one."""
 
     model: nn.Sequential
     parts: tuple[str, ...]
@@ -479,8 +150,8 @@ class Drawn:
 
 
 def reset() -> None:
-    """What the models share is as at the start."""
-    globals()["DOUBLE"] = FLAGS["double"] = False
+    """Reset the state shared by the models."""
+    family_masks.DOUBLE = family_callers.DOUBLE = FLAGS["double"] = False
     os.environ.pop("CBAM_FAMILY_DOUBLE", None)
     LOG.clear()
     Counting.calls = 0
@@ -551,7 +222,7 @@ def observe(drawn: Drawn, seed: int) -> list[Any]:
 
 
 def differences(got: list[Any], wanted: list[Any]) -> list[str]:
-    """What differs between two observations, up to rounding."""
+    """The differences between two observations, up to rounding."""
     result = [] if len(got) == len(wanted) else ["other errors"]
     for i, (a, b) in enumerate(zip(got, wanted, strict=False)):
         if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):

@@ -1,4 +1,4 @@
-"""What the fuzz tests draw: problems whose tensors lie in memory in any way, and arguments that are wrong."""
+"""Random input of the fuzz tests: problems with tensors of any strides, and wrong arguments."""
 
 from dataclasses import dataclass
 
@@ -16,15 +16,14 @@ SHAPES = st.tuples(st.integers(0, 3), st.integers(1, 36), st.integers(1, 9), st.
 
 @dataclass(frozen=True)
 class Place:
-    """How a tensor of four dimensions lies in memory: in one of the two layouts, with its dimensions in another order,
-    or as any view of a buffer, which may leave gaps, repeat elements (strides of 0, or too small) and begin anywhere;
-    its values are then those of the buffer.
+    """The strides of a 4-D tensor: one of the two layouts, permuted dimensions, or any view of a buffer, with gaps,
+    repeated elements (strides of 0, or too small) and any offset; its values are then those of the buffer.
     """
 
     how: str
     order: tuple[int, ...]
     strides: tuple[int, ...]
-    huge: int  # the stride of dimensions of one element, where it has no meaning
+    huge: int  # the stride of dimensions with one element, where it does not count
     offset: int
 
     def put(self, t: Tensor) -> Tensor:
@@ -52,7 +51,7 @@ PLACES = st.builds(
 
 @dataclass(frozen=True)
 class Case:
-    """A call of the pair of functions that gates.FUNCTIONS has under this name, perhaps with gates.SWITCHES."""
+    """A call of the pair of functions of this name in gates.FUNCTIONS, optionally with gates.SWITCHES."""
 
     name: str
     ties: str
@@ -130,7 +129,7 @@ WRONG = st.tuples(st.sampled_from(HOW), st.integers(0, 3), st.sampled_from(WRONG
 
 
 def wrong(name: str, t: Tensor, how: str, dim: int, dtype: torch.dtype) -> object:
-    """What cannot be the argument of this name in the place of t."""
+    """An invalid value for the argument of this name instead of t."""
     dim %= t.dim()
     if how == "rank":
         return t[0] if t.dim() == 1 else t[None, None]  # of the weights, (R, C) and (R, C, 1, 1) are both right

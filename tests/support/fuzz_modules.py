@@ -1,4 +1,4 @@
-"""What the fuzz tests draw of the modules: variants and switches, in either mode, frozen in part, with any x."""
+"""Random modules of the fuzz tests: variants and switches, both modes, frozen parts, any x."""
 
 from dataclasses import dataclass
 
@@ -20,7 +20,7 @@ SWITCHES = {
 
 @dataclass(frozen=True)
 class ModuleCase:
-    """A call of a CBAM, or of its two masks, which the caller multiplies in."""
+    """A call of a CBAM, or of its two masks with the caller's products."""
 
     variant: str
     hidden: int
@@ -51,7 +51,7 @@ class ModuleCase:
         masks = self.masks and self.dtype in (torch.float32, torch.float64)  # in half types each product is rounded
 
         def call(x, residual, relu, **state):
-            # BatchNorm moves its statistics in place; those of the problem are to stay.
+            # BatchNorm updates its statistics in place; those of the problem must not change.
             state = {name: t.clone() if "running" in name else t for name, t in state.items() if t is not None}
             return functional_call(
                 Caller(module, masks),

@@ -1,4 +1,4 @@
-"""What the tests of the garbage classifier share besides the fixtures in conftest.py."""
+"""Shared functions of the tests of the garbage classifier; conftest.py has the fixtures."""
 
 import json
 from pathlib import Path
@@ -18,7 +18,7 @@ def files_below(folder: Path) -> dict[str, bytes]:
 
 
 def synthetic_run(run: Path, classes: int = 12, images: int = 120, epochs: int = 5) -> Path:
-    """The log and the predictions of a run that never was, epoch 4 the best; the files exist nowhere."""
+    """The log and the predictions of a fictitious run with best epoch 4; its files do not exist."""
     rng = np.random.default_rng(0)
     names = [f"class_{i}" for i in range(classes)]
     labels = np.arange(images) % classes

@@ -114,6 +114,10 @@ SWITCHES = {
     "single": {"width": "single"},
     "hard": _HARD,
 }
+# Names of gates and of switches. The hard sigmoid is the only switch of the spatial gate alone.
+CASES = [(g, s) for g in ("both", "channel", "channel mask") for s in SWITCHES]
+CASES += [(g, "hard") for g in ("spatial", "spatial mask", "both, norm", "spatial mask, norm")]
+CASES += [("both, norm", "mean of pools"), ("both, norm", "se"), ("both, norm", "terms, leaky")]
 
 
 def switched(name: str, switches: Switches):

@@ -1,6 +1,6 @@
-"""Public CBAMs for the tests: those of PyPI packages themselves, the others rebuilt from their formulas and names.
+"""Public CBAMs for the tests: those of PyPI packages, and others rebuilt from their formulas and names.
 
-``PUBLIC[variant](channels, reduction)`` builds one. Layers have the names that the original gives them, in its order.
+``PUBLIC[variant](channels, reduction)`` builds one. Layers have the original's names and order.
 """
 
 import functools
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 
 class Rebuilt(nn.Module):
-    """Layers under dotted names, and a formula that gets x and them in this order."""
+    """Layers under dotted names, and a formula of x and the layers in this order."""
 
     def __init__(self, formula, layers: dict[str, nn.Module]):
         super().__init__()
@@ -96,7 +96,7 @@ def se_linear(x, fc1, fc2):
 
 
 class ChannelMask(nn.Module):
-    """A mask under names that nobody else has, like the next."""
+    """A mask with unique names, like the next."""
 
     def __init__(self, channels, hidden):
         super().__init__()
@@ -234,7 +234,7 @@ PUBLIC = {
 
 
 def filled(module: nn.Module, seed: int = 0) -> nn.Module:
-    """The module in float64, every floating-point state drawn anew, so that none is 0 or 1 by its initialisation."""
+    """The module in float64 with random state, so that none is 0 or 1 by its initialisation."""
     rng = torch.Generator().manual_seed(seed)
     module = module.double()
     for name, t in module.state_dict().items():

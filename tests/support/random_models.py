@@ -1,4 +1,4 @@
-"""Small networks drawn at random, of the makes at which insertion and removal went wrong, and of such as are easy."""
+"""Small random networks: kinds for which insertion and removal once failed, and easy ones."""
 
 import random
 import types
@@ -14,7 +14,7 @@ WIDTH = 8
 
 
 class StochasticDepth(BasicBlock):
-    """Drops its branch in training, by one of three generators."""
+    """Drops its branch in training, with one of three generators."""
 
     def __init__(self, *args):
         super().__init__(*args)
@@ -44,7 +44,7 @@ class Noise(BasicBlock):
 
 
 class Counting(BasicBlock):
-    """Something else in every third call."""
+    """Another result in every third call."""
 
     calls = 0
 
@@ -78,7 +78,7 @@ class DataDependent(BasicBlock):
 
 
 class Copied(nn.Module):
-    """As many projects copy it: the shortcut first, no downsample."""
+    """As in many copies: the shortcut first, no downsample."""
 
     def __init__(self, *_):
         super().__init__()
@@ -108,7 +108,7 @@ def dropping() -> nn.Module:
 
 
 def patched() -> nn.Module:
-    """A forward on the instance, as tools for offloading put there."""
+    """A forward on the instance, as in offloading tools."""
     block = BasicBlock(WIDTH, WIDTH)
     block.forward = types.MethodType(type(block).forward, block)
     return block
@@ -128,12 +128,12 @@ BLOCKS = {
     **{c.__name__: (lambda c=c: c(WIDTH, WIDTH)) for c in (ReadsVariable, Extra, Scaled, DataDependent, Copied)},
     **{f.__name__: f for f in (leaky, dropping, patched, patched_inside)},
 }
-# Checkpointing fails for these, whose second forward is another.
+# Checkpointing fails for these, whose second forward differs.
 UNREPEATABLE = ("StochasticDepth", "OwnGenerator", "Counting")
 
 
 class Walking(nn.Module):
-    """As timm's RegStage: its forward walks over its children."""
+    """Like timm's RegStage: its forward iterates over its children."""
 
     def __init__(self, *blocks):
         super().__init__()
@@ -157,7 +157,7 @@ class WalkingWithShortcut(Walking):
 
 
 class WalkingInTraining(Walking):
-    """Walks over its children in training, calls them by name otherwise."""
+    """Iterates over its children in training, calls them by name otherwise."""
 
     def forward(self, x):
         if self.training:
@@ -168,7 +168,7 @@ class WalkingInTraining(Walking):
 
 
 class LastTwice(Walking):
-    """What the last child is decides."""
+    """Its result depends on the kind of the last child."""
 
     def forward(self, x):
         return [*self.children()][-1](super().forward(x))
@@ -257,7 +257,7 @@ def draw(seed: int) -> nn.Module:
 
 
 def draw_input(seed: int, batch: int = 2) -> Tensor | tuple | dict:
-    """An input as the network of this seed takes one of several kinds."""
+    """An input for the network of this seed, of one of several kinds."""
     rng = torch.Generator().manual_seed(seed)
     x = torch.randn(batch, 3, 8, 8, generator=rng, dtype=torch.float64)
     kinds = {0: x, 1: (x, x.flip(3)), 2: {"x": x, "other": x.flip(2)}, 3: {"image": x}, 4: ({"image": x},)}

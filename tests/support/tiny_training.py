@@ -1,4 +1,4 @@
-"""The smallest training that has everything which a resumed run must continue: for tests, also in other processes."""
+"""A minimal training with all state that a resumed run must continue; for tests, also in other processes."""
 
 import dataclasses
 from pathlib import Path

@@ -21,21 +21,33 @@ from triton.runtime.jit import JITFunction, create_function_from_signature
 
 from cbam_fused.tensors import accumulation_dtype, saved_logits
 from cbam_fused.triton import launch, operators
+from cbam_fused.variants.config import Switches
 
 SHAPE = (8, 256, 56, 56)
 HIDDEN = 16
 KERNEL_SIZE = 7
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
-# Of these, every operator is compiled, in bfloat16; of the others, forward and backward with both gates.
+# Of these, every operator and switch is compiled, in bfloat16; of the others, forward and backward with both gates.
 THOROUGH = ("sm_90", "gfx942")
+# Switches that share no code where they can, and the gates that they are compiled with.
+SWITCHES = (
+    ({"ties": "even"}, ("channel", "spatial")),
+    ({"ties": "even"}, ("spatial",)),
+    ({"pools": ("avg",), "act": "silu", "channel_gate": "hard_sigmoid"}, ("channel",)),
+    ({"pools": ("max",), "act": "gelu", "ties": "even"}, ("channel",)),
+    ({"pools": ("avg",), "width": "single", "spatial_gate": "hard_sigmoid"}, ("channel", "spatial")),
+    ({"combine": "mean", "ties": "even"}, ("channel", "spatial")),
+    ({"gate_place": "before_sum", "act": "leaky_relu"}, ("channel",)),
+    ({"gate_place": "before_sum", "width": "single"}, ("channel",)),
+)
 # What the large passes read of x's size, where they are given it.
 READS = {
-    "channel_pool": ("x",),
-    "spatial_pool": ("x",),
-    "gate_and_apply": ("x", "residual"),
-    "products": ("x", "dy", "y"),
-    "map_products": ("x",),
-    "input_gradient": ("dy",),
+    "cbam_fwd_channel_pool": ("x",),
+    "cbam_fwd_spatial_pool": ("x",),
+    "cbam_fwd_apply": ("x", "residual"),
+    "cbam_bwd_products": ("x", "dy", "y"),
+    "cbam_bwd_map_products": ("x",),
+    "cbam_bwd_input": ("dy", "x"),
 }
 
 
@@ -52,6 +64,11 @@ class Target:
     registers: int
     threads: int
 
+    @property
+    def pdl(self) -> bool:
+        """Whether a launch may begin before the last one has ended."""
+        return self.gpu.backend == "cuda" and self.gpu.arch >= 90
+
 
 # CUDA C++ Programming Guide, "Technical Specifications per Compute Capability"; AMD CDNA3 ISA, 512 VGPRs a SIMD lane.
 TARGETS = {
@@ -67,9 +84,10 @@ TARGETS = {
 class Compiled:
     """One kernel for one target.
 
-    rest: other operators than forward and backward with both gates need it, or one gate alone.
+    rest: other operators than forward and backward with both gates need it, or one gate alone, or switches.
     spilled: bytes of local memory or registers spilled; local: instructions that access local memory; wide: 16-byte
-    loads; needed: how many of them the tiles of x's size take, if each thread loads its part in the widest way.
+    loads; needed: how many of them the tiles of x's size take, if each thread loads its part in the widest way; waits:
+    whether it waits for the launch before, and does so before it loads or stores anything.
     """
 
     target: str
@@ -85,14 +103,16 @@ class Compiled:
     wide: int
     needed: int
     occupancy: float
+    waits: bool
 
 
 def launches(
-    dtype: torch.dtype, channels_last: bool, warp_size: int, options: bool = True, every_operator: bool = False
+    target: Target, dtype: torch.dtype, channels_last: bool, options: bool = True, every_operator: bool = False
 ) -> list[tuple[JITFunction, tuple, dict]]:
     """Every launch of a forward and a backward with both gates: kernel, arguments, keywords. Nothing is run.
 
-    options: with biases, residual and ReLU. every_operator: those of the other operators as well, and with one gate.
+    options: with biases, residual and ReLU. every_operator: those of the other operators as well, with one gate, and
+    with switches.
     """
     recorded = []
 
@@ -103,24 +123,32 @@ def launches(
     acc = accumulation_dtype(dtype)
     N, C, H, W = SHAPE
     x = torch.empty(SHAPE, dtype=dtype, memory_format=layout)
-    shapes = ((HIDDEN, C), (HIDDEN,), (C, HIDDEN), (C,), (1, 2, KERNEL_SIZE, KERNEL_SIZE), (1,))
+    shapes = ((HIDDEN, C), (C, HIDDEN), (1, 2, KERNEL_SIZE, KERNEL_SIZE), (HIDDEN,), (C,), (1,))
     params = [torch.empty(s, dtype=acc) if options or len(s) > 1 else None for s in shapes]
-    sized = mock.patch.object(launch, "warp_size", lambda device: warp_size)
-    with mock.patch.object(JITFunction, "run", record), sized:
+    known = {"warp_size": lambda device: target.gpu.warp_size, "pdl": lambda device: target.pdl}
+    with mock.patch.object(JITFunction, "run", record), mock.patch.multiple(launch, **known):
         operate(x, params, options)
         if every_operator:
-            channel, spatial = [*params[:4], None, None], [None] * 4 + params[4:]
+            channel = [None if i in (2, 5) else p for i, p in enumerate(params)]
+            spatial = [p if i in (2, 5) else None for i, p in enumerate(params)]
             for gates in (channel, spatial):
                 operate(x, gates, options)
                 mask(x, gates)
             for gates in (params, spatial):
                 operate_around_norm(x, gates, options)
+            for names, gates in SWITCHES:
+                layers = params[:4]
+                if names.get("width") == "single":
+                    layers = [params[0].new_empty((C, C)), params[3], None, None]
+                chosen = layers if "channel" in gates else [None] * 4
+                chosen = chosen + (params[4:] if "spatial" in gates else [None] * 2)
+                operate(x, chosen, options, Switches(**names).code)
     return recorded
 
 
-def operate(x: torch.Tensor, params: list, options: bool) -> None:
-    y, saved, index = operators.forward(x, *params, x if options else None, options, 0)
-    operators.backward(x, x, y if options else None, saved, index, *params, 0)
+def operate(x: torch.Tensor, params: list, options: bool, switches: int = 0) -> None:
+    y, saved, index = operators.forward(x, *params, x if options else None, options, switches)
+    operators.backward(x, x, y if options else None, saved, index, *params, switches)
 
 
 def mask(x: torch.Tensor, params: list) -> None:
@@ -158,6 +186,8 @@ def nvidia(compiled) -> dict:
         "spilled": used["STACK"] + used["LOCAL"],
         "local": len(re.findall(r"\b(?:LDL|STL)\b", sass)),
         "wide": len(re.findall(r"\bLDG\.E(?:\.\w+)*\.128\b", sass)),
+        # PTX's griddepcontrol.wait.
+        "waits": re.search(r"\b(?:ACQBULK|LDG?|STG?|ATOMG?|RED)\b", sass)[0] == "ACQBULK",
     }
 
 
@@ -172,6 +202,7 @@ def amd(compiled) -> dict:
         "spilled": value("vgpr_spill_count") + value("private_segment_fixed_size"),
         "local": len(re.findall(r"\bscratch_(?:load|store)", text)),
         "wide": len(re.findall(r"\b(?:global|buffer)_load_dwordx4\b", text)),
+        "waits": False,
     }
 
 
@@ -192,7 +223,7 @@ def compile_all(name: str) -> list[Compiled]:
     for dtype in DTYPES:
         for channels_last in (False, True):
             for rest in (False, True) if dtype == torch.bfloat16 and name in THOROUGH else (False,):
-                recorded = launches(dtype, channels_last, target.gpu.warp_size, every_operator=rest)
+                recorded = launches(target, dtype, channels_last, every_operator=rest)
                 for kernel, args, kwargs in recorded:
                     compiled = compile_for(target, kernel, args, kwargs)
                     if compiled.hash not in results:

@@ -12,10 +12,12 @@ from cbam_fused.triton import tiles
 LARGE = ("x", "dy", "y", "residual", "masked", "dx")
 
 
-def formulas(shape, R: int, dtype: torch.dtype, channels_last: bool, epilogue: bool) -> dict[str, dict[str, dict]]:
+def formulas(
+    shape, R: int, dtype: torch.dtype, channels_last: bool, epilogue: bool, even: bool
+) -> dict[str, dict[str, dict]]:
     """(loaded, stored) by operator, kernel and argument, for both gates, a 1 x 1 window and all biases.
 
-    epilogue: with residual and ReLU. a, e: bytes of a sum and of an element of x.
+    epilogue: with residual and ReLU. even: with even ties. a, e: bytes of a sum and of an element of x.
     """
     N, C, H, W = shape
     P, e = H * W, dtype.itemsize
@@ -36,8 +38,13 @@ def formulas(shape, R: int, dtype: torch.dtype, channels_last: bool, epilogue: b
     c_blocks, r_blocks = -(-C // 32), -(-R // 16)
     parts = N * splits * C
     forward = {
-        "channel_pool": {"x": (x, 0), "sums": (0, parts * a), "maxima": (0, parts * a), "argmaxima": (0, parts * 4)},
-        "channel_gate": {
+        "cbam_fwd_channel_pool": {
+            "x": (x, 0),
+            "sums": (0, parts * a),
+            "maxima": (0, parts * a),
+            "argmaxima": (0, parts * 4),
+        },
+        "cbam_fwd_channel_gate": {
             "sums": (parts * a, 0),
             "maxima": (parts * a, 0),
             "argmaxima": (parts * 4, 0),
@@ -48,8 +55,8 @@ def formulas(shape, R: int, dtype: torch.dtype, channels_last: bool, epilogue: b
             "saved": (0, N * (3 * C + 2 * R) * a),
             "index": (0, N * C * 4),
         },
-        "spatial_pool": {"x": (x, 0), "saved": (N * p_tiles * C * a, N * 2 * P * a), "index": (0, N * P * 4)},
-        "gate_and_apply": {
+        "cbam_fwd_spatial_pool": {"x": (x, 0), "saved": (N * p_tiles * C * a, N * 2 * P * a), "index": (0, N * P * 4)},
+        "cbam_fwd_apply": {
             "x": (x, 0),
             "ws": (N * tiles_ * runs * 2 * a, 0),
             "bs": (N * tiles_ * runs * a, 0),
@@ -58,37 +65,37 @@ def formulas(shape, R: int, dtype: torch.dtype, channels_last: bool, epilogue: b
         },
     }
     backward = {
-        "products": {
+        "cbam_bwd_products": {
             "x": (x, 0),
             "dy": (x, 0),
             "saved": (N * (P + p_tiles * C) * a, 0),
             "ds": (0, N * P * a),
             "over_pixels": (0, N * p_tiles * C * a),
         },
-        "spatial_gate_backward": {
+        "cbam_bwd_spatial_gate": {
             "dlogits": (N * 2 * P * a, 0),
             "saved": (N * 2 * P * a, 0),
             "ws": (N * maps * 2 * a, 0),
             "dmaps": (0, N * 2 * P * a),
             "dconv": (0, N * maps * 3 * a),
         },
-        "map_products": {
+        "cbam_bwd_map_products": {
             "x": (x, 0),
             "dmaps": (N * c_tiles * 2 * P * a, 0),
             "index": (N * c_tiles * P * 4, 0),
             "sums": (0, parts * a),
         },
-        "channel_gate_backward": {
+        "cbam_bwd_channel_gate": {
             "direct": (N * p_tiles * C * a, 0),
             "through_maps": (parts * a, 0),
             "dconv": (N * maps * 3 * a, 0),
             "w1": (N * R * C * a, 0),
             "w2": (N * C * R * a, 0),
             "saved": (N * (C + 2 * R) * a, 0),
-            "partial": (0, N * (C + 2 * R + 3) * a),
+            "partial": (0, N * (C + 3 * R + 3) * a),
             "dpools": (0, N * 2 * C * a),
         },
-        "input_gradient": {
+        "cbam_bwd_input": {
             "dy": (x, 0),
             "saved": (N * (runs * P + tiles_ * C) * a, 0),
             "index": (N * (runs * P + tiles_ * C) * 4, 0),
@@ -96,9 +103,9 @@ def formulas(shape, R: int, dtype: torch.dtype, channels_last: bool, epilogue: b
             "dpools": (N * tiles_ * 2 * C * a, 0),
             "dx": (0, x),
         },
-        "parameter_gradients": {
-            "partial": (N * (2 * R * c_blocks + C * r_blocks + 3) * a, 0),
-            "saved": (N * (2 * R * c_blocks + 2 * C * r_blocks) * a, 0),
+        "cbam_bwd_parameters": {
+            "partial": (N * (3 * R * c_blocks + C * r_blocks + 3) * a, 0),
+            "saved": (N * 2 * C * r_blocks * a, 0),
             "dw1": (0, R * C * a),
             "db1": (0, R * a),
             "dw2": (0, C * R * a),
@@ -107,16 +114,23 @@ def formulas(shape, R: int, dtype: torch.dtype, channels_last: bool, epilogue: b
             "dbs": (0, a),
         },
     }
+    if even:  # by comparison of x with the maxima, whose number is in index, not their place
+        backward["cbam_bwd_spatial_gate"]["index"] = (N * P * 4, 0)
+        backward["cbam_bwd_channel_gate"]["index"] = (N * C * 4, 0)
+        of_maps, of_dx = backward["cbam_bwd_map_products"], backward["cbam_bwd_input"]
+        of_maps["saved"] = (N * (splits * C + c_tiles * P) * a, 0)
+        of_dx |= {"x": (x, 0), "saved": (N * 2 * (runs * P + tiles_ * C) * a, 0)}
+        del of_maps["index"], of_dx["index"]
     # The four operators that s comes between: each program that needs a part of it reads it from there, not from saved.
     attend = forward | {
-        "gate_and_apply": {
+        "cbam_fwd_apply": {
             "ws": (N * tiles_ * 2 * a, 0),
             "bs": (N * tiles_ * a, 0),
             "saved": (N * 2 * P * a, N * P * a),
         }
     }
     apply = {
-        "gate_and_apply": {
+        "cbam_fwd_apply": {
             "x": (x, 0),
             "saved": (N * tiles_ * C * a, 0),
             "s": (N * runs * P * a, 0),
@@ -124,17 +138,20 @@ def formulas(shape, R: int, dtype: torch.dtype, channels_last: bool, epilogue: b
         }
     }
     products = {
-        "products": backward["products"] | {"saved": (N * p_tiles * C * a, 0), "s": (N * P * a, 0)},
-        "join": {"parts": (N * p_tiles * C * a, 0), "sums": (0, N * C * a)},
+        "cbam_bwd_products": backward["cbam_bwd_products"] | {"saved": (N * p_tiles * C * a, 0), "s": (N * P * a, 0)},
+        "cbam_bwd_join": {"parts": (N * p_tiles * C * a, 0), "sums": (0, N * C * a)},
     }
-    backward_gates = {kernel: dict(arguments) for kernel, arguments in backward.items() if kernel != "products"}
-    backward_gates["channel_gate_backward"]["direct"] = (N * C * a, 0)
-    backward_gates["input_gradient"] |= {"saved": (N * tiles_ * C * a, 0), "s": (N * runs * P * a, 0)}
+    backward_gates = {
+        kernel: dict(arguments) for kernel, arguments in backward.items() if kernel != "cbam_bwd_products"
+    }
+    backward_gates["cbam_bwd_channel_gate"]["direct"] = (N * C * a, 0)
+    s = N * runs * P * a  # not from saved
+    backward_gates["cbam_bwd_input"] |= {"saved": (backward["cbam_bwd_input"]["saved"][0] - s, 0), "s": (s, 0)}
     if epilogue:
         for kernels in (forward, apply):
-            kernels["gate_and_apply"]["residual"] = (x, 0)
+            kernels["cbam_fwd_apply"]["residual"] = (x, 0)
         for kernels in (backward, products):
-            kernels["products"] |= {"y": (x, 0), "masked": (0, x)}
+            kernels["cbam_bwd_products"] |= {"y": (x, 0), "masked": (0, x)}
     return {
         "forward": forward,
         "backward": backward,

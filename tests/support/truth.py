@@ -1,9 +1,9 @@
-"""Random problems, and the comparison with the float64 reference that every numerical test makes.
+"""Random problems, and the comparison with the float64 reference in every numerical test.
 
-The rule: the error of the fused result against float64 is at most twice that of the eager reference in the same
-dtype, plus a floor for the cases where eager is exact by luck, which single numbers and short sums often are. The
-floor is what the arithmetic cannot avoid: a rounding of the result, and MOVED times what the exact result moves by
-when every input is changed by half a unit in the last place of the type that sums are kept in.
+The tolerance: the error of the fused result against float64 is at most twice the error of the eager reference in the
+same dtype, plus a floor, since eager is sometimes exact by chance, in particular for single numbers and short sums. The
+floor is the unavoidable error: a rounding of the result, and MOVED times the change of the exact result when every
+input changes by half a unit in the last place of the accumulation dtype.
 """
 
 from dataclasses import dataclass
@@ -17,12 +17,12 @@ NAMES = ("x", "w1", "w2", "ws", "b1", "b2", "bs", "residual")
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 LAYOUTS = (torch.contiguous_format, torch.channels_last)
 
-MOVED = 16  # the input is rounded once, and a dozen intermediate results between it and the gradients too
+MOVED = 16  # roundings of the input and of about a dozen intermediate results
 
 
 @dataclass
 class Problem:
-    """The arguments of cbam() by name, and the gradient that its backward starts from."""
+    """The arguments of cbam() by name, and the gradient for its backward."""
 
     inputs: dict[str, Tensor | None]
     relu: bool
@@ -36,7 +36,7 @@ class Problem:
         return Problem({n: cast(n, t) for n, t in self.inputs.items()}, self.relu, self.dy.to(dtype))
 
     def run(self, cbam) -> dict[str, Tensor]:
-        """y and the gradient of every input that needs one, under the names "y", "dx", "dw1", ..."""
+        """y and the gradient of every input that needs one, by the names "y", "dx", "dw1", ..."""
         leaves = {n: t for n, t in self.inputs.items() if t is not None and t.requires_grad}
         y = cbam(**self.inputs, relu=self.relu)
         grads = torch.autograd.grad(y, list(leaves.values()), self.dy) if leaves else ()
@@ -89,7 +89,7 @@ def errors(got: dict[str, Tensor], truth: dict[str, Tensor]) -> dict[str, float]
 
 
 def moved(exact: Problem, truth: dict[str, Tensor], eps: float, plain=reference.cbam) -> dict[str, float]:
-    """How far the exact results move for random relative changes of the inputs by up to eps / 2: the most of four."""
+    """The change of the exact results for random relative changes of the inputs up to eps / 2: the largest of four."""
     rng = torch.Generator().manual_seed(0)
 
     def change(t: Tensor | None) -> Tensor | None:
@@ -106,7 +106,7 @@ def moved(exact: Problem, truth: dict[str, Tensor], eps: float, plain=reference.
 
 
 def compare(problem: Problem, fused=functional.cbam, plain=reference.cbam) -> dict[str, tuple[float, float, float]]:
-    """For y and each gradient: the errors of fused and of eager, and the bound that the rule sets for fused."""
+    """For y and each gradient: the errors of fused and eager, and the bound for fused."""
     dtype = problem.dy.dtype
     exact = problem.to(torch.float64)
     truth = exact.run(plain)

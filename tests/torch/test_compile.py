@@ -1,4 +1,4 @@
-"""The operators as PyTorch's compiler sees them: schemas, fake kernels, full graphs."""
+"""The operators in PyTorch's compiler: schemas, fake kernels, full graphs."""
 
 import copy
 from functools import partial
@@ -13,7 +13,7 @@ from torch._dynamo.testing import CompileCounter
 from torch.utils.checkpoint import checkpoint
 from truth import LAYOUTS, random_problem
 
-from cbam_fused import CBAM, functional, reference
+from cbam_fused import CBAM, functional, reference, routing
 from cbam_fused.ops import registry
 from cbam_fused.tensors import saved_logits
 from cbam_fused.variants.config import NO_CHANNEL, Switches
@@ -31,7 +31,7 @@ def operator_arguments(problem, switches=0):
     """Arguments of each operator, by its name; of one that is about the spatial gate alone only where there is one."""
     given = {n: None if t is None else t.detach() for n, t in problem.inputs.items()}
     x, residual, relu = given["x"], given["residual"], problem.relu
-    params = [given[n] for n in ("w1", "b1", "w2", "b2", "ws", "bs")]
+    params = [given[n] for n in ("w1", "w2", "ws", "b1", "b2", "bs")]
     y, saved, index = registry.operators["cpu"].forward(x, *params, residual, relu, switches)
     y = y if relu else None
     result = {
@@ -114,7 +114,7 @@ def test_another_backend_is_compiled_anew():
     module = CBAM(16)
     compiled = torch.compile(module, fullgraph=True, backend=keep)
     for backend in ("auto", "reference", "auto"):
-        with functional.use_backend(backend):
+        with routing.use_backend(backend):
             torch.testing.assert_close(compiled(x), module(x))
     assert ["conv2d" in code for code in graphs] == [False, True]
 
@@ -182,7 +182,7 @@ def test_fullgraph_module_in_a_network(options):
 
 @pytest.mark.parametrize("variant", ["tutorial", "official"])
 def test_checkpointed_in_compiled_code(variant):
-    """Running statistics move once, as those of a plain module do."""
+    """Running statistics are updated once, as in a plain module."""
     module = CBAM(16, variant=variant)
     plain = copy.deepcopy(module)
     compiled = torch.compile(partial(checkpoint, module, use_reentrant=False), backend="aot_eager", fullgraph=True)
@@ -196,7 +196,7 @@ def test_checkpointed_in_compiled_code(variant):
 
 
 def count_graphs(modules, inputs, **options):
-    """How many graphs torch.compile makes of the modules, each called with its inputs in turn."""
+    """The number of torch.compile's graphs for the modules, each called with its inputs in turn."""
     counter = CompileCounter()
     torch.compiler.reset()
     for module in modules:
@@ -209,7 +209,7 @@ def count_graphs(modules, inputs, **options):
 
 @pytest.mark.parametrize("dynamic,expected", [(True, 4), (None, 8)])
 def test_stages_of_a_resnet_recompile_for_shapes_alone(dynamic, expected):
-    """A graph for each number of channels; other sizes cost what they cost with plain operators, and no more."""
+    """A graph for each number of channels; other sizes cost no more than with plain operators."""
     stages = ((64, 28), (128, 14), (256, 7), (512, 4))
     inputs = [[torch.randn(2 + d, C, side + d, side + d) for C, side in stages] for d in (0, 0, 1, 2, 0)]
     counts = {cls: count_graphs([cls(C) for C, _ in stages], inputs, dynamic=dynamic) for cls in (CBAM, reference.CBAM)}
@@ -217,7 +217,7 @@ def test_stages_of_a_resnet_recompile_for_shapes_alone(dynamic, expected):
 
 
 def test_a_whole_network_is_one_graph_for_any_size():
-    """As many as of the plain modules, that is; with torch 2.10 the first size has a graph of its own."""
+    """The same number as for the plain modules; with torch 2.10 the first size has its own graph."""
     inputs = [[torch.randn(N, 3, side, side)] for N, side in ((2, 16), (3, 24), (5, 20))]
     counts = []
     for cls in (CBAM, reference.CBAM):
@@ -227,7 +227,7 @@ def test_a_whole_network_is_one_graph_for_any_size():
 
 
 def test_the_graph_is_the_operator_alone():
-    """Nothing of checks and choices is left in compiled code, so the wrapper costs no time there."""
+    """Compiled code has no checks and choices, so the wrapper takes no time."""
     graphs = []
 
     def backend(graph, inputs):

@@ -1,4 +1,4 @@
-"""CBAM in what leaves Python: torch.export, AOTInductor, ONNX, TorchScript; and in torch.fx, with which others cut."""
+"""Export of CBAM: torch.export, AOTInductor, ONNX, TorchScript; and torch.fx, including feature extraction."""
 
 import io
 import operator
@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import cbam_fused
-from cbam_fused import CBAM, VARIANTS, ChannelAttention, functional, reference
+from cbam_fused import CBAM, VARIANTS, ChannelAttention, functional, reference, routing
 
 BATCH = torch.export.Dim("batch")
 
@@ -31,7 +31,7 @@ def x():
 
 
 def operators(graph):
-    """Names of the operators, without the Python function that takes one of several results."""
+    """Names of the operators, without getitem of several results."""
     return {str(node.target) for node in graph.nodes if node.op == "call_function"} - {str(operator.getitem)}
 
 
@@ -46,7 +46,7 @@ def test_export_with_dynamic_batch(network, x):
 
 
 def test_export_in_plain_operators(network, x):
-    """For programs that run where this package is not."""
+    """For programs that run without this package."""
     with cbam_fused.use_backend("reference"):
         program = torch.export.export(network, (x,), dynamic_shapes=({0: BATCH},))
     assert {name.partition(".")[0] for name in operators(program.graph)} == {"aten"}
@@ -85,11 +85,11 @@ def test_onnx(network, x, tmp_path):
     for images in (x, torch.randn(1, 3, 12, 17)):
         (got,) = session.run(None, {"x": images.numpy()})
         torch.testing.assert_close(torch.from_numpy(got), network(images).detach(), rtol=1e-4, atol=1e-5)
-    assert functional.backend_for(x) == "cpu"  # again
+    assert routing.backend_for(x) == "cpu"  # again
 
 
 def test_onnx_of_a_program(network, x, tmp_path):
-    """Of a program that was exported before, and then has operators of this package."""
+    """Of an exported program, which has operators of this package."""
     onnx = pytest.importorskip("onnx", reason="pip install '.[export]'")
     onnxruntime = pytest.importorskip("onnxruntime", reason="pip install '.[export]'")
     pytest.importorskip("onnxscript", reason="pip install '.[export]'")

@@ -1,4 +1,4 @@
-"""Two processes (gloo): DistributedDataParallel and FSDP2 give the averaged gradients of the two half-batches."""
+"""Two processes (gloo): DistributedDataParallel and FSDP2 average the gradients of the two half-batches."""
 
 import os
 import warnings
@@ -34,7 +34,7 @@ def backward_of_half(model, rank, layout):
 
 
 def averaged_by_one_process(layout):
-    """The gradients by name; each half has BatchNorm statistics of its own, as it has in two processes."""
+    """The gradients by name; each half has its own BatchNorm statistics, as in two processes."""
     halves = []
     for rank in range(2):
         model = network(layout)
@@ -49,8 +49,8 @@ def in_process(rank, folder, check):
     for layout in (torch.contiguous_format, torch.channels_last):
         check(rank, layout)
     dist.destroy_process_group()
-    # Gloo's threads outlive the group, for FSDP2 keeps it, and one that drops its last tensor while the interpreter is
-    # being torn down aborts the process (torch 2.14). A check that failed has raised before this.
+    # FSDP2 keeps the group, so gloo's threads outlive it. A thread that frees its last tensor while the interpreter
+    # shuts down aborts the process (torch 2.14). A failed check has raised before this.
     os._exit(0)
 
 
@@ -66,7 +66,7 @@ def ddp(rank, layout):
                 assert p.grad.stride() == p.stride(), name
 
 
-# What fully_shard is called on before the network as a whole.
+# The modules for fully_shard before the whole network.
 SHARDED = {
     "network alone": [],
     "each CBAM": ["2", "4"],
@@ -105,7 +105,7 @@ def test_two_processes_average_the_gradients(check, tmp_path):
 
 
 def test_the_halves_differ():
-    """Else the test above could not tell an average from one of its terms."""
+    """Otherwise the test above could not distinguish an average from one of its terms."""
     grads = []
     for rank in range(2):
         model = network()
@@ -115,7 +115,7 @@ def test_the_halves_differ():
 
 
 def test_dtensors_are_refused(tmp_path):
-    """A channel gate of sharded channels needs sums over all processes, which nobody here makes."""
+    """A channel gate of sharded channels would need sums over all processes."""
     dist.init_process_group("gloo", init_method=f"file://{tmp_path}/rendezvous", rank=0, world_size=1)
     try:
         mesh = dist.init_device_mesh("cpu", (1,))

@@ -1,4 +1,4 @@
-"""torch.utils.flop_counter counts the operators as it counts the plain module."""
+"""torch.utils.flop_counter counts the operators as the plain module."""
 
 import subprocess
 import sys
@@ -13,7 +13,7 @@ from cbam_fused.ops import registry
 
 
 def count(module: nn.Module, x: torch.Tensor) -> tuple[int, int]:
-    """Operations of a forward, and of its backward."""
+    """Operations of a forward and of its backward."""
     with FlopCounterMode(display=False) as forward:
         y = module(x)
     with FlopCounterMode(display=False) as backward:
@@ -66,7 +66,7 @@ def test_switches_and_frozen_parts(switches):
 
 
 def test_the_figures():
-    """2 operations a weight: MLP for two pools, convolution for each pixel; the backward of each is two such."""
+    """2 operations per weight: MLP for two pools, convolution for each pixel; each backward is twice that."""
     N, C, R, k, H, W = 2, 32, 2, 7, 8, 8
     forward = 2 * 2 * N * 2 * R * C + 2 * N * H * W * 2 * k * k
     assert count(CBAM(C), torch.randn(N, C, H, W, requires_grad=True)) == (forward, 2 * forward)
@@ -107,7 +107,7 @@ def test_exported_masks():
 
 
 def test_plain_operators_count_once(monkeypatch):
-    monkeypatch.setattr("cbam_fused.functional.wanted", "reference")
+    monkeypatch.setattr("cbam_fused.routing.wanted", "reference")
     fused, plain = twins(16)
     x = torch.randn(2, 16, 6, 6, requires_grad=True)
     assert count(fused, x) == count(plain, x)
@@ -117,11 +117,11 @@ def test_triton_operators(checker):
     fused, plain = twins(8, 4, 3, norm=True)
     x = torch.randn(1, 8, 4, 4, requires_grad=True)
     with torch.no_grad():
-        assert registry.operators["triton"].forward(x, *(None,) * 4, torch.zeros(1, 2, 3, 3), None, None, False, 0)
+        assert registry.operators["triton"].forward(x, None, None, torch.zeros(1, 2, 3, 3), *(None,) * 4, False, 0)
     for training in (True, False):
         ours = count(fused.train(training), x)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("cbam_fused.functional.wanted", "reference")
+            patch.setattr("cbam_fused.routing.wanted", "reference")
             assert ours == count(plain.train(training), x)
 
 

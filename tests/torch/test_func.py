@@ -1,4 +1,4 @@
-"""torch.func, forward mode and batched gradients beyond test_autograd.py: on every module the reference's results."""
+"""torch.func, forward mode and batched gradients of every module; test_autograd.py has the functions."""
 
 import copy
 
@@ -11,7 +11,7 @@ from cbam_fused import CBAM, reference
 pytestmark = pytest.mark.filterwarnings("ignore:There is a performance drop")
 
 SHAPE = (1, 4, 2, 2)
-# The official one has BatchNorm behind the convolution, here folded; timm's spreads tied maxima.
+# The official one has BatchNorm after the convolution, here folded; timm's splits gradients of tied maxima.
 MODULES = {
     "cbam": lambda cls: cls.CBAM(4, 2, 3),
     "batch norm": lambda cls: cls.CBAM(4, 2, 3, variant="official").eval(),
@@ -102,7 +102,7 @@ def test_batched_gradients():
 
 
 def test_vmap_of_batch_norm_in_training_is_pytorchs_error():
-    """Running statistics cannot move for each image of the map on their own."""
+    """Running statistics cannot be updated per image of vmap."""
     module = CBAM(16, variant="official")
     with pytest.raises(RuntimeError, match="running_mean or running_var, which will be updated in place, were not"):
         func.vmap(module)(torch.randn(3, 2, 16, 4, 4))

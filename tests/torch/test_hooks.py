@@ -1,4 +1,4 @@
-"""What is attached to the modules: hooks, parametrizations, pruning, folded BatchNorm, checkpointing."""
+"""Attachments to the modules: hooks, parametrizations, pruning, folded BatchNorm, checkpointing."""
 
 import copy
 import warnings
@@ -25,12 +25,12 @@ def seeded():
 
 
 def trained(attach, module):
-    """The output after three steps of SGD with what attach puts on the module, and the module's state."""
+    """The output after three steps of SGD with the attachment, and the module's state."""
     attach(module)
     optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
     for _ in range(3):
         optimizer.zero_grad()
-        with parametrize.cached():  # spectral_norm makes a step each time that its weight is asked for
+        with parametrize.cached():  # spectral_norm runs a step at each access of its weight
             module(X).square().mean().backward()
         optimizer.step()
     return module.eval()(X), module.state_dict()
@@ -76,7 +76,7 @@ def of_each_layer(attach):
 )
 @pytest.mark.parametrize("cls", [CBAM, reference.CBAM], ids=["fused", "reference"])
 def test_reparametrized_weights_train_as_in_a_plain_module(cls, attach):
-    """The old ones and pruning renew the weight in a hook, when the layer is called."""
+    """The old ones and pruning recompute the weight in a hook when the layer is called."""
     got, state = trained(of_each_layer(attach), cls(32))
     expected, plain_state = trained(of_each_layer(attach), Layered())
     torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
@@ -86,7 +86,7 @@ def test_reparametrized_weights_train_as_in_a_plain_module(cls, attach):
 @pytest.mark.parametrize("cls", [CBAM, reference.CBAM], ids=["fused", "reference"])
 @pytest.mark.parametrize("variant", ["tutorial", "official", "hyso", "ultralytics"])
 def test_hooks_of_every_layer_run(variant, cls):
-    """Also those of variants that the kernels do not serve; the result stays what it was."""
+    """Also hooks of variants without kernels; the result does not change."""
     module = cls(32, variant=variant).eval()
     plain, calls = copy.deepcopy(module), []
     for name, layer in module.named_modules():
@@ -97,7 +97,7 @@ def test_hooks_of_every_layer_run(variant, cls):
 
 
 def test_hooks_of_all_modules_see_the_module_alone():
-    """register_module_forward_hook: layers that are not called are not seen, and the kernels stay."""
+    """register_module_forward_hook: uncalled layers are not seen, and the kernels still run."""
     module, calls = CBAM(32), []
     handle = nn.modules.module.register_module_forward_hook(lambda m, args, output: calls.append(m))
     try:
@@ -165,7 +165,7 @@ def test_a_hook_that_came_after_compilation_runs():
 
 
 def official():
-    """In eval mode, with statistics and affine parameters that change something."""
+    """In eval mode, with nontrivial statistics and affine parameters."""
     module = CBAM(32, variant="official").eval()
     bn = module.sa.bn
     for t, value in ((bn.running_mean, 0.3), (bn.running_var, 2), (bn.weight, 1.5), (bn.bias, 0.2)):
@@ -174,7 +174,7 @@ def official():
 
 
 def test_folded_batch_norm():
-    """torch.nn.utils.fusion, and fuse_modules, which leaves nn.Identity: both are served by the kernels."""
+    """torch.nn.utils.fusion, and fuse_modules, which leaves nn.Identity: the kernels support both."""
     module = official()
     by_hand = copy.deepcopy(module)
     by_hand.sa.conv1 = fusion.fuse_conv_bn_eval(by_hand.sa.conv1, by_hand.sa.bn)
@@ -190,7 +190,7 @@ def test_folded_batch_norm():
 
 
 def test_another_normalisation_in_the_place_of_batch_norm():
-    """Such as torchvision's FrozenBatchNorm2d: it is called, by the reference."""
+    """Such as torchvision's FrozenBatchNorm2d: the reference calls it."""
     module = official()
     plain = reference.CBAM(32, variant="official").eval()
     plain.load_state_dict(module.state_dict())
@@ -224,7 +224,7 @@ def test_batch_norm_with_a_forward_of_its_own_is_called():
 
 
 class Adapter(nn.Module):
-    """As peft's: the parameters of the layer in it look like its own."""
+    """As in peft: the inner layer's parameters look like its own."""
 
     def __init__(self, base):
         super().__init__()
@@ -258,7 +258,7 @@ OWN_FORWARDS = {
 @pytest.mark.parametrize("name", LAYERS[2:])
 @pytest.mark.parametrize("cls", [CBAM, reference.CBAM], ids=["fused", "reference"])
 def test_a_layer_with_a_forward_of_its_own_is_called(cls, name, own):
-    """Its result is that of a plain module, and a hook that does nothing changes nothing."""
+    """Its result equals the plain module's, also with an empty hook."""
     module, plain = cls(32, 4), Layered()
     module.load_state_dict(reference.CBAM(32, 4).state_dict())
     layer = own(module.get_submodule(name))
@@ -270,7 +270,7 @@ def test_a_layer_with_a_forward_of_its_own_is_called(cls, name, own):
     y.sum().backward()
     assert all(p.grad is not None for p in module.parameters())
     if cls is CBAM:
-        assert module.backend_for(X).name == "reference" and "forward of their own" in module.backend_for(X).reason
+        assert module.backend_for(X).name == "reference" and "their own forward" in module.backend_for(X).reason
     layer.register_forward_hook(lambda *args: None)
     assert torch.equal(module(X), y)
     torch.compiler.reset()

@@ -1,4 +1,4 @@
-"""Pickles run code when they are loaded: nothing here does that, of what it reads from files."""
+"""Unpickling runs code: no source loads pickles from files."""
 
 import ast
 from pathlib import Path
@@ -14,7 +14,7 @@ MODULES = {"cloudpickle", "dill", "joblib", "jsonpickle", "marshal", "pandas", "
 
 
 def loads(source: str) -> list[str]:
-    """What in a source could load a pickle: imports, and calls of load() without weights_only=True."""
+    """The parts of a source that could load a pickle: imports, and calls of load() without weights_only=True."""
     found = []
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):

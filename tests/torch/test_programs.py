@@ -1,4 +1,4 @@
-"""Exported programs (cbam_fused/exported_ops.py): they compute, and differentiate, what the module does."""
+"""Exported programs (cbam_fused/exported_ops.py): results and derivatives of the module."""
 
 import copy
 
@@ -37,7 +37,7 @@ def without_running_statistics():
     return module
 
 
-# The operator that a program has for each of these, and the module.
+# The module, and the operator of its program.
 MODULES = {
     "tutorial": ("cbam", lambda: CBAM(8, 4)),
     "even ties": ("cbam", lambda: CBAM(8, 4, ties="even")),
@@ -50,7 +50,7 @@ MODULES = {
     "masks": ("gate", Masks),
 }
 modules = pytest.mark.parametrize("name", MODULES)
-# Running statistics cannot move under a transform, whichever the module.
+# Running statistics cannot be updated under a transform, for any module.
 TRANSFORMED = [name for name in MODULES if name != "BatchNorm by the batch"]
 
 
@@ -83,7 +83,7 @@ def gradients(f, x):
 @modules
 @pytest.mark.parametrize("strict", [False, True])
 def test_a_program_trains_as_its_module(name, strict, x):
-    """The bits of the outputs and gradients, and of the running statistics."""
+    """Bitwise equal outputs, gradients and running statistics."""
     module = build(name)
     program, loaded = exported(module, x, strict=strict)
     assert ours(program) == {f"cbam_fused.{MODULES[name][0]}.default"}
@@ -118,10 +118,10 @@ def test_transforms_of_a_program(name, transform, x):
 
 @modules
 def test_a_program_finds_its_backend_where_it_runs(name, x, monkeypatch):
-    """As the module does, whichever had been chosen when it was exported."""
+    """Like the module, for any backend at export."""
     _, program = exported(build(name), x)
     expected = gradients(program, x)
-    monkeypatch.setattr(registry, "operators", {})  # which nobody may use
+    monkeypatch.setattr(registry, "operators", {})  # no kernel may be used
     with use_backend("reference"):
         torch.testing.assert_close(gradients(program, x), expected)
     with pytest.raises(KeyError, match="cpu"):
@@ -130,7 +130,7 @@ def test_a_program_finds_its_backend_where_it_runs(name, x, monkeypatch):
 
 @modules
 def test_half_x_and_float32_parameters_in_a_program(name, x):
-    """The bits of the module, and the types, of plain operators too."""
+    """The bits and dtypes of the module, also with plain operators."""
     module, x = build(name).float(), x.bfloat16()
     _, program = exported(module, x)
     got, expected = gradients(program, x), gradients(module, x)
@@ -143,7 +143,7 @@ def test_half_x_and_float32_parameters_in_a_program(name, x):
 
 @modules
 def test_a_decomposed_program_has_the_raw_operators(name, x):
-    """They are what AOTInductor calls, where there may be no Python."""
+    """AOTInductor calls them, possibly without Python."""
     program, loaded = exported(build(name), x)
     decomposed = program.run_decompositions()
     assert ours(decomposed) <= {str(operator) for operator in registry.operators["cpu"]} and ours(decomposed)

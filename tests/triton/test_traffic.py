@@ -9,7 +9,7 @@ import pytest
 import torch
 import triton
 import triton.language as tl
-from gates import FUNCTIONS
+from gates import FUNCTIONS, SWITCHES, switched
 from triton.runtime.errors import InterpreterError
 from triton_traffic import LARGE, formulas
 from truth import DTYPES, LAYOUTS, random_problem
@@ -17,20 +17,22 @@ from truth import DTYPES, LAYOUTS, random_problem
 from cbam_fused import functional
 from cbam_fused.ops import registry
 from cbam_fused.tensors import saved_logits
+from cbam_fused.variants.config import EVEN, Switches
 
 layouts = pytest.mark.parametrize("layout", LAYOUTS, ids=["nchw", "nhwc"])
 
 
 @layouts
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("even", [False, True])
 @pytest.mark.parametrize("epilogue", [False, True])
-def test_counted_bytes_equal_the_formulas(epilogue, dtype, layout, checker):
+def test_counted_bytes_equal_the_formulas(epilogue, even, dtype, layout, checker):
     """With a 1 x 1 window, so that no pixel's neighbour is read twice: every byte of every kernel."""
     shape = (2, 32, 8, 16)
     problem = random_problem(shape, dtype, layout, kernel_size=1, biases=True, residual=epilogue, relu=epilogue)
-    params = [problem.inputs[n] for n in ("w1", "b1", "w2", "b2", "ws", "bs")]
+    params = [problem.inputs[n] for n in ("w1", "w2", "ws", "b1", "b2", "bs")]
     x, residual, dy = problem.inputs["x"], problem.inputs["residual"], problem.dy
-    run = registry.operators["triton"]
+    run, code = registry.operators["triton"], EVEN if even else 0
     counted = {}
 
     def count(operator, *args):
@@ -43,15 +45,15 @@ def test_counted_bytes_equal_the_formulas(epilogue, dtype, layout, checker):
         return result
 
     with torch.no_grad():
-        y, saved, index = count("forward", x, *params, residual, epilogue, 0)
-        count("backward", dy, x, y if epilogue else None, saved, index, *params, 0)
-        saved, index = count("attend", x, *params, 0)
+        y, saved, index = count("forward", x, *params, residual, epilogue, code)
+        count("backward", dy, x, y if epilogue else None, saved, index, *params, code)
+        saved, index = count("attend", x, *params, code)
         s = saved_logits(saved, x).sigmoid()
-        y = count("apply", x, saved, s, residual, epilogue, 0)
-        dg, ds, masked = count("products", dy, x, y if epilogue else None, saved, s, 0)
+        y = count("apply", x, saved, s, residual, epilogue, code)
+        dg, ds, masked = count("products", dy, x, y if epilogue else None, saved, s, code)
         masked = masked if epilogue else dy
-        count("backward_gates", masked, s, dg, ds, x, saved, index, *params, 0)
-    expected = formulas(shape, 4, dtype, layout == torch.channels_last, epilogue)
+        count("backward_gates", masked, s, dg, ds, x, saved, index, *params, code)
+    expected = formulas(shape, 4, dtype, layout == torch.channels_last, epilogue, even)
     assert counted.keys() == expected.keys()
     for operator, traffic in expected.items():
         assert counted[operator].keys() == traffic.keys(), operator
@@ -76,20 +78,20 @@ def test_three_reads_and_a_write_then_two_and_two_and_a_write(shape, layout, che
     problem = random_problem(shape, torch.float32, layout)
     problem.run(functional.cbam)
     assert passes(problem, checker) == {
-        "channel_pool": {"x": (1, 0)},
-        "spatial_pool": {"x": (1, 0)},
-        "gate_and_apply": {"x": (1, 0), "y": (0, 1)},
-        "products": {"x": (1, 0), "dy": (1, 0)},
-        "map_products": {"x": (1, 0)},
-        "input_gradient": {"dy": (1, 0), "dx": (0, 1)},
+        "cbam_fwd_channel_pool": {"x": (1, 0)},
+        "cbam_fwd_spatial_pool": {"x": (1, 0)},
+        "cbam_fwd_apply": {"x": (1, 0), "y": (0, 1)},
+        "cbam_bwd_products": {"x": (1, 0), "dy": (1, 0)},
+        "cbam_bwd_map_products": {"x": (1, 0)},
+        "cbam_bwd_input": {"dy": (1, 0), "dx": (0, 1)},
     }
 
 
-POOL_C, POOL_P = {"channel_pool": {"x": (1, 0)}}, {"spatial_pool": {"x": (1, 0)}}
-APPLY = {"gate_and_apply": {"x": (1, 0), "y": (0, 1)}}
-PRODUCTS = {"products": {"x": (1, 0), "dy": (1, 0)}}
-THROUGH_MAPS = {"map_products": {"x": (1, 0)}}
-DX, DX_OF_A_MASK = {"input_gradient": {"dy": (1, 0), "dx": (0, 1)}}, {"input_gradient": {"dx": (0, 1)}}
+POOL_C, POOL_P = {"cbam_fwd_channel_pool": {"x": (1, 0)}}, {"cbam_fwd_spatial_pool": {"x": (1, 0)}}
+APPLY = {"cbam_fwd_apply": {"x": (1, 0), "y": (0, 1)}}
+PRODUCTS = {"cbam_bwd_products": {"x": (1, 0), "dy": (1, 0)}}
+THROUGH_MAPS = {"cbam_bwd_map_products": {"x": (1, 0)}}
+DX, DX_OF_A_MASK = {"cbam_bwd_input": {"dy": (1, 0), "dx": (0, 1)}}, {"cbam_bwd_input": {"dx": (0, 1)}}
 
 
 @layouts
@@ -109,6 +111,42 @@ def test_an_absent_gate_is_not_read_for(name, expected, layout, checker):
     problem = draw((1, 33, 5, 7), torch.float32, layout)
     problem.run(calls["first"][0])
     assert passes(problem, checker) == expected
+
+
+DX_EVEN, DX_EVEN_OF_A_MASK = ({"cbam_bwd_input": d["cbam_bwd_input"] | {"x": (1, 0)}} for d in (DX, DX_OF_A_MASK))
+
+
+@layouts
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("both", POOL_C | POOL_P | APPLY | PRODUCTS | THROUGH_MAPS | DX_EVEN),
+        ("both, norm", POOL_C | POOL_P | APPLY | PRODUCTS | THROUGH_MAPS | DX_EVEN),
+        ("channel", POOL_C | APPLY | PRODUCTS | DX_EVEN),
+        ("spatial, norm", POOL_P | APPLY | PRODUCTS | DX_EVEN),
+        ("spatial mask", POOL_P | DX_EVEN_OF_A_MASK),
+    ],
+)
+def test_even_ties_cost_one_read_of_x(name, expected, layout, checker):
+    draw, calls = FUNCTIONS[name]
+    problem = draw((1, 33, 5, 7), torch.float32, layout)
+    problem.run(calls["even"][0])
+    assert passes(problem, checker) == expected
+
+
+@layouts
+@pytest.mark.parametrize("name", [name for name in SWITCHES if "avg" in SWITCHES[name].get("pools", ())])
+@pytest.mark.parametrize("ties", ["first", "even"])
+def test_squeeze_and_excitation_reads_x_twice_and_has_no_maxima(ties, name, layout, checker):
+    draw, (fused, _) = switched("channel", Switches(ties=ties, **SWITCHES[name]))
+    problem = draw((2, 16, 8, 8), torch.float32, layout)
+    problem.run(fused)
+    assert passes(problem, checker) == POOL_C | APPLY | PRODUCTS | DX
+    assert not {"maxima", "argmaxima"} & checker.traffic["cbam_fwd_channel_pool"].keys()
+    assert not any("index" in arguments for arguments in checker.traffic.values())
+    C, R = 16, 0 if "effective" in name else 4
+    assert checker.traffic["cbam_fwd_channel_gate"]["saved"].stored == 2 * (2 * C + R) * 4, "mean, g and hidden"
+    assert checker.traffic["cbam_bwd_channel_gate"]["dpools"].stored == 2 * C * 4
 
 
 @layouts
@@ -144,33 +182,33 @@ def mutant(module: str, old: str, new: str, folder: Path):
 MUTANTS = {
     "a load without its mask": (
         "forward",
-        "value = tl.load(x + places(c, p, C, P, CHANNELS_LAST), inside, 0).to(ACC)\n",
-        "value = tl.load(x + places(c, p, C, P, CHANNELS_LAST)).to(ACC)\n",
-        "channel_pool, program .*: load outside of its tensor",
+        "value = tl.load(x + places(c, p, C, P, CHANNELS_LAST), inside, 0).to(ACC)\n        if sums",
+        "value = tl.load(x + places(c, p, C, P, CHANNELS_LAST)).to(ACC)\n        if sums",
+        "cbam_fwd_channel_pool, program .*: load outside of its tensor",
     ),
     "a load whose mask lacks the channels": (
         "backward",
         "product = tl.load(x + at, inside, 0)",
         "product = tl.load(x + at, (p < P)[None, :], 0)",
-        "products, program .*: load outside of its tensor",
+        "cbam_bwd_products, program .*: load outside of its tensor",
     ),
     "a store without its mask": (
         "forward",
         "tl.store(y + at, value.to(y.dtype.element_ty), inside)",
         "tl.store(y + at, value.to(y.dtype.element_ty))",
-        "gate_and_apply, program 0: two lanes write one address of y",
+        "cbam_fwd_apply, program 0: two lanes write one address of y",
     ),
     "every run of channels stores s": (
         "forward",
         "(p < P) & (split == 0)",
         "p < P",
-        "gate_and_apply, program 1: a second store to one address of saved",
+        "cbam_fwd_apply, program 1: a second store to one address of saved",
     ),
     "every row of tiles stores db2": (
         "gradients",
         "(c < C) & (program < columns)",
         "c < C",
-        "parameter_gradients, program .*: a second store to one address of db2",
+        "cbam_bwd_parameters, program .*: a second store to one address of db2",
     ),
     "no neighbour is outside": (
         "common",

@@ -1,4 +1,4 @@
-"""Tables that programs write into the pages of docs/: the prose around them is Markdown like any other."""
+"""Generated tables in the pages of docs/; the prose around them is plain Markdown."""
 
 import re
 from pathlib import Path
@@ -12,10 +12,10 @@ def current(page: str) -> dict[str, str]:
 
 
 def write(page: str, tables: dict[str, str]) -> None:
-    """Put these tables in the place of the page's own.
+    """Replace the page's tables by these.
 
     Raises:
-        ValueError: a name that the page does not have.
+        ValueError: a table that the page does not have.
     """
     unknown = tables.keys() - current(page).keys()
     if unknown:

@@ -25,7 +25,7 @@ from truth import random_problem  # noqa: E402
 from cbam_fused import functional, reference, use_backend  # noqa: E402
 
 SHAPE = (1, 128, 28, 28)
-FORWARD = ("channel_pool", "channel_gate", "spatial_pool", "gate_and_apply")
+FORWARD = ("cbam_fwd_channel_pool", "cbam_fwd_channel_gate", "cbam_fwd_spatial_pool", "cbam_fwd_apply")
 
 LAYOUTS = {"NCHW": torch.contiguous_format, "NHWC": torch.channels_last}
 

@@ -5,7 +5,7 @@ from dataclasses import fields
 
 import doc_tables
 
-from cbam_fused import CBAM, functional
+from cbam_fused import CBAM, routing
 from cbam_fused.variants.config import Switches
 from cbam_fused.variants.table import VARIANTS, Variant
 
@@ -26,19 +26,18 @@ def _cells(row: Variant) -> list[str]:
     shapes = [f"{names[n]} {_shape(n, module.state_dict()[n].shape, row)}" for n in own if not n.startswith("sa.bn")]
     shapes += [f"{names['sa.bn.weight'].removesuffix('weight')}*"] if row.switches.norm else []
     sizes = f"{row.reduction}, {row.kernel_size}" if row.switches.spatial else f"{row.reduction}"
-    fused = "<br>".join(f"{backend}: {_served(backend, row)}" for backend in functional.BACKENDS)
     source = f"{row.source} ({row.licence})"
-    return [f"`{row.name}`", source, sizes, switches, "<br>".join(shapes), row.call, fused]
+    return [f"`{row.name}`", source, sizes, switches, "<br>".join(shapes), row.call, _served(row)]
 
 
-def _served(backend: str, row: Variant) -> str:
+def _served(row: Variant) -> str:
     gates = [gate for gate in ("channel", "spatial") if getattr(row.switches, gate)]
-    reason = functional.unserved_switches(backend, row.switches, *gates)
-    return f"no, for {reason}" if reason else "yes"
+    reason = routing.unserved_switches(row.switches, *gates)
+    return f"none, for {reason}" if reason else ", ".join(routing.BACKENDS)
 
 
 def _shape(name: str, shape, row: Variant) -> str:
-    """The shape at 64 channels with letters for its sizes."""
+    """The shape at 64 channels, with letters for the sizes."""
     if name.startswith("sa."):
         return f"(1, {shape[1]}, k, k)" if len(shape) == 4 else "(1,)"
     sizes = {"ca.fc1": "RC", "ca.fc2": "CR"}[name[:6]] if row.switches.width != "single" else "CC"

@@ -23,8 +23,10 @@ py::dict traffic_of(const LaunchTraffic& launch) {
     py::dict buffers;
     for (const BufferTraffic& t : launch.buffers)
         buffers[t.name.c_str()] = py::make_tuple(t.read, t.written, t.distinct, t.requests, t.sectors);
+    py::dict counters;
+    for (const CounterValue& c : launch.counters) counters[py::make_tuple(c.buffer, c.index)] = c.value;
     return py::dict("kernel"_a = offset_of(launch.kernel), "shared_bytes"_a = launch.shared_bytes,
-                    "buffers"_a = buffers, "shared_requests"_a = launch.shared_requests,
+                    "buffers"_a = buffers, "counters"_a = counters, "shared_requests"_a = launch.shared_requests,
                     "bank_conflicts"_a = launch.bank_conflicts);
 }
 
@@ -46,6 +48,7 @@ void define_emulation(py::module_& m) {
         return result;
     });
     m.def("set_seed", [](uint64_t value) { seed = value; });
+    m.def("set_resident", [](uint32_t blocks) { resident = blocks; });
     m.def("set_ptx_version", [](int value) { ptx_version = value; });
 
     // Its arguments: what kind, what happened, and where: the offset in this file of the instruction, or 0.

@@ -22,7 +22,7 @@ HERE = Path("tests/support/emulation")
 FOLDER = ROOT / "build" / "emulation"
 RUNTIME = [
     HERE / f"{name}.cpp"
-    for name in ("scheduler", "groups", "launch", "memory", "checker", "instrumentation", "traffic")
+    for name in ("scheduler", "groups", "counters", "launch", "memory", "checker", "instrumentation", "traffic")
 ]
 
 COMMON = ["-std=c++20", "-g1", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-pthread", "-DCBAM_EMULATION"]
@@ -58,7 +58,7 @@ elif shutil.which("g++") is None:
 def kernel_sources() -> list[Path]:
     """The kernels and launchers; no binding for PyTorch."""
     folder = ROOT / "csrc" / "cuda"
-    sources = sorted([*folder.glob("*.cu"), *folder.glob("*.cpp")])
+    sources = sorted([*folder.rglob("*.cu"), *folder.rglob("*.cpp")])
     return [source.relative_to(ROOT) for source in sources]
 
 
@@ -66,7 +66,7 @@ def load(name: str, mode: str) -> ModuleType:
     """The module cbam_emulation (the kernels of csrc) or toys, in one of the MODES."""
     kernels, binding = {
         "cbam_emulation": (kernel_sources(), HERE / "module.cpp"),
-        "toys": ([HERE / "toys.cu"], HERE / "toys_module.cpp"),
+        "toys": ([HERE / "toys.cu", HERE / "counter_toys.cu"], HERE / "toys_module.cpp"),
     }[name]
     of_kernels, of_rest, of_linker = MODES[mode]
     includes = [f"-I{HERE}", f"-I{HERE / 'include'}", "-I."]

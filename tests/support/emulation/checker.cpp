@@ -13,13 +13,16 @@ bool checking = false;
 
 namespace {
 
-// The shared memory of the cluster's blocks, as buffers.
+// The shared memory of the cluster's blocks, as buffers: of each block the dynamic part, then its variables.
 std::vector<Buffer>& shared_buffers() {
     static std::vector<Buffer> buffers = [] {
         std::vector<Buffer> result;
         for (uint32_t b = 0; b < kClusterLimit; ++b) {
             const std::string name = "shared memory of block " + std::to_string(b) + " of the cluster";
-            result.push_back({name, shared_memory + b * kSharedPitch, 0, true, std::vector<Cell>(kShared / kCell)});
+            unsigned char* begin = shared_memory + b * kSharedPitch;
+            result.push_back({name, begin, 0, true, std::vector<Cell>(kShared / kCell)});
+            result.push_back({"variables in " + name, begin + kStaticShared, kStaticBytes, true,
+                              std::vector<Cell>(kStaticBytes / kCell)});
         }
         return result;
     }();
@@ -39,16 +42,6 @@ Remote remote[kClusterLimit];
 
 std::string at(const Buffer& buffer, ptrdiff_t offset) {
     return "at byte " + std::to_string(offset) + " of the " + std::to_string(buffer.bytes) + " of " + buffer.name;
-}
-
-bool ordered_before_now(Mark mark) {
-    if (mark.time < running.started || mark.thread == current->id) return true;
-    const uint32_t thread = mark.thread - 1, block = thread / running.threads_of_block;
-    const uint32_t first = (running.threads[0].id - 1) / running.threads_of_block;
-    if (block - first >= running.blocks_of_cluster) return false;
-    if (block - first != current->block->rank) return mark.time < running.cluster_met;
-    const bool same_warp = thread % running.threads_of_block / 32 == (current->id - 1) % running.threads_of_block / 32;
-    return mark.time < (same_warp ? current->warp->met : current->block->met);
 }
 
 bool same_warp(uint32_t a, uint32_t b) {
@@ -78,14 +71,22 @@ void check_races(const Access& access, const Buffer& buffer, size_t offset, Cell
     }
 }
 
-void check_cells(const Access& access, Buffer& buffer) {
+void check_cells(const Access& access, Buffer& buffer, bool atomic) {
     const size_t begin = access.address - uintptr_t(buffer.begin);
     for (size_t i = begin / kCell; i * kCell < begin + access.bytes; ++i) {
         Cell& cell = buffer.cells[i];
-        if (!access.write && (!cell.written.thread || cell.written.time < buffer.begun))
+        if ((!access.write || atomic) && (!cell.written.thread || cell.written.time < buffer.begun))
             fail(access, "unwritten", at(buffer, begin) + ", of which nobody wrote byte " + std::to_string(i * kCell));
-        check_races(access, buffer, begin, cell);
+        // A copy: atomic accesses race with others alone, and counters.cpp knows of them.
+        Cell copy = cell;
+        check_races(access, buffer, begin, atomic ? copy : cell);
     }
+}
+
+// Of a word that is a counter in this launch.
+void check_counters(const Access& access, const Buffer& buffer) {
+    if (buffer.counted != running.started || !has_unknown_addition(access.address, access.bytes)) return;
+    fail(access, "race", at(buffer, access.address - uintptr_t(buffer.begin)) + ", to which another block adds");
 }
 
 void check_bounds(const Access& access, const Buffer& buffer) {
@@ -97,6 +98,7 @@ void check_bounds(const Access& access, const Buffer& buffer) {
 // Shared memory of another block is there between the first and the last meeting of the cluster.
 void check_remote(const Access& access, const Buffer& buffer, uint32_t rank) {
     if (rank == current->block->rank) return;
+    if (running.together) fail(access, "out of bounds", "in the shared memory of another block, of no cluster");
     if (running.cluster_met == running.cluster_started)
         fail(access, "block not started",
              at(buffer, access.address - uintptr_t(buffer.begin)) + ", before the cluster has met for the first time");
@@ -105,10 +107,11 @@ void check_remote(const Access& access, const Buffer& buffer, uint32_t rank) {
 
 Buffer& shared_buffer(const Access& access) {
     const uint32_t rank = (access.address - uintptr_t(shared_memory)) / kSharedPitch;
-    if (rank >= running.blocks_of_cluster) fail(access, "out of bounds", "in shared memory of no block");
-    Buffer& buffer = shared_buffers()[rank];
+    if (rank >= running.blocks.size()) fail(access, "out of bounds", "in shared memory of no block");
+    const bool variable = (access.address - uintptr_t(shared_memory)) % kSharedPitch >= kStaticShared;
+    Buffer& buffer = shared_buffers()[2 * rank + variable];
     if (buffer.begun != running.cluster_started) {
-        buffer.bytes = running.config.dynamicSmemBytes;
+        if (!variable) buffer.bytes = running.config.dynamicSmemBytes;
         buffer.begun = running.cluster_started;
     }
     check_bounds(access, buffer);
@@ -127,7 +130,27 @@ bool is_constant(const Access& access) {
                              inside(__ehdr_start, _end - __ehdr_start));
 }
 
+void check_alignment(const Access& access, const Buffer& buffer) {
+    // Of a copy of 12 bytes only the 4 that divide them.
+    if (access.bytes <= 16 && access.address % (access.bytes & -access.bytes))
+        fail(access, "misaligned", at(buffer, access.address - uintptr_t(buffer.begin)));
+}
+
 }  // namespace
+
+bool ordered_before_now(Mark mark) {
+    if (mark.time < running.started || mark.thread == current->id) return true;
+    const uint32_t thread = mark.thread - 1, block = thread / running.threads_of_block;
+    const uint32_t first = (running.threads[0].id - 1) / running.threads_of_block, rank = block - first;
+    if (rank >= running.blocks.size()) return false;
+    if (rank != current->block->rank) {
+        const auto known = [&](const Clocks& clocks) { return rank < clocks.size() && mark.time < clocks[rank]; };
+        return running.together ? known(current->block->known) || known(current->known)
+                                : mark.time < running.cluster_met;
+    }
+    const bool same_warp = thread % running.threads_of_block / 32 == (current->id - 1) % running.threads_of_block / 32;
+    return mark.time < (same_warp ? current->warp->met : current->block->met);
+}
 
 void check(const Access& access) {
     if (!current || is_stack(access.address)) return;
@@ -137,12 +160,23 @@ void check(const Access& access) {
         fail(access, "out of bounds", "outside all memory");
     }
     Buffer& buffer = shared ? shared_buffer(access) : nearest_buffer(access.address);
-    if (!shared) check_bounds(access, buffer);
-    // Of a copy of 12 bytes only the 4 that divide them.
-    if (access.bytes <= 16 && access.address % (access.bytes & -access.bytes))
-        fail(access, "misaligned", at(buffer, access.address - uintptr_t(buffer.begin)));
-    check_cells(access, buffer);
+    if (!shared && running.early && !current->follows)
+        fail(access, "race",
+             at(buffer, access.address - uintptr_t(buffer.begin)) +
+                 ", which the launch before this one, which may be running, may access");
+    if (!shared) check_bounds(access, buffer), check_counters(access, buffer);
+    check_alignment(access, buffer);
+    check_cells(access, buffer, false);
     count_access(access, shared ? nullptr : &buffer);
+}
+
+void check_atomic(const Access& access) {
+    if (!in_global_memory(access.address)) fail(access, "out of bounds", "as a counter, outside global memory");
+    Buffer& buffer = nearest_buffer(access.address);
+    check_bounds(access, buffer);
+    check_alignment(access, buffer);
+    check_cells(access, buffer, true);
+    buffer.counted = running.started;
 }
 
 void check_library(const Access& access) {
@@ -156,7 +190,7 @@ void check_written(const Buffer& buffer) {
 }
 
 void check_end_of_cluster() {
-    for (uint32_t b = 0; b < running.blocks_of_cluster; ++b)
+    for (uint32_t b = 0; b < running.blocks.size(); ++b)
         if (remote[b].mark.time >= running.cluster_met)
             fail("block has ended",
                  "thread " + std::to_string((remote[b].mark.thread - 1) % running.threads_of_block) +

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "counters.h"
 #include "memory.h"
 #include "scheduler.h"
 
@@ -24,6 +25,10 @@ struct Access {
 void check(const Access&);
 // The same for memcpy and the like, if they go to shared or global memory.
 void check_library(const Access&);
+
+// The same for an atomic addition (write) or a relaxed load of a word of global memory; it is not counted.
+void check_atomic(const Access&);
+bool ordered_before_now(Mark);
 
 // Throws if something in the buffer was never written.
 void check_written(const Buffer&);
@@ -52,6 +57,7 @@ struct LaunchTraffic {
     uint64_t shared_bytes;  // that each block asks for
     std::vector<BufferTraffic> buffers;
     uint64_t shared_requests, bank_conflicts;  // a conflict: one more cycle than the bytes need
+    std::vector<CounterValue> counters;
 };
 
 extern std::vector<LaunchTraffic> traffic;  // since it was last cleared

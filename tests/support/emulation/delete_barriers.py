@@ -1,4 +1,5 @@
-"""Deletes each barrier of the CUDA kernels in turn, in a copy, and runs the tests, which must then fail.
+"""Deletes each barrier, fence, arrive and wait_for of the CUDA kernels in turn, in a copy, and runs the tests, which
+must then fail.
 
 python tests/support/emulation/delete_barriers.py [part of a file's name ...]
 
@@ -15,13 +16,23 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[3]
-BARRIER = re.compile(r"\b(?:__syncthreads|__syncwarp)\([^()]*\)(?=;)|[\w:]+(?:\(\))?\.sync\(\)(?=;)")
-SUITES = {"on_chip": "tests/cuda/test_on_chip.py", "": "tests/cuda/test_staged.py"}  # by how a file's name begins
+BARRIER = re.compile(
+    r"\b(?:__syncthreads|__syncwarp|__threadfence)\([^()]*\)(?=;)"
+    r"|[\w:]+(?:\(\))?\.sync\(\)(?=;)"
+    r"|\b(?:arrive|wait_for)\((?:[^()]|\([^()]*\))*\)(?=;)"
+)
+# By what a file's path in csrc/cuda begins with.
+SUITES = {
+    "on_chip/": "tests/cuda/test_on_chip.py",
+    "common/counters": "tests/cuda/test_counters.py",
+    "items/dataflow": "tests/cuda/test_dataflow.py",
+    "": "tests/cuda/test_staged.py",
+}
 PARTS = ("cbam_fused", "csrc", "tests", "pyproject.toml")
 
 
 def barriers(wanted: list[str]) -> Iterator[tuple[Path, re.Match]]:
-    for path in sorted((ROOT / "csrc" / "cuda").glob("*.cu*")):
+    for path in sorted((ROOT / "csrc" / "cuda").rglob("*.cu*")):
         if not wanted or any(part in path.name for part in wanted):
             for match in BARRIER.finditer(path.read_text()):
                 yield path.relative_to(ROOT), match
@@ -65,7 +76,7 @@ def main() -> int:
             source = (ROOT / path).read_text()
             line = source.count("\n", 0, match.start()) + 1
             (copy / path).write_text(f"{source[: match.start()]}(void)0{source[match.end() :]}")
-            caught = failure(copy, path.name)
+            caught = failure(copy, str(path.relative_to("csrc/cuda")))
             (copy / path).write_text(source)
             survivors += not caught
             print(f"{path}:{line} {match[0]}: {'caught: ' + caught if caught else 'NOT caught'}", flush=True)

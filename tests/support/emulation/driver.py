@@ -14,7 +14,7 @@ from torch import Tensor
 
 from cbam_fused.ops import registry
 from cbam_fused.tensors import accumulation_dtype, is_channels_last
-from cbam_fused.variants.config import NO_CHANNEL
+from cbam_fused.variants.config import EVEN, NO_CHANNEL, NO_MAX, SINGLE
 
 from . import build, symbols
 
@@ -22,9 +22,11 @@ from . import build, symbols
 class Plan(NamedTuple):
     """What an operator is to do; None for a plan lets the launchers choose for an H100."""
 
-    schedule: str  # "staged" or "on_chip"
+    schedule: str  # "staged", "dataflow" or "on_chip"
     cluster: int = 1  # on chip: blocks of an image
-    images: int = 1  # staged: of a group
+    blocks: int = 1  # dataflow: of the launch
+    window: int = 1 << 20  # dataflow: bytes that shall stay in L2
+    programmatic: bool = True  # staged: a launch may begin before the one ahead of it ends
 
 
 class EmulationError(Exception):
@@ -75,12 +77,10 @@ class Launch(NamedTuple):
 
 
 H100 = {
-    "major": 9,
     "multiprocessors": 132,
     "l2_bytes": 50 << 20,
-    "bandwidth": 3_352_000,
     "shared_per_block": 227 << 10,
-    "max_cluster": 16,
+    "clusters": True,
 }
 _DTYPES = {torch.float32: "f32", torch.float64: "f64", torch.float16: "f16", torch.bfloat16: "bf16"}
 
@@ -118,12 +118,13 @@ class _Call:
         self.module.clear_traffic()
         self.module.remove_buffers()
         self.module.set_seed(seed)
-        if switches & ~NO_CHANNEL:
-            raise ValueError(f"the kernels serve the tutorial's switches alone, got the code {switches}")
         self.acc = accumulation_dtype(x.dtype)
         self.layout = torch.channels_last if is_channels_last(x) else torch.contiguous_format
-        self.params = dict(zip(("w1", "b1", "w2", "b2", "ws", "bs"), params, strict=False))
+        self.params = dict(zip(("w1", "w2", "ws", "b1", "b2", "bs"), params, strict=False))
         self.results: dict[str, tuple[Tensor, int]] = {}
+        # A single layer is, for the kernels, the second one.
+        single = {f"{d}{kind}1": f"{d}{kind}2" for d in ("", "d") for kind in "wb"}
+        self.names = single if switches & SINGLE else {}
         self.p = self.module.Problem()
         self.p.dtype = getattr(self.module.Dtype, _DTYPES[x.dtype])
         self.p.channels_last = self.layout is torch.channels_last
@@ -133,11 +134,15 @@ class _Call:
         for name, t in self.params.items():
             if t is not None:
                 self.give(name, t.to(self.acc))
-        if self.params.get("w1") is not None:
-            self.p.R = self.params["w1"].shape[0]
-        self.p.saves_absent, self.p.saved_hidden = True, 2 * self.p.R
-        if self.params.get("ws") is not None:
-            self.p.k = self.params["ws"].shape[3]
+        w1, ws = self.params.get("w1"), self.params.get("ws")
+        self.p.channel = w1 is not None if params else not switches & NO_CHANNEL
+        self.p.spatial = ws is not None or not params
+        self.p.switches = switches & ~EVEN if switches & NO_MAX and not self.p.spatial else switches
+        if w1 is not None:
+            self.p.R = w1.shape[0]
+            self.p.saved_hidden = 0 if switches & SINGLE else self.p.terms * self.p.R
+        if ws is not None:
+            self.p.k = ws.shape[3]
         self.like_x = torch.empty_like(x.contiguous(memory_format=self.layout))
 
     def give(self, name: str, t: Tensor | None) -> None:
@@ -151,8 +156,10 @@ class _Call:
             self._add(name, t.detach().contiguous(memory_format=self.layout), writable=False)
 
     def give_saved(self, saved: Tensor, index: Tensor | None = None) -> None:
-        self.p.R = (saved.shape[1] - 3 * self.p.C - 3 * self.p.H * self.p.W) // 2
-        self.p.saved_hidden = 2 * self.p.R
+        if not self.params:
+            self.p.saved_hidden = saved.shape[1] - self.p.saved_size()
+            self.p.R = self.p.saved_hidden // self.p.terms
+        assert saved.shape[1] == self.p.saved_size() and (index is None or index.shape[1] == self.p.index_size())
         self.give("saved", saved)
         self.give("index", index)
 
@@ -168,9 +175,8 @@ class _Call:
         return self.want(name, torch.empty(shape, dtype=self.acc))
 
     def want_saved(self) -> tuple[Tensor, Tensor]:
-        N, C, HW = self.p.N, self.p.C, self.p.H * self.p.W
-        saved = self.want_sums("saved", N, self.p.saved_size())
-        return saved, self.want("index", torch.empty((N, C + HW), dtype=torch.int32))
+        saved = self.want_sums("saved", self.p.N, self.p.saved_size())
+        return saved, self.want("index", torch.empty((self.p.N, self.p.index_size()), dtype=torch.int32))
 
     def run(self, launcher: str, plan: Plan | None = None, planner: str | None = None) -> None:
         arguments = [self.p]
@@ -184,35 +190,34 @@ class _Call:
             attempt(self.module, self.module.check_written, address)
             self.module.copy_buffer(address, t.nbytes, t.data_ptr())
 
-    def run_backward(self, plan: Plan | None) -> tuple[Tensor, ...]:
+    def run_backward(self, plan: Plan | None) -> tuple[Tensor | None, ...]:
         """The gradients of the parameters, in their types and strides."""
         for name, t in self.params.items():
             if t is not None:
                 self.want_sums(f"d{name}", *t.shape)
         self.p.partial = self._scratch("partial", self.p.N * self.p.partial_size() * self.acc.itemsize)
         self.run("backward", plan, "plan_backward")
-        empty = torch.empty(0, dtype=self.acc)
         return tuple(
-            empty if t is None else torch.empty_like(t).copy_(self.results[f"d{name}"][0])
+            None if t is None else torch.empty_like(t).copy_(self.results[f"d{name}"][0])
             for name, t in self.params.items()
         )
 
     def _plan(self, plan: Plan | None, planner: str):
         if plan is None:
             return getattr(self.module, planner)(self.p, self.module.Device(**H100))
-        return self.module.Plan(getattr(self.module.Schedule, plan.schedule), plan.cluster, plan.images)
+        return self.module.Plan(getattr(self.module.Schedule, plan.schedule), *plan[1:])
 
     def _scratch(self, name: str, nbytes: int) -> int:
         return self.module.add_buffer(name, nbytes, 0, True)
 
     def _add(self, name: str, t: Tensor, writable: bool) -> int:
         address = self.module.add_buffer(name, t.nbytes, 0 if writable else t.data_ptr(), writable)
-        setattr(self.p, name, address)
+        setattr(self.p, self.names.get(name, name), address)
         return address
 
 
-def forward(x, w1, b1, w2, b2, ws, bs, residual, relu, switches=0, *, plan=None, seed=0, check=True):
-    call = _Call(x, (w1, b1, w2, b2, ws, bs), switches, seed, check)
+def forward(x, w1, w2, ws, b1, b2, bs, residual, relu, switches=0, *, plan=None, seed=0, check=True):
+    call = _Call(x, (w1, w2, ws, b1, b2, bs), switches, seed, check)
     call.give_image("residual", residual)
     call.p.relu = relu
     results = call.want_image("y"), *call.want_saved()
@@ -220,8 +225,8 @@ def forward(x, w1, b1, w2, b2, ws, bs, residual, relu, switches=0, *, plan=None,
     return results
 
 
-def attend(x, w1, b1, w2, b2, ws, bs, switches=0, *, plan=None, seed=0, check=True):
-    call = _Call(x, (w1, b1, w2, b2, ws, bs), switches, seed, check)
+def attend(x, w1, w2, ws, b1, b2, bs, switches=0, *, plan=None, seed=0, check=True):
+    call = _Call(x, (w1, w2, ws, b1, b2, bs), switches, seed, check)
     results = call.want_saved()
     call.run("forward", plan, "plan_forward")
     return results
@@ -247,26 +252,26 @@ def products(dy, x, y, saved, s, switches=0, *, plan=None, seed=0, check=True):
     call.give("s", s)
     N, C, H, W = x.shape
     results = call.want_sums("dg", N, C), call.want_sums("ds", N, 1, H, W)
-    dresidual = x.new_empty((0,)) if y is None else call.want_image("dresidual")
+    dresidual = None if y is None else call.want_image("dresidual")
     call.run("products", plan, "plan_backward")
     return *results, dresidual
 
 
-def backward(dy, x, y, saved, index, w1, b1, w2, b2, ws, bs, switches=0, *, plan=None, seed=0, check=True):
-    call = _Call(x, (w1, b1, w2, b2, ws, bs), switches, seed, check)
+def backward(dy, x, y, saved, index, w1, w2, ws, b1, b2, bs, switches=0, *, plan=None, seed=0, check=True):
+    call = _Call(x, (w1, w2, ws, b1, b2, bs), switches, seed, check)
     call.give_image("dy", dy)
     call.give_image("y", y)
     call.p.relu = y is not None
     call.give_saved(saved, index)
     dx = call.want_image("dx")
-    dresidual = x.new_empty((0,)) if y is None else call.want_image("dresidual")
-    return dx, dresidual, *call.run_backward(plan)
+    dresidual = None if y is None else call.want_image("dresidual")
+    return dx, *call.run_backward(plan), dresidual
 
 
 def backward_gates(
-    dy, s, dg, dlogits, x, saved, index, w1, b1, w2, b2, ws, bs, switches=0, *, plan=None, seed=0, check=True
+    dy, s, dg, dlogits, x, saved, index, w1, w2, ws, b1, b2, bs, switches=0, *, plan=None, seed=0, check=True
 ):
-    call = _Call(x, (w1, b1, w2, b2, ws, bs), switches, seed, check)
+    call = _Call(x, (w1, w2, ws, b1, b2, bs), switches, seed, check)
     call.give_image("dy", dy)
     call.give("s", s)
     call.give("dg", dg)

@@ -3,11 +3,11 @@
 #include <map>
 #include <utility>
 
-#include "scheduler.h"
+#include "checker.h"
 
 namespace emulation {
 
-void run_clusters(uint64_t count);
+void run_clusters(uint64_t count, uint32_t blocks);
 
 int ptx_version = 90;
 
@@ -28,7 +28,7 @@ uint32_t cluster_limit(const void* kernel) {
     return attributes[kernel][cudaFuncAttributeNonPortableClusterSizeAllowed] ? kClusterLimit : kPortableCluster;
 }
 
-cudaError_t check(const cudaLaunchConfig_t& config, const void* kernel, uint32_t& cluster) {
+cudaError_t check(const cudaLaunchConfig_t& config, const void* kernel, uint32_t& cluster, bool& early) {
     const dim3 &grid = config.gridDim, &block = config.blockDim;
     const uint64_t threads = uint64_t(block.x) * block.y * block.z;
     if (!grid.x || !grid.y || !grid.z || grid.x > 0x7fffffffu || grid.y > 65535 || grid.z > 65535)
@@ -36,6 +36,10 @@ cudaError_t check(const cudaLaunchConfig_t& config, const void* kernel, uint32_t
     if (!threads || threads > 1024 || block.z > 64) return cudaErrorInvalidConfiguration;
     if (config.dynamicSmemBytes > shared_limit(kernel)) return cudaErrorInvalidValue;
     for (unsigned i = 0; i < config.numAttrs; ++i) {
+        if (config.attrs[i].id == cudaLaunchAttributeProgrammaticStreamSerialization) {
+            early = config.attrs[i].val.programmaticStreamSerializationAllowed;
+            continue;
+        }
         if (config.attrs[i].id != cudaLaunchAttributeClusterDimension) return cudaErrorInvalidValue;
         const auto& dimension = config.attrs[i].val.clusterDim;
         if (!dimension.x || dimension.y != 1 || dimension.z != 1) return cudaErrorInvalidClusterSize;
@@ -49,19 +53,33 @@ cudaError_t check(const cudaLaunchConfig_t& config, const void* kernel, uint32_t
 
 cudaError_t launch(const cudaLaunchConfig_t& config, const Kernel& kernel) {
     uint32_t cluster = 1;
-    if (const cudaError_t error = check(config, kernel.code, cluster)) return last_error = error;
+    running.early = false;
+    if (const cudaError_t error = check(config, kernel.code, cluster, running.early)) return last_error = error;
     const dim3 &grid = config.gridDim, &block = config.blockDim;
     running.config = config;
     running.kernel = kernel;
     running.blocks_of_cluster = cluster;
     running.threads_of_block = block.x * block.y * block.z;
-    run_clusters(uint64_t(grid.x) * grid.y * grid.z / cluster);
+    const uint64_t blocks = uint64_t(grid.x) * grid.y * grid.z;
+    running.together = cluster == 1 && blocks <= kClusterLimit;
+    if (running.together) run_clusters(1, blocks);
+    else run_clusters(blocks / cluster, cluster);
     return cudaSuccess;
 }
 
 }  // namespace emulation
 
 cudaError_t cudaGetLastError() { return std::exchange(emulation::last_error, cudaSuccess); }
+
+cudaError_t cudaMemsetAsync(void* memory, int value, size_t bytes, cudaStream_t) {
+    using namespace emulation;
+    Buffer& buffer = nearest_buffer(uintptr_t(memory));
+    const size_t offset = static_cast<unsigned char*>(memory) - buffer.begin;
+    if (offset + bytes > buffer.bytes || !buffer.writable) return last_error = cudaErrorInvalidValue;
+    memset(memory, value, bytes);
+    for (size_t i = offset / kCell; checking && i * kCell < offset + bytes; ++i) buffer.cells[i] = {{kHost, 0}, {}, {}};
+    return cudaSuccess;
+}
 
 cudaError_t cudaGetDevice(int* device) {
     *device = 0;
@@ -86,12 +104,5 @@ cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute attribute
         (value < known || size_t(value) > emulation::kShared))
         return emulation::last_error = cudaErrorInvalidValue;
     known = value;
-    return cudaSuccess;
-}
-
-cudaError_t cudaOccupancyMaxPotentialClusterSize(int* blocks, const void* kernel, const cudaLaunchConfig_t* config) {
-    if (config->dynamicSmemBytes > emulation::shared_limit(kernel))
-        return emulation::last_error = cudaErrorInvalidValue;
-    *blocks = int(emulation::cluster_limit(kernel));
     return cudaSuccess;
 }

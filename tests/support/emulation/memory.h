@@ -32,7 +32,8 @@ struct Buffer {
     size_t bytes;
     bool writable;
     std::vector<Cell> cells;
-    Time begun = 0;  // of shared memory: what was done to it before, other blocks did
+    Time begun = 0;    // of shared memory: what was done to it before, other blocks did
+    Time counted = 0;  // the start of the last launch that has used a word of it as a counter
 };
 
 extern std::deque<Buffer> buffers;  // by address

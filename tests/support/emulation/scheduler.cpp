@@ -11,6 +11,7 @@
 
 #include "checker.h"
 #include "context.h"
+#include "counters.h"
 
 uint3 threadIdx, blockIdx;
 dim3 blockDim, gridDim;
@@ -20,12 +21,14 @@ namespace emulation {
 Launch running;
 Thread* current = nullptr;
 uint64_t seed = 0;
+uint32_t resident = 0;
 
 namespace {
 
 void* scheduler_stack;
 std::optional<Error> error;
 std::deque<Thread*> ready;
+std::deque<Block*> not_started;
 std::mt19937_64 random_bits;
 constexpr uint64_t kCanary = 0x656d756c6174696f;
 
@@ -49,7 +52,7 @@ void thread_main() {
     switch_to_scheduler();
 }
 
-template <class T> void shuffle_order(std::vector<T>& order) {
+template <class Order> void shuffle_order(Order& order) {
     if (seed) std::shuffle(order.begin(), order.end(), random_bits);
 }
 
@@ -60,13 +63,34 @@ Thread* next_ready() {
     return thread;
 }
 
+void start_block() {
+    for (Thread& thread : running.threads)
+        if (thread.block == not_started.front()) ready.push_back(&thread);
+    not_started.pop_front();
+}
+
 uint3 index_in(const dim3& extent, uint64_t i) {
     return {unsigned(i % extent.x), unsigned(i / extent.x % extent.y), unsigned(i / extent.x / extent.y)};
 }
 
+// Of blocks that are merely together, only so many at a time.
+void start_threads() {
+    not_started.clear();
+    if (running.together && resident && resident < running.blocks.size()) {
+        for (Block& block : running.blocks) not_started.push_back(&block);
+        shuffle_order(not_started);
+        for (uint32_t i = 0; i < resident; ++i) start_block();
+        return;
+    }
+    std::vector<Thread*> order;
+    for (Thread& thread : running.threads) order.push_back(&thread);
+    shuffle_order(order);
+    ready.assign(order.begin(), order.end());
+}
+
 // Blocks of a cluster differ in x.
-void start_cluster(uint64_t cluster) {
-    const uint32_t blocks = running.blocks_of_cluster, threads = running.threads_of_block;
+void start_cluster(uint64_t cluster, uint32_t blocks) {
+    const uint32_t threads = running.threads_of_block;
     const uint32_t warps = (threads + 31) / 32;
     running.blocks.assign(blocks, {});
     running.warps.assign(blocks * warps, {});
@@ -80,11 +104,16 @@ void start_cluster(uint64_t cluster) {
                  0,
                  {},
                  running.now,
-                 shared_memory + b * kSharedPitch};
+                 shared_memory + b * kSharedPitch,
+                 {},
+                 {}};
         ASAN_UNPOISON_MEMORY_REGION(block.shared, kSharedPitch);
         std::fill_n(block.shared, running.config.dynamicSmemBytes, 0xff);
+        std::fill_n(block.shared + kStaticShared, kStaticBytes, 0xff);
         ASAN_POISON_MEMORY_REGION(block.shared + running.config.dynamicSmemBytes,
-                                  kSharedPitch - running.config.dynamicSmemBytes);
+                                  kStaticShared - running.config.dynamicSmemBytes);
+        ASAN_POISON_MEMORY_REGION(block.shared + kStaticShared + kStaticBytes,
+                                  kSharedPitch - kStaticShared - kStaticBytes);
         for (uint32_t t = 0; t < threads; ++t) {
             const uint32_t i = b * threads + t;
             Warp& warp = running.warps[b * warps + t / 32];
@@ -102,16 +131,26 @@ void start_cluster(uint64_t cluster) {
                                   index_in(running.config.blockDim, t)};
         }
     }
-    std::vector<Thread*> order;
-    for (Thread& thread : running.threads) order.push_back(&thread);
-    shuffle_order(order);
-    ready.assign(order.begin(), order.end());
+    start_threads();
 }
 
-// No thread can go on, and not all have ended.
+// No thread can go on, and some wait: at barriers of which others of their block or cluster know nothing, or for
+// counters to which nobody adds.
 void report_deadlock() {
-    const auto waits = [](const Thread& t) { return t.wait != Wait::ended; };
-    const Thread& waiting = *std::find_if(running.threads.begin(), running.threads.end(), waits);
+    const auto begin = running.threads.begin(), end = running.threads.end();
+    const auto at_counter = [](const Thread& t) { return t.wait == Wait::counter; };
+    const auto waits = [&](const Thread& t) {
+        if (t.wait == Wait::nothing || t.wait == Wait::ended) return false;
+        return !running.together ||
+               std::none_of(begin, end, [&](const Thread& u) { return at_counter(u) && u.block == t.block; });
+    };
+    const auto found = std::find_if(begin, end, waits);
+    if (found == end) {
+        const Thread& thread = *std::find_if(begin, end, at_counter);
+        error = {"deadlock", describe(thread) + " for " + describe_counter(thread.polled), thread.code};
+        return;
+    }
+    const Thread& waiting = *found;
     const auto absent = [&](const Thread& t) {
         if (t.wait == waiting.wait && describe(t.place) == describe(waiting.place)) return false;
         if (waiting.wait == Wait::warp || waiting.wait == Wait::shuffle) return t.warp == waiting.warp;
@@ -124,14 +163,15 @@ void report_deadlock() {
              nullptr};
 }
 
-void run_cluster(uint64_t cluster) {
-    start_cluster(cluster);
+void run_cluster(uint64_t cluster, uint32_t blocks) {
+    start_cluster(cluster, blocks);
     uint32_t ended = 0;
     while (!ready.empty() && !error) {
         current = next_ready();
         threadIdx = current->index, blockIdx = current->block->index;
         emulation_switch(&scheduler_stack, current->stack_pointer);
         ended += current->wait == Wait::ended;
+        if (current->block->ended == running.threads_of_block && !not_started.empty()) start_block();
         if (*reinterpret_cast<uint64_t*>(current->stack) != kCanary)
             error = {"stack", "a thread's stack overflowed", 0};
         current = nullptr;
@@ -165,16 +205,17 @@ void fail(std::string kind, std::string message, const void* code) {
     __builtin_unreachable();
 }
 
-void run_clusters(uint64_t count) {
+void run_clusters(uint64_t count, uint32_t blocks) {
     error.reset();
     random_bits.seed(seed);
     running.started = ++running.now;
     blockDim = running.config.blockDim, gridDim = running.config.gridDim;
+    start_counters();
     if (checking) start_counting();
     std::vector<uint64_t> order(count);
     for (uint64_t i = 0; i < count; ++i) order[i] = i;
     shuffle_order(order);
-    for (uint64_t i = 0; i < count && !error; ++i) run_cluster(order[i]);
+    for (uint64_t i = 0; i < count && !error; ++i) run_cluster(order[i], blocks);
     ready.clear();
     if (error) throw *error;
     if (checking) finish_counting();

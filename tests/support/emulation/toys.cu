@@ -2,7 +2,7 @@
 
 #include <cooperative_groups.h>
 
-#include "csrc/cuda/device.cuh"
+#include "csrc/cuda/common/device.cuh"
 
 namespace toys {
 namespace {

@@ -101,15 +101,16 @@ void count_requests(const Warp& warp) {
 }
 
 void start_counting() {
-    traffic.push_back({running.kernel.code, running.config.dynamicSmemBytes, {}, 0, 0});
+    traffic.push_back({running.kernel.code, running.config.dynamicSmemBytes, {}, 0, 0, {}});
     const uint32_t warps_of_block = (running.threads_of_block + 31) / 32;
-    pending.assign(running.blocks_of_cluster * warps_of_block, {});
+    pending.assign(kClusterLimit * warps_of_block, {});
 }
 
 void finish_counting() {
     for (BufferTraffic& t : traffic.back().buffers)
         for (const Buffer& buffer : buffers)
             if (buffer.name == t.name) t.distinct = accessed_bytes(buffer);
+    traffic.back().counters = counter_values();
 }
 
 }  // namespace emulation

@@ -31,11 +31,20 @@ namespace emulation {
 using Place = std::source_location;
 
 unsigned char* dynamic_shared();
+// The variable that is declared at this place.
+void* static_shared(size_t bytes, Place = Place::current());
 void sync_block(Place);
 void sync_warp(unsigned mask, Place);
 // The bits that ``lane`` of this warp passed.
 uint64_t shuffle(unsigned mask, uint64_t bits, unsigned lane, Place);
+unsigned ballot(unsigned mask, bool, Place);
+// The lanes of the mask that passed the same.
+unsigned match_any(unsigned mask, uint64_t bits, Place);
 unsigned lane();
+void wait_for_launch_before();
+unsigned atomic_add(unsigned* address, unsigned value);
+unsigned relaxed_load(const unsigned* address, Place = Place::current());
+void fence();
 
 struct Kernel {
     const void* code;
@@ -55,9 +64,15 @@ template <class T> T shuffle(unsigned mask, T v, unsigned source, Place place) {
 
 inline void __syncthreads(emulation::Place place = emulation::Place::current()) { emulation::sync_block(place); }
 
+inline void cudaGridDependencySynchronize() { emulation::wait_for_launch_before(); }
+
 inline void __syncwarp(unsigned mask = 0xffffffffu, emulation::Place place = emulation::Place::current()) {
     emulation::sync_warp(mask, place);
 }
+
+inline unsigned atomicAdd(unsigned* address, unsigned value) { return emulation::atomic_add(address, value); }
+inline void __threadfence() { emulation::fence(); }
+inline void __nanosleep(unsigned) {}  // relaxed_load sleeps
 
 template <class T> T __shfl_sync(unsigned mask, T v, int source, emulation::Place place = emulation::Place::current()) {
     return emulation::shuffle(mask, v, source & 31, place);
@@ -73,6 +88,17 @@ T __shfl_down_sync(unsigned mask, T v, unsigned step, emulation::Place place = e
     const unsigned lane = emulation::lane();
     return emulation::shuffle(mask, v, lane + step < 32 ? lane + step : lane, place);
 }
+
+inline unsigned __ballot_sync(unsigned mask, int vote, emulation::Place place = emulation::Place::current()) {
+    return emulation::ballot(mask, vote, place);
+}
+
+inline unsigned __match_any_sync(unsigned mask, int v, emulation::Place place = emulation::Place::current()) {
+    return emulation::match_any(mask, uint32_t(v), place);
+}
+
+inline int __popc(unsigned v) { return std::popcount(v); }
+inline int __ffs(unsigned v) { return v ? std::countr_zero(v) + 1 : 0; }
 
 template <class... Parameters, class... Arguments> cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config,
                                                                                   void (*kernel)(Parameters...),

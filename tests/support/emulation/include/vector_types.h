@@ -10,6 +10,19 @@ struct dim3 {
     constexpr dim3(unsigned x = 1, unsigned y = 1, unsigned z = 1) : x(x), y(y), z(z) {}
 };
 
+// A copy of it, too, is a single access.
+struct alignas(8) uint2 {
+    unsigned x, y;
+
+    uint2() = default;
+    uint2(const uint2& other) { *this = other; }
+    uint2& operator=(const uint2& other) {
+        using Bits [[gnu::may_alias]] = unsigned long;
+        *reinterpret_cast<Bits*>(this) = *reinterpret_cast<const Bits*>(&other);
+        return *this;
+    }
+};
+
 struct alignas(16) uint4 {
     unsigned x, y, z, w;
 

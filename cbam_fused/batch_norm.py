@@ -1,0 +1,77 @@
+"""BatchNorm behind the spatial convolution: by the statistics of the batch, or folded into the convolution."""
+
+from typing import TypeGuard
+
+import torch
+from torch import Tensor, nn
+
+from ._ops import ops
+from .hooks import has_own_call
+from .ops import autograd
+
+
+def is_plain(norm: nn.Module | None) -> TypeGuard[nn.BatchNorm2d | nn.SyncBatchNorm | None]:
+    """BatchNorm or nothing; a subclass with a forward of its own, such as one with an activation, is another module."""
+    if norm is None:
+        return True
+    forwards = (nn.BatchNorm2d.forward, nn.SyncBatchNorm.forward)
+    return (
+        isinstance(norm, nn.BatchNorm2d | nn.SyncBatchNorm)
+        and type(norm).forward in forwards
+        and not has_own_call(norm)
+    )
+
+
+def uses_batch_statistics(norm: nn.BatchNorm2d | nn.SyncBatchNorm) -> bool:
+    return norm.training or norm.running_mean is None
+
+
+def by_batch(
+    x: Tensor,
+    w1: Tensor | None,
+    w2: Tensor | None,
+    ws: Tensor | None,
+    b1: Tensor | None,
+    b2: Tensor | None,
+    bs: Tensor | None,
+    norm: nn.BatchNorm2d,
+    residual: Tensor | None,
+    relu: bool,
+    code: int,
+    backend: str,
+) -> Tensor:
+    """cbam() with the statistics of the batch; the running ones move as in nn.BatchNorm2d."""
+    N, _, H, W = x.shape
+    count = N * H * W
+    if count == 1:  # an empty batch is the reference's
+        raise ValueError(f"BatchNorm by the batch needs more than one pixel in it, got x of shape {tuple(x.shape)}")
+    args = (x, w1, w2, ws, b1, b2, bs, norm.weight, norm.bias, residual, relu, code, norm.eps)
+    if torch.compiler.is_exporting():
+        y, mean, variance = ops.cbam_batch_norm(*args)
+    else:
+        y, mean, variance = autograd.apply(autograd.CbamBatchNorm, *args, backend)
+    if norm.training and norm.track_running_stats:
+        with torch.no_grad():
+            share: float | Tensor = norm.momentum or 0.0
+            if norm.num_batches_tracked is not None:
+                norm.num_batches_tracked.add_(1)  # += would set an attribute, which compiled checkpointing does not do
+                share = 1 / norm.num_batches_tracked if norm.momentum is None else share
+            unbiased = variance * (count / (count - 1))
+            for running, value in ((norm.running_mean, mean), (norm.running_var, unbiased)):
+                if running is not None:
+                    running += share * (value - running)
+    return y
+
+
+def fold(ws: Tensor, bs: Tensor | None, norm: nn.BatchNorm2d, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """The weight and bias of the convolution with BatchNorm's running statistics in them, differentiable."""
+    parts = (norm.running_mean, norm.running_var, norm.weight, norm.bias, bs)
+    mean, var, weight, bias, bs = (None if t is None else t.to(dtype) for t in parts)
+    assert mean is not None and var is not None  # without them the statistics are those of the batch
+    scale = (var + norm.eps).rsqrt()
+    if weight is not None:
+        scale = scale * weight
+    offset = (-mean if bs is None else bs - mean) * scale
+    one_map = ws.stride(1) == 0  # expanded, and stays so
+    ws = (ws[:, :1] if one_map else ws).to(dtype) * scale.view(1, 1, 1, 1)
+    return ws.expand(-1, 2, -1, -1) if one_map else ws, offset if bias is None else offset + bias

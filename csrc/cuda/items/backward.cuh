@@ -1,0 +1,134 @@
+// The items of the backward that go over x or dy, each by one block that has a strip: some pixels, all channels.
+//
+// products_item (A): dz, and the sums of s x dy over the strip's pixels. Behind a ReLU also the masked dy.
+// map_gradients_item (B): what dz sends through the convolution into the maps; over the strip's pixels what the channel
+// gate's logits get of it, g times the sums of x times it.
+// input_item (X): dx.
+// Between the last two comes the MLP (mlp_backward.cuh). What an item reads of others is written by items of the kind
+// before it, of the same image. Shared memory: what backward_bytes says.
+#pragma once
+
+#include "../common/max_terms.cuh"
+#include "convolution.cuh"
+#include "even_ties.cuh"
+#include "image.cuh"
+#include "input_gradient.cuh"
+#include "products.cuh"
+#include "reduce.cuh"
+#include "work.h"
+
+namespace cbam::cuda {
+
+// What of dy passed the ReLU.
+template <class T> __device__ __forceinline__ T* masked_dy(const Problem& p) {
+    return static_cast<T*>(p.dresidual ? p.dresidual : p.dx);
+}
+
+// Reads x, dy, y behind a ReLU, and the gates; writes dz, or the gradient by s, and the parts of that by g.
+template <class T, int V, bool channels_last>
+__device__ __forceinline__ void products_item(const Backward<Acc<T>>& a, int64_t n, int index, unsigned char* shared) {
+    using F = Acc<T>;
+    const Layout& p = a.p;
+    const Tile tile(a.strip, index);
+    const Image<F> image{p, n};
+    const F *const g = image.g(), *const s = image.spatial_gate();
+    F* const dz = p.spatial ? a.dz + n * p.HW() : nullptr;
+    F* const parts = p.channel ? a.of_products + (n * a.strip.tiles() + index) * p.C : nullptr;
+    const auto put_pixel = [&](int q, F sum) {
+        if (dz) dz[q] = a.products_alone ? sum : through_gate(p.switches.hard_spatial, s[q], sum);
+    };
+    const auto put_channel = [&](int c, F sum) {
+        if (parts) parts[c] = sum;
+    };
+    const auto of_part = [&](const Tile& part, auto put_row, auto put_column) {
+        const T *const x = image.of((const T*)p.x), *const dy = image.of((const T*)p.dy);
+        const F *const row_gate = channels_last ? s : g, *const column_gate = channels_last ? g : s;
+        if (p.relu)
+            products(ProductTensors<T, V, true>{x, dy, image.of((const T*)p.y), image.of(masked_dy<T>(p))}, a.strip,
+                     part, row_gate, column_gate, shared, put_row, put_column);
+        else
+            products(ProductTensors<T, V, false>{x, dy, nullptr, nullptr}, a.strip, part, row_gate, column_gate, shared,
+                     put_row, put_column);
+    };
+    if constexpr (channels_last) {
+        // A row's sum over all parts: the same thread has it each time.
+        F* const of_rows = reinterpret_cast<F*>(shared + products_bytes<F, V>(a.strip));
+        tile.each_part<V>([&](const Tile& part) {
+            const auto put_row = [&](int q, F sum) {
+                of_rows[q - tile.row] = part.col == 0 ? sum : of_rows[q - tile.row] + sum;
+            };
+            of_part(part, put_row, put_channel);
+        });
+        __syncthreads();
+        for (int q = tile.row + threadIdx.x; q < tile.row_end; q += kThreads) put_pixel(q, of_rows[q - tile.row]);
+    } else {
+        of_part(tile, put_channel, put_pixel);
+    }
+}
+
+// Reads dz, ws and, where there is a channel gate, x; g and the maxima; writes dmaps, and the parts of the gradient by
+// g, times g.
+template <class T, int V, bool channels_last, bool even>
+__device__ __forceinline__ void map_gradients_item(const Backward<Acc<T>>& a, int64_t n, int index,
+                                                   unsigned char* shared) {
+    using F = Acc<T>;
+    const Layout& p = a.p;
+    const Tile tile(a.strip, index);
+    const Image<F> image{p, n};
+    const int64_t HW = p.HW();
+    F* const dmaps = a.dmaps + n * 2 * HW;
+    const F* const dz[1] = {a.dz ? a.dz + n * HW : nullptr};
+    const auto visit = [](Pair<F>& sum, const Pair<F>& weight, const F(&v)[1]) {
+        sum.mean += weight.mean * v[0];
+        sum.max += weight.max * v[0];
+    };
+    const auto finish = [&](int q, const Pair<F>& sum) {
+        dmaps[q] = sum.mean / F(p.C);
+        dmaps[HW + q] = even ? sum.max / F(image.argmax_c()[q]) : sum.max;
+    };
+    convolve<Pair<F>, true>(dz, (const F*)p.ws, channels_last ? tile.row : tile.col,
+                            channels_last ? tile.row_end : tile.col_end, p.H, p.W, p.k, reinterpret_cast<F*>(shared),
+                            visit, finish);
+    if (!p.channel) return;
+    if constexpr (even) return even_map_products<T, V, channels_last>(a, image, tile, index, shared);
+    const T* const x = image.of((const T*)p.x);
+    F* const parts = a.of_maps + (n * a.strip.tiles() + index) * p.C;
+    const int first = channels_last ? tile.row : tile.col, last = channels_last ? tile.row_end : tile.col_end;
+    __syncthreads();  // dmaps of all pixels are there
+    if (threadIdx.x < kWarp) {
+        for (int c = threadIdx.x; c < p.C; c += kWarp) parts[c] = 0;
+        __syncwarp();
+        const F *const dmax = dmaps + HW, *const max = image.max_c();
+        const int32_t* const argmax = image.argmax_c();
+        sum_by_key(
+            first, last, kWarp, parts, [&](int q) { return argmax[q]; }, [&](int q) { return dmax[q] * max[q]; });
+    }
+    const MapProducts<F> sums{dmaps, image.g(), parts};
+    if constexpr (channels_last)
+        tile.each_part<V>([&](const Tile& part) { reduce_across<T, V>(x, a.strip, part, sums, shared); });
+    else reduce_along<T, V>(x, a.strip, tile, sums, shared);
+}
+
+// Reads dy, or what of it passed the ReLU, the gates, dmaps and dpools; writes dx.
+template <class T, int V, bool channels_last, bool even>
+__device__ __forceinline__ void input_item(const Backward<Acc<T>>& a, int64_t n, int index, unsigned char* shared) {
+    using F = Acc<T>;
+    const Layout& p = a.p;
+    const Tile tile(a.strip, index);
+    const Image<F> image{p, n};
+    const T* const dy = p.dy && p.relu ? masked_dy<T>(p) : (const T*)p.dy;
+    if constexpr (even) return even_input_item<T, V, channels_last>(a, n, index, dy);
+    const F *const dmaps = a.dmaps_of(n), *const dpools = a.dpools_of(n);
+    const F* const s = image.spatial_gate();
+    const Sides<F> pixels{dy ? s : nullptr, F(dy && !s), dmaps, dmaps ? dmaps + p.HW() : nullptr, image.argmax_c()};
+    // Of the channel gate alone, 0 times g must stay 0, whatever g is.
+    const Sides<F> channels{dy || p.spatial ? image.g() : nullptr, F(1), dpools,
+                            p.switches.no_max || !dpools ? nullptr : dpools + p.C, image.argmax_hw()};
+    tile.each_part<V>([&](const Tile& part) {
+        T* const dx = image.of((T*)p.dx);
+        if (dy) input_gradient<T, V, channels_last, true>(image.of(dy), dx, a.strip, part, pixels, channels, shared);
+        else input_gradient<T, V, channels_last, false>(nullptr, dx, a.strip, part, pixels, channels, shared);
+    });
+}
+
+}  // namespace cbam::cuda

@@ -1,0 +1,96 @@
+// The dataflow driver: one persistent launch, whose blocks take tickets for items until there are none left. An item
+// waits at a counter until those that it needs are over; they have lower tickets, so that whichever items are being
+// computed, the one of the lowest ticket waits for nothing. Any number of blocks does. Reads, writes, shared memory:
+// forward.cuh and backward.cuh. Between blocks: the counters, of which the first gives out the tickets.
+#pragma once
+
+#include "../common/counters.cuh"
+#include "backward.cuh"
+#include "bytes.h"
+#include "forward.cuh"
+#include "small.cuh"
+
+namespace cbam::cuda {
+
+template <class T, int V, bool channels_last>
+__device__ __forceinline__ void run_item(const Forward<Acc<T>>& a, const Item& item, unsigned char* shared) {
+    const int tiles = item.kind == Kind::pool ? a.pool.tiles() : a.strip.tiles(), tile = item.index % tiles;
+    const int64_t n = item.group * a.images + item.index / tiles;
+    switch (item.kind) {
+        case Kind::pool:
+            if (n < a.p.N) pool_item<T, V, channels_last, Maxima::placed>(a, n, tile, shared);
+            break;
+        case Kind::maps:
+            if (n < a.p.N) maps_item<T, V, channels_last, false>(a, n, tile, shared);
+            break;
+        case Kind::apply:
+            if (n < a.p.N) apply_item<T, V, channels_last>(a, n, tile, shared);
+            break;
+        default: small_item(a, item.kind, item.group, item.index, reinterpret_cast<Acc<T>*>(shared));
+    }
+}
+
+template <class T, int V, bool channels_last>
+__device__ __forceinline__ void run_item(const Backward<Acc<T>>& a, const Item& item, unsigned char* shared) {
+    const int tiles = a.strip.tiles(), tile = item.index % tiles;
+    const int64_t n = item.group * a.images + item.index / tiles;
+    switch (item.kind) {
+        case Kind::products:
+            if (n < a.p.N) products_item<T, V, channels_last>(a, n, tile, shared);
+            break;
+        case Kind::map_gradients:
+            if (n < a.p.N) map_gradients_item<T, V, channels_last, false>(a, n, tile, shared);
+            break;
+        case Kind::input_gradient:
+            if (n < a.p.N) input_item<T, V, channels_last, false>(a, n, tile, shared);
+            break;
+        default: small_item(a, item.kind, item.group, item.index, reinterpret_cast<Acc<T>*>(shared));
+    }
+}
+
+template <class T, int V, bool channels_last, class Call>
+__device__ __forceinline__ void run_tickets(const Call& a, const Order& order, unsigned* counters) {
+    CBAM_SHARED(shared);
+    for (;;) {
+        const unsigned ticket = take(counters);
+        if (ticket >= order.tickets()) return;
+        const Item item = order.item(ticket);
+        if (item.kind == Kind::none) continue;
+        const Need need = order.need(item);
+        if (need.count) wait_for(counters + 1 + need.counter, unsigned(need.count));
+        run_item<T, V, channels_last>(a, item, shared);
+        if (item.phase == order.closing) arrive(counters + order.counters());
+        if (item.phase < order.phases) arrive(counters + 1 + order.counter(item.phase, item.group));
+    }
+}
+
+template <class T, int V, bool channels_last> __global__ void __launch_bounds__(kThreads, 2)
+    cbam_fwd_dataflow_kernel(Forward<Acc<T>> a, Order order, unsigned* counters) {
+    run_tickets<T, V, channels_last>(a, order, counters);
+}
+
+template <class T, int V, bool channels_last> __global__ void __launch_bounds__(kThreads, 2)
+    cbam_bwd_dataflow_kernel(Backward<Acc<T>> a, Order order, unsigned* counters) {
+    run_tickets<T, V, channels_last>(a, order, counters);
+}
+
+template <class T, int V, bool channels_last, class Call> size_t most_bytes(const Call& a, const Order& order) {
+    size_t bytes = kParameters * sizeof(Acc<T>);
+    for (int i = 0; i < order.phases; ++i)
+        bytes = std::max(bytes, item_bytes<T, V, channels_last>(a, order.phase[i].kind));
+    return bytes;
+}
+
+template <class T, int V, bool channels_last>
+void run_dataflow(Launcher& launch, const Forward<Acc<T>>& a, const Order& order, int blocks, unsigned* counters) {
+    launch.persistent(cbam_fwd_dataflow_kernel<T, V, channels_last>, std::min<int64_t>(blocks, order.tickets()),
+                      most_bytes<T, V, channels_last>(a, order), counters, 1 + order.counters(), a, order, counters);
+}
+
+template <class T, int V, bool channels_last>
+void run_dataflow(Launcher& launch, const Backward<Acc<T>>& a, const Order& order, int blocks, unsigned* counters) {
+    launch.persistent(cbam_bwd_dataflow_kernel<T, V, channels_last>, std::min<int64_t>(blocks, order.tickets()),
+                      most_bytes<T, V, channels_last>(a, order), counters, 1 + order.counters(), a, order, counters);
+}
+
+}  // namespace cbam::cuda

@@ -1,0 +1,85 @@
+// The items of the forward that go over x, each by one block.
+//
+// pool_item (P): a tile of the channel pool: sum, maximum and its place, of each of its channels over its pixels.
+// maps_item (S): a strip, that is some pixels and all channels: mean and maximum of g x over the channels.
+// apply_item (Y): the same strip: the spatial gate of its pixels, and y.
+// Between the first two comes the MLP (mlp_forward.cuh). What an item reads of others is written by items of the kind
+// before it, of the same image. Shared memory: what forward_bytes says.
+#pragma once
+
+#include "apply.cuh"
+#include "convolution.cuh"
+#include "even_ties.cuh"
+#include "image.cuh"
+#include "pool.cuh"
+#include "reduce.cuh"
+#include "work.h"
+
+namespace cbam::cuda {
+
+// Of the channel pool: none, or where the first is, or how many there are.
+enum class Maxima { none, placed, counted };
+
+// Reads x; writes sum, maximum and place for each channel of the tile.
+template <class T, int V, bool channels_last, Maxima maxima>
+__device__ __forceinline__ void pool_item(const Forward<Acc<T>>& a, int64_t n, int index, unsigned char* shared) {
+    using F = Acc<T>;
+    if constexpr (maxima == Maxima::counted) return even_pool_item<T, V, channels_last>(a, n, index, shared);
+    const Tile tile(a.pool, index);
+    const int64_t at = (n * a.parts() + (channels_last ? tile.row_tile : tile.col_tile)) * a.p.C;
+    const T* const x = Image<F>{a.p, n}.of((const T*)a.p.x);
+    const auto reduce = [&](const auto& pool) {
+        if constexpr (channels_last) reduce_across<T, V>(x, a.pool, tile, pool, shared);
+        else reduce_along<T, V>(x, a.pool, tile, pool, shared);
+    };
+    if constexpr (maxima == Maxima::none) return reduce(Total<F>{a.total + at});
+    const bool wanted = a.max;  // not known when the dataflow driver was compiled
+    reduce(
+        Pool<F, false>{nullptr, a.total + at, wanted ? a.max + at : nullptr, wanted ? a.argmax + at : nullptr, F(1)});
+}
+
+// Reads x and g; writes both maps and the places of the maxima.
+template <class T, int V, bool channels_last, bool even>
+__device__ __forceinline__ void maps_item(const Forward<Acc<T>>& a, int64_t n, int index, unsigned char* shared) {
+    using F = Acc<T>;
+    if constexpr (even) return even_maps_item<T, V, channels_last>(a, n, index, shared);
+    const Tile tile(a.strip, index);
+    const Image<F> image{a.p, n};
+    const Pool<F, true> pool{image.g(), image.mean_c(), image.max_c(), image.argmax_c(), F(a.p.C)};
+    const T* const x = image.of((const T*)a.p.x);
+    if constexpr (channels_last) reduce_along<T, V>(x, a.strip, tile, pool, shared);
+    else reduce_across<T, V>(x, a.strip, tile, pool, shared);
+}
+
+// s of the pixels: the sigmoid of the convolution of both maps, or, without y, what it is taken of.
+template <class F>
+__device__ __forceinline__ void spatial_gate(const Layout& p, const Image<F>& image, int first, int last, F* shared) {
+    F* const s = image.s();
+    const F* const maps[2] = {image.mean_c(), image.max_c()};
+    const F bias = p.bs ? *static_cast<const F*>(p.bs) : F(0);
+    const auto visit = [](F& sum, const Pair<F>& weight, const F(&v)[2]) {
+        sum += weight.mean * v[0] + weight.max * v[1];
+    };
+    const auto finish = [&](int q, F sum) { s[q] = p.y ? gate_of(p.switches.hard_spatial, sum + bias) : sum + bias; };
+    convolve<F, false>(maps, (const F*)p.ws, first, last, p.H, p.W, p.k, shared, visit, finish);
+}
+
+// Reads the maps, x, g and what is added; writes s and y.
+template <class T, int V, bool channels_last>
+__device__ __forceinline__ void apply_item(const Forward<Acc<T>>& a, int64_t n, int index, unsigned char* shared) {
+    using F = Acc<T>;
+    const Layout& p = a.p;
+    const Tile tile(a.strip, index);
+    const Image<F> image{p, n};
+    if (a.gates && p.spatial)
+        spatial_gate(p, image, channels_last ? tile.row : tile.col, channels_last ? tile.row_end : tile.col_end,
+                     reinterpret_cast<F*>(shared));
+    if (!p.y) return;
+    const F *const g = image.g(), *const s = image.spatial_gate();
+    tile.each_part<V>([&](const Tile& part) {
+        scale<T, V>(image.of((const T*)p.x), image.of((const T*)p.residual), image.of((T*)p.y), a.strip, part,
+                    channels_last ? s : g, channels_last ? g : s, p.relu, shared);
+    });
+}
+
+}  // namespace cbam::cuda

@@ -1,0 +1,144 @@
+// Gradients of the parameters, which no other item waits for.
+//
+// kernel_gradients: dws and dbs of one image, from dz and the maps in saved, into its row of partial. An item has a
+// column of the kernel for one of the maps, or dbs.
+// parameter_gradients: sums over the images of what each has in partial and saved. Warps take every kWarps-th image,
+// lanes neighbouring columns; a block then adds up its warps.
+// Shared memory: kParameters numbers.
+#pragma once
+
+#include "mlp.cuh"
+
+namespace cbam::cuda {
+
+constexpr int kHidden = 4;      // hidden units of an item of weight_gradients
+constexpr int kKernelRows = 8;  // of the kernel at a time
+constexpr int kParameters = kThreads;
+
+// A thread goes down a part of a column of the map, and keeps the values of dz that the kernel's rows meet there.
+// A column ``b`` of 2 k, or 2 k for dbs.
+template <class F>
+__device__ __forceinline__ void kernel_gradients(const Layout& p, const F* dz, int64_t n, int column, F* of_warps) {
+    const int H = p.H, W = p.W, k = p.k;
+    const Image<F> image{p, n};
+    const bool bias = column == 2 * k;
+    const F* const map = column < k ? image.mean_c() : image.max_c();
+    const int b = column % k, right = b - k / 2;  // from the column of dz to that of the map
+    const int width = min(W, kThreads), parts = min(kThreads / width, (H + 3) / 4);
+    const int part = threadIdx.x / width, first_w = part < parts ? threadIdx.x % width : W;
+    const int top = int64_t(H) * part / parts, bottom = int64_t(H) * (part + 1) / parts;
+    for (int a0 = 0; a0 < (bias ? 1 : k); a0 += kKernelRows) {
+        F sums[kKernelRows] = {};
+        for (int i = threadIdx.x; bias && dz && i < H * W; i += kThreads) sums[0] += dz[i];
+        for (int w = bias ? W : first_w; w < W; w += width) {
+            // Row y of the map meets row y + k / 2 - a of dz.
+            const auto of_dz = [&](int y) { return dz && y >= 0 && y < H ? dz[y * W + w] : F(0); };
+            const bool inside = w + right >= 0 && w + right < W;
+            F d[kKernelRows];
+#pragma unroll
+            for (int j = 1; j < kKernelRows; ++j) d[j - 1] = of_dz(top + k / 2 - a0 - j);
+#pragma unroll 4
+            for (int y = top; y < bottom; ++y) {
+#pragma unroll
+                for (int j = kKernelRows - 1; j > 0; --j) d[j] = d[j - 1];
+                d[0] = of_dz(y + k / 2 - a0);
+                const F v = inside ? map[y * W + w + right] : F(0);
+#pragma unroll
+                for (int j = 0; j < kKernelRows; ++j) sums[j] += d[j] * v;
+            }
+        }
+        __syncthreads();
+#pragma unroll
+        for (int j = 0; j < kKernelRows; ++j) {
+            const F sum = warp_sum(sums[j]);
+            if (threadIdx.x % kWarp == 0) of_warps[threadIdx.x / kWarp * kKernelRows + j] = sum;
+        }
+        __syncthreads();
+        const int j = threadIdx.x;
+        if (j < kKernelRows && a0 + j < (bias ? 1 : k)) {
+            F sum = 0;
+            for (int warp = 0; warp < kWarps; ++warp) sum += of_warps[warp * kKernelRows + j];
+            image.dconv()[bias ? 2 * k * k : (column / k * k + a0 + j) * k + b] = sum;
+        }
+    }
+}
+
+// The sum over the warps of what each has; to be used by the first warp.
+template <class F> __device__ __forceinline__ F sum_of_warps(F mine, F* scratch) {
+    __syncthreads();
+    scratch[threadIdx.x] = mine;
+    __syncthreads();
+    F total = 0;
+    for (int warp = 0; warp < kWarps; ++warp) total += scratch[warp * kWarp + threadIdx.x % kWarp];
+    return total;
+}
+
+// dw1 = sum over the terms of dhidden pool^T; dw2 = sum over the gates of dlogit hidden_sum^T. An item has kWarp
+// channels.
+template <class F> __device__ __forceinline__ void weight_gradients(const Layout& p, int item, F* scratch) {
+    const int C = p.C, R = p.R, blocks = (C + kWarp - 1) / kWarp, warp = threadIdx.x / kWarp;
+    const int c = item % blocks * kWarp + threadIdx.x % kWarp, r = item / blocks * kHidden;
+    F first[kHidden] = {}, second[kHidden] = {};
+    for (int64_t n = warp; n < p.N && c < C; n += kWarps) {
+        const Image<F> image{p, n};
+        const auto add = [&](F(&sums)[kHidden], F of_channel, const F* of_units) {
+#pragma unroll
+            for (int i = 0; i < kHidden; ++i)
+                if (r + i < R) sums[i] += of_channel * of_units[r + i];
+        };
+        for (int term = 0; p.w1 && term < p.switches.terms(); ++term)
+            add(first, image.pool(term)[c], image.dhidden(term));
+        for (int gate = 0; gate < p.switches.gates(); ++gate)
+            add(second, image.dlogit(gate)[c], image.hidden_sum(gate));
+    }
+#pragma unroll
+    for (int i = 0; i < kHidden; ++i) {
+        const F w1 = sum_of_warps(first[i], scratch), w2 = sum_of_warps(second[i], scratch);
+        if (warp > 0 || c >= C || r + i >= R) continue;
+        if (p.dw1) ((F*)p.dw1)[int64_t(r + i) * C + c] = w1;
+        ((F*)p.dw2)[int64_t(c) * R + r + i] = w2;
+    }
+}
+
+// Columns of partial, whose sums over the images are a gradient: kWarp of them an item.
+template <class F> __device__ __forceinline__ void column_sums(const Layout& p, int item, int64_t at, int64_t other,
+                                                               F factor, int length, void* out, F* scratch) {
+    const int i = item * kWarp + threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
+    F total = 0;
+    for (int64_t n = warp; n < p.N && i < length; n += kWarps) {
+        const Image<F> image{p, n};
+        total += image.partial(at)[i];
+        if (other) total += image.partial(other)[i];
+    }
+    total = sum_of_warps(total, scratch);
+    if (warp == 0 && i < length) static_cast<F*>(out)[i] = factor * total;
+}
+
+// How many items the gradients of the parameters are, each of which is a sum over the images.
+struct ParameterItems {
+    int weights, b1, b2, ws, bs;
+
+    CBAM_ANYWHERE explicit ParameterItems(const Problem& p) {
+        const auto columns = [](const void* out, int64_t n) { return out ? int((n + kWarp - 1) / kWarp) : 0; };
+        weights = columns(p.dw2, p.C) * int((p.R + kHidden - 1) / kHidden);
+        b1 = columns(p.db1, p.R), b2 = columns(p.db2, p.C);
+        ws = columns(p.dws, 2 * p.k * p.k), bs = columns(p.dbs, 1);
+    }
+    CBAM_ANYWHERE int count() const { return weights + b1 + b2 + ws + bs; }
+};
+
+template <class F> __device__ __forceinline__ void parameter_gradients(const Layout& p, int item, F* scratch) {
+    const ParameterItems items(p);
+    const int64_t C = p.C, R = p.R, kk = p.k * p.k, dhidden = p.dhidden_layer, conv = p.dconv;
+    const int terms = p.switches.terms(), gates = p.switches.gates();
+    if (item < items.weights) return weight_gradients<F>(p, item, scratch);
+    item -= items.weights;
+    if (item < items.b1) return column_sums<F>(p, item, dhidden, terms == 2 ? dhidden + R : 0, 1, R, p.db1, scratch);
+    item -= items.b1;
+    if (item < items.b2) return column_sums<F>(p, item, 0, gates == 2 ? C : 0, F(terms / gates), C, p.db2, scratch);
+    item -= items.b2;
+    if (item < items.ws) return column_sums<F>(p, item, conv, 0, 1, 2 * kk, p.dws, scratch);
+    column_sums<F>(p, item - items.ws, conv + 2 * kk, 0, 1, 1, p.dbs, scratch);
+}
+
+}  // namespace cbam::cuda

@@ -1,0 +1,107 @@
+// The phases driver: a launch for each kind of item, a block for each item. A launch begins when the one before it is
+// over, which is all that its items need. Reads, writes, shared memory: forward.cuh and backward.cuh.
+#pragma once
+
+#include "backward.cuh"
+#include "bytes.h"
+#include "forward.cuh"
+#include "small.h"
+
+namespace cbam::cuda {
+
+// Of the larger kernels three blocks are asked for on a multiprocessor: so ptxas does not spill to fit a fourth.
+
+template <class T, int V, bool channels_last, Maxima maxima> __global__ void __launch_bounds__(kThreads, 3)
+    cbam_fwd_pool_kernel(Forward<Acc<T>> a) {
+    CBAM_SHARED(shared);
+    wait_for_launch_before();
+    const int tiles = a.pool.tiles();
+    pool_item<T, V, channels_last, maxima>(a, blockIdx.x / tiles, blockIdx.x % tiles, shared);
+}
+
+template <class T, int V, bool channels_last, bool even> __global__ void __launch_bounds__(kThreads, 3)
+    cbam_fwd_maps_kernel(Forward<Acc<T>> a) {
+    CBAM_SHARED(shared);
+    wait_for_launch_before();
+    const int tiles = a.strip.tiles();
+    maps_item<T, V, channels_last, even>(a, blockIdx.x / tiles, blockIdx.x % tiles, shared);
+}
+
+template <class T, int V, bool channels_last> __global__ void __launch_bounds__(kThreads, 3)
+    cbam_fwd_apply_kernel(Forward<Acc<T>> a) {
+    CBAM_SHARED(shared);
+    wait_for_launch_before();
+    const int tiles = a.strip.tiles();
+    apply_item<T, V, channels_last>(a, blockIdx.x / tiles, blockIdx.x % tiles, shared);
+}
+
+template <class T, int V, bool channels_last> __global__ void __launch_bounds__(kThreads, 3)
+    cbam_bwd_products_kernel(Backward<Acc<T>> a) {
+    CBAM_SHARED(shared);
+    wait_for_launch_before();
+    const int tiles = a.strip.tiles();
+    products_item<T, V, channels_last>(a, blockIdx.x / tiles, blockIdx.x % tiles, shared);
+}
+
+template <class T, int V, bool channels_last, bool even> __global__ void __launch_bounds__(kThreads, 3)
+    cbam_bwd_maps_kernel(Backward<Acc<T>> a) {
+    CBAM_SHARED(shared);
+    wait_for_launch_before();
+    const int tiles = a.strip.tiles();
+    map_gradients_item<T, V, channels_last, even>(a, blockIdx.x / tiles, blockIdx.x % tiles, shared);
+}
+
+template <class T, int V, bool channels_last, bool even> __global__ void __launch_bounds__(kThreads, 3)
+    cbam_bwd_input_kernel(Backward<Acc<T>> a) {
+    CBAM_SHARED(shared);
+    wait_for_launch_before();
+    const int tiles = a.strip.tiles();
+    input_item<T, V, channels_last, even>(a, blockIdx.x / tiles, blockIdx.x % tiles, shared);
+}
+
+template <class T, int V, bool channels_last, bool even>
+void run_phases(Launcher& launch, const Forward<Acc<T>>& a, const Order& order) {
+    const auto tiles = [&](auto kernel, const Tiling& t, Kind kind) {
+        launch(kernel, a.p.N * t.tiles(), item_bytes<T, V, channels_last>(a, kind), a);
+    };
+    for (int i = 0; i < order.phases; ++i) {
+        const Phase& phase = order.phase[i];
+        switch (phase.kind) {
+            case Kind::pool: {
+                constexpr Maxima maxima = even ? Maxima::counted : Maxima::placed;
+                tiles(a.max ? cbam_fwd_pool_kernel<T, V, channels_last, maxima>
+                            : cbam_fwd_pool_kernel<T, V, channels_last, Maxima::none>,
+                      a.pool, phase.kind);
+                break;
+            }
+            case Kind::maps: tiles(cbam_fwd_maps_kernel<T, V, channels_last, even>, a.strip, phase.kind); break;
+            case Kind::apply: tiles(cbam_fwd_apply_kernel<T, V, channels_last>, a.strip, phase.kind); break;
+            default: launch_small(launch, a, order, phase);
+        }
+    }
+}
+
+template <class T, int V, bool channels_last, bool even>
+void run_phases(Launcher& launch, const Backward<Acc<T>>& a, const Order& order) {
+    const auto tiles = [&](auto kernel, Kind kind) {
+        launch(kernel, a.p.N * a.strip.tiles(), item_bytes<T, V, channels_last>(a, kind), a);
+    };
+    // The gradients of the kernel go with the MLP, which leaves a GPU room.
+    const Phase* kernel = nullptr;
+    for (int i = 0; i < order.phases; ++i)
+        if (order.phase[i].kind == Kind::kernel_gradients) kernel = &order.phase[i];
+    for (int i = 0; i < order.phases; ++i) {
+        const Phase& phase = order.phase[i];
+        switch (phase.kind) {
+            case Kind::products: tiles(cbam_bwd_products_kernel<T, V, channels_last>, phase.kind); break;
+            case Kind::map_gradients: tiles(cbam_bwd_maps_kernel<T, V, channels_last, even>, phase.kind); break;
+            case Kind::input_gradient: tiles(cbam_bwd_input_kernel<T, V, channels_last, even>, phase.kind); break;
+            case Kind::kernel_gradients:
+                if (kernel) launch_small(launch, a, order, phase, nullptr);
+                break;
+            default: launch_small(launch, a, order, phase, kernel), kernel = nullptr;
+        }
+    }
+}
+
+}  // namespace cbam::cuda

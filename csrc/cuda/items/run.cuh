@@ -1,0 +1,98 @@
+// The operators for one element type: how wide accesses are, and which driver has the items.
+#pragma once
+
+#include <type_traits>
+
+#include "dataflow.cuh"
+#include "items.h"
+#include "orders.h"
+#include "parameters.h"
+#include "phases.cuh"
+
+namespace cbam::cuda {
+
+template <Dtype dtype> using Element = std::conditional_t<
+    dtype == Dtype::f32, float,
+    std::conditional_t<dtype == Dtype::f64, double, std::conditional_t<dtype == Dtype::f16, __half, __nv_bfloat16>>>;
+
+// The accesses there is code for, in elements: of 16 bytes, for rows of half types also of 8, or of one element.
+template <class T> constexpr int kAccesses[] = {kVector<T>, sizeof(T) == 2 ? 4 : 1, 1};
+
+// The widest that every row of every tensor of x's shape may start with.
+template <class T> int widest_access(const Problem& p) {
+    uintptr_t starts = (p.channels_last ? p.C : p.HW()) * sizeof(T);
+    for (const void* tensor : {p.x, p.residual, (const void*)p.y, p.dy, (const void*)p.dx, (const void*)p.dresidual})
+        starts |= reinterpret_cast<uintptr_t>(tensor);
+    for (int access : kAccesses<T>)
+        if (starts % (access * sizeof(T)) == 0) return access;
+    return 1;
+}
+
+// The order of a call, with as many groups between its first phase and its last as shall be in L2 together.
+template <class F> Order order_of(Operator op, const Forward<F>& a) { return forward_order(a); }
+template <class F> Order order_of(Operator op, const Backward<F>& a) {
+    return op == Operator::products ? products_order(a) : backward_order(a);
+}
+
+template <class T, int V, bool channels_last, class Call>
+void run_call(Launcher& launch, Operator op, const Call& a, const Plan& plan, char* behind) {
+    Order order = order_of(op, a);
+    if (plan.schedule != Schedule::dataflow || op == Operator::products || order.tickets() >= UINT32_MAX / 2)
+        return a.p.switches.even_ties ? run_phases<T, V, channels_last, true>(launch, a, order)
+                                      : run_phases<T, V, channels_last, false>(launch, a, order);
+    const int64_t group = a.images * a.p.C * a.p.HW() * sizeof(T) * (op == Operator::backward ? 2 : 1);
+    order.spread(std::clamp<int64_t>(plan.window / std::max<int64_t>(group, 1), 1, order.groups));
+    run_dataflow<T, V, channels_last>(launch, a, order, plan.blocks, reinterpret_cast<unsigned*>(behind));
+}
+
+template <class T, int V, bool channels_last>
+void run_operator(Launcher& launch, Operator op, const Problem& p, const Plan& plan, void* workspace) {
+    using F = Acc<T>;
+    const Matrix matrix(p, V, sizeof(T));
+    char* const base = static_cast<char*>(workspace);
+    if (op == Operator::forward || op == Operator::apply) {
+        const Forward<F> a(p, matrix, op == Operator::forward, workspace);
+        run_call<T, V, channels_last>(launch, op, a, plan, base + a.bytes);
+    } else {
+        const Backward<F> a(p, matrix, op == Operator::products, workspace);
+        run_call<T, V, channels_last>(launch, op, a, plan, base + a.bytes);
+    }
+}
+
+template <Dtype dtype>
+cudaError_t run_of(Operator op, const Problem& p, const Plan& plan, void* workspace, cudaStream_t stream) {
+    using T = Element<dtype>;
+    Launcher launch{stream, plan.programmatic && plan.schedule == Schedule::staged};
+    const auto run = [&](auto access) {
+        if (p.channels_last) run_operator<T, access(), true>(launch, op, p, plan, workspace);
+        else run_operator<T, access(), false>(launch, op, p, plan, workspace);
+    };
+    if (p.N > 0) {
+        switch (widest_access<T>(p)) {
+            case kAccesses<T>[0]: run(std::integral_constant<int, kAccesses<T>[0]>()); break;
+            case 1: run(std::integral_constant<int, 1>()); break;
+            default: run(std::integral_constant<int, kAccesses<T>[1]>());
+        }
+    }
+    return launch.status;
+}
+
+// The addresses, which decide the width of accesses, need not be known yet.
+template <Dtype dtype> int64_t workspace_of(Operator op, const Problem& p, const Plan& plan) {
+    using T = Element<dtype>;
+    using F = Acc<T>;
+    int64_t most = 0;
+    for (int access : kAccesses<T>) {
+        const Matrix matrix(p, access, sizeof(T));
+        const auto bytes = [&](const auto& a) {
+            const int64_t counters = plan.schedule == Schedule::dataflow ? 1 + order_of(op, a).counters() : 0;
+            return a.bytes + counters * int64_t(sizeof(unsigned));
+        };
+        most =
+            std::max(most, op == Operator::forward ? bytes(Forward<F>(p, matrix, true, nullptr))
+                                                   : bytes(Backward<F>(p, matrix, op == Operator::products, nullptr)));
+    }
+    return most;
+}
+
+}  // namespace cbam::cuda

@@ -1,0 +1,15 @@
+// The launches of the items between those that go over x, for the phases driver.
+#pragma once
+
+#include "order.h"
+#include "work.h"
+
+namespace cbam::cuda {
+
+template <class F> void launch_small(Launcher&, const Forward<F>&, const Order&, const Phase&);
+
+// The items of ``phase`` and, in the same launch, those of ``other``, if it is not null.
+template <class F>
+void launch_small(Launcher&, const Backward<F>&, const Order&, const Phase& phase, const Phase* other);
+
+}  // namespace cbam::cuda
