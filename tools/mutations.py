@@ -3,7 +3,8 @@
     python tools/mutations.py                       # all of tools/faults.py, into docs/results/faults.md
     python tools/mutations.py surgery "CPU kernels" # some parts of it, printed only
 
-It takes an hour or more, and goes on where build/faults.jsonl stops: remove that file after a change of code or tests.
+It takes an hour or more. What build/faults.jsonl says was caught is not run again: remove that file after a change of
+what is tested.
 
 Each fault is put into a worktree of HEAD, and its tests run there, with the kernels that this checkout has; for a fault
 of the CPU kernels they are built anew, for this processor alone. Before, the tests must pass without a fault.
@@ -105,7 +106,7 @@ def seed(tree: Worktree, area: str) -> list[tuple[Fault, str]]:
     """The faults of an area, each with the test that fails, if one does."""
     lines = RECORD.read_text().splitlines() if RECORD.exists() else []
     known = {Fault(*fault): failed for fault, failed in map(json.loads, lines)}
-    left = [fault for fault in FAULTS[area] if fault not in known]
+    left = [fault for fault in FAULTS[area] if not known.get(fault)]  # those that were missed again, too
     tree.take_kernels()
     for tests in dict.fromkeys(fault.tests for fault in left):
         if failed := tree.fail(tests):
