@@ -80,8 +80,9 @@ struct Problem {
     void* partial;  // (N, partial_size): parameter gradients per image
 
     CBAM_ANYWHERE int64_t HW() const { return H * W; }
-    // The index in ws and dws of the i-th of the (2, k, k) elements.
-    CBAM_ANYWHERE int64_t tap(int64_t i) const { return ws_channels_last ? i % (k * k) * 2 + i / (k * k) : i; }
+    // The index in ws and dws of the i-th of the (2, k, k) elements, and of the i-th element of one of the two maps.
+    CBAM_ANYWHERE int64_t tap(int64_t i) const { return ws_channels_last ? tap(i / (k * k), i % (k * k)) : i; }
+    CBAM_ANYWHERE int64_t tap(int64_t map, int64_t i) const { return ws_channels_last ? 2 * i + map : map * k * k + i; }
     // Absent gates take no space.
     CBAM_ANYWHERE int64_t saved_size() const {
         const int of_channels = 1 + switches.pools() + (switches.gates() == 2 ? 2 : 0);

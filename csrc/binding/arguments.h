@@ -63,12 +63,12 @@ struct Call {
     const Kind kind, sums_kind;  // of x, and of sums
     Tensor x;
     const Parameters given;
-    // Contiguous copies in the accumulation type of parameters with another type or other strides. ws may be in
-    // channels_last if the kernels support it.
+    // Contiguous copies in the accumulation type of parameters with another type or other strides. ws may also be in
+    // channels_last.
     std::array<OptionalTensor, kParameters> converted;
     cbam::Problem p{};
 
-    Call(const Tensor& x_, const Parameters& parameters, int64_t switches, bool ws_in_channels_last)
+    Call(const Tensor& x_, const Parameters& parameters, int64_t switches)
         : kind(x_), sums_kind(sums_of(kind)), x(checked_image(x_)), given(parameters) {
         p.dtype = dtype_of(kind);
         p.channels_last = is_channels_last(x_);
@@ -95,7 +95,7 @@ struct Call {
         check_parameter(kind, sums_kind, ws, {1, 2, p.k, p.k}, "ws"), check_parameter(kind, sums_kind, bs, {1}, "bs");
         p.x = x.const_data_ptr();
         p.w1 = use(W1), p.w2 = use(W2), p.b1 = use(B1), p.b2 = use(B2), p.bs = use(BS);
-        p.ws = use(WS, ws_in_channels_last);
+        p.ws = use(WS);
         p.ws_channels_last = ws && !converted[WS] && !ws->is_contiguous();
         if (single) second_alone(p.w1, p.b1, p.w2, p.b2);
         p.saved_hidden = p.w1 ? p.switches.terms() * p.R : 0;
@@ -122,10 +122,10 @@ struct Call {
     Tensor new_bytes(int64_t count) const { return new_vector(kind.of_type(aoti_torch_dtype_uint8()), count); }
 
 private:
-    const void* use(int i, bool in_channels_last = false) {
+    const void* use(int i) {
         if (!*given[i]) return nullptr;
         const Tensor& t = **given[i];
-        const bool dense = t.is_contiguous() || (in_channels_last && is_dense_channels_last(t));
+        const bool dense = t.is_contiguous() || (i == WS && is_dense_channels_last(t));
         if (dense && Kind(t).type == sums_kind.type) return t.const_data_ptr();
         const bool wide = p.dtype == cbam::Dtype::f64;
         converted[i] = torch::stable::new_empty(x, t.sizes(), wide ? ScalarType::Double : ScalarType::Float);

@@ -52,8 +52,6 @@ std::string cpu_capability() { return kernels().name; }
 
 class Cpu {
 public:
-    static constexpr bool reads_ws_channels_last = true;
-
     explicit Cpu(const Tensor&) {}
 
     void forward(const Call& call) const { run(call, kernels().forward(call.p), new_workspace(call, 0)); }

@@ -55,8 +55,6 @@ cudaStream_t current_stream(int device) {
 
 class Cuda {
 public:
-    static constexpr bool reads_ws_channels_last = false;
-
     explicit Cuda(const Tensor& x)
         : index_(gpu_of(x)), guard_(index_), device_(enter(index_)), stream_(current_stream(index_)) {}
 

@@ -21,7 +21,7 @@ template <class Device> struct Operators {
                                                       const OptionalTensor& bs, const OptionalTensor& residual,
                                                       bool relu, int64_t switches) {
         const Device device(x);
-        Call call(x, {&w1, &w2, &ws, &b1, &b2, &bs}, switches, Device::reads_ws_channels_last);
+        Call call(x, {&w1, &w2, &ws, &b1, &b2, &bs}, switches);
         cbam::Problem& p = call.p;
         const OptionalTensor dense_residual = call.like_x(residual);
         Tensor y = new_like(call.kind, call.x);
@@ -37,7 +37,7 @@ template <class Device> struct Operators {
                                              const OptionalTensor& ws, const OptionalTensor& b1,
                                              const OptionalTensor& b2, const OptionalTensor& bs, int64_t switches) {
         const Device device(x);
-        Call call(x, {&w1, &w2, &ws, &b1, &b2, &bs}, switches, Device::reads_ws_channels_last);
+        Call call(x, {&w1, &w2, &ws, &b1, &b2, &bs}, switches);
         auto result = new_saved(call);
         device.forward(call);
         return result;
@@ -46,7 +46,7 @@ template <class Device> struct Operators {
     static Tensor apply(const Tensor& x, const Tensor& saved, const Tensor& s, const OptionalTensor& residual,
                         bool relu, int64_t switches) {
         const Device device(x);
-        Call call(x, none(), switches, Device::reads_ws_channels_last);
+        Call call(x, none(), switches);
         cbam::Problem& p = call.p;
         const Tensor dense_s = call.sums(s, p.N * p.HW());
         const OptionalTensor dense_residual = call.like_x(residual);
@@ -62,7 +62,7 @@ template <class Device> struct Operators {
     static std::tuple<Tensor, Tensor, Tensor> products(const Tensor& dy, const Tensor& x, const OptionalTensor& y,
                                                        const Tensor& saved, const Tensor& s, int64_t switches) {
         const Device device(x);
-        Call call(x, none(), switches, Device::reads_ws_channels_last);
+        Call call(x, none(), switches);
         cbam::Problem& p = call.p;
         const Tensor dense_dy = call.like_x(dy), dense_s = call.sums(s, p.N * p.HW());
         const OptionalTensor dense_y = call.like_x(y);
@@ -85,7 +85,7 @@ template <class Device> struct Operators {
         const OptionalTensor& w1, const OptionalTensor& w2, const OptionalTensor& ws, const OptionalTensor& b1,
         const OptionalTensor& b2, const OptionalTensor& bs, int64_t switches) {
         const Device device(x);
-        Call call(x, {&w1, &w2, &ws, &b1, &b2, &bs}, switches, Device::reads_ws_channels_last);
+        Call call(x, {&w1, &w2, &ws, &b1, &b2, &bs}, switches);
         cbam::Problem& p = call.p;
         const Tensor dense_dy = call.like_x(dy);
         const OptionalTensor dense_y = call.like_x(y);
@@ -107,7 +107,7 @@ template <class Device> struct Operators {
         const OptionalTensor& ws, const OptionalTensor& b1, const OptionalTensor& b2, const OptionalTensor& bs,
         int64_t switches) {
         const Device device(x);
-        Call call(x, {&w1, &w2, &ws, &b1, &b2, &bs}, switches, Device::reads_ws_channels_last);
+        Call call(x, {&w1, &w2, &ws, &b1, &b2, &bs}, switches);
         cbam::Problem& p = call.p;
         const OptionalTensor dense_dy = call.like_x(dy);
         const OptionalTensor dense_s = call.sums(s, p.N * p.HW()), dense_dg = call.sums(dg, p.N * p.C),

@@ -86,9 +86,8 @@ __device__ __forceinline__ void map_gradients_item(const Backward<Acc<T>>& a, in
         dmaps[q] = sum.mean / F(p.C);
         dmaps[HW + q] = even ? sum.max / F(image.argmax_c()[q]) : sum.max;
     };
-    convolve<Pair<F>, true>(dz, (const F*)p.ws, channels_last ? tile.row : tile.col,
-                            channels_last ? tile.row_end : tile.col_end, p.H, p.W, p.k, reinterpret_cast<F*>(shared),
-                            visit, finish);
+    convolve<Pair<F>, true>(dz, p, channels_last ? tile.row : tile.col, channels_last ? tile.row_end : tile.col_end,
+                            reinterpret_cast<F*>(shared), visit, finish);
     if (!p.channel) return;
     if constexpr (even) return even_map_products<T, V, channels_last>(a, image, tile, index, shared);
     const T* const x = image.of((const T*)p.x);

@@ -35,8 +35,10 @@ template <class F> __device__ __forceinline__ Pair<F> from_lane(Pair<F> v, int s
 // maps) adds: finish(pixel, A). ``turned``: the window is turned by half a circle, as what it gave a pixel comes back.
 // A map that is null is zeros.
 template <class A, bool turned, int maps, class F, class Visit, class Finish>
-__device__ __forceinline__ void convolve(const F* const (&map)[maps], const F* ws, int first, int last, int H, int W,
-                                         int k, F* shared, Visit visit, Finish finish) {
+__device__ __forceinline__ void convolve(const F* const (&map)[maps], const Problem& p, int first, int last, F* shared,
+                                         Visit visit, Finish finish) {
+    const int H = p.H, W = p.W, k = p.k;
+    const F* const ws = static_cast<const F*>(p.ws);
     const int lane = threadIdx.x % kWindowLanes, group = threadIdx.x / kWindowLanes, kk = k * k;
     F* const of_window = shared + maps * kWindow<F>;  // (2, kWindowLanes, kTaps)
     for (int q0 = first; q0 < last; q0 += kRound) {
@@ -54,7 +56,7 @@ __device__ __forceinline__ void convolve(const F* const (&map)[maps], const F* w
                 }
                 for (int i = threadIdx.x; i < 2 * kWeights; i += kThreads) {
                     const int a = a0 + i % kWeights / kTaps, b = b0 + i % kTaps, tap = a * k + b;
-                    of_window[i] = a < k && b < k ? ws[i / kWeights * kk + (turned ? kk - 1 - tap : tap)] : F(0);
+                    of_window[i] = a < k && b < k ? ws[p.tap(i / kWeights, turned ? kk - 1 - tap : tap)] : F(0);
                 }
                 __syncthreads();
                 Pair<F> weights[kTaps];

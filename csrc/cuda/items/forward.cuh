@@ -61,7 +61,7 @@ __device__ __forceinline__ void spatial_gate(const Layout& p, const Image<F>& im
         sum += weight.mean * v[0] + weight.max * v[1];
     };
     const auto finish = [&](int q, F sum) { s[q] = p.y ? gate_of(p.switches.hard_spatial, sum + bias) : sum + bias; };
-    convolve<F, false>(maps, (const F*)p.ws, first, last, p.H, p.W, p.k, shared, visit, finish);
+    convolve<F, false>(maps, p, first, last, shared, visit, finish);
 }
 
 // Reads the maps, x, g and what is added; writes s and y.

@@ -111,7 +111,7 @@ template <class F> __device__ __forceinline__ void column_sums(const Layout& p, 
         if (other) total += image.partial(other)[i];
     }
     total = sum_of_warps(total, scratch);
-    if (warp == 0 && i < length) static_cast<F*>(out)[i] = factor * total;
+    if (warp == 0 && i < length) static_cast<F*>(out)[out == p.dws ? p.tap(i) : i] = factor * total;
 }
 
 // How many items the gradients of the parameters are, each of which is a sum over the images.

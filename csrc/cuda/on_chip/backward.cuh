@@ -80,7 +80,8 @@ __device__ __forceinline__ void backward_image(const Problem& p, const OnChip& o
         pixel.mean[q] = p.spatial ? maps[q] : 0, pixel.most[q] = p.spatial ? maps[HW + q] : 0;
     }
     if (p.ws)
-        for (int i = int(threadIdx.x); i < 2 * kk; i += kOnChipThreads) window[i] = static_cast<const float*>(p.ws)[i];
+        for (int i = int(threadIdx.x); i < 2 * kk; i += kOnChipThreads)
+            window[i] = static_cast<const float*>(p.ws)[p.tap(i)];
     blocks.sync();  // no block writes to another that has not begun
 
     // The sum over channels of g x dy, and from it dz, the gradient of the convolution's result.

@@ -36,7 +36,8 @@ __device__ __forceinline__ void forward_image(const Problem& p, const OnChip& o,
 
     load_rows(static_cast<const T*>(p.x) + start, elements, x);
     if (p.ws)
-        for (int i = int(threadIdx.x); i < 2 * kk; i += kOnChipThreads) window[i] = static_cast<const float*>(p.ws)[i];
+        for (int i = int(threadIdx.x); i < 2 * kk; i += kOnChipThreads)
+            window[i] = static_cast<const float*>(p.ws)[p.tap(i)];
     if (p.bs && threadIdx.x == 0) window[2 * kk] = *static_cast<const float*>(p.bs);
     blocks.sync();  // no block writes to another that has not begun
 

@@ -131,10 +131,14 @@ class _Call:
         self.p.N, self.p.C, self.p.H, self.p.W = x.shape
         self.p.k = 1
         self.give_image("x", x)
-        for name, t in self.params.items():
-            if t is not None:
-                self.give(name, t.to(self.acc))
         w1, ws = self.params.get("w1"), self.params.get("ws")
+        dense = (torch.contiguous_format, torch.channels_last)
+        self.p.ws_channels_last = ws is not None and [ws.is_contiguous(memory_format=f) for f in dense] == [False, True]
+        for name, t in self.params.items():
+            if name == "ws" and self.p.ws_channels_last:
+                self._add(name, t.detach().to(self.acc), writable=False)
+            elif t is not None:
+                self.give(name, t.to(self.acc))
         self.p.channel = w1 is not None if params else not switches & NO_CHANNEL
         self.p.spatial = ws is not None or not params
         self.p.switches = switches & ~EVEN if switches & NO_MAX and not self.p.spatial else switches
@@ -194,7 +198,8 @@ class _Call:
         """The gradients of the parameters, in their types and strides."""
         for name, t in self.params.items():
             if t is not None:
-                self.want_sums(f"d{name}", *t.shape)
+                as_it_lies = name == "ws" and self.p.ws_channels_last
+                self.want(f"d{name}", torch.empty_like(t if as_it_lies else t.contiguous(), dtype=self.acc))
         self.p.partial = self._scratch("partial", self.p.N * self.p.partial_size() * self.acc.itemsize)
         self.run("backward", plan, "plan_backward")
         return tuple(

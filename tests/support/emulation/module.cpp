@@ -21,7 +21,8 @@ void define_problem(py::module_& m) {
     py::class_<Problem> problem(m, "Problem", py::module_local());
     problem.def(py::init([] { return Problem{}; }));
 #define FIELD(name) problem.def_readwrite(#name, &Problem::name)
-    FIELD(dtype), FIELD(channels_last), FIELD(relu), FIELD(channel), FIELD(spatial), FIELD(saved_hidden), FIELD(given);
+    FIELD(dtype), FIELD(channels_last), FIELD(relu), FIELD(channel), FIELD(spatial), FIELD(ws_channels_last),
+        FIELD(saved_hidden), FIELD(given);
     FIELD(N), FIELD(C), FIELD(H), FIELD(W), FIELD(R), FIELD(k);
 #undef FIELD
     problem.def_property("switches", nullptr, [](Problem& p, int64_t code) { p.switches = Switches(code); });
