@@ -1,8 +1,8 @@
-"""The fast path of CBAM.forward: the weights of a module that is still as it was built.
+"""The fast path of CBAM.forward: the weights of an unchanged module.
 
-Nothing needs to be called then, and nothing but three weights counts. Every look-up here is made at every call, and
-between the layers of a network each takes several times as long as in a loop: so all of them are in one function, past
-nn.Module.__getattr__, which is one in Python.
+No layer must be called then, and only three weights matter. The look-ups here run at every call, and between the layers
+of a network each takes several times as long as in a loop. So all of them are in one function, which bypasses the
+Python function nn.Module.__getattr__.
 """
 
 from operator import itemgetter
@@ -16,9 +16,9 @@ _geometry = itemgetter(*GEOMETRY)
 
 
 class AsBuilt:
-    """What decides what a call of the modules of a CBAM computes, to be compared later in the least time.
+    """A snapshot that detects changes of a CBAM's modules in minimal time; not used in compiled code.
 
-    Not for compiled code. An instance that has got a forward of its own has one attribute more.
+    A forward set on an instance is one more attribute.
     """
 
     def __init__(self, cbam: reference.CBAM):
@@ -31,7 +31,7 @@ class AsBuilt:
         self.geometries = tuple(_geometry(m.__dict__) for m in convolutions)
 
     def weights(self, cbam: nn.Module) -> tuple[Tensor, Tensor, Tensor] | None:
-        """w1, w2, ws; None unless all is as it was built."""
+        """w1, w2, ws; None if anything changed."""
         modules = cbam._modules
         ca, sa = modules.get("ca"), modules.get("sa")
         if type(ca) is not self.channel or type(sa) is not self.spatial:

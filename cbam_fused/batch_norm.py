@@ -1,4 +1,4 @@
-"""BatchNorm behind the spatial convolution: by the statistics of the batch, or folded into the convolution."""
+"""BatchNorm after the spatial convolution: with batch statistics, or folded into the convolution."""
 
 from typing import TypeGuard
 
@@ -11,7 +11,7 @@ from .ops import autograd
 
 
 def is_plain(norm: nn.Module | None) -> TypeGuard[nn.BatchNorm2d | nn.SyncBatchNorm | None]:
-    """BatchNorm or nothing; a subclass with a forward of its own, such as one with an activation, is another module."""
+    """Whether norm is BatchNorm or None; a subclass with its own forward, such as an activation, is another module."""
     if norm is None:
         return True
     forwards = (nn.BatchNorm2d.forward, nn.SyncBatchNorm.forward)
@@ -40,11 +40,11 @@ def by_batch(
     code: int,
     backend: str,
 ) -> Tensor:
-    """cbam() with the statistics of the batch; the running ones move as in nn.BatchNorm2d."""
+    """cbam() with batch statistics; updates the running statistics as nn.BatchNorm2d."""
     N, _, H, W = x.shape
     count = N * H * W
-    if count == 1:  # an empty batch is the reference's
-        raise ValueError(f"BatchNorm by the batch needs more than one pixel in it, got x of shape {tuple(x.shape)}")
+    if count == 1:  # an empty batch uses the reference
+        raise ValueError(f"x must have more than one pixel for batch statistics, got shape {tuple(x.shape)}")
     args = (x, w1, w2, ws, b1, b2, bs, norm.weight, norm.bias, residual, relu, code, norm.eps)
     if torch.compiler.is_exporting():
         y, mean, variance = ops.cbam_batch_norm(*args)
@@ -54,7 +54,9 @@ def by_batch(
         with torch.no_grad():
             share: float | Tensor = norm.momentum or 0.0
             if norm.num_batches_tracked is not None:
-                norm.num_batches_tracked.add_(1)  # += would set an attribute, which compiled checkpointing does not do
+                norm.num_batches_tracked.add_(
+                    1
+                )  # += would set an attribute, which compiled checkpointing does not support
                 share = 1 / norm.num_batches_tracked if norm.momentum is None else share
             unbiased = variance * (count / (count - 1))
             for running, value in ((norm.running_mean, mean), (norm.running_var, unbiased)):
@@ -64,14 +66,14 @@ def by_batch(
 
 
 def fold(ws: Tensor, bs: Tensor | None, norm: nn.BatchNorm2d, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """The weight and bias of the convolution with BatchNorm's running statistics in them, differentiable."""
+    """The weight and bias of the convolution with BatchNorm's running statistics folded in, differentiable."""
     parts = (norm.running_mean, norm.running_var, norm.weight, norm.bias, bs)
     mean, var, weight, bias, bs = (None if t is None else t.to(dtype) for t in parts)
-    assert mean is not None and var is not None  # without them the statistics are those of the batch
+    assert mean is not None and var is not None  # without them batch statistics are used
     scale = (var + norm.eps).rsqrt()
     if weight is not None:
         scale = scale * weight
     offset = (-mean if bs is None else bs - mean) * scale
-    one_map = ws.stride(1) == 0  # expanded, and stays so
+    one_map = ws.stride(1) == 0  # expanded, as the result
     ws = (ws[:, :1] if one_map else ws).to(dtype) * scale.view(1, 1, 1, 1)
     return ws.expand(-1, 2, -1, -1) if one_map else ws, offset if bias is None else offset + bias

@@ -1,4 +1,4 @@
-"""CBAM and its two gates as functions: arguments are checked, and the kernels or the reference serve them."""
+"""CBAM and its two gates as functions, computed by the kernels or the reference."""
 
 from typing import cast
 
@@ -29,48 +29,48 @@ def cbam(
     ties: str = "first",
     switches: Switches | None = None,
 ) -> Tensor:
-    """relu(x g s + residual): CBAM with its channel gate g and spatial gate s, each part only where asked for.
+    """relu(x g s + residual): CBAM with channel gate g and spatial gate s; every part is optional.
 
     g = sigmoid(mlp(mean_HW x) + mlp(max_HW x)), mlp(v) = w2 relu(w1 v + b1) + b2;
     s = sigmoid(norm(conv_k([mean_C (x g); max_C (x g)]) + bs)), zero padding k // 2.
-    NaN wins a maximum. Sums are float32 for half types.
+    NaN is the maximum. Sums are float32 for half types.
 
     Args:
-        x: (N, C, H, W), N >= 0, C, H, W >= 1; float32, float64, float16 or bfloat16; any strides. NCHW and
-            channels_last are served as they are, anything else is copied first.
+        x: (N, C, H, W), N >= 0, C, H, W >= 1; float32, float64, float16 or bfloat16; any strides. Tensors that are
+            neither NCHW nor channels_last are copied first.
         w1: (R, C) or (R, C, 1, 1), the first layer of the MLP.
         w2: (C, R) or (C, R, 1, 1), the second. Both None: no channel gate, g = 1.
         ws: (1, 2, k, k), k odd; input channel 0 is the mean, 1 the maximum. None: no spatial gate, s = 1.
-        b1, b2, bs: (R,), (C,), (1,), or None. Parameters have x's dtype, or float32 where x is float16 or bfloat16.
-        norm: nn.BatchNorm2d(1) in the mode that it is in, or None; in training mode its running statistics move.
-            Another module in its place runs the reference.
+        b1, b2, bs: (R,), (C,), (1,), or None. Parameters have x's dtype, or float32 if x is float16 or bfloat16.
+        norm: nn.BatchNorm2d(1) in its current mode, or None; training mode updates its running statistics. For another
+            module the call falls back to the reference.
         residual: x's shape and dtype, added before the ReLU.
         relu: apply a ReLU at the end.
-        ties: the gradient of a maximum goes to the "first" element that reaches it, or "even"ly to all of them.
-        switches: other pools, activation, sums and gates, a single layer (w1 is (C, C), w2 and b2 are None), a
-            convolution over the maps' mean (ws is (1, 1, k, k)), x itself as a residual; in place of ``ties``, which
-            they have, too. Widths are those of the weights, and which gates there are follows from them.
+        ties: the gradient of a maximum goes to the "first" tied element, or is split "even"ly among them.
+        switches: pools, activation, sums and gates, a single layer (w1 is (C, C), w2 and b2 are None), a convolution
+            over the mean of the maps (ws is (1, 1, k, k)), x as a residual, and ties, instead of ``ties``. The weights
+            determine the width and the gates.
 
     Returns:
         (N, C, H, W) in x's dtype and memory layout.
 
     Raises:
         TypeError: an argument that is not a tensor or has a wrong dtype.
-        ValueError: a wrong shape or device, unknown ties, ties beside switches; norm or bs without ws, b1 or b2 without
-            w1 and w2.
+        ValueError: a wrong shape or device, unknown ties, both ties and switches; norm or bs without ws, b1 or b2
+            without w1 and w2.
 
     Source: Woo et al., "CBAM: Convolutional Block Attention Module", ECCV 2018.
     """
     try:
         backend = backend_for(x)
-        # These operators themselves refuse what does not fit, so that the check is spared where all is well.
+        # These operators check their arguments, so the Python check runs only if they fail.
         if backend in ("cpu", "cuda") and norm is None and ties == "first" and (w1 is not None or ws is not None):
             if switches is None:
                 return _kernels(x, w1, w2, ws, b1, b2, bs, residual, relu, 0, backend)
-            if switches.direct and backend == "cpu":
+            if switches.direct:
                 return _kernels(x, w1, w2, ws, b1, b2, bs, residual, relu, switches.code, backend)
     except Exception as error:
-        failure = error  # to be raised behind this block, as an error of its own
+        failure = error  # raised after this block, as a separate error
     else:
         switches = _checked(x, w1, w2, ws, b1, b2, bs, residual, ties, norm, switches)
         return _checked_cbam(x, w1, w2, ws, b1, b2, bs, norm, residual, relu, switches, backend)
@@ -92,7 +92,7 @@ def _checked_cbam(
     switches: Switches,
     backend: str,
 ) -> Tensor:
-    """cbam() of arguments that are right."""
+    """cbam() with checked arguments."""
     if backend == "reference" or unserved(backend, x, norm, switches, *gates_of(w1, ws)):
         return reference.cbam(x, w1, w2, ws, b1, b2, bs, norm=norm, residual=residual, relu=relu, switches=switches)
     if switches.residual:
@@ -100,7 +100,7 @@ def _checked_cbam(
     if ws is not None:
         ws = _over_both_maps(ws, switches)
     code = switches.code
-    served = cast("nn.BatchNorm2d | None", norm)  # anything else is not
+    served = cast("nn.BatchNorm2d | None", norm)  # another module is unserved
     if served is not None and batch_norm.uses_batch_statistics(served):
         return batch_norm.by_batch(x, w1, w2, ws, b1, b2, bs, served, residual, relu, code, backend)
     if served is not None and ws is not None:
@@ -121,9 +121,9 @@ def _checked(
     norm: nn.Module | None,
     switches: Switches | None,
 ) -> Switches:
-    """The switches of a call, whose arguments are right."""
+    """Check the arguments of a call; return its switches."""
     if switches is not None and ties != "first":
-        raise ValueError(f"ties must be a part of switches where these are given, got ties={ties!r}")
+        raise ValueError(f"ties must be given in switches if these are given, got ties={ties!r}")
     check(x, w1, w2, ws, b1, b2, bs, residual, ties, norm, switches)
     return reference.TIES[ties] if switches is None else switches
 
@@ -133,7 +133,7 @@ def gates_of(w1: Tensor | None, ws: Tensor | None) -> tuple[str, ...]:
 
 
 def _over_both_maps(ws: Tensor, switches: Switches) -> Tensor:
-    """The weight over [mean, max]; of one over their mean half for each, expanded: ops/flops.py counts it once."""
+    """The weight over [mean, max]; half of a weight over their mean, expanded, so that ops/flops.py counts it once."""
     return ws if switches.maps == "both" else (ws / 2).expand(-1, 2, -1, -1)
 
 
@@ -151,7 +151,7 @@ def _kernels(
     backend: str,
 ) -> Tensor:
     if torch.compiler.is_exporting():
-        # exported_ops.py, as all of ops here
+        # exported_ops.py has these ops
         return cast("Tensor", ops.cbam(x, w1, w2, ws, b1, b2, bs, residual, relu, code))
     if torch.is_grad_enabled():
         return autograd.apply(autograd.Cbam, x, w1, w2, ws, b1, b2, bs, residual, relu, code, backend)
@@ -168,7 +168,7 @@ def channel_gate(
     ties: str = "first",
     switches: Switches | None = None,
 ) -> Tensor:
-    """The channel gate alone: arguments, result and errors as in :func:`cbam`, (N, C, 1, 1) in x's dtype."""
+    """The channel gate, (N, C, 1, 1) in x's dtype: arguments and errors as in :func:`cbam`."""
     switches = _checked(x, w1, w2, None, b1, b2, None, None, ties, None, switches)
     backend = backend_for(x)
     if backend == "reference" or unserved(backend, x, None, switches, "channel"):
@@ -185,13 +185,13 @@ def spatial_gate(
     ties: str = "first",
     switches: Switches | None = None,
 ) -> Tensor:
-    """The spatial gate alone, of x as it is: arguments, result and errors as in :func:`cbam`, (N, 1, H, W)."""
+    """The spatial gate of x, (N, 1, H, W) in x's dtype: arguments and errors as in :func:`cbam`."""
     switches = _checked(x, None, None, ws, None, None, bs, None, ties, norm, switches)
     backend = backend_for(x)
     if backend == "reference" or unserved(backend, x, None, switches, "spatial") or not batch_norm.is_plain(norm):
         return reference.spatial_gate(x, ws, bs, norm=norm, switches=switches)
     logits = _gate(x, None, None, _over_both_maps(ws, switches), None, None, bs, switches.code, backend)
-    if norm is not None:  # it computes in the type of its tensors, and sums of a half type are better float32
+    if norm is not None:  # it computes in the dtype of its tensors; float32 is more accurate for half types
         of_norm = [t.dtype for t in (norm.weight, norm.running_mean) if t is not None]
         logits = norm(logits.to(of_norm[0]) if of_norm else logits)
     return reference.GATES[switches.spatial_gate](logits).to(x.dtype)

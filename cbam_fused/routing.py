@@ -1,4 +1,4 @@
-"""Which implementation serves a tensor: its kernels, or the reference, and why."""
+"""Chooses the backend for a tensor, and gives the reason for the reference."""
 
 import os
 from collections.abc import Iterator
@@ -13,27 +13,26 @@ from .ops import registry
 from .tensors import TRITON_ELEMENTS
 from .variants.config import Switches
 
-# In the order in which they are asked.
+# In order of preference.
 BACKENDS = ("cpu", "cuda", "triton")
 NAMES = ("auto", *BACKENDS, "reference")
 DEVICES = {"cpu": ("cpu", "meta"), "cuda": ("cuda",), "triton": ("cuda", "xpu")}
 CPU = torch.device("cpu")
-# Which backend is demanded, or "auto"; see use_backend. Looking into the environment takes longer than a small map.
+# The forced backend, or "auto"; see use_backend. Reading the environment takes longer than a small map.
 wanted = os.environ.get("CBAM_FUSED_BACKEND", "auto")
 
 
 def backend_for(x: Tensor) -> str:
-    """Which implementation serves x now: "cpu", "cuda" (C++, CUDA kernels), "triton" or "reference" (plain PyTorch).
+    """The backend for x: "cpu", "cuda" (C++, CUDA kernels), "triton" or "reference" (plain PyTorch).
 
-    GPU tensors go to the CUDA kernels where these were built for such a GPU, else to Triton's. The reference serves
-    devices without kernels, functorch transforms, forward-mode AD, torch.onnx.export and torch.jit.trace, and
-    everything if the environment says CBAM_FUSED_BACKEND=reference. CBAM_FUSED_BACKEND=cpu, =cuda and =triton make
-    missing kernels an error. Triton serves GPUs, and tensors on the CPU only where both CBAM_FUSED_BACKEND=triton and
-    TRITON_INTERPRET=1 are set. :func:`cbam_fused.use_backend` changes in a running process what CBAM_FUSED_BACKEND said
-    at import.
+    GPU tensors use the CUDA kernels if these were built for the GPU, else Triton's. The reference is used for devices
+    without kernels, functorch transforms, forward-mode AD, torch.onnx.export and torch.jit.trace, and for everything
+    with CBAM_FUSED_BACKEND=reference. With CBAM_FUSED_BACKEND=cpu, =cuda or =triton missing kernels are an error.
+    Triton supports GPUs, and CPU tensors only if both CBAM_FUSED_BACKEND=triton and TRITON_INTERPRET=1 are set.
+    CBAM_FUSED_BACKEND is read at import; :func:`cbam_fused.use_backend` overrides it later.
 
     Raises:
-        RuntimeError: CBAM_FUSED_BACKEND names an unknown backend, or one that cannot serve x.
+        RuntimeError: CBAM_FUSED_BACKEND names an unknown backend, or one without kernels for x.
     """
     backend = "cpu" if wanted == "auto" and x.device == CPU and not registry.cpu_missing else _find_backend(x.device)
     return "reference" if _needs_plain_operators() else backend
@@ -41,7 +40,7 @@ def backend_for(x: Tensor) -> str:
 
 @contextmanager
 def use_backend(name: str) -> Iterator[None]:
-    """Within it, every thread has the backend that CBAM_FUSED_BACKEND=name demands.
+    """In the block, CBAM_FUSED_BACKEND=name holds for every thread.
 
     Raises:
         ValueError: the name is not "auto", "cpu", "cuda", "triton" or "reference".
@@ -57,7 +56,7 @@ def use_backend(name: str) -> Iterator[None]:
 
 
 def without_demand() -> AbstractContextManager[None]:
-    """Within it only a demand for the reference counts: what is proved or measured may be on its way to a GPU."""
+    """Ignore a forced backend other than "reference" in the block: modules are tested on the CPU before they move."""
     return use_backend("reference" if wanted == "reference" else "auto")
 
 
@@ -73,11 +72,11 @@ def _find_backend(device: torch.device) -> str:
 
 
 def why_reference(device: torch.device) -> str:
-    """Why the reference serves tensors on the device."""
+    """The reason for the reference for tensors on the device."""
     if _needs_plain_operators():
-        return "torch.func, forward mode, torch.jit.trace and torch.onnx.export take plain operators"
+        return "torch.func, forward mode, torch.jit.trace and torch.onnx.export need plain operators"
     if wanted == "reference":
-        return "kernels are switched off by CBAM_FUSED_BACKEND or use_backend"
+        return "kernels are disabled by CBAM_FUSED_BACKEND or use_backend"
     reasons = [_missing(backend, device) for backend in BACKENDS if device.type in DEVICES[backend]]
     return "; ".join((f"no kernels for {device.type} tensors", *reasons))
 
@@ -94,13 +93,13 @@ def _missing(backend: str, device: torch.device) -> str:
         return f"CUDA kernels: {registry.cuda_missing or 'they serve tensors on NVIDIA GPUs'}"
     if registry.triton_missing or served:
         return registry.triton_missing
-    # What the interpreter serves is served only on demand.
+    # The interpreter is used only if forced.
     interpreted = device.type == "cpu" and wanted == "triton" and os.environ.get("TRITON_INTERPRET") == "1"
     return "" if interpreted else "Triton serves tensors on a CPU only with TRITON_INTERPRET=1"
 
 
 def _needs_plain_operators() -> bool:
-    """Under a transform that knows no rule for ours, or where the result runs where they are unknown."""
+    """Whether a transform has no rule for our operators, or the result runs without them."""
     if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
         return True
     return torch._C._get_tracing_state() is not None or (
@@ -109,22 +108,22 @@ def _needs_plain_operators() -> bool:
 
 
 def unserved_switches(switches: Switches, *gates: str) -> str:
-    """Which switches of these gates, "channel" or "spatial", no backend has kernels for; empty if none."""
+    """The switches of these gates, "channel" or "spatial", without kernels in any backend; empty if none."""
     other = "channel" in gates and not {*switches.pools} <= {"avg", "max"}
     return f"pools={switches.pools!r}" if other else ""
 
 
 def unserved(backend: str, x: Tensor, norm: nn.Module | None, switches: Switches, *gates: str) -> str:
-    """Why this backend leaves such a call to the reference; empty if it serves it."""
+    """Why this backend has no kernel for such a call; empty if it has."""
     if reason := unserved_switches(switches, *gates):
         return reason
     if not batch_norm.is_plain(norm):
-        return f"{type(norm).__name__} in the place of BatchNorm2d"
+        return f"{type(norm).__name__} instead of BatchNorm2d"
     if isinstance(norm, nn.BatchNorm2d | nn.SyncBatchNorm) and batch_norm.uses_batch_statistics(norm):
         if isinstance(norm, nn.SyncBatchNorm):
-            return "SyncBatchNorm, whose statistics are those of all processes"
+            return "SyncBatchNorm, whose statistics are over all processes"
         if x.shape[0] == 0:
-            return "BatchNorm by the statistics of an empty batch"
+            return "batch statistics of an empty batch"
     if backend == "triton" and x.shape[1:].numel() > TRITON_ELEMENTS:
         return "images of more than 2^29 elements"
     return ""

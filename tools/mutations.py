@@ -1,9 +1,10 @@
 """Seeds faults of one line, one after the other, and says which of them the tests catch.
 
-    python tools/mutations.py                       # all of tools/faults.py, into docs/results/faults.md
-    python tools/mutations.py surgery "CPU kernels" # some parts of it, printed only
+    python tools/mutations.py                       # all of tools/faults.py; the results go to docs/results/faults.md
+    python tools/mutations.py surgery "CPU kernels" # some parts of it
 
-It takes an hour or more, and goes on where build/faults.jsonl stops: remove that file after a change of code or tests.
+It takes an hour or more. What build/faults.jsonl says was caught is not run again: remove that file after a change of
+what is tested.
 
 Each fault is put into a worktree of HEAD, and its tests run there, with the kernels that this checkout has; for a fault
 of the CPU kernels they are built anew, for this processor alone. Before, the tests must pass without a fault.
@@ -101,44 +102,53 @@ def worktree() -> Iterator[Worktree]:
             subprocess.run([*git, "remove", "--force", str(folder)], check=True)
 
 
-def seed(tree: Worktree, area: str) -> list[tuple[Fault, str]]:
-    """The faults of an area, each with the test that fails, if one does."""
+def recorded() -> dict[Fault, str]:
+    """Of each fault that was seeded, the test that failed, or an empty text."""
     lines = RECORD.read_text().splitlines() if RECORD.exists() else []
-    known = {Fault(*fault): failed for fault, failed in map(json.loads, lines)}
-    left = [fault for fault in FAULTS[area] if fault not in known]
+    return {Fault(*fault): failed for fault, failed in map(json.loads, lines)}
+
+
+def seed(tree: Worktree, area: str) -> int:
+    """Seeds the faults of an area that have not been caught; how many are missed."""
+    known = recorded()
+    left = [fault for fault in FAULTS[area] if not known.get(fault)]
     tree.take_kernels()
     for tests in dict.fromkeys(fault.tests for fault in left):
         if failed := tree.fail(tests):
             raise Broken(f"without a fault {failed} fails")
+    missed = 0
     for fault in left:
         with tree.seeded(fault):
             if fault.file.startswith(COMPILED):
                 tree.build()
-            known[fault] = failed = tree.fail(fault.tests)
+            failed = tree.fail(fault.tests)
+        missed += not failed
         print(f"{'caught' if failed else 'MISSED'}  {fault.file}: {fault.old}  {failed}", flush=True)
         with RECORD.open("a") as record:
             record.write(json.dumps([fault, failed]) + "\n")
-    return [(fault, known[fault]) for fault in FAULTS[area]]
+    return missed
 
 
-def page(results: dict[str, list[tuple[Fault, str]]]) -> str:
+def page(known: dict[Fault, str]) -> str:
     lines = [
         "# Seeded faults",
         "",
         "Does the test suite catch a fault? `python tools/mutations.py` seeds those of `tools/faults.py`, of one line",
-        "each and one after the other, and runs the tests that should fail.",
+        "each and one after the other, runs the tests that should fail, and writes this page.",
         "",
-        "| part | faults | caught |",
-        "|---|---|---|",
+        "| part | faults | seeded | caught |",
+        "|---|---|---|---|",
     ]
-    lines += [f"| {area} | {len(of)} | {sum(bool(failed) for _, failed in of)} |" for area, of in results.items()]
-    everything = [each for of in results.values() for each in of]
-    lines.append(f"| all | {len(everything)} | {sum(bool(failed) for _, failed in everything)} |")
-    for area, of in results.items():
+    parts = FAULTS | {"all": [fault for faults in FAULTS.values() for fault in faults]}
+    for area, faults in parts.items():
+        found = [known[fault] for fault in faults if fault in known]
+        lines.append(f"| {area} | {len(faults)} | {len(found)} | {sum(map(bool, found))} |")
+    for area, faults in FAULTS.items():
         lines += ["", f"## {area[0].upper()}{area[1:]}", "", "| file | line | fault | first test that fails |"]
         lines.append("|---|---|---|---|")
-        for fault, failed in of:
-            cells = (fault.file, fault.old, fault.new, failed.split("[")[0] or "none")
+        for fault in faults:
+            result = known.get(fault, "not seeded yet")
+            cells = (fault.file, fault.old, fault.new or "nothing", result.split("[")[0] or "none")
             lines.append("| " + " | ".join(f"`` {cell.strip()} ``".replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines) + "\n"
 
@@ -147,16 +157,15 @@ def main() -> None:
     wrong = [area for area in sys.argv[1:] if area not in FAULTS]
     if wrong:
         sys.exit(f"areas must be of {', '.join(FAULTS)}, got {', '.join(wrong)}")
-    results = {}
+    missed = 0
     try:
         with worktree() as tree:
             for area in sys.argv[1:] or FAULTS:
-                results[area] = seed(tree, area)
+                missed += seed(tree, area)
     except Broken as broken:
         sys.exit(str(broken))
-    missed = sum(not failed for of in results.values() for _, failed in of)
-    if not sys.argv[1:]:
-        PAGE.write_text(page(results))
+    finally:
+        PAGE.write_text(page(recorded()))
     sys.exit(f"{missed} faults were not caught" if missed else 0)
 
 

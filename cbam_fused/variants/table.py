@@ -148,11 +148,16 @@ _SOURCE = "torchvision, SqueezeExcitation"
 _add("torchvision_se", _SOURCE, "BSD-3-Clause", _SE, "fc1, fc2", "", reduction=4, choices=_OF_SE)
 _SE_8 = replace(_SE, width="nearest_8")
 _add("timm_se", "timm, SEModule", "Apache-2.0", _SE_8, "fc1, fc2", "", choices=(*_OF_SE, "bias"))
+_MAXPOOL: dict[str, Any] = {"pools": ("avg", "max"), "combine": "mean", "ties": "even"}
+_SE_MAX, _SOURCE = replace(_SE_8, **_MAXPOOL), "timm, SEModule with add_maxpool"
+_add("timm_se_maxpool", _SOURCE, "Apache-2.0", _SE_MAX, "fc1, fc2", "", choices=(*_OF_SE, "bias"))
 _ROUNDED = replace(_SE, width="round")
 _SOURCE, _CA = "timm, SqueezeExcite of its EfficientNets", "conv_reduce, conv_expand"
 _add("timm_squeeze_excite", _SOURCE, "Apache-2.0", _ROUNDED, _CA, "", reduction=4, choices=_OF_SE)
 _EFFECTIVE = replace(_SE, width="single", channel_gate="hard_sigmoid")
 _add("timm_effective_se", "timm, EffectiveSEModule", "Apache-2.0", _EFFECTIVE, "fc", "", choices=_OF_SE[1:])
+_EFFECTIVE_MAX, _SOURCE = replace(_EFFECTIVE, **_MAXPOOL), "timm, EffectiveSEModule with add_maxpool"
+_add("timm_effective_se_maxpool", _SOURCE, "Apache-2.0", _EFFECTIVE_MAX, "fc", "", choices=_OF_SE[1:])
 _SE_CHOICES = {"linear": True, "choices": ("residual", *_OF_SE)}
 _add("monai_se", "MONAI, ChannelSELayer", "Apache-2.0", _SE, "fc.0, fc.2", "", reduction=2, **_SE_CHOICES)
 

@@ -1,12 +1,12 @@
-// What tensors are, and new ones, by the C shim: a call of an operator by its name takes longer than the arithmetic of
-// a small map, and so does the translation of types into torch::headeronly's.
+// Properties of tensors and new tensors through the C shim: calling an operator by name takes longer than computing a
+// small map, and so does translating types into torch::headeronly's.
 #pragma once
 
 #include <stdint.h>
 
 #include <torch/csrc/stable/tensor.h>
 
-// Before torch 2.13 it had this name.
+// Its name before torch 2.13.
 #ifndef STABLE_TORCH_ERROR_CODE_CHECK
 #define STABLE_TORCH_ERROR_CODE_CHECK(call) TORCH_ERROR_CODE_CHECK(call)
 #endif
@@ -31,7 +31,7 @@ struct Kind {
         return kind;
     }
     bool same_device(const Kind& other) const {
-        const bool cpu = device_type == aoti_torch_device_type_cpu();  // of which every index is the same device
+        const bool cpu = device_type == aoti_torch_device_type_cpu();  // all indices are the same device
         return device_type == other.device_type && (cpu || device_index == other.device_index);
     }
     bool operator==(const Kind& other) const { return type == other.type && same_device(other); }
@@ -44,7 +44,7 @@ inline Tensor new_strided(const Kind& kind, IntHeaderOnlyArrayRef sizes, IntHead
     return Tensor(result);
 }
 
-// With the strides of a dense tensor.
+// A dense tensor.
 inline Tensor new_like(const Kind& kind, const Tensor& t) { return new_strided(kind, t.sizes(), t.strides()); }
 
 inline Tensor new_vector(const Kind& kind, int64_t size) {

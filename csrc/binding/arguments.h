@@ -1,4 +1,4 @@
-// From the arguments of an operator to the pointers of a Problem, whichever device they are on.
+// Converts the arguments of an operator to the pointers of a Problem, for any device.
 #pragma once
 
 #include <array>
@@ -27,15 +27,15 @@ inline cbam::Dtype dtype_of(const Kind& kind) {
     return cbam::Dtype::f64;
 }
 
-// Of the type that sums have.
+// Of the accumulation type.
 inline Kind sums_of(const Kind& kind) {
     return kind.of_type(kind.type == aoti_torch_dtype_float64() ? kind.type : aoti_torch_dtype_float32());
 }
 
-// The layout that serves x; cbam_fused/tensors.py has the same rule.
+// The layout for x; cbam_fused/tensors.py has the same rule.
 inline bool is_channels_last(const Tensor& x) { return !x.is_contiguous() && x.stride(1) < x.stride(3); }
 
-// Whether t, of four dimensions, is dense in channels_last.
+// Whether the 4-D tensor t is dense in channels_last.
 inline bool is_dense_channels_last(const Tensor& t) {
     const IntHeaderOnlyArrayRef sizes = t.sizes(), strides = t.strides();
     int64_t expected = 1;
@@ -46,7 +46,7 @@ inline bool is_dense_channels_last(const Tensor& t) {
     return true;
 }
 
-// t itself if it is dense in the layout asked for, else a copy that is.
+// t if it is dense in the layout, else a dense copy.
 inline Tensor dense(const Tensor& t, bool channels_last) {
     if (!channels_last) return t.is_contiguous() ? t : torch::stable::contiguous(t);
     return is_dense_channels_last(t) ? t : torch::stable::contiguous(t, MemoryFormat::ChannelsLast);
@@ -54,17 +54,17 @@ inline Tensor dense(const Tensor& t, bool channels_last) {
 
 inline const void* pointer(const OptionalTensor& t) { return t ? t->const_data_ptr() : nullptr; }
 
-// The parameters in the order that they have in every signature.
+// The parameters in the order of all signatures.
 enum { W1, W2, WS, B1, B2, BS, kParameters };
 using Parameters = std::array<const OptionalTensor*, kParameters>;
 
-// Shapes, x and the parameters; the tensors are kept alive, dense, for as long as the call lasts.
+// Shapes, x and the parameters. It keeps the tensors alive, and dense, during the call.
 struct Call {
     const Kind kind, sums_kind;  // of x, and of sums
     Tensor x;
     const Parameters given;
-    // Of the parameters that the kernels cannot take as they lie in memory, copies that are contiguous and of the type
-    // of sums. Contiguous they can, and ws also in channels_last.
+    // Contiguous copies in the accumulation type of parameters with another type or other strides. ws may also be in
+    // channels_last.
     std::array<OptionalTensor, kParameters> converted;
     cbam::Problem p{};
 
@@ -101,11 +101,11 @@ struct Call {
         p.saved_hidden = p.w1 ? p.switches.terms() * p.R : 0;
     }
 
-    // A tensor like x, dense in its layout.
+    // An uninitialised tensor like x, dense in its layout.
     Tensor like_x(const Tensor& t) const { return dense(checked_like(x, kind, t), p.channels_last); }
     OptionalTensor like_x(const OptionalTensor& t) const { return t ? OptionalTensor(like_x(*t)) : t; }
 
-    // A contiguous tensor of this many sums.
+    // The data of a contiguous tensor with this many elements of the accumulation type.
     Tensor sums(const Tensor& t, int64_t numel) const {
         STD_TORCH_CHECK(t.numel() == numel && Kind(t) == sums_kind, "s, dg or dlogits does not fit x");
         return torch::stable::contiguous(t);
@@ -114,7 +114,7 @@ struct Call {
         return t ? OptionalTensor(sums(*t, numel)) : t;
     }
 
-    // A single layer is, for the kernels, the second one, whose input is the pools.
+    // For the kernels, a single layer is the second layer, whose input is the pools.
     template <class Pointer> static void second_alone(Pointer& w1, Pointer& b1, Pointer& w2, Pointer& b2) {
         w2 = w1, b2 = b1, w1 = b1 = nullptr;
     }
@@ -134,10 +134,10 @@ private:
     }
 };
 
-// Room for the gradients of the parameters, in the accumulation type.
+// Buffers for the gradients of the parameters, in the accumulation type.
 struct Gradients {
     const Call& call;
-    std::array<Tensor, kParameters> of;  // undefined, None in Python, where the parameter is absent
+    std::array<Tensor, kParameters> of;  // undefined (None in Python) for an absent parameter
 
     explicit Gradients(Call& call_) : call(call_) {
         cbam::Problem& p = call_.p;
@@ -150,7 +150,7 @@ struct Gradients {
         if (p.switches.single) Call::second_alone(p.dw1, p.db1, p.dw2, p.db2);
     }
 
-    // The results in the type of the parameters and with their strides.
+    // The results, with the dtypes and strides of the parameters.
     void finish() {
         for (int i = 0; i < kParameters; ++i) {
             if (!call.converted[i]) continue;
@@ -161,7 +161,7 @@ struct Gradients {
     }
 };
 
-// What the forward left, for an operator that is not given the parameters: R is read from it.
+// The saved tensors for an operator without the parameters; R follows from their size.
 inline void set_gates(Call& call, const Tensor& saved) {
     cbam::Problem& p = call.p;
     p.channel = !p.switches.no_channel, p.spatial = true;

@@ -1,7 +1,7 @@
-// What keeps the kernels within their tensors, whoever calls an operator. All that cbam_fused/checks.py refuses of x,
-// parameters and residual, but not that there is no gate at all, is refused here, since that check is made to say more
-// only after an operator has failed. An exported program calls the operators without it, and hooks on saved tensors may
-// give back something else than was saved.
+// Checks that keep the kernels within their tensors for every caller. They reject everything about x, parameters and
+// residual that cbam_fused/checks.py rejects, except a call without any gate: cbam_fused/checks.py runs only after an
+// operator has failed, for a precise message. Exported programs call the operators without it, and hooks on saved
+// tensors may return other tensors.
 #pragma once
 
 #include <stdint.h>
@@ -17,7 +17,7 @@
 
 namespace {
 
-// x itself. Where a maximum is, is kept in int32, and blocks of threads count some way beyond the last one.
+// x. The argmax is int32, and thread blocks count somewhat beyond the last element.
 inline const Tensor& checked_image(const Tensor& x) {
     constexpr int64_t limit = (int64_t(1) << 31) - (1 << 12);
     const IntHeaderOnlyArrayRef sizes = x.sizes();
@@ -30,7 +30,7 @@ inline const Tensor& checked_image(const Tensor& x) {
     return x;
 }
 
-// t itself, a tensor of x's size and type.
+// t, a tensor of x's size and type.
 inline const Tensor& checked_like(const Tensor& x, const Kind& kind, const Tensor& t) {
     const IntHeaderOnlyArrayRef expected = x.sizes(), sizes = t.sizes();
     const bool fits = sizes.size() == 4 && Kind(t) == kind && std::equal(sizes.begin(), sizes.end(), expected.begin());
@@ -38,7 +38,7 @@ inline const Tensor& checked_like(const Tensor& x, const Kind& kind, const Tenso
     return t;
 }
 
-// A parameter of this shape, a matrix also as one of 1x1 convolutions; of x's type, or float32 for half types.
+// A parameter of this shape, a matrix also as 1x1 convolution; of x's type, or float32 for half types.
 inline void check_parameter(const Kind& x, const Kind& sums, const std::optional<Tensor>& t,
                             std::initializer_list<int64_t> shape, const char* name) {
     if (!t) return;
@@ -58,13 +58,13 @@ inline void check_left(const Kind& kind, const Tensor& t, const char* name) {
     STD_TORCH_CHECK(Kind(t) == kind && t.is_contiguous(), name, " is not what the forward left");
 }
 
-// Where the maxima were: indices of pixels, (C), and of channels, (HW), for each image, of the gates that there are.
+// The argmax of the present gates per image: indices of pixels (C) and of channels (HW).
 inline void check_index(const cbam::Problem& p, const Kind& x, const Tensor& index) {
     check_left(x.of_type(aoti_torch_dtype_int32()), index, "index");
     check_numel(index, p.N * p.index_size(), "index");
     if (!index.is_cpu()) return;
     auto largest = [](const int32_t* i, int64_t n) {
-        uint32_t result = 0;  // of a negative number, too, since it counts as a large one
+        uint32_t result = 0;  // also detects negative numbers, which are large as unsigned
         for (int64_t k = 0; k < n; ++k) result = std::max(result, uint32_t(i[k]));
         return result;
     };

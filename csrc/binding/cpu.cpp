@@ -1,4 +1,4 @@
-// The schemas of the operators, and the CPU's implementation of them.
+// The schemas of the operators, and their CPU implementation.
 #include <stdlib.h>
 #include <string.h>
 
@@ -15,7 +15,7 @@
 namespace {
 
 #if defined(__x86_64__)
-// clang does not know it as a word of __builtin_cpu_supports. That the system saves the registers follows from AVX2.
+// clang's __builtin_cpu_supports does not have it. AVX2 implies that the system saves the registers.
 [[maybe_unused]] bool has_f16c() {
     unsigned a = 0, b = 0, c = 0, d = 0;
     return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
@@ -24,11 +24,11 @@ namespace {
 
 #define CBAM_KERNELS_OF(isa) cbam::kernels_##isa
 
-// The widest instruction set that this processor and ATEN_CPU_CAPABILITY (default, avx2, avx512) allow; avx512 leaves
-// out the extension for bfloat16, which is used where nothing is said.
+// The widest instruction set that this processor and ATEN_CPU_CAPABILITY (default, avx2, avx512) allow; avx512 excludes
+// the bfloat16 extension, which is used if the variable is not set.
 const cbam::Kernels& kernels() {
     static const cbam::Kernels& chosen = []() -> const cbam::Kernels& {
-#if defined(CBAM_NATIVE)  // built for one machine alone, with its kernels
+#if defined(CBAM_NATIVE)  // built for this machine only
         return CBAM_EXPANDED(CBAM_KERNELS_OF, CBAM_NATIVE)();
 #else
 #if defined(__x86_64__)
@@ -58,7 +58,7 @@ public:
     void apply(const Call& call) const { run(call, kernels().apply(call.p), new_workspace(call, 0)); }
     void products(const Call& call) const { run(call, kernels().products(call.p), new_workspace(call, 0)); }
 
-    // The images' parts of the gradients, and their sums.
+    // The gradients per image, and their sums.
     void backward(Call& call) const {
         cbam::Problem& p = call.p;
         const Tensor workspace = new_workspace(call, p.N * p.partial_size());
@@ -71,11 +71,11 @@ public:
     }
 
 private:
-    // What the use of a thread costs is worth it from about this many elements of x on, 128 KB of float32.
+    // The fewest elements of x that pay for a thread, 128 KB of float32.
     static constexpr int64_t kWorkOfThread = 32768;
 
-    // Takes all images through these steps. With an image or more for each thread, a thread takes each of its images
-    // through all steps, while it is in cache; with fewer, the threads do each step of all images together.
+    // Takes all images through these steps. With at least one image per thread, a thread takes each of its images
+    // through all steps, while it is in the cache; with fewer, the threads share each step of all images.
     static void run(const Call& call, const cbam::Steps& steps, const Tensor& workspace) {
         const cbam::Problem& p = call.p;
         const int64_t bytes = kernels().scratch_size(p), group = kernels().group_size(p), threads = thread_count(p);
@@ -103,7 +103,7 @@ private:
         });
     }
 
-    // The scratch of all images that are worked on at a time, and behind it room for this many sums.
+    // The scratch of all images in work, followed by space for this many sums.
     static Tensor new_workspace(const Call& call, int64_t sums) {
         return call.new_bytes(scratch_bytes(call.p) + sums * int64_t(sizeof(double)) + 64);
     }
@@ -112,7 +112,7 @@ private:
         return std::min<int64_t>(torch::stable::get_num_threads(), p.N);
     }
 
-    // Into how many parts a step of an image is split.
+    // The number of parts of an image's step.
     static int64_t parts(const cbam::Problem& p, int64_t work) {
         const int64_t threads = torch::stable::get_num_threads() / std::max<int64_t>(p.N, 1);
         return std::max<int64_t>(std::min(work / kWorkOfThread, threads), 1);

@@ -1,5 +1,5 @@
-// The CUDA implementation of the operators whose schemas csrc/binding/cpu.cpp has: the workspace, the stream and the
-// device are PyTorch's current ones, and nothing waits for the GPU.
+// The CUDA implementation of the operators; csrc/binding/cpu.cpp has the schemas. The workspace, stream and device are
+// PyTorch's current ones, and nothing waits for the GPU.
 #include <stdlib.h>
 
 #include <map>
@@ -36,7 +36,7 @@ cbam::cuda::Device facts(int device) {
     return d;
 }
 
-// Makes the device the current one of our copy of the runtime; the guard is for PyTorch's.
+// Sets the current device of our copy of the runtime; the guard sets PyTorch's.
 const cbam::cuda::Device& enter(int device) {
     static std::mutex mutex;
     static std::map<int, cbam::cuda::Device> known;
@@ -82,7 +82,7 @@ public:
     }
 
 private:
-    // Some tensor is on a GPU, or this operator had not been chosen.
+    // The dispatcher chose CUDA, so some argument is a CUDA tensor.
     static int gpu_of(const Tensor& x) {
         STD_TORCH_CHECK(!x.is_cpu(), "x must be on the GPU that other tensors are on");
         return x.get_device_index();

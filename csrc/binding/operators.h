@@ -1,15 +1,15 @@
-// The six operators, on LibTorch's stable ABI, for a device whose kernels are Device::forward, apply, products and
-// backward, functions of a Call. checks.h checks the arguments; cbam_fused/ops/registry.py says what each tensor holds
-// and how results are laid out.
+// The six operators, on LibTorch's stable ABI, for a device with the kernels Device::forward, apply, products and
+// backward, functions of a Call. checks.h checks the arguments; cbam_fused/ops/registry.py documents the contents and
+// layouts of the tensors.
 #pragma once
 
 #include "arguments.h"
 
-// The operators' namespace; cbam_fused/_ops.py has the same one. Hugging Face's kernel-builder defines its own.
+// The operators' namespace, as in cbam_fused/_ops.py. Hugging Face's kernel-builder defines its own.
 #ifndef TORCH_EXTENSION_NAME
 #define TORCH_EXTENSION_NAME cbam_fused
 #endif
-// Torch's macros paste the name that they are given, as it stands.
+// Torch's macros paste the given name without expanding it.
 #define CBAM_EXPANDED(macro, ...) macro(__VA_ARGS__)
 
 namespace {
@@ -123,7 +123,7 @@ template <class Device> struct Operators {
         return {dx, d.of[W1], d.of[W2], d.of[WS], d.of[B1], d.of[B2], d.of[BS]};
     }
 
-    // Of an operator that is not given the parameters.
+    // For an operator without the parameters.
     static Parameters none() {
         static const OptionalTensor absent;
         return {&absent, &absent, &absent, &absent, &absent, &absent};

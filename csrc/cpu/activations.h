@@ -1,4 +1,4 @@
-// The gates of a vector of logits, in place.
+// The gates of a vector of logits, in place, and the activations of the MLP.
 #pragma once
 
 #include <initializer_list>
@@ -9,7 +9,7 @@
 namespace {
 
 // e^x for |x| <= 87 to about one unit in the last place: x = n ln 2 + r, e^x = 2^n e^r, e^r by its series to r^7. NaN
-// stays NaN: of one, 2^n is a number like any other, by which e^r = NaN is multiplied.
+// stays NaN: 2^n is then some number, multiplied by e^r = NaN.
 inline Vec<float> exp_bounded(Vec<float> x) {
     const Vec<float> magic = broadcast<Vec<float>>(0x1.8p23f);  // adding it rounds to an integer in the low bits
     const Vec<float> shifted = x * 1.44269504f + magic;
@@ -24,7 +24,7 @@ inline Vec<float> exp_bounded(Vec<float> x) {
 inline void sigmoid(float* v, int64_t n) {
     each_vector<float>(n, [&](int64_t i, auto lanes) {
         const Vec<float> x = load(v + i, lanes);
-        // Comparisons are false for NaN, which therefore goes on as it is.
+        // Comparisons with NaN are false, so NaN is kept.
         const Vec<float> bounded = x > 87.f    ? broadcast<Vec<float>>(87.f)
                                    : x < -87.f ? broadcast<Vec<float>>(-87.f)
                                                : x;
@@ -42,7 +42,7 @@ template <class F> void gate(bool hard, F* v, int64_t n) {
     for (int64_t i = 0; i < n; ++i) v[i] = hard_sigmoid(v[i]);
 }
 
-// body<activation>(), so that the loop of each has no branch.
+// body<activation>(), so that each loop has no branch.
 template <class Body> void with_activation(cbam::Activation activation, Body body) {
     using cbam::Activation;
     switch (activation) {
@@ -60,7 +60,7 @@ template <class F> CBAM_PASS void activate(cbam::Activation activation, const F*
     });
 }
 
-// d, the gradient behind the activation of v, taken before it, into out.
+// The gradient before the activation of v, from the gradient d after it, into out.
 template <class F>
 CBAM_PASS void through_activation(cbam::Activation activation, const F* v, const F* d, int64_t n, F* out) {
     with_activation(activation, [&]<cbam::Activation act>() {

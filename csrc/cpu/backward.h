@@ -1,5 +1,5 @@
-// Backward, step by step. It reads x twice (products with dy, sums through the mean map), dy twice (products, dx) and
-// writes dx once; all but the first read of each come from cache where an image fits.
+// The steps of the backward. It reads x twice (products with dy, sums through the mean map), reads dy twice (products,
+// dx) and writes dx once. The second reads come from the cache if an image fits.
 #pragma once
 
 #include "gates.h"
@@ -10,10 +10,10 @@ namespace {
 
 using cbam::Steps;
 
-// Where the forward ended in a ReLU, the first pass writes dy behind it here, for the last pass to read.
+// If the forward ended in a ReLU, the first pass writes dy after the ReLU's backward here, and the last pass reads it.
 template <class T> T* masked_dy(const Problem& p) { return (T*)(p.dresidual ? p.dresidual : p.dx); }
 
-// Of the tiles, the sums over pixels of s x dy and over channels of g x dy, each for a gate that there is.
+// For the tiles, the sums over pixels of s x dy and over channels of g x dy, for the present gates.
 template <class T, bool channels_last> void gate_products(const Problem& p, const Share& share) {
     for (int64_t n = share.first; n < share.last; ++n) {
         const int64_t at = n * p.C * p.HW();
@@ -24,7 +24,7 @@ template <class T, bool channels_last> void gate_products(const Problem& p, cons
         const T* y = p.relu ? (const T*)p.y + at : nullptr;
         T* masked = p.relu ? masked_dy<T>(p) + at : nullptr;
         auto* pass = products<false, true, true, T>;
-        if (p.relu) pass = products<true, true, true, T>;  // beside y and what is written, a second sum costs little
+        if (p.relu) pass = products<true, true, true, T>;  // with y and the write, a second sum costs little
         else if (!p.spatial) pass = products<false, !channels_last, channels_last, T>;
         else if (!p.channel) pass = products<false, channels_last, !channels_last, T>;
         each_tile_of(share, channels_last, scratch.direct, scratch.ds,
@@ -32,7 +32,7 @@ template <class T, bool channels_last> void gate_products(const Problem& p, cons
     }
 }
 
-// dg[c] = sum over pixels of s x dy and ds[h, w] = sum over channels of g x dy, where they are the result.
+// The operator products: dg[c] = sum over pixels of s x dy and ds[h, w] = sum over channels of g x dy.
 template <class F> void give_products(const Problem& p, const Share& share) {
     for (int64_t n = share.first; n < share.last; ++n) {
         const Scratch<F> scratch(p, share.scratch_of(n));
@@ -50,8 +50,8 @@ template <class T, bool channels_last> Steps products_steps(const Problem& p) {
     return steps;
 }
 
-// What the convolution's backward starts from: the gradient of its result and the maps, framed, and the kernel turned
-// by half a circle, since the transposed convolution is one with that.
+// The input of the convolution's backward: the gradient of its result and the maps, framed, and the flipped kernel,
+// since the transposed convolution is a convolution with it.
 template <class F> void logit_gradient(const Problem& p, const Share& share) {
     const Range rows = part_of(share, p.H), pixels = rows.times(p.W);
     for (int64_t n = share.first; n < share.last; ++n) {
@@ -83,7 +83,7 @@ template <class F> void no_map_gradients(const Problem& p, const Share& share) {
     }
 }
 
-// dws, dbs and the gradients of the maps. Of even ties, a pixel's is divided among the channels that reach its maximum.
+// dws, dbs and the gradients of the maps. With even ties, a pixel's gradient is divided by the number of tied channels.
 template <class F> void maps_backward(const Problem& p, const Share& share) {
     const Range rows = part_of(share, p.H), pixels = rows.times(p.W);
     for (int64_t n = share.first; n < share.last; ++n) {
@@ -96,7 +96,7 @@ template <class F> void maps_backward(const Problem& p, const Share& share) {
     }
 }
 
-// Of dg what comes through the mean map, in dm.
+// The part of dg through the mean map, into dm.
 template <class T, bool channels_last> void through_mean(const Problem& p, const Share& share) {
     const Range part = channels_of<T, channels_last>(p, share);
     for (int64_t n = share.first; n < share.last; ++n) {
@@ -108,7 +108,7 @@ template <class T, bool channels_last> void through_mean(const Problem& p, const
     }
 }
 
-// Of even ties, the numbers of maxima.
+// With even ties, the numbers of tied elements.
 template <class T, bool channels_last> void count_maxima(const Problem& p, const Share& share) {
     for (int64_t n = share.first; n < share.last; ++n) {
         const Scratch<Acc<T>> scratch(p, share.scratch_of(n));
@@ -117,7 +117,7 @@ template <class T, bool channels_last> void count_maxima(const Problem& p, const
     }
 }
 
-// Of even ties, of g dg what comes through the map of the maxima.
+// With even ties, the part of g dg through the maximum map.
 template <class T, bool channels_last> void through_maxima(const Problem& p, const Share& share) {
     for (int64_t n = share.first; n < share.last; ++n) {
         const Scratch<Acc<T>> scratch(p, share.scratch_of(n));
@@ -127,8 +127,8 @@ template <class T, bool channels_last> void through_maxima(const Problem& p, con
     }
 }
 
-// From the three parts of dg, the direct one and what comes through the two maps: the gradient before the sigmoid. dg
-// times g is what a sigmoid needs, and saves reading the maxima from x, since max_c = g x there.
+// The gradient before the sigmoid, from the three parts of dg: direct, mean map and maximum map. A sigmoid needs only
+// dg times g, which avoids reading x at the argmax, since max_c = g x there.
 template <class F> void gate_gradient(const Problem& p, const Share& share) {
     const int64_t C = p.C;
     for (int64_t n = share.first; n < share.last; ++n) {
@@ -173,7 +173,7 @@ template <class T, bool channels_last> void x_gradient(const Problem& p, const S
         const T* z = p.dy ? (p.relu ? masked_dy<T>(p) : (const T*)p.dy) + at : nullptr;
         T* dx = (T*)p.dx + at;
         const Gates gates(p, n, scratch);
-        // Of the channel gate alone, 0 times g must stay 0, whatever g is.
+        // Without a spatial gate, 0 times g must be 0 for any g.
         const auto *g = p.dy || p.spatial ? gates.g : scratch.ones, *s = gates.s, *t = scratch.t;
         const auto* routed = scratch.routed;
         const auto *da = scratch.da, *dm = scratch.dm;
@@ -216,7 +216,7 @@ template <class T, bool channels_last> Steps backward_steps(const Problem& p) {
     return steps;
 }
 
-// Sums over the images, in their order, of what backward left in p.partial.
+// The sums over the images, in order, of p.partial.
 template <class F> void backward_parameters(const Problem& p, int64_t first, int64_t last) {
     const int64_t R = p.R, C = p.C, stride = p.partial_size();
     auto sum = [&](const F* part, int64_t i) {
@@ -228,7 +228,7 @@ template <class F> void backward_parameters(const Problem& p, int64_t first, int
     const Partial<F> partial(p, 0);
     const int64_t r1 = least(last, R), c0 = first > R ? first - R : 0, c1 = least(last - R, C);
     const int terms = p.switches.terms(), gates = p.switches.gates();
-    // Sums over images and over n terms, u of a row of the result and v of a column.
+    // Sums over images and n terms of u (rows of the result) times v (columns).
     auto outer = [&](int n, int64_t from, int64_t to, int64_t cols, const F* u, int64_t u_term, const F* v,
                      int64_t v_stride, int64_t v_term, F* out) {
         if (n == 2) outer_sums<2>(from, to, cols, p.N, u, stride, u_term, v, v_stride, v_term, out);

@@ -1,6 +1,6 @@
-// Forward: the steps of the mathematics in order, each on buffers small enough that an image that is not split is still
-// in cache when the next step reads it. It reads x three times (statistics per channel, statistics per pixel, product),
-// all but the first from cache where an image fits, and writes y once.
+// The steps of the forward. Buffers are small, so an unsplit image is still in the cache when the next step reads it.
+// The forward reads x three times (statistics per channel, statistics per pixel, product), the second and third time
+// from the cache if an image fits, and writes y once.
 #pragma once
 
 #include "gates.h"
@@ -10,7 +10,7 @@ namespace {
 
 using cbam::Steps;
 
-// y = relu(x g s + residual) of some pixels of one image, each part only where asked for.
+// y = relu(x g s + residual) for some pixels of an image; residual and ReLU are optional.
 template <class T, bool channels_last, class F = Acc<T>>
 void apply_gates(const Problem& p, int64_t image, Range pixels, const Gates<F>& gates) {
     const F *g = gates.g, *s = gates.s + pixels.first;
@@ -23,7 +23,7 @@ void apply_gates(const Problem& p, int64_t image, Range pixels, const Gates<F>& 
     else pass(x, C, pixels.size(), HW, g, s, add, y);
 }
 
-// a and m, those of them that there are.
+// a and m, if present.
 template <class T, bool channels_last> void pool_pixels(const Problem& p, const Share& share) {
     const int64_t C = p.C, HW = p.HW();
     const Range part = channels_of<T, channels_last>(p, share);
@@ -31,7 +31,7 @@ template <class T, bool channels_last> void pool_pixels(const Problem& p, const 
     for (int64_t n = share.first; n < share.last; ++n) {
         const Saved<Acc<T>> v(p, n);
         const T* x = (const T*)p.x + n * C * HW;
-        // The mean tells where there is NaN, so that there is no maximum without it.
+        // The maximum needs the mean, which shows NaN.
         auto* mean = (v.mean_hw ? v.mean_hw : Scratch<Acc<T>>(p, share.scratch_of(n)).da) + c;
         auto pool = [&]<bool with_max>(auto* max, int32_t* arg) {
             if (channels_last) col_stats<T, false, with_max>(x + c, HW, part.size(), C, nullptr, mean, max, arg);
@@ -43,7 +43,7 @@ template <class T, bool channels_last> void pool_pixels(const Problem& p, const 
     }
 }
 
-// A and M, framed for the convolution, and its weights, where they lie in another order.
+// A and M, framed for the convolution, and its weights if they are in another order.
 template <class T, bool channels_last> void pool_channels(const Problem& p, const Share& share) {
     const int64_t C = p.C, HW = p.HW();
     const Range rows = part_of(share, p.H), part = rows.times(p.W);
@@ -64,7 +64,7 @@ template <class T, bool channels_last> void pool_channels(const Problem& p, cons
     }
 }
 
-// s, and y where it is asked for: of a part of the pixels both, without waiting for the others.
+// s, and y if wanted, for a part of the pixels, without waiting for the others.
 template <class T, bool channels_last> void spatial_gate(const Problem& p, const Share& share) {
     const Range rows = part_of(share, p.H), part = rows.times(p.W);
     for (int64_t n = share.first; n < share.last; ++n) {

@@ -8,32 +8,32 @@ namespace {
 
 using cbam::Share;
 
-// A share's part of the channels. Where they are the columns, whole vectors of them.
+// The channels of a share; whole vectors if channels are the columns.
 template <class T, bool channels_last> Range channels_of(const Problem& p, const Share& share) {
     return part_of(share, p.C, channels_last ? kLanes<Acc<T>> : 1);
 }
 
-// A multiplication of the convolution takes about as long as the reading of an element.
+// A multiplication of the convolution takes about as long as reading an element.
 inline int64_t convolution_work(const Problem& p) { return p.HW() * p.k * p.k; }
 
-// The gate that is absent.
+// The absent gate.
 template <class F> void absent_gate(const Problem& p, const Share& share) {
     for (int64_t n = share.first; n < share.last; ++n)
         fill(Scratch<F>(p, share.scratch_of(n)).ones, p.C > p.HW() ? p.C : p.HW(), F(1));
 }
 
-// The pointers that of(image, i) gives for i < n of each of the share's images, image by image.
+// The pointers of(image, i) for i < n and each image of the share, image by image.
 template <class P, class Of> int collect(const Share& share, int n, P (&pointers)[2 * kMaxGroup], Of of) {
     const int count = int(share.last - share.first) * n;
     for (int i = 0; i < count; ++i) pointers[i] = of(share.first + i / n, i % n);
     return count;
 }
 
-// Which of the vectors that the second layer takes has the activations of a term.
+// The index of the second layer's input vector with the activations of a term.
 inline int gate_of(const Problem& p, int term) { return p.switches.gates() == 2 ? term : 0; }
 
-// Adds what a term gives to the vector that the second layer takes, a part of it: act(h), or, of one layer, the pool h
-// itself. The activations are put in room where the vector has those of the first term.
+// Adds a term to a part of the second layer's input vector: act(h), or, for a single layer, the pool h. If the vector
+// already has the first term, the activations use the buffer room.
 template <class F> void add_term(const Problem& p, int term, Range part, const F* h, F* room, F* sum) {
     const int gate = gate_of(p, term);
     const bool shared = term && !gate;
@@ -44,7 +44,7 @@ template <class F> void add_term(const Problem& p, int term, Range part, const F
     for (int64_t r = 0; shared && r < part.size(); ++r) sum[r] += value[r];
 }
 
-// Into the vectors that the second layer takes, the sums of act(w1 a + b1) and act(w1 m + b1), or, of one layer, of the
+// The second layer's input vectors: the sums of act(w1 a + b1) and act(w1 m + b1), or, for a single layer, of the
 // pools.
 template <class F> void hidden_layer(const Problem& p, const Share& share) {
     const Range part = part_of(share, p.R, kLanes<F>);
@@ -64,8 +64,8 @@ template <class F> void hidden_layer(const Problem& p, const Share& share) {
     }
 }
 
-// g = sigmoid(w2 (act(w1 a + b1) + act(w1 m + b1)) + 2 b2): the MLP's second layer is linear, so its two inputs add;
-// not so where each has a sigmoid of its own.
+// g = sigmoid(w2 (act(w1 a + b1) + act(w1 m + b1)) + 2 b2): the MLP's second layer is linear, so its inputs are added
+// first, unless each has its own sigmoid.
 template <class F> void channel_gate(const Problem& p, const Share& share) {
     const Range part = part_of(share, p.C, kLanes<F>);
     const int gates = p.switches.gates(), terms = p.switches.terms();
@@ -97,8 +97,8 @@ template <class F> void spatial_logits(const Problem& p, Range rows, const Saved
     convolve<F, false>(scratch.map, rows, scratch.framed, kernel, p.bs ? *(const F*)p.bs : F(0), out);
 }
 
-// From the framed gradient of the convolution's result: dws, dbs, and these rows of the gradients of the two maps, in t
-// (mean, over C) and routed (maximum).
+// From the framed gradient of the convolution's result: dws, dbs, and these rows of the gradients of the two maps, into
+// t (mean, divided by C) and routed (maximum).
 template <class F> void spatial_logits_backward(const Problem& p, const Share& share, Range rows,
                                                 const Partial<F>& partial, const Scratch<F>& scratch) {
     const int64_t kk = p.k * p.k;
@@ -114,7 +114,7 @@ template <class F> void spatial_logits_backward(const Problem& p, const Share& s
     if (share.part + 1 == share.parts) *partial.dbs = F(framed_sum(scratch.map, scratch.framed_dz));
 }
 
-// From the gradients before the channel sigmoid: those before the activation of the MLP.
+// The gradients before the MLP's activation, from those before the channel sigmoid.
 template <class F> void hidden_layer_backward(const Problem& p, const Share& share) {
     const Range part = part_of(share, p.R, kLanes<F>);
     const int gates = p.switches.gates(), terms = p.switches.terms();
@@ -140,7 +140,8 @@ template <class F> void hidden_layer_backward(const Problem& p, const Share& sha
     }
 }
 
-// Those of the pools, in da (mean, over HW) and dm (maximum; of even ties, each one's share).
+// The gradients of the pools, into da (mean, divided by HW) and dm (maximum; with even ties divided by the number of
+// tied elements).
 template <class F> void pools_backward(const Problem& p, const Share& share) {
     const Range part = part_of(share, p.C, kLanes<F>);
     const int terms = p.switches.terms();

@@ -1,4 +1,4 @@
-// Which part of a step is whose.
+// Splits a step's range among shares.
 #pragma once
 
 #include "kernels.h"
@@ -12,7 +12,7 @@ struct Range {
     Range times(int64_t n) const { return {first * n, last * n}; }
 };
 
-// What of [0, n) is a share's, in whole units.
+// A share's part of [0, n), in whole units.
 inline Range part_of(const cbam::Share& share, int64_t n, int64_t unit = 1) {
     const int64_t units = (n + unit - 1) / unit;
     auto bound = [&](int64_t part) {

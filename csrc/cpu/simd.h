@@ -1,6 +1,6 @@
-// Vectors of one instruction set: the width follows the flags this file is compiled with (16 bytes by
-// default, 32 with AVX2, 64 with AVX-512). Built on the compiler's vector extensions, so that +, *, <, ?:
-// work lane by lane everywhere; intrinsics only where those have no word (masked access, half conversion).
+// Vectors of one instruction set. The compiler flags determine the width: 16 bytes by default, 32 with AVX2, 64 with
+// AVX-512. The compiler's vector extensions have +, *, < and ?: per lane; intrinsics are used for masked access and
+// half conversion.
 #pragma once
 
 #if defined(__x86_64__)
@@ -25,7 +25,7 @@ struct bf16 {
     uint16_t bits;
 };
 
-// The type sums are kept in, and the integer of its width that comparisons of its lanes give.
+// The accumulation type, and the integer type of its comparisons.
 template <class T> struct Accumulate {
     using type = float;
     using index = int32_t;
@@ -65,7 +65,7 @@ using U32 = VecOf<uint32_t, kVecBytes>::type;
 using F32 = Vec<float>;
 
 inline F32 widen(U16 h, bf16) {
-#if defined(__AVX512F__)  // of __builtin_convertvector gcc 12 makes four instructions
+#if defined(__AVX512F__)  // gcc 12 compiles __builtin_convertvector to four instructions
     return (F32)_mm512_slli_epi32(_mm512_cvtepu16_epi32((__m256i)h), 16);
 #elif defined(__AVX2__)
     return (F32)_mm256_slli_epi32(_mm256_cvtepu16_epi32((__m128i)h), 16);
@@ -92,7 +92,7 @@ inline F32 widen(U16 h, f16) {
     return (F32)_mm256_cvtph_ps((__m128i)h);
 #else
     U32 u = __builtin_convertvector(h, U32), magnitude = u & 0x7fff, sign = (u & 0x8000) << 16;
-    // Exponent and mantissa move into place; the multiplication rebiases and normalises subnormals too.
+    // Shift exponent and mantissa; the multiplication rebiases, and normalises subnormals.
     F32 finite = bit_cast<F32>(magnitude << 13) * 0x1p112f;
     U32 special = (magnitude << 13) | 0x7f800000;
     return bit_cast<F32>((magnitude >= 0x7c00 ? special : bit_cast<U32>(finite)) | sign);
@@ -107,7 +107,7 @@ inline U16 narrow(F32 v, f16) {
 #else
     U32 u = bit_cast<U32>(v), sign = (u >> 16) & 0x8000, magnitude = u & 0x7fffffff;
     U32 normal = (magnitude - 0x38000000 + 0xfff + ((magnitude >> 13) & 1)) >> 13;
-    // Below 2^-14 an addition of 0.5 lets the float adder round at the right bit.
+    // Below 2^-14 an addition of 0.5 makes the float adder round at the right bit.
     U32 subnormal = bit_cast<U32>(bit_cast<F32>(magnitude) + 0.5f) - 0x3f000000;
     U32 half = magnitude < 0x38800000 ? subnormal : normal;
     half = magnitude >= 0x477ff000 ? broadcast<U32>(0x7c00u) : half;
@@ -116,13 +116,13 @@ inline U16 narrow(F32 v, f16) {
 #endif
 }
 
-// ---- memory: a whole vector, or its first n lanes (the others read as zero and are not written). Neither has a
-// branch: gcc makes one instruction, with one rounding, of a product and a sum only where none lies between them, and a
-// result must not depend on where in a group its row is.
+// ---- memory: a whole vector, or its first n lanes (the others read as zero and are not written). No branches: gcc
+// contracts a product and a sum to one instruction, with one rounding, only if no branch is between them, and a result
+// must not depend on its row's position in a group.
 
 #if defined(__AVX512F__)
 #define CBAM_FIRST inline
-#else  // a call, as the copying of n bytes is one anyway
+#else  // a call, since copying n bytes is a call anyway
 #define CBAM_FIRST __attribute__((noinline))
 #endif
 
@@ -176,7 +176,7 @@ template <class T> CBAM_FIRST void store(T* p, Vec<Acc<T>> v, First first) {
 #endif
 }
 
-// v in the lanes that were read, other in the rest.
+// v in the lanes that were read, other in the others.
 template <class F> inline Vec<F> or_else(Vec<F> v, Whole, Vec<F>) { return v; }
 template <class F> inline Vec<F> or_else(Vec<F> v, First first, Vec<F> other) {
     IndexVec<F> number;
@@ -225,7 +225,7 @@ template <int... i> struct FirstLanes<0, i...> {
     using type = Lanes<i...>;
 };
 
-// op over all lanes: of the two halves of the vector, and so on; within 16 bytes, of the vector and a permutation.
+// op over all lanes: of the two halves of the vector, recursively; within 16 bytes, of the vector and a permutation.
 template <class V, class Op> inline auto across(V v, Op op) {
     constexpr int half = sizeof(V) / sizeof(v[0]) / 2;
     if constexpr (sizeof(V) > 16) {
@@ -259,7 +259,7 @@ template <class V, int n> inline V sum_each(V (&v)[n]) {
     return v[0];
 }
 
-// The square matrix whose rows are v, transposed.
+// The transpose of the square matrix with rows v.
 template <class V, int n> inline void transpose(V (&v)[n]) {
     static_assert(n == sizeof(V) / sizeof(v[0][0]));
     [&]<int... i>(Lanes<i...>) {
@@ -274,7 +274,7 @@ template <class V, int n> inline void transpose(V (&v)[n]) {
     }(typename FirstLanes<n>::type{});
 }
 
-// One bit for every lane in which a and b are equal.
+// A bit for every lane in which a and b are equal.
 template <class F> inline unsigned equal_bits(Vec<F> a, Vec<F> b) {
 #if defined(__AVX512F__)
     if constexpr (sizeof(F) == 8) return _mm512_cmp_pd_mask((__m512d)a, (__m512d)b, _CMP_EQ_OQ);

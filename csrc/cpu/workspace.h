@@ -1,5 +1,4 @@
-// Where the vectors of one image lie: what the forward leaves for the backward, each image's part of the parameter
-// gradients, and its scratch.
+// The buffers of an image: saved tensors of the forward, parameter gradients per image, and scratch.
 #pragma once
 
 #include <initializer_list>
@@ -11,7 +10,7 @@ namespace {
 
 using cbam::Problem;
 
-// Images that go through the gates together where the MLP's weights are larger than an image, so that both stay in
+// Images that go through the gates together if the MLP's weights are larger than an image, so that both stay in the
 // cache.
 constexpr int kMaxGroup = 8;
 
@@ -20,14 +19,14 @@ inline int group_size(const Problem& p, int64_t element_size, int64_t sum_size) 
     return int(least(kMaxGroup, 1 + weights / image));
 }
 
-// What the forward leaves for the backward, for one image. What there is not is null.
+// The saved tensors of an image. Absent ones are null.
 template <class F> struct Saved {
-    F *mean_hw, *max_hw;            // (C) the two pools a, m; the mean of both in the place of a if the MLP takes that
+    F *mean_hw, *max_hw;            // (C) the pools a, m; a is the mean of both if the MLP uses that
     F* g;                           // (C)
     F* hidden;                      // (terms, R) w1 a + b1, w1 m + b1
-    F* gate_terms;                  // (2, C) if g is the sum of two gates: these
+    F* gate_terms;                  // (2, C) the two gates if g is their sum
     F *mean_c, *max_c;              // (HW) the two maps
-    F* s;                           // (HW) the spatial gate; before its sigmoid if only attended
+    F* s;                           // (HW) the spatial gate; after attend before its sigmoid
     int32_t *argmax_hw, *argmax_c;  // (C), (HW)
 
     CBAM_PASS Saved(const Problem& p, int64_t n) {
@@ -50,14 +49,14 @@ template <class F> struct Saved {
         argmax_c = take(place, p.spatial, p.HW());
     }
 
-    // What the MLP takes as its term-th input.
+    // The MLP's term-th input.
     F* pool(int term) const { return term || !mean_hw ? max_hw : mean_hw; }
 };
 
-// One image's part of the parameter gradients.
+// The parameter gradients of an image.
 template <class F> struct Partial {
     F* dlogit;   // (gates, C) gradient before the channel sigmoid
-    F* hidden;   // (gates, R) what the second layer takes: sums over the terms that share a sigmoid
+    F* hidden;   // (gates, R) input of the second layer: sums over the terms of a sigmoid
     F* dhidden;  // (terms, R) gradients before the activation
     F* dws;      // (2 k k)
     F* dbs;      // (1)
@@ -74,20 +73,20 @@ template <class F> struct Partial {
 template <class F> struct Scratch {
     MapShape<F> map;
     F *framed[2], *framed_dz;
-    F* kernel;                               // (2, k, k) ws; in the backward turned by half a circle
+    F* kernel;                               // (2, k, k) ws; in the backward flipped
     F *hidden, *dhidden;                     // (gates, R)
-    F* ones;                                 // (C) or (HW), whichever is longer, where a gate is absent
+    F* ones;                                 // (C) or (HW), the longer one, for an absent gate
     F *t, *routed, *share;                   // (HW)
     F *da, *dm;                              // (C)
     double* dg;                              // (C) gradient of the gate, times the gate
-    Sums<F> direct, ds;                      // the products by channels and by pixels
+    Sums<F> direct, ds;                      // the products per channel and per pixel
     Sums<F> count_hw, count_c, from_pixels;  // for even ties
     int64_t bytes;
 
     CBAM_PASS Scratch(const Problem& p, void* base) : map(p.H, p.W, p.k) {
         const int64_t C = p.C, HW = p.HW(), rows = p.channels_last ? HW : C, cols = p.channels_last ? C : HW;
         const int64_t across = (cols + kTileCols - 1) / kTileCols, below = (rows + kTileRows - 1) / kTileRows;
-        // Consecutive buffers, each from a multiple of 64 bytes on; from a null base this only adds up their sizes.
+        // Consecutive buffers, each aligned to 64 bytes; with a null base this only adds their sizes.
         auto bytes_of = [](int64_t n, int64_t size) { return (n * size + 63) & ~int64_t(63); };
         const int64_t of_map = bytes_of(map.size(), sizeof(F)),
                       of_hidden = bytes_of(p.switches.gates() * p.R, sizeof(F));
@@ -116,7 +115,7 @@ template <class F> struct Scratch {
     }
 };
 
-// The two gates of an image, of which the scratch has the one that is absent, as ones.
+// The two gates of an image; an absent gate is ones in the scratch.
 template <class F> struct Gates {
     const F *g, *s;
 

@@ -40,12 +40,9 @@ cudaError_t products(const Problem& p, const Plan& plan, void* workspace, cudaSt
 }
 
 cudaError_t backward(const Problem& p, const Plan& plan, void* workspace, cudaStream_t stream) {
-    const cudaError_t error = plan.schedule == Schedule::on_chip
-                                  ? on_chip_backward(p, plan.cluster, stream)
-                                  : run_items(Operator::backward, p, plan, workspace, stream);
-    // The dataflow driver has them among its items.
-    if (error != cudaSuccess || (plan.schedule == Schedule::dataflow && p.N > 0)) return error;
-    return parameter_gradients(p, plan.programmatic && plan.schedule == Schedule::staged, stream);
+    if (plan.schedule != Schedule::on_chip) return run_items(Operator::backward, p, plan, workspace, stream);
+    const cudaError_t error = on_chip_backward(p, plan.cluster, stream);
+    return error == cudaSuccess ? parameter_gradients(p, false, stream) : error;
 }
 
 }  // namespace cbam::cuda

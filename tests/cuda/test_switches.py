@@ -5,6 +5,7 @@ from itertools import product
 
 import pytest
 import torch
+from choice import in_turn
 from emulation import build, driver
 from gates import FUNCTIONS, SWITCHES, switched
 from truth import DTYPES, LAYOUTS, assert_close_to_truth, random_problem
@@ -41,10 +42,10 @@ def problem_and_functions(gates, name, ties, *args, **options):
 EVEN = [(gates, "ties") for gates in FUNCTIONS] + [("both", "se"), ("both", "maximum, gelu"), ("both", "mean of pools")]
 EVEN += [("channel", "se"), ("channel", "terms, leaky"), ("both, norm", "hard"), ("both, norm", "se")]
 CALLED = [(*case, "first") for case in CASES] + [(*case, "even") for case in EVEN]
-called = pytest.mark.parametrize("gates,name,ties", CALLED)
 # Where the switches concern the sums alone, a type and a layout for each kind of them; even ties concern every access.
 TYPES = [(torch.float32, LAYOUTS[0]), (torch.float64, LAYOUTS[1]), (torch.bfloat16, LAYOUTS[1])]
-TYPED = [(*case, *of) for case in CALLED for of in (TYPES if case[2] == "first" else product(DTYPES, LAYOUTS))]
+TYPED = in_turn([case for case in CALLED if case[2] == "first"], TYPES)
+TYPED += [(*case, *of) for case in CALLED if case[2] == "even" for of in product(DTYPES, LAYOUTS)]
 
 
 @pytest.mark.parametrize("gates,name,ties,dtype,layout", TYPED)
@@ -62,7 +63,7 @@ SIZES = [
     ((5, 516, 2, 2), LAYOUTS[1]),
 ]
 # The gradient behind BatchNorm of two numbers is their rounding errors.
-SIZED = [(*case, *of) for case in CALLED for of in SIZES if "norm" not in case[0] or of[0][2:] != (1, 1)]
+SIZED = [of for of in in_turn(CALLED, SIZES) if "norm" not in of[0] or of[3][2:] != (1, 1)]
 
 
 @pytest.mark.parametrize("gates,name,ties,shape,layout", SIZED)
@@ -79,10 +80,10 @@ def test_epilogue(layout, gates, name, ties):
     assert_close_to_truth(problem, *functions)
 
 
-@called
-@pytest.mark.parametrize(
-    "value,layout", [(float("nan"), LAYOUTS[0]), (float("inf"), LAYOUTS[1]), (-float("inf"), LAYOUTS[0])]
-)
+VALUES = [(float("nan"), LAYOUTS[0]), (float("inf"), LAYOUTS[1]), (-float("inf"), LAYOUTS[0])]
+
+
+@pytest.mark.parametrize("gates,name,ties,value,layout", in_turn(CALLED, VALUES))
 def test_nan_and_inf_spread_as_in_the_reference(value, layout, gates, name, ties):
     problem, functions = problem_and_functions(gates, name, ties, (2, 8, 3, 5), torch.float32, layout, biases=True)
     with torch.no_grad():

@@ -99,6 +99,9 @@ def test_folders_that_may_not_be_classes_are_refused(picture, tmp_path, capsys, 
 def test_a_class_that_is_called_train_works_or_the_error_says_how(picture, tmp_path, capsys):
     data = place(picture, "train", "bus", "car", root=tmp_path / "flat")
     assert load_folder(data, 32, 1).classes == ["bus", "car", "train"]
+    (data / "train" / "old").mkdir()  # beside most of its images
+    shutil.copy(picture, data / "train" / "old")
+    assert load_folder(data, 32, 1).classes == ["bus", "car", "train"]
     data = place(picture, "train/steam", "train/diesel", "bus", root=tmp_path / "deep")
     assert main(["train", "--data", str(data), "--out", str(tmp_path / "run")]) == 2
     assert f"for a class that is called so, put all class folders into {data / 'train'}" in capsys.readouterr().err

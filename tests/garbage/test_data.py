@@ -143,6 +143,9 @@ def test_batches_leave_the_global_generator_alone_and_follow_their_seed(drawn):
     torch.manual_seed(5)
     again = list(make_loader(images, batches[1:], 0, transform))
     assert all(torch.equal(a[0], b[0]) for a, b in zip(first[1:], again, strict=True))
+    other = [batch._replace(seed=batch.seed + 1) for batch in batches]
+    for (pixels, _), (others, _) in zip(first, make_loader(images, other, 0, transform), strict=True):
+        assert not torch.equal(pixels, others)
     torch.set_rng_state(state)
 
 

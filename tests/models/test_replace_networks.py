@@ -150,29 +150,23 @@ def test_bfloat16_is_no_worse_than_before(pairs, name):
     assert errors[1] <= 2 * errors[0] + 2**-8 * exact.abs().max().item()
 
 
-def gradient_error(model, x, exact):
-    """Of all gradients of a training step in bfloat16 and channels_last, relative to the exact ones."""
-    model = copy.deepcopy(model).bfloat16().to(memory_format=torch.channels_last)
-    got = step(without_dropout(model), x.bfloat16().to(memory_format=torch.channels_last))[1]
-    squares = [((g.double() - e).square().sum(), e.square().sum()) for g, e in zip(got, exact, strict=True)]
-    error, whole = map(sum, zip(*squares, strict=True))
-    return (error / whole).sqrt().item()
-
-
-def without_dropout(model):
-    """Which draws other numbers in other dtypes."""
-    for module in model.modules():
-        if hasattr(module, "p"):  # Dropout and StochasticDepth
-            module.p = 0.0
-    return model
+def gradients(model, x):
+    """In eval mode: batch statistics of the last maps' few pixels make noise of what bfloat16 rounds."""
+    logits = model.eval()(x)
+    return torch.autograd.grad((logits * torch.linspace(-1, 1, 10, dtype=x.dtype)).sum(), [*model.parameters()])
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_bfloat16_training_is_no_worse_than_before(pairs, name):
-    """The error of the gradients against float64, in bfloat16 and channels_last."""
+def test_bfloat16_gradients_are_no_worse_than_before(pairs, name):
+    """The error of all gradients together against float64, in bfloat16 and channels_last."""
     before, after, _ = pairs(name)
-    x = torch.randn(4, 3, 64, 64, generator=torch.Generator().manual_seed(3)).bfloat16()
-    exact = step(without_dropout(copy.deepcopy(before).double()), x.double())[1]
-    errors = [gradient_error(model, x, exact) for model in (before, after)]
-    print(name, errors)
+    x = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(3)).bfloat16()
+    exact = torch.cat([g.flatten() for g in gradients(copy.deepcopy(before).double(), x.double())])
+    x = x.to(memory_format=torch.channels_last)
+    errors = []
+    for model in (before, after):
+        model = copy.deepcopy(model).bfloat16().to(memory_format=torch.channels_last)
+        got = torch.cat([g.double().flatten() for g in gradients(model, x)])
+        errors.append(((got - exact).norm() / exact.norm()).item())
+    assert errors[0] < 0.25, "else it would be no test"
     assert errors[1] <= 2 * errors[0]

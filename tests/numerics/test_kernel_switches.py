@@ -157,7 +157,7 @@ WRONG = [
     ({"w1": torch.zeros(4, 8)}, r"w1 must be \(8, 8\) or \(8, 8, 1, 1\) for the 8 channels of x, got \(4, 8\)"),
     ({"w2": torch.zeros(8, 8)}, "w2 must be None with width='single'"),
     ({"b2": torch.zeros(8)}, "b2 must be None with width='single'"),
-    ({"ties": "even"}, "ties must be a part of switches where these are given, got ties='even'"),
+    ({"ties": "even"}, "ties must be given in switches if these are given, got ties='even'"),
 ]
 
 

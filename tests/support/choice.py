@@ -27,3 +27,10 @@ def every_pair(cases: Sequence, longest: Sequence, *others: Sequence) -> list[tu
         met = {(axes[a].index(row[a]), axes[b].index(row[b])) for row in chosen}
         assert len(met) == len(axes[a]) * len(axes[b]), f"axes {a} and {b} are too long for a choice of pairs"
     return chosen
+
+
+def in_turn(cases: Sequence[tuple], values: Sequence[tuple]) -> list[tuple]:
+    """Each case with one of the values, which take turns; with all of them in make test-all."""
+    if ALL:
+        return [(*case, *value) for case in cases for value in values]
+    return [(*case, *values[i % len(values)]) for i, case in enumerate(cases)]

@@ -161,10 +161,12 @@ def _pytorchcv(channels, reduction):
     return models.CbamBlock(channels, reduction)
 
 
-def _timm_se(name, **arguments):
+def _timm_se(name, given, **arguments):
+    """given: arguments as they are; arguments: what each is made of."""
+
     def build(channels, reduction):
         layers = pytest.importorskip("timm.layers", reason="timm is not installed")
-        return getattr(layers, name)(channels, **{n: of(channels, reduction) for n, of in arguments.items()})
+        return getattr(layers, name)(channels, **given | {n: of(channels, reduction) for n, of in arguments.items()})
 
     return build
 
@@ -226,9 +228,11 @@ PUBLIC = {
     "timm_light": _timm("LightCbamModule"),
     "ultralytics": _ultralytics,
     "torchvision_se": _torchvision_se,
-    "timm_se": _timm_se("SEModule", rd_ratio=lambda C, r: 1 / r),
+    "timm_se": _timm_se("SEModule", {}, rd_ratio=lambda C, r: 1 / r),
+    "timm_se_maxpool": _timm_se("SEModule", {"add_maxpool": True}, rd_ratio=lambda C, r: 1 / r),
     "timm_squeeze_excite": _timm_squeeze_excite,
-    "timm_effective_se": _timm_se("EffectiveSEModule"),
+    "timm_effective_se": _timm_se("EffectiveSEModule", {}),
+    "timm_effective_se_maxpool": _timm_se("EffectiveSEModule", {"add_maxpool": True}),
     "monai_se": _rebuilt(se_linear, "fc.0", "fc.2", "", linear=True, bias=True),
 }
 

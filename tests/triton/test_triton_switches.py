@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from choice import in_turn
 from gates import CASES, FUNCTIONS, SWITCHES, switched
 from torch import library
 from truth import DTYPES, LAYOUTS, assert_close_to_truth, random_problem
@@ -34,9 +35,7 @@ def turn(*of) -> int:
     return sum(map(ord, "".join(map(str, of))))
 
 
-@cases
-@every_tie
-@layouts
+@pytest.mark.parametrize("gates,name,ties,layout", in_turn(CASES, [(t, v) for t in ("first", "even") for v in LAYOUTS]))
 def test_values(layout, ties, gates, name, checker):
     """Each in one of the dtypes; the loops over pixels and channels depend on it as those of the tutorial do."""
     dtype = DTYPES[turn(layout, ties, gates, name) % 4]
@@ -54,8 +53,10 @@ def test_even_ties(layout, dtype, gates, checker):
     assert "cbam_bwd_input" in checker.launches
 
 
-@pytest.mark.parametrize("name", SWITCHES)
-@pytest.mark.parametrize("shape", [(2, 5, 1, 1), (1, 1, 1, 1), (3, 1, 4, 3), (1, 3, 1, 19)], ids=str)
+SIZES = [((2, 5, 1, 1),), ((1, 1, 1, 1),), ((3, 1, 4, 3),), ((1, 3, 1, 19),)]
+
+
+@pytest.mark.parametrize("name,shape", in_turn([(name,) for name in SWITCHES], SIZES), ids=str)
 def test_sizes(shape, name):
     ties, layout = ("first", "even")[turn(shape, name) % 2], LAYOUTS[turn(shape, name) // 2 % 2]
     problem, functions = problem_and_functions("both", name, ties, shape, torch.float32, layout, hidden=3, biases=True)
@@ -107,11 +108,11 @@ def test_gradcheck(name, ties):
     assert torch.autograd.gradcheck(call, [problem.inputs[n] for n in names], fast_mode=True)
 
 
-@pytest.mark.parametrize(
-    "ties,gates,name",
-    [*(("first", *case) for case in CASES), *(("even", g, "tutorial") for g in ("both", *EVEN_GATES))],
-)
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+TIED = [*(("first", *case) for case in CASES), *(("even", g, "tutorial") for g in ("both", *EVEN_GATES))]
+VALUES = [(float("nan"),), (float("inf"),), (-float("inf"),)]
+
+
+@pytest.mark.parametrize("ties,gates,name,value", in_turn(TIED, VALUES))
 def test_nan_and_inf_spread_as_in_the_reference(value, ties, gates, name):
     layout = LAYOUTS[turn(value, ties, gates, name) % 2]
     options = {"biases": True, "kernel_size": 3}

@@ -1,8 +1,8 @@
-// The kernels of one instruction set are two objects, which compile side by side: of forward.h and of backward.h. The
-// source that includes this has CBAM_ISA name the set, and is compiled with its flags. Everything but the entry point
-// has internal linkage, so that the linker can never give one set's code to another.
+// The kernels of an instruction set are two objects, which compile in parallel: forward.h and backward.h. Each source
+// defines CBAM_ISA, includes this and is compiled with the set's flags. Everything except the entry point has internal
+// linkage, so the linker cannot mix the code of two sets.
 //
-// With CBAM_BF16_ONLY there are kernels for bfloat16 alone, and those for other types are avx512's.
+// With CBAM_BF16_ONLY there are kernels for bfloat16 only; those for other types are avx512's.
 #pragma once
 
 #include "../kernels.h"
@@ -18,7 +18,7 @@ namespace {
 
 using cbam::Problem;
 
-// run(T{}) for the element type of the problem.
+// run(T{}) for the problem's element type.
 template <class Run> auto with_type(const Problem& p, Run run) {
 #ifdef CBAM_BF16_ONLY
     return run(bf16{});

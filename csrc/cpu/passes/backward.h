@@ -5,9 +5,9 @@
 
 namespace {
 
-// With z = dy, or if relu where that let y through, reads x and dy once and gives a tile's
+// With z = dy, or with relu dy where y > 0, reads x and dy once and computes a tile's
 //   along[r] = sum over columns of x z v,  down[c] = sum over rows of x z u,
-// u being one factor a row and v one a column, those of the two that are asked for. If relu, z is written to masked.
+// with a factor u per row and v per column; either sum is optional. With relu, z is written to masked.
 template <bool relu, bool to_rows, bool to_cols, class T, class F = Acc<T>>
 CBAM_PASS void products(const T* x, const T* dy, const T* y, T* masked, const F* u, const F* v, const Tile<F>& tile) {
     using V = Vec<F>;
@@ -42,16 +42,16 @@ CBAM_PASS void products(const T* x, const T* dy, const T* y, T* masked, const F*
     for (int64_t c = 0; to_cols && c < width; ++c) tile.down[tile.c0 + c] = sum[c];
 }
 
-// Of some rows, dx = (z s + t) g + b, plus col_add[c] at row col_index[c] of each column and row_add[r] at column
-// row_index[r] of each row: the gradients that the maxima route to one element. with_z: whether there is z, else zeros;
-// it may be dx. by_column: whether the columns have such maxima; row_index is null if the rows have none. s and t
-// belong to pixels, g and b to channels; channels are the columns if channels_last, else the rows.
+// For some rows, dx = (z s + t) g + b, plus col_add[c] at row col_index[c] of each column and row_add[r] at column
+// row_index[r] of each row: the gradients of the maxima at their argmax. with_z: z is given, else zeros; it may be dx.
+// by_column: the columns have maxima; row_index is null if the rows have none. s and t are per pixel, g and b per
+// channel; channels are the columns if channels_last, else the rows.
 template <class T, bool channels_last, bool with_z, bool by_column, class F = Acc<T>>
 CBAM_PASS void input_gradient(const T* z, Range rows, int64_t cols, const F* s, const F* t, const F* g, const F* b,
                               const int32_t* col_index, const F* col_add, const int32_t* row_index, const F* row_add,
                               T* dx) {
     using V = Vec<F>;
-    // give(j, gradient) for n rows from the first on, at column c.
+    // give(j, gradient) for n rows from the first, at column c.
     auto gradients = [&]<int n>(int64_t first, Count<n>, int64_t c, auto lanes, auto give) {
         IndexVec<F> index = {};
         V add = {};
@@ -73,7 +73,7 @@ CBAM_PASS void input_gradient(const T* z, Range rows, int64_t cols, const F* s, 
         }
     };
     auto group = [&]<int n>(int64_t first, Count<n> count) {
-        V special[n];  // of a half type the elements at row_index, computed apart, so that they are rounded once
+        V special[n];  // for half types the elements at row_index, computed separately, so that they are rounded once
         for (int j = 0; sizeof(T) == 2 && row_index && j < n; ++j)
             gradients(first + j, Count<1>{}, row_index[first + j], First{1},
                       [&](int, V v) { special[j] = v + row_add[first + j]; });
@@ -92,12 +92,12 @@ CBAM_PASS void input_gradient(const T* z, Range rows, int64_t cols, const F* s, 
         }
     };
     if constexpr (with_z) each_group(rows.first, rows.last, group);
-    else  // nothing but dx moves
+    else  // only dx is moved
         for (int64_t r = rows.first; r < rows.last; ++r) group(r, Count<1>{});
 }
 
-// out[i][j] = sum over images n and terms t of u[n][t][i] v[n][t][j], for rows i of [first, last). u and v of image n
-// start n * u_stride and n * v_stride in; their terms lie u_term and v_term apart.
+// out[i][j] = sum over images n and terms t of u[n][t][i] v[n][t][j], for rows i in [first, last). u and v have the
+// strides u_stride and v_stride between images, and u_term and v_term between terms.
 template <int terms, class F> void outer_sums(int64_t first, int64_t last, int64_t cols, int64_t images, const F* u,
                                               int64_t u_stride, int64_t u_term, const F* v, int64_t v_stride,
                                               int64_t v_term, F* out) {

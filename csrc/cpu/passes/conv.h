@@ -1,8 +1,8 @@
-// The k x k convolution of the spatial gate over two small maps, and its gradient by the weights.
+// The k x k convolution of the spatial gate over two small maps, and its gradient with respect to the weights.
 //
-// A map of H x W lies in a frame of p = k / 2 zeros, in rows wide enough that whole vectors can be read at every
-// output and offset; what they hold beyond the map is discarded. Several output rows are computed together, since
-// an input row is met by all of them: one load serves up to kRows multiplications.
+// A map of H x W is framed by p = k / 2 zeros, with rows wide enough for whole vectors at every output and offset;
+// results beyond the map are discarded. Several output rows are computed together, since they share input rows: one
+// load serves up to kRows multiplications.
 #pragma once
 
 #include "../parts.h"
@@ -14,7 +14,7 @@ template <class F> struct MapShape {
     static constexpr int kRows = 4;
     int64_t H, W, k, p;
     int64_t width;   // of a framed row
-    int64_t height;  // of a framed map, with rows enough for kRows outputs from any row on
+    int64_t height;  // of a framed map, with enough rows for kRows outputs from any row
 
     MapShape(int64_t H, int64_t W, int64_t k) : H(H), W(W), k(k), p(k / 2) {
         width = round_up(W, kLanes<F>) + k - 1;
@@ -24,7 +24,8 @@ template <class F> struct MapShape {
     static int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
 };
 
-// Puts these rows of a map into the frame, with the zeros beside them; the first and the last also those beyond.
+// Copies these rows of a map into the frame, with the zeros beside them; the first and last part also write the zeros
+// above and below.
 template <class F> void frame(const MapShape<F>& m, const F* map, Range rows, F* framed) {
     if (!rows.size()) return;
     const int64_t top = rows.first ? rows.first + m.p : 0, bottom = rows.last < m.H ? rows.last + m.p : m.height;
@@ -46,9 +47,8 @@ template <class F> double framed_sum(const MapShape<F>& m, const F* framed) {
     return total;
 }
 
-// With c_i[h][w] = sum over offsets (a, b) of weight[i][a][b] in_i[h + a][w + b], for some rows h: gives
-// out_0 = c_0 + c_1 + bias, or, split, out_0 = c_0 and out_1 = c_1 of one and the same input. K is k where it is known
-// at compile time, else 0.
+// With c_i[h][w] = sum over offsets (a, b) of weight[i][a][b] in_i[h + a][w + b], for some rows h, computes out_0 = c_0
+// + c_1 + bias, or, split, out_0 = c_0 and out_1 = c_1 of the same input. K is k if known at compile time, else 0.
 template <class F, bool split, int K> CBAM_PASS void convolve_k(const MapShape<F>& m, Range rows,
                                                                 const F* const* framed, const F* weight, F bias,
                                                                 F* const* out) {
@@ -70,7 +70,7 @@ template <class F, bool split, int K> CBAM_PASS void convolve_k(const MapShape<F
                             for (int j = 0; j < n; ++j) sum[i][r][j] += v[j] * weight[((i * k) + a - r) * k + b];
                 }
         };
-        // Input row h + a meets output row h + r at offset a - r.
+        // Input row h + a contributes to output row h + r at offset a - r.
         if constexpr (K) {
 #pragma GCC unroll 16
             for (int64_t a = 0; a < K + R - 1; ++a) {
@@ -103,20 +103,20 @@ void convolve(const MapShape<F>& m, Range rows, const F* const* framed, const F*
              : convolve_k<F, split, 0>(m, rows, framed, weight, bias, out);
 }
 
-// The rows of a kernel whose gradients are computed together.
+// Rows of a kernel whose gradients are computed together.
 constexpr int kKernelRows = 2;
 
-// dweight[a][b] = sum over outputs of dz[h][w] framed[h + a][w + b], for kKernelRows rows from a on, or what is left;
-// framed_dz is dz in a frame of its own.
+// dweight[a][b] = sum over outputs of dz[h][w] framed[h + a][w + b], for at most kKernelRows rows from a; framed_dz is
+// dz in its own frame.
 template <class F>
 void weight_gradient(const MapShape<F>& m, int64_t a, const F* framed_dz, const F* framed, F* dweight) {
-    const F* dz = framed_dz + m.p * m.width + m.p;                     // beyond its rows lie the zeros of the frame
+    const F* dz = framed_dz + m.p * m.width + m.p;                     // the frame's zeros follow its rows
     auto offsets = [&]<int A, int B>(int64_t b, Count<A>, Count<B>) {  // A x B neighbours share their loads
         double total[A][B] = {};
         each_part(m.H, kBlock, [&](int64_t first, int64_t last) {
             Vec<F> sum[A][B] = {};
             for (int64_t h = first; h < last + A - 1;
-                 ++h)  // row h + a of the map meets row h - i of dz at offset a + i
+                 ++h)  // row h + a of the map and row h - i of dz contribute at offset a + i
                 each_vector<F>(m.W, [&](int64_t w, auto lanes) {
                     Vec<F> d[A];
 #pragma GCC unroll 2

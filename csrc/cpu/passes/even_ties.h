@@ -1,14 +1,14 @@
-// The backward of maxima whose gradient is shared evenly by all elements that reach them, as that of amax is, in place
-// of the first one alone. Which elements those are is found by comparing with the maximum again: three more reads of x,
-// from cache where an image fits. Where none equals the maximum, which is NaN then, the shares become 0 / 0.
+// The backward of maxima with even ties: the gradient is split evenly among tied elements, as for amax. The tied
+// elements are found by comparing with the maximum again: three more reads of x, from the cache if an image fits. If no
+// element equals the maximum, which is then NaN, the gradient is 0 / 0.
 #pragma once
 
 #include "../workspace.h"
 
 namespace {
 
-// An image, seen as in scale_and_dots.h, and the maxima of x over its pixels and of g x over its channels. Channels are
-// the columns if channels_last, else the rows.
+// An image as a matrix, as in scale_and_dots.h, and the maxima of x over its pixels and of g x over its channels.
+// Channels are the columns if channels_last, else the rows.
 template <class T, bool channels_last> struct Maxima {
     using F = Acc<T>;
     using V = Vec<F>;
@@ -16,7 +16,7 @@ template <class T, bool channels_last> struct Maxima {
     int64_t cols;
     const F *g, *max_hw, *max_c;
 
-    // Where there are no maxima of one kind, whose shares are 0 then, any numbers will do for them.
+    // For absent maxima, whose gradients are 0, any numbers work.
     CBAM_PASS Maxima(const Problem& p, int64_t image, const Scratch<F>& scratch)
         : x((const T*)p.x + image * p.C * p.HW()) {
         const Saved<F> v(p, image);
@@ -25,7 +25,7 @@ template <class T, bool channels_last> struct Maxima {
         max_hw = v.max_hw ? v.max_hw : g, max_c = v.max_c ? v.max_c : scratch.ones;
     }
 
-    // How many elements of a tile reach the maximum of each channel, and of each pixel.
+    // The number of elements of a tile equal to the maximum of each channel, and of each pixel.
     CBAM_PASS void count(const Tile<F>& tile) const {
         fill(tile.down + tile.c0, tile.c1 - tile.c0, F(0));
         for (int64_t r = tile.r0; r < tile.r1; ++r) {
@@ -40,7 +40,7 @@ template <class T, bool channels_last> struct Maxima {
         }
     }
 
-    // Of a tile, each channel's sum of the shares of the pixels whose maximum it reaches.
+    // For a tile, each channel's sum of the gradients of the pixels whose maximum it equals.
     CBAM_PASS void sum_shares(const F* share, const Tile<F>& tile) const {
         if constexpr (channels_last) fill(tile.down + tile.c0, tile.c1 - tile.c0, F(0));
         for (int64_t r = tile.r0; r < tile.r1; ++r) {
@@ -55,8 +55,8 @@ template <class T, bool channels_last> struct Maxima {
         }
     }
 
-    // Of some rows, dx = (z s + t + share_c where a pixel's maximum) scale + b + share_hw where a channel's maximum; z
-    // null: zeros. s, t and share_c belong to pixels, scale, b and share_hw to channels. dx may be z.
+    // For some rows, dx = (z s + t + share_c at a pixel's maximum) scale + b + share_hw at a channel's maximum; z null:
+    // zeros. s, t and share_c are per pixel; scale, b and share_hw are per channel. dx may be z.
     CBAM_PASS void input_gradient(const T* z, Range rows, const F* s, const F* t, const F* share_c, const F* scale,
                                   const F* b, const F* share_hw, T* dx) const {
         for (int64_t r = rows.first; r < rows.last; ++r)
@@ -70,7 +70,7 @@ template <class T, bool channels_last> struct Maxima {
     }
 
 private:
-    // Of a vector of channels, or of pixels, what belongs to columns c and on of row r.
+    // The elements of a vector over channels or pixels for columns from c of row r.
     template <class Lanes> static V of_channel(const F* v, int64_t r, int64_t c, Lanes lanes) {
         if constexpr (channels_last) return load(v + c, lanes);
         else return broadcast<V>(v[r]);
@@ -80,7 +80,7 @@ private:
         else return load(v + c, lanes);
     }
 
-    // There, 1 where the element is the maximum of its channel, or of its pixel, else 0.
+    // 1 where the element equals the maximum of its channel, or of its pixel, else 0.
     template <class Lanes> V is_channel_max(int64_t r, int64_t c, Lanes lanes) const {
         return one_where_equal(load(x + r * cols + c, lanes), of_channel(max_hw, r, c, lanes), lanes);
     }

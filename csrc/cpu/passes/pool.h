@@ -1,15 +1,14 @@
-// Mean, maximum and place of the maximum of every row and of every column of a matrix: the two pools of each gate. The
-// mean can be had alone.
-// Long rows are read along their vectors and reduced across lanes at their end; short rows, where that end would be
-// most of the work, are transposed in blocks so that each is a lane; columns are lanes by nature.
+// Mean, maximum and argmax of every row and of every column of a matrix: the two pools of each gate. The maximum is
+// optional. Long rows are read as vectors and reduced across lanes at their end. Short rows, where this reduction would
+// dominate, are transposed in blocks, so that each row is a lane. Columns are lanes already.
 #pragma once
 
 #include "scale_and_dots.h"
 
 namespace {
 
-// Maxima follow PyTorch: NaN wins, then the first index. The vector loops below pass over NaN; where the sum of
-// the same values is NaN, this looks for one.
+// Maxima follow PyTorch: NaN is the maximum; otherwise the first index wins. The vector loops below ignore NaN; if the
+// sum of the same values is NaN, this searches for it.
 template <class F, class Value> void prefer_nan(int64_t n, Value value, F* max, int32_t* arg) {
     for (int64_t i = 0; i < n; ++i) {
         const F v = value(i);
@@ -21,7 +20,7 @@ template <class F, class Value> void prefer_nan(int64_t n, Value value, F* max, 
     }
 }
 
-// Mean, maximum and the maximum's index of each row of w x; w is one weight a column.
+// Mean, maximum and argmax of each row of w x, with a weight w per column.
 template <class T, bool weighted, bool with_max, class F = Acc<T>>
 CBAM_PASS void long_row_stats(const T* x, int64_t rows, int64_t cols, const Acc<T>* w, F* mean, F* max, int32_t* arg) {
     using V = Vec<F>;
@@ -34,7 +33,7 @@ CBAM_PASS void long_row_stats(const T* x, int64_t rows, int64_t cols, const Acc<
             if constexpr (weighted) return load(x + c, lanes) * load(w + c, lanes);
             else return load(x + c, lanes);
         };
-        V best = lowest;  // per lane: the largest value so far, and the step it came in
+        V best = lowest;  // per lane: the largest value so far, and its step
         I where = {};
         auto compare = [&](V top, int64_t c) {
             if constexpr (!with_max) return;
@@ -66,7 +65,7 @@ CBAM_PASS void long_row_stats(const T* x, int64_t rows, int64_t cols, const Acc<
         const V top = broadcast<V>(max[r]);
         int64_t c = 0;
         if (cols > step) c = min_lanes<F>(best == top ? where : broadcast<I>(0x7fffffff)) * step;
-        uint64_t hits = 0;  // a bit for every column of that step that holds the maximum
+        uint64_t hits = 0;  // a bit for every column of that step equal to the maximum
         auto look = [&](int64_t i, auto lanes) { hits |= uint64_t(equal_bits<F>(value(c + i, lanes), top)) << i; };
         if (c + step <= cols)
             for (int j = 0; j < kTile; ++j) look(j * kLanes<F>, Whole{});
@@ -76,7 +75,7 @@ CBAM_PASS void long_row_stats(const T* x, int64_t rows, int64_t cols, const Acc<
     }
 }
 
-// Adds v, of this row, to a vector of columns' sum, maximum and place of the maximum.
+// Updates sum, maximum and argmax of a vector of columns with v of this row.
 template <bool with_max, class V, class I> inline void add_row(V v, int64_t row, V& sum, V& max, I& where) {
     sum += v;
     if constexpr (!with_max) return;
@@ -85,7 +84,7 @@ template <bool with_max, class V, class I> inline void add_row(V v, int64_t row,
     where = better ? broadcast<I>(int32_t(row)) : where;
 }
 
-// Writes the results for one vector of columns; value(row, i) gives an element of the i-th, for where there is NaN.
+// Writes the results for a vector of columns; value(row, i) returns an element of the i-th column, to search for NaN.
 template <bool with_max, class F, class Lanes, class Value> void write_stats(Vec<F> m, Vec<F> top, IndexVec<F> where,
                                                                              Lanes lanes, int64_t rows, Value value,
                                                                              F* mean, F* max, int32_t* arg) {
@@ -98,7 +97,7 @@ template <bool with_max, class F, class Lanes, class Value> void write_stats(Vec
         if (mean[i] != mean[i]) prefer_nan(rows, [&](int64_t r) { return value(r, i); }, max + i, arg + i);
 }
 
-// The same of each column of w x; w is one weight a row.
+// The same for each column of w x, with a weight w per row.
 template <class T, bool weighted, bool with_max, class F = Acc<T>>
 CBAM_PASS void col_stats(const T* x, int64_t rows, int64_t cols, int64_t pitch, const Acc<T>* w, F* mean, F* max,
                          int32_t* arg) {
@@ -129,7 +128,7 @@ CBAM_PASS void col_stats(const T* x, int64_t rows, int64_t cols, int64_t pitch, 
     });
 }
 
-// What long_row_stats does, with blocks of rows transposed so that each row is a lane and nothing goes across lanes.
+// Like long_row_stats, with blocks of rows transposed so that each row is a lane and no sum crosses lanes.
 template <class T, bool weighted, class F = Acc<T>>
 CBAM_PASS void short_row_stats(const T* x, int64_t rows, int64_t cols, const Acc<T>* w, F* mean, F* max, int32_t* arg) {
     constexpr int n = kLanes<F>;
@@ -167,7 +166,7 @@ CBAM_PASS void short_row_stats(const T* x, int64_t rows, int64_t cols, const Acc
     });
 }
 
-// The mean alone of each row: as many short rows as there are lanes are summed across their lanes at a time.
+// Only the mean of each row: the sums of as many short rows as lanes are reduced across lanes together.
 template <class T, class F = Acc<T>> CBAM_PASS void short_row_means(const T* x, int64_t rows, int64_t cols, F* mean) {
     constexpr int n = kLanes<F>;
     each_part(rows, n, [&](int64_t first, int64_t last) {

@@ -1,23 +1,22 @@
-// The passes over an image, seen as a row-major matrix: rows are channels and columns pixels in NCHW, the
-// other way round in NHWC. CBAM's channel side and spatial side then are the same few operations, once along
-// rows and once along columns, and one text serves both layouts natively. Each function reads or writes every
-// element of its large arguments once. T is the element type of the image, F that of sums and vectors. Some of the
-// columns alone are a matrix too: its rows lie pitch elements apart.
+// The passes over an image as a row-major matrix: in NCHW rows are channels and columns are pixels, in NHWC the
+// reverse. CBAM's channel side and spatial side are then the same few operations, once along rows and once along
+// columns, and one source serves both layouts. Each function reads or writes every element of its large arguments once.
+// T is the element type of the image, F that of sums and vectors. A range of columns is also a matrix, with a row
+// stride of pitch.
 //
-// Accuracy: a lane adds up at most kBlock rows, or kChunk / lanes columns, in F; these parts are summed in double.
+// Accuracy: a lane adds at most kBlock rows, or kChunk / lanes columns, in F; these partial sums are added in double.
 #pragma once
 
 #include "../simd.h"
 
 namespace {
 
-// A pass is a function of its own, compiled once and not wherever it is called: it runs for a whole image or a part of
-// it.
+// A pass is not inlined: it runs for a whole image or a part of it.
 #define CBAM_PASS __attribute__((noinline))
 
 constexpr int64_t kBlock = 64;    // rows between two additions to the double totals
-constexpr int64_t kChunk = 4096;  // columns of a row handled at a time, so that the column vectors stay in L1
-constexpr int kGroup = 4;         // rows worked on together, so that they share the reads of the column vectors
+constexpr int64_t kChunk = 4096;  // columns processed at a time, so that the column vectors stay in L1
+constexpr int kGroup = 4;         // rows processed together, which share the reads of the column vectors
 constexpr int64_t kAhead = 2048;  // bytes; see ahead()
 constexpr int kTile = 4;          // vectors of columns held in registers down the rows
 
@@ -34,9 +33,9 @@ template <class V> CBAM_PASS void fill(V* v, int64_t n, V value) {
 
 template <int n> struct Count {};
 
-// Rows worked on together are as many streams, each too short for the processor to foresee where the next begins.
-// From column c of [0, width) of such a row, this many elements on lies what is wanted kAhead bytes later: of the same
-// row, or at its end of the row that comes kGroup rows after it.
+// Rows processed together are separate streams, too short for the hardware prefetcher. The offset from column c of [0,
+// width) of such a row to the element needed kAhead bytes later: in the same row, or, at its end, in the row kGroup
+// rows below.
 template <class T> inline int64_t ahead(int64_t c, int64_t width, int64_t cols) {
     constexpr int64_t n = kAhead / sizeof(T);
     return c + n < width ? n : n + kGroup * cols - width;
@@ -50,7 +49,7 @@ template <class Body> inline void each_group(int64_t first, int64_t last, Body b
 }
 
 // body(column, Count<vectors>, lanes of the last vector) for column tiles that cover [0, cols). The last tile of whole
-// vectors may overlap the one before it; what it writes again is the same.
+// vectors may overlap the previous one and write the same values again.
 template <class F, class Body> inline void each_tile(int64_t cols, Body body) {
     constexpr int lanes = kLanes<F>, width = kTile * lanes;
     const int n = int(least(cols, width));
@@ -87,8 +86,8 @@ template <class F, int n> struct Totals {
     }
 };
 
-// y = x u v (+ residual) (then ReLU); u is one factor a row, v one a column. What is asked for is known at compile
-// time, so that a product and a sum become one instruction, with one rounding, in all vectors of a row or in none.
+// y = x u v (+ residual) (then ReLU), with a factor u per row and v per column. The options are template arguments, so
+// a product and a sum are contracted, with one rounding, in all vectors of a row or in none.
 template <bool residual, bool relu, class T, class F = Acc<T>>
 CBAM_PASS void scale(const T* x, int64_t rows, int64_t cols, int64_t pitch, const F* u, const F* v, const T* add,
                      T* y) {
@@ -103,19 +102,19 @@ CBAM_PASS void scale(const T* x, int64_t rows, int64_t cols, int64_t pitch, cons
     }
 }
 
-// out[k][r] = sum over columns of x v[k], for every given vector: of an image one, of weights, which are of type F, any
-// number. Two vectors share a read of x, and as many sums as there are lanes are taken across their lanes at a time.
+// out[k][r] = sum over columns of x v[k], for every given vector: one for an image, any number for weights, which are
+// of type F. Two vectors share a read of x, and as many sums as lanes are reduced across lanes together.
 template <class T, class F = Acc<T>>
 CBAM_PASS void row_dots(const T* x, int64_t rows, int64_t cols, int count, const F* const* v, F* const* out) {
     using V = Vec<F>;
     auto dots = [&]<int n>(int k, Count<n>) {
         constexpr int height = kLanes<F> / n;
         each_part(rows, height, [&](int64_t r, int64_t) {
-            r = least(r, rows < height ? 0 : rows - height);  // the last rows once more rather than fewer
+            r = least(r, rows < height ? 0 : rows - height);  // repeat some rows rather than process fewer
             const T* row[height] = {x + r * cols};
             for (int j = 1; j < height; ++j) row[j] = row[j - 1] + (j < rows ? cols : 0);
             auto part = [&](int64_t c, int64_t end) {
-                V sum[kLanes<F>] = {};  // of vector l and row j at l * height + j
+                V sum[kLanes<F>] = {};  // vector l and row j at l * height + j
                 each_vector<F>(end - c, [&](int64_t i, auto lanes) {
                     V factor[n];
 #pragma GCC unroll 2
@@ -150,7 +149,7 @@ CBAM_PASS void row_dots(const T* x, int64_t rows, int64_t cols, int count, const
     if (k < count) dots(k, Count<1>{});
 }
 
-// out[k][c] = sum over rows of x u[k], for every given vector, as many as for row_dots. Two vectors share a read of x.
+// out[k][c] = sum over rows of x u[k], for every given vector, as in row_dots. Two vectors share a read of x.
 template <class T, class F = Acc<T>> CBAM_PASS void col_dots(const T* x, int64_t rows, int64_t cols, int64_t pitch,
                                                              int count, const F* const* u, F* const* out) {
     using V = Vec<F>;

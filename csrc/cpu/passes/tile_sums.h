@@ -1,6 +1,6 @@
-// Sums over a matrix both along its rows and down its columns. Threads cannot share such a pass by rows or by columns,
-// so it goes tile by tile, and the sums of the tiles are added up afterwards. The tiles are those of the shape, whoever
-// computes them, and so is the order of all additions.
+// Sums over a matrix both along its rows and along its columns. Threads cannot split such a pass by rows or by columns,
+// so it goes tile by tile, and the partial sums of the tiles are added afterwards. The tiles and the order of all
+// additions depend only on the shape.
 #pragma once
 
 #include "../parts.h"
@@ -9,14 +9,14 @@
 namespace {
 
 constexpr int64_t kTileRows = kBlock;
-constexpr int64_t kTileCols = 512;  // with its rows, 128 KB of float32: what a thread is worth
+constexpr int64_t kTileCols = 512;  // with its rows, 128 KB of float32: enough work for a thread
 
-// A sum of each of size rows or columns from each of n tiles, (n, size), and behind them room for the totals.
+// Partial sums (n, size) of size rows or columns from n tiles, followed by space for the totals.
 template <class F> struct Sums {
     F* data;
     int64_t n, size;
 
-    // A row that has, in this range, the totals over the tiles, added up in double.
+    // A row with the totals over the tiles in this range, added in double.
     CBAM_PASS const F* total(Range range) const {
         if (n == 1) return data;
         each_tile<F>(range.size(), [&]<int width>(int64_t c, Count<width>, auto last) {
@@ -35,14 +35,14 @@ template <class F> struct Sums {
     }
 };
 
-// The elements of rows [r0, r1) in columns [c0, c1), with room for the sum of row r at along[r] and of column c at
-// down[c].
+// The elements of rows [r0, r1) and columns [c0, c1), with along[r] for the sum of row r and down[c] for that of column
+// c.
 template <class F> struct Tile {
     int64_t r0, r1, c0, c1, cols;
     F *along, *down;
 };
 
-// body(tile) for those tiles of an image that are a share's; the sums have room for all tiles.
+// body(tile) for a share's tiles of an image; the sums have space for all tiles.
 template <class F, class Body>
 void each_tile_of(const cbam::Share& share, bool channels_last, Sums<F> of_channels, Sums<F> of_pixels, Body body) {
     const Sums<F> along = channels_last ? of_pixels : of_channels, down = channels_last ? of_channels : of_pixels;

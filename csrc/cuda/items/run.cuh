@@ -34,28 +34,33 @@ template <class F> Order order_of(Operator op, const Backward<F>& a) {
     return op == Operator::products ? products_order(a) : backward_order(a);
 }
 
+// Whether the dataflow driver ran it. It has no items of even ties.
 template <class T, int V, bool channels_last, class Call>
-void run_call(Launcher& launch, Operator op, const Call& a, const Plan& plan, char* behind) {
+bool run_call(Launcher& launch, Operator op, const Call& a, const Plan& plan, char* behind) {
     Order order = order_of(op, a);
-    if (plan.schedule != Schedule::dataflow || op == Operator::products || order.tickets() >= UINT32_MAX / 2)
-        return a.p.switches.even_ties ? run_phases<T, V, channels_last, true>(launch, a, order)
-                                      : run_phases<T, V, channels_last, false>(launch, a, order);
+    const bool even = a.p.switches.even_ties;
+    if (plan.schedule != Schedule::dataflow || even || op == Operator::products || order.tickets() >= UINT32_MAX / 2) {
+        if (even) run_phases<T, V, channels_last, true>(launch, a, order);
+        else run_phases<T, V, channels_last, false>(launch, a, order);
+        return false;
+    }
     const int64_t group = a.images * a.p.C * a.p.HW() * sizeof(T) * (op == Operator::backward ? 2 : 1);
     order.spread(std::clamp<int64_t>(plan.window / std::max<int64_t>(group, 1), 1, order.groups));
     run_dataflow<T, V, channels_last>(launch, a, order, plan.blocks, reinterpret_cast<unsigned*>(behind));
+    return true;
 }
 
 template <class T, int V, bool channels_last>
-void run_operator(Launcher& launch, Operator op, const Problem& p, const Plan& plan, void* workspace) {
+bool run_operator(Launcher& launch, Operator op, const Problem& p, const Plan& plan, void* workspace) {
     using F = Acc<T>;
     const Matrix matrix(p, V, sizeof(T));
     char* const base = static_cast<char*>(workspace);
     if (op == Operator::forward || op == Operator::apply) {
         const Forward<F> a(p, matrix, op == Operator::forward, workspace);
-        run_call<T, V, channels_last>(launch, op, a, plan, base + a.bytes);
+        return run_call<T, V, channels_last>(launch, op, a, plan, base + a.bytes);
     } else {
         const Backward<F> a(p, matrix, op == Operator::products, workspace);
-        run_call<T, V, channels_last>(launch, op, a, plan, base + a.bytes);
+        return run_call<T, V, channels_last>(launch, op, a, plan, base + a.bytes);
     }
 }
 
@@ -63,9 +68,10 @@ template <Dtype dtype>
 cudaError_t run_of(Operator op, const Problem& p, const Plan& plan, void* workspace, cudaStream_t stream) {
     using T = Element<dtype>;
     Launcher launch{stream, plan.programmatic && plan.schedule == Schedule::staged};
+    bool dataflow = false;
     const auto run = [&](auto access) {
-        if (p.channels_last) run_operator<T, access(), true>(launch, op, p, plan, workspace);
-        else run_operator<T, access(), false>(launch, op, p, plan, workspace);
+        if (p.channels_last) dataflow = run_operator<T, access(), true>(launch, op, p, plan, workspace);
+        else dataflow = run_operator<T, access(), false>(launch, op, p, plan, workspace);
     };
     if (p.N > 0) {
         switch (widest_access<T>(p)) {
@@ -74,7 +80,9 @@ cudaError_t run_of(Operator op, const Problem& p, const Plan& plan, void* worksp
             default: run(std::integral_constant<int, kAccesses<T>[1]>());
         }
     }
-    return launch.status;
+    // The dataflow driver has these gradients among its items.
+    if (op != Operator::backward || dataflow || launch.status != cudaSuccess) return launch.status;
+    return parameter_gradients(p, launch.programmatic, stream);
 }
 
 // The addresses, which decide the width of accesses, need not be known yet.
