@@ -204,7 +204,7 @@ GARBAGE = [
     ),
     *_of(
         "garbage/data/classes.py",
-        "tests/garbage/test_classes.py tests/garbage/test_train_errors.py -k 'refused or flat or sources or folder'",
+        "tests/garbage/test_classes.py tests/garbage/test_train_errors.py -k 'refused or flat or sources or folder or called'",
         ('if "val" in folders_of and classes != list(folders_of["val"]):', "if False:"),
         ("return bool(subfolders(folder)) and 2 * direct <=", "return bool(subfolders(folder)) and direct <="),
     ),
