@@ -69,7 +69,7 @@ CUDA = [
         "csrc/cuda/items/backward.cuh",
         "tests/cuda/test_staged.py -k 'sizes or options'",
         ("dmaps[q] = sum.mean / F(p.C);", "dmaps[q] = sum.mean;"),
-        ("[&](int q) { return dmax[q] * max[q]; }", "[&](int q) { return dmax[q]; }"),
+        ("return dmax[q] * max[q];", "return dmax[q];"),
     ),
     *_of(
         "csrc/cuda/items/apply.cuh",
@@ -204,7 +204,8 @@ GARBAGE = [
     ),
     *_of(
         "garbage/data/classes.py",
-        "tests/garbage/test_classes.py tests/garbage/test_train_errors.py -k 'refused or flat or sources or folder'",
+        "tests/garbage/test_classes.py tests/garbage/test_train_errors.py"
+        " -k 'refused or flat or sources or folder or called'",
         ('if "val" in folders_of and classes != list(folders_of["val"]):', "if False:"),
         ("return bool(subfolders(folder)) and 2 * direct <=", "return bool(subfolders(folder)) and direct <="),
     ),

@@ -144,12 +144,10 @@ def page(known: dict[Fault, str]) -> str:
         found = [known[fault] for fault in faults if fault in known]
         lines.append(f"| {area} | {len(faults)} | {len(found)} | {sum(map(bool, found))} |")
     for area, faults in FAULTS.items():
-        lines += ["", f"## {area[0].upper()}{area[1:]}", "", "| file | line | fault | first test that fails |"]
-        lines.append("|---|---|---|---|")
+        lines += ["", f"## {area[0].upper()}{area[1:]}"]
         for fault in faults:
-            result = known.get(fault, "not seeded yet")
-            cells = (fault.file, fault.old, fault.new or "nothing", result.split("[")[0] or "none")
-            lines.append("| " + " | ".join(f"`` {cell.strip()} ``".replace("|", "\\|") for cell in cells) + " |")
+            result = known.get(fault, "not seeded yet").split("[")[0] or "no test failed"
+            lines += ["", f"`{fault.file}`: {result}", "", "```diff", f"- {fault.old}", f"+ {fault.new}", "```"]
     return "\n".join(lines) + "\n"
 
 
