@@ -10,6 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from hot_loops import Loop, hot_loops
+
 SOURCES = sorted((Path(__file__).parents[2] / "csrc" / "cuda").rglob("*.cu"))
 
 
@@ -98,10 +100,7 @@ def compile_one(target: str, source: Path, *options: str) -> list[Kernel]:
         for symbol, facts in re.findall(r"Function (\S+):\n(.*)", usage)
     }
     names = run("c++filt", *used).splitlines() if used else []
-    texts = {
-        symbol: text.split("\n\t.section", 1)[0]
-        for symbol, text in re.findall(r"\n\.text\.(\S+):\n(.*?)(?=\n//-{5,} \.|\Z)", code, re.S)
-    }
+    texts = texts_of(code)
     threads = {
         symbol: int(word, 16)
         for symbol, info in re.findall(r"\.section\s+\.nv\.info\.([^,\s]+),(.*?)(?=\n//-{5,} \.|\Z)", code, re.S)
@@ -111,6 +110,27 @@ def compile_one(target: str, source: Path, *options: str) -> list[Kernel]:
         describe(target, source, name, used[symbol], texts[symbol], threads.get(symbol, 1024))
         for symbol, name in zip(used, names, strict=True)
     ]
+
+
+def texts_of(code: str) -> dict[str, str]:
+    """The instructions of each kernel, by its symbol, in what nvdisasm says."""
+    return {
+        symbol: text.split("\n\t.section", 1)[0]
+        for symbol, text in re.findall(r"\n\.text\.(\S+):\n(.*?)(?=\n//-{5,} \.|\Z)", code, re.S)
+    }
+
+
+def loops_of(target: str, source: Path) -> dict[tuple[str, tuple[str, ...]], list[Loop]]:
+    """The hot loops of the kernels of a source, by their names and template arguments."""
+    with tempfile.TemporaryDirectory() as folder:
+        cubin = Path(folder, "kernels.cubin")
+        run("nvcc", "-std=c++17", "-O3", f"-arch={target}", "-cubin", "-o", cubin, source)
+        texts = texts_of(run("nvdisasm", "-ndf", cubin))
+    found = {}
+    for name, text in zip(run("c++filt", *texts).splitlines(), texts.values(), strict=True):
+        kernel, arguments = re.search(r"(\w+)<([^<>]*)>\(", name).groups()
+        found[kernel, tuple(arguments.split(", "))] = hot_loops(text)
+    return found
 
 
 def ptx_entries(source: Path) -> set[str]:

@@ -5,22 +5,28 @@ time.
 """
 
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True)
-class Loop:
-    """Without loops inside that have accesses, too: those of 16 bytes, of global and of shared memory."""
+class Moves(NamedTuple):
+    """Accesses of a turn: of 16 bytes of global memory, of 16 and of 8 bytes of shared memory."""
 
+    loads: int = 0
+    stores: int = 0
+    shared: int = 0
+    shared_8: int = 0
+
+
+class Loop(NamedTuple):
     instructions: int
-    loads: int
-    stores: int
-    shared_loads: int
-    shared_stores: int
+    moves: Moves
 
 
 def hot_loops(text: str) -> list[Loop]:
-    """Of one kernel those with accesses of 16 bytes: from the target of a branch backwards to that branch."""
+    """Of one kernel those with accesses, without barriers, and without loops inside that have accesses, too.
+
+    A loop is what lies between a branch backwards and its target.
+    """
     code: list[str] = []
     labels: dict[str, int] = {}
     for line in text.splitlines():
@@ -33,8 +39,12 @@ def hot_loops(text: str) -> list[Loop]:
         for i, instruction in enumerate(code)
         if (target := re.search(r"\bBRA\b.*`\((\.L_\w+)\)", instruction)) and labels.get(target[1], i + 1) < i
     ]
-    loops = {span: describe(code[span[0] : span[1] + 1]) for span in spans}
-    hot = {span: loop for span, loop in loops.items() if any((loop.loads, loop.stores, loop.shared_loads))}
+    bodies = {span: code[span[0] : span[1] + 1] for span in spans}
+    hot = {
+        span: Loop(len(body), moves)
+        for span, body in bodies.items()
+        if any(moves := Moves(*(_count(body, *kind) for kind in KINDS))) and not _count(body, "BAR", "")
+    }
     return [
         loop
         for span, loop in hot.items()
@@ -42,22 +52,22 @@ def hot_loops(text: str) -> list[Loop]:
     ]
 
 
-def describe(body: list[str]) -> Loop:
-    def wide(operation: str) -> int:
-        return sum(bool(re.search(rf"\b{operation}(\.\w+)*\.128\b", instruction)) for instruction in body)
-
-    return Loop(len(body), wide("LDG"), wide("STG"), wide("LDS"), wide("STS"))
+KINDS = ("LDG", ".128"), ("STG", ".128"), ("LDS", ".128"), ("LDS", ".64")
 
 
-def per_element(loops: list[Loop], size: int, loads: int, stores: int = 0, *, shared: bool = False) -> list[float]:
-    """Instructions an element of the loops that, for 16 bytes of elements, make so many loads and stores.
+def _count(body: list[str], operation: str, width: str) -> int:
+    return sum(bool(re.search(rf"(?:^|\s){operation}(?:\.\w+)*?{re.escape(width)}(?:\.\w+)*\s", line)) for line in body)
 
-    size: bytes of an element. shared: the loads are those of shared memory.
+
+def per_element(loops: list[Loop], moves: Moves, elements: int) -> list[float]:
+    """Instructions an element of the loops that move so much for so many elements, or a multiple or a part of it.
+
+    Of an unrolled loop and the one for what it leaves, the former. Empty if there is no such loop.
     """
-    found = []
+    found: dict[float, list[float]] = {}
     for loop in loops:
-        made = loop.shared_loads if shared else loop.loads
-        turns = made // loads if loads else loop.stores // stores
-        if turns and (made, loop.stores) == (turns * loads, turns * stores):
-            found.append(loop.instructions / (turns * 16 / size))
-    return found
+        times = {mine / wanted for mine, wanted in zip(loop.moves, moves, strict=True) if wanted}
+        if len(times) == 1 and all(bool(a) == bool(b) for a, b in zip(loop.moves, moves, strict=True)):
+            (turns,) = times
+            found.setdefault(turns, []).append(loop.instructions / (turns * elements))
+    return found[max(found)] if found else []

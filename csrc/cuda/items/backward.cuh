@@ -20,9 +20,7 @@
 namespace cbam::cuda {
 
 // What of dy passed the ReLU.
-template <class T> __device__ __forceinline__ T* masked_dy(const Problem& p) {
-    return static_cast<T*>(p.dresidual ? p.dresidual : p.dx);
-}
+template <class T> __device__ __forceinline__ T* masked_dy(const Problem& p) { return static_cast<T*>(p.dresidual); }
 
 // Reads x, dy, y behind a ReLU, and the gates; writes dz, or the gradient by s, and the parts of that by g.
 template <class T, int V, bool channels_last>

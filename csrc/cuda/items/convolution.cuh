@@ -72,8 +72,9 @@ __device__ __forceinline__ void convolve(const F* const (&map)[maps], const F* w
                         for (int m = 0; m < maps; ++m) values[b][m] = segment[m * kWindow<F> + b];
 #pragma unroll
                     for (int b = 0; b < kTaps; ++b)
-                        // Beyond either side of the map lies the row above or below.
-                        if (left + b >= 0 && left + b < W) visit(sums[i], weights[b], values[b]);
+                        // Beyond either side of the map lies the row above or below, beyond the window what may be NaN.
+                        if (a0 + lane < k && b0 + b < k && left + b >= 0 && left + b < W)
+                            visit(sums[i], weights[b], values[b]);
                 }
             }
         }

@@ -1,6 +1,6 @@
 // dx = (dy s + dmean_c + [c is the pixel's maximum] dmax_c) g + dmean_hw + [p is the channel's maximum] dmax_hw.
-// The maxima are few, one for each pixel and channel: what dx has there is worked out before the rest, since dx may lie
-// where dy is, and written over it, so that nothing is compared for every element and nothing is added atomically.
+// The maxima are few, one for each pixel and channel: what dx has there is written over the rest, so that nothing is
+// compared for every element and nothing is added atomically.
 #pragma once
 
 #include "tile.cuh"
@@ -17,7 +17,7 @@ template <class F> struct Sides {
 };
 
 // In shared memory: gate and mean of a run of rows and of a part's columns; and of the rows, then the columns, what the
-// maximum gets and where it is, and what dx has there.
+// maximum gets and where it is.
 template <class F, int V> struct GradientSides {
     F* base;
     int rows, columns;
@@ -25,7 +25,7 @@ template <class F, int V> struct GradientSides {
     CBAM_ANYWHERE static constexpr int numbers(int columns) { return WordNumbers<F, V>::bytes(columns) / sizeof(F); }
     CBAM_ANYWHERE static size_t bytes(const Tiling& t) {
         const int rows = staged_rows(t), columns = t.lanes * V;
-        return (2 * rows + 2 * numbers(columns)) * sizeof(F) + (rows + columns) * (2 * sizeof(F) + sizeof(int));
+        return (2 * rows + 2 * numbers(columns)) * sizeof(F) + (rows + columns) * (sizeof(F) + sizeof(int));
     }
     __device__ GradientSides(unsigned char* shared, const Tiling& t)
         : base(reinterpret_cast<F*>(shared)), rows(staged_rows(t)), columns(t.lanes * V) {}
@@ -36,10 +36,9 @@ template <class F, int V> struct GradientSides {
         return {base + 2 * rows + numbers(columns), columns};
     }
     __device__ __forceinline__ F& max(int i) const { return base[2 * rows + 2 * numbers(columns) + i]; }
-    __device__ __forceinline__ F& fix(int i) const { return base[3 * rows + 2 * numbers(columns) + columns + i]; }
     // -1: nowhere.
     __device__ __forceinline__ int& place(int i) const {
-        return reinterpret_cast<int*>(base + 4 * rows + 2 * numbers(columns) + 2 * columns)[i];
+        return reinterpret_cast<int*>(base + 3 * rows + 2 * numbers(columns) + columns)[i];
     }
     __device__ __forceinline__ void put(int i, const Sides<F>& sides, int of_side, F& gate, F& mean) const {
         gate = sides.gate ? sides.gate[of_side] : sides.otherwise;
@@ -47,19 +46,19 @@ template <class F, int V> struct GradientSides {
         max(i) = sides.max ? sides.max[of_side] : F(0);
         place(i) = sides.max ? sides.argmax[of_side] : -1;
     }
-    // Calls f(i, row, column) for this thread's maxima in rows run ... last - 1 of the part, each that of i. One that
-    // is the maximum of its row and of its column is the column's.
+    // Calls f(row, column) for this thread's maxima in rows run ... last - 1 of the part. One that is the maximum of
+    // its row and of its column is the column's.
     template <class Function>
     __device__ __forceinline__ void each_maximum(const Tile& tile, int run, int last, Function f) const {
 #pragma unroll 1
         for (int row = run + int(threadIdx.x); row < last; row += kThreads) {
             const int col = place(row - run);
-            if (col >= tile.col && col < tile.col_end && place(rows + col - tile.col) != row) f(row - run, row, col);
+            if (col >= tile.col && col < tile.col_end && place(rows + col - tile.col) != row) f(row, col);
         }
 #pragma unroll 1
         for (int col = tile.col + int(threadIdx.x); col < tile.col_end; col += kThreads) {
             const int row = place(rows + col - tile.col);
-            if (row >= run && row < last) f(rows + col - tile.col, row, col);
+            if (row >= run && row < last) f(row, col);
         }
     }
 };
@@ -74,17 +73,6 @@ __device__ __forceinline__ void input_gradient(const T* dy, T* dx, const Tiling&
     const Sides<F>&of_rows = channels_last ? pixels : channels, &of_columns = channels_last ? channels : pixels;
     const int col = tile.col + tile.lane * V, step = tile.groups * kBatch;
     const auto visit = [&](int run, int last) {
-        sides.each_maximum(tile, run, last, [&](int i, int row, int col) {
-            const int r = row - run, c = col - tile.col;
-            const F d = with_dy ? to_acc(dy[place(t, row, col)]) : F(0);
-            const F of_row = sides.place(r) == col ? sides.max(r) : F(0);
-            const F of_column = sides.place(sides.rows + c) == row ? sides.max(sides.rows + c) : F(0);
-            const F gate = sides.column_gate().at(c), mean = sides.column_mean().at(c);
-            sides.fix(i) = channels_last
-                               ? (d * sides.row_gate()[r] + sides.row_mean()[r] + of_row) * gate + mean + of_column
-                               : (d * gate + mean + of_column) * sides.row_gate()[r] + sides.row_mean()[r] + of_row;
-        });
-        __syncthreads();
         F gate[V] = {}, mean[V] = {};
         if (col < tile.col_end) sides.column_gate().load(tile.lane, gate), sides.column_mean().load(tile.lane, mean);
         const auto finish = [&](int64_t at, const Packed<T, V>& word, F row_gate, F row_mean) {
@@ -117,8 +105,16 @@ __device__ __forceinline__ void input_gradient(const T* dy, T* dx, const Tiling&
             finish(at, word, sides.row_gate()[row - run], sides.row_mean()[row - run]);
         }
         __syncthreads();
-        sides.each_maximum(tile, run, last,
-                           [&](int i, int row, int col) { dx[place(t, row, col)] = from_acc<T>(sides.fix(i)); });
+        sides.each_maximum(tile, run, last, [&](int row, int col) {
+            const int r = row - run, c = col - tile.col;
+            const F d = with_dy ? to_acc(dy[place(t, row, col)]) : F(0);
+            const F of_row = sides.place(r) == col ? sides.max(r) : F(0);
+            const F of_column = sides.place(sides.rows + c) == row ? sides.max(sides.rows + c) : F(0);
+            const F gate = sides.column_gate().at(c), mean = sides.column_mean().at(c);
+            dx[place(t, row, col)] = from_acc<T>(
+                channels_last ? (d * sides.row_gate()[r] + sides.row_mean()[r] + of_row) * gate + mean + of_column
+                              : (d * gate + mean + of_column) * sides.row_gate()[r] + sides.row_mean()[r] + of_row);
+        });
     };
     each_run(
         tile, [&](int row, int i) { sides.put(i, of_rows, row, sides.row_gate()[i], sides.row_mean()[i]); },
