@@ -56,8 +56,8 @@ def _passes(
     """How often the tensors of x's shape were read and written by the last call; its accesses waste no sectors.
 
     again: elements of each tensor that are moved once more, where the maxima were; they are not counted in the result.
-    scattered: at most how many sectors such an access by a kernel takes of a tensor. But for those, at least 95 % of the
-    sectors' bytes are asked for, of the accesses to each of the tensors and of all accesses of a launch. No others
+    scattered: at most how many sectors such an access by a kernel takes of a tensor. But for those, at least 95 % of
+    the sectors' bytes are asked for, of the accesses to each of the tensors and of all accesses of a launch. No others
     meet in a bank of shared memory.
     """
     for launch in driver.traffic():
