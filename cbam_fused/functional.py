@@ -80,7 +80,7 @@ def cbam(
         if backend in ("cpu", "cuda") and norm is None and (w1 is not None or ws is not None):
             if switches is None and ties == "first":
                 return _kernels(x, w1, w2, ws, b1, b2, bs, residual, relu, 0, backend)
-            if switches is not None and ties == "first" and switches.direct and backend == "cpu":
+            if switches is not None and ties == "first" and switches.direct:
                 return _kernels(x, w1, w2, ws, b1, b2, bs, residual, relu, switches.code, backend)
     except Exception as error:
         failure = error

@@ -157,7 +157,8 @@ template <class F> void gate_gradient(const Problem& p, const Share& share) {
         if (v.gate_terms || p.switches.hard_channel)
             for (int64_t i = 0; i < p.switches.gates() * C; ++i) {
                 const F g = v.g[i % C], term = v.gate_terms ? v.gate_terms[i] : g;
-                dlogit[i] = g == 0 ? 0 : through_gate(p.switches.hard_channel, term, F(dg[i % C] / g));
+                if (g != 0) dlogit[i] = through_gate(p.switches.hard_channel, term, F(dg[i % C] / g));
+                else dlogit[i] = p.switches.hard_channel ? F(0) : F(dg[i % C]);  // NaN where the gradient is infinite
             }
         else
             for (int64_t c = 0; c < C; ++c) dlogit[c] = F(dg[c]) * (1 - v.g[c]);

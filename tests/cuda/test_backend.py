@@ -12,6 +12,7 @@ import torch
 
 from cbam_fused import functional, reference
 from cbam_fused.ops import registry
+from cbam_fused.variants.config import Switches
 
 CUDA = SimpleNamespace(device=torch.device("cuda"))
 built = pytest.mark.skipif(registry._find("_C_cuda") is None, reason="cbam_fused/_C_cuda was not built")
@@ -54,10 +55,12 @@ def test_cuda_kernels_that_are_not_there(device, monkeypatch):
         functional.backend_for(SimpleNamespace(device=torch.device(device)))
 
 
-def test_even_ties_are_left_to_the_reference():
+def test_other_pools_are_left_to_the_reference():
     x = torch.zeros(1, 2, 3, 3)
-    assert functional.unserved("cuda", x, None, reference.TIES["even"]) == "ties='even'"
-    assert functional.unserved("cuda", x, None, reference.TUTORIAL) == ""
+    other = Switches(pools=("avg", "lp"))
+    assert functional.unserved("cuda", x, None, other, "channel") == "pools=('avg', 'lp')"
+    for served in (reference.TUTORIAL, reference.TIES["even"], Switches(pools=("avg",), act="silu")):
+        assert functional.unserved("cuda", x, None, served, "channel", "spatial") == ""
 
 
 @built

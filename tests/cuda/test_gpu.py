@@ -3,13 +3,16 @@
 The truth is computed on the CPU: PyTorch's own backward of the maximum is not deterministic on a GPU.
 """
 
+from itertools import product
+
 import pytest
 import torch
-from gates import FUNCTIONS
+from gates import FUNCTIONS, SWITCHES, switched
 from truth import DTYPES, LAYOUTS, assert_close_to_truth, random_problem
 
 from cbam_fused import CBAM, functional
 from cbam_fused.ops import registry
+from cbam_fused.variants.config import Switches
 
 unserved = registry.cuda_unserved(torch.device("cuda"))
 pytestmark = [pytest.mark.cuda, pytest.mark.skipif(bool(unserved), reason=f"CUDA kernels: {unserved}")]
@@ -107,10 +110,20 @@ def test_an_unknown_schedule_is_refused(monkeypatch):
 
 @layouts
 @dtypes
-@pytest.mark.parametrize("name", [name for name in FUNCTIONS if name != "both"])
-def test_gates(name, dtype, layout):
+@pytest.mark.parametrize("name,ties", [c for c in product(FUNCTIONS, ("first", "even")) if c != ("both", "first")])
+def test_gates(name, ties, dtype, layout):
     draw, calls = FUNCTIONS[name]
-    fused, plain = calls["first"]
+    fused, plain = calls[ties]
+    assert_close_to_truth(draw((4, 64, 28, 28), dtype, layout, biases=True), on_gpu(fused), plain)
+
+
+@layouts
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("ties", ["first", "even"])
+@pytest.mark.parametrize("gates", ["both", "channel"])
+@pytest.mark.parametrize("name", SWITCHES)
+def test_switches(name, gates, ties, dtype, layout):
+    draw, (fused, plain) = switched(gates, Switches(ties=ties, **SWITCHES[name]))
     assert_close_to_truth(draw((4, 64, 28, 28), dtype, layout, biases=True), on_gpu(fused), plain)
 
 

@@ -54,19 +54,19 @@ def test_dtypes(gates, name, ties, dtype, layout):
 
 
 # Rows that are aligned for the widest accesses and others; one pixel; several tiles; more channels than a block's MLP.
-@called
-@pytest.mark.parametrize(
-    "shape,layout",
-    [
-        ((3, 16, 8, 8), LAYOUTS[0]),
-        ((2, 5, 1, 1), LAYOUTS[0]),
-        ((1, 3, 40, 61), LAYOUTS[0]),
-        ((1, 3, 40, 61), LAYOUTS[1]),
-        ((5, 516, 2, 2), LAYOUTS[1]),
-    ],
-    ids=str,
-)
-def test_sizes(shape, layout, gates, name, ties):
+SIZES = [
+    ((3, 16, 8, 8), LAYOUTS[0]),
+    ((2, 5, 1, 1), LAYOUTS[0]),
+    ((1, 3, 40, 61), LAYOUTS[0]),
+    ((1, 3, 40, 61), LAYOUTS[1]),
+    ((5, 516, 2, 2), LAYOUTS[1]),
+]
+# The gradient behind BatchNorm of two numbers is their rounding errors.
+SIZED = [(*case, *of) for case in CALLED for of in SIZES if "norm" not in case[0] or of[0][2:] != (1, 1)]
+
+
+@pytest.mark.parametrize("gates,name,ties,shape,layout", SIZED)
+def test_sizes(gates, name, ties, shape, layout):
     problem, functions = problem_and_functions(gates, name, ties, shape, torch.float32, layout)
     assert_close_to_truth(problem, *functions)
 
@@ -160,11 +160,15 @@ def passes(run) -> dict[str, tuple[float, float]]:
 
 @layouts
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("ties", ["first", "even"])
-@pytest.mark.parametrize("gates", ["both", "channel"])
-@pytest.mark.parametrize("name", ["ties", "se"])
-def test_bytes(name, gates, ties, dtype, layout):
-    """Even ties cost one read of x, where there are maxima; squeeze-and-excitation alone moves x twice forward."""
+@pytest.mark.parametrize(
+    "gates,name,ties",
+    [("both", "ties", "even"), ("both", "se", "even"), ("channel", "ties", "even"), ("channel", "se", "first")],
+)
+def test_bytes(gates, name, ties, dtype, layout):
+    """Even ties cost one read of x, where there are maxima; squeeze-and-excitation alone moves x twice forward.
+
+    test_emulation_staged.py has those of the first of equal maxima.
+    """
     switches = Switches(ties=ties, **NAMED[name])
     problem = random_problem((2, 16, 8, 8), dtype, layout)
     x, *params = (problem.inputs[n] for n in ("x", "w1", "b1", "w2", "b2", "ws", "bs"))

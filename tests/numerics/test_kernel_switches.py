@@ -89,6 +89,19 @@ def test_nan_and_inf_spread_as_in_the_reference(value, layout, ties, gates, name
         assert torch.equal(fused[key].isinf(), eager[key].isinf()), key
 
 
+@layouts
+@pytest.mark.parametrize("gates", ["both", "channel"])
+def test_an_infinite_gradient_of_a_gate_that_is_zero(gates, layout):
+    """Both terms of it are 0, and 0 times infinity is NaN."""
+    problem, functions = problem_and_functions(
+        gates, "terms, leaky", "first", (2, 8, 3, 5), torch.float32, layout, biases=True
+    )
+    with torch.no_grad():
+        problem.inputs["x"][1, 7, 2, 4] = float("inf")
+    fused, eager = (problem.run(call) for call in functions)
+    assert torch.equal(fused["db2"].isnan(), eager["db2"].isnan())
+
+
 @cases
 @every_tie
 @layouts

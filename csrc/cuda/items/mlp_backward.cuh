@@ -36,6 +36,13 @@ template <class F> __device__ __forceinline__ F join_maps(const Backward<F>& a, 
     return sum;
 }
 
+// From the gradient by g, times g, which is what a sigmoid needs: that before the gate, or before one of two, ``term``.
+template <class F> __device__ __forceinline__ F before_gate(bool hard, F d, F g, F term) {
+    if (!hard && term == g) return d * (1 - g);
+    if (g == 0) return hard ? F(0) : d;  // NaN where the gradient is infinite
+    return through_gate(hard, term, d / g);
+}
+
 template <class F> __device__ __forceinline__ void hidden_backward(const Backward<F>& a, const Images& images, int gate,
                                                                    int first_unit, int last_unit, F* shared) {
     const Layout& p = a.p;
@@ -56,12 +63,7 @@ template <class F> __device__ __forceinline__ void hidden_backward(const Backwar
                     const F g = image.g()[c];
                     F d = join_products(a, n, c) * g;
                     if (a.maps_reach_channels()) d += join_maps(a, n, c);
-                    // What is given times g, as a sigmoid needs it.
-                    const F dlogit =
-                        apart || of.hard_channel
-                            ? (g == 0 ? F(0)
-                                      : through_gate(of.hard_channel, apart ? image.gate_term(gate)[c] : g, d / g))
-                            : d * (1 - g);
+                    const F dlogit = before_gate(of.hard_channel, d, g, apart ? image.gate_term(gate)[c] : g);
                     if (unit == 0) image.dlogit(gate)[c] = dlogit;
                     return dlogit;
                 });

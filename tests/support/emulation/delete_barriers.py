@@ -26,6 +26,7 @@ SUITES = {
     "on_chip/": "tests/cuda/test_on_chip.py",
     "common/counters": "tests/cuda/test_counters.py",
     "items/dataflow": "tests/cuda/test_dataflow.py",
+    "items/even_ties": "tests/cuda/test_switches.py",
     "": "tests/cuda/test_staged.py",
 }
 PARTS = ("cbam_fused", "csrc", "tests", "pyproject.toml")
