@@ -11,18 +11,31 @@ pytestmark = pytest.mark.skipif(bool(missing_tools()), reason=f"not installed: {
 
 # How many loads and stores of 16 bytes a kernel has at least, by its tensors of x's size.
 WIDE = {
-    "reduce_along": (1, 0),
-    "reduce_across": (1, 0),
-    "scale": (2, 1),
-    "products": (3, 1),
-    "input_gradient": (1, 1),
-    "on_chip_forward_kernel": (2, 1),
-    "on_chip_backward_kernel": (3, 4),  # half types have 3 where dx is stored by 8 bytes
+    "cbam_fwd_pool_kernel": (1, 0),
+    "cbam_fwd_maps_kernel": (1, 0),
+    "cbam_fwd_apply_kernel": (2, 1),
+    "cbam_fwd_dataflow_kernel": (4, 1),
+    "cbam_bwd_products_kernel": (3, 1),
+    "cbam_bwd_maps_kernel": (1, 0),
+    "cbam_bwd_input_kernel": (1, 1),
+    "cbam_bwd_dataflow_kernel": (5, 2),
+    "cbam_fwd_on_chip_kernel": (2, 1),
+    "cbam_bwd_on_chip_kernel": (3, 4),  # half types have 3 where dx is stored by 8 bytes
 }
 # Blocks that shall be on a multiprocessor at a time. A block of 256 threads in the large passes asks for 4 rows of 16
 # bytes a thread, 16 KB: two of them cover the 15 KB or so that are in flight at the bandwidth of an H100 (3.35 TB/s,
 # 600 ns, 132 multiprocessors). That shared memory allows as many, test_emulation_staged.py checks.
-BLOCKS = {"reduce_along": 3, "reduce_across": 3}
+BLOCKS = {
+    "cbam_fwd_pool_kernel": 3,
+    "cbam_fwd_maps_kernel": 3,
+    "cbam_fwd_apply_kernel": 3,
+    "cbam_bwd_products_kernel": 3,
+    "cbam_bwd_maps_kernel": 3,
+    "cbam_bwd_input_kernel": 3,
+}
+# A dataflow kernel has the items of every kind in one loop. What the compiler keeps from one item to the next it may
+# put on the stack: so many bytes. Of shared memory it has the ticket.
+DATAFLOW_STACK, DATAFLOW_STATIC = 256, 128
 WITHOUT_CLUSTERS = ("sm_75", "sm_80")
 SIZES = {"double": 8, "float": 4, "__half": 2, "__nv_bfloat16": 2}
 
@@ -35,7 +48,7 @@ def compiled():
 def is_wide(kernel) -> bool:
     """Whether this variant is the one for tensors whose rows are aligned to 16 bytes; clusters are from sm_90 on."""
     element, argument = kernel.arguments[:2]
-    if kernel.name.startswith("on_chip"):
+    if "on_chip" in kernel.name:
         return not (kernel.target in WITHOUT_CLUSTERS and kernel.arguments[2] == "true")
     return int(argument) * SIZES[element] == 16
 
@@ -45,8 +58,13 @@ def test_every_kernel_compiles_well(target, compiled):
     kernels = compiled[target]
     assert {k.name for k in kernels} >= WIDE.keys() and len(kernels) == len(compiled["sm_90"])
     for kernel in kernels:
-        assert kernel.stack == kernel.local == kernel.local_accesses == 0, kernel
-        assert kernel.static <= (0 if target in WITHOUT_CLUSTERS else 1024), kernel
+        dataflow = "dataflow" in kernel.name
+        if dataflow:
+            assert kernel.stack <= DATAFLOW_STACK, kernel
+        else:
+            assert kernel.stack == kernel.local == kernel.local_accesses == 0, kernel
+        system = 0 if target in WITHOUT_CLUSTERS else 1024
+        assert kernel.static <= system + (DATAFLOW_STATIC if dataflow else 0), kernel
         assert kernel.blocks() >= BLOCKS.get(kernel.name, 2), kernel
 
 
@@ -59,38 +77,41 @@ def test_large_passes_move_16_bytes_at_a_time(target, compiled):
         assert kernel.wide_loads >= loads and kernel.wide_stores >= stores, kernel
 
 
-# The kernels of each source of the staged schedule, by element type, elements of an access, and type of the sums.
-STAGED = [
-    "reduce_along<{0}, {1}, Pool<{2}>>",
-    "reduce_along<{0}, {1}, MapProducts<{2}>>",
-    "reduce_across<{0}, {1}, Pool<{2}>>",
-    "reduce_across<{0}, {1}, MapProducts<{2}>>",
-    "scale<{0}, {1}>",
-    "products<{0}, {1}>",
-    "input_gradient<{0}, {1}, false>",
-    "input_gradient<{0}, {1}, true>",
-    "absent_gate<{2}>",
-    "join<{2}>",
-]
-TYPES = {
-    "f32": ("float", (4, 1), "float"),
-    "f64": ("double", (2, 1), "double"),
-    "f16": ("__half", (8, 4, 1), "float"),
-    "bf16": ("__nv_bfloat16", (8, 4, 1), "float"),
+# The kernels of each source of the items, by element type, elements of an access, and whether channels come last; some
+# also by what is asked of the maxima.
+ITEMS = {
+    "cbam_fwd_pool_kernel": ("0", "1", "2"),
+    "cbam_fwd_maps_kernel": ("false", "true"),
+    "cbam_fwd_apply_kernel": (),
+    "cbam_fwd_dataflow_kernel": (),
+    "cbam_bwd_products_kernel": (),
+    "cbam_bwd_maps_kernel": ("false", "true"),
+    "cbam_bwd_input_kernel": ("false", "true"),
+    "cbam_bwd_dataflow_kernel": (),
 }
-SMALL = {
-    "gate": ["hidden_layer<{}>", "channel_gate<{}>", "hidden_backward<{}>", "pools_backward<{}>"],
-    "conv": [f"{name}<{k}, {{}}>" for name in ("spatial_gate", "map_gradients", "kernel_gradients") for k in (0, 3, 7)],
-    "parameters": ["weight_gradients<{}>", "column_sums<{}>"],
+TYPES = {
+    "f32": ("float", (4, 1)),
+    "f64": ("double", (2, 1)),
+    "f16": ("__half", (8, 4, 1)),
+    "bf16": ("__nv_bfloat16", (8, 4, 1)),
 }
 ENTRIES = {
-    f"staged_{dtype}": {form.format(element, access, acc) for form in STAGED for access in accesses}
-    for dtype, (element, accesses, acc) in TYPES.items()
-} | {source: {form.format(acc) for form in forms for acc in ("float", "double")} for source, forms in SMALL.items()}
+    f"items_{dtype}": {
+        f"{name}<{element}, {access}, {last}{f', {how}' if how else ''}>"
+        for name, hows in ITEMS.items()
+        for access in accesses
+        for last in ("false", "true")
+        for how in hows or ("",)
+    }
+    for dtype, (element, accesses) in TYPES.items()
+}
+ENTRIES["small"] = {
+    f"cbam_{name}_kernel<{acc}>" for name in ("fwd_mlp", "bwd_mlp", "bwd_parameters") for acc in ("float", "double")
+}
 
 
-@pytest.mark.parametrize("source", [s for s in SOURCES if not s.stem.startswith("on_chip")], ids=lambda s: s.stem)
-def test_staged_schedule_compiles_to_ptx_of_7_5(source):
+@pytest.mark.parametrize("source", [s for s in SOURCES if s.parent.name != "on_chip"], ids=lambda s: s.stem)
+def test_items_compile_to_ptx_of_7_5(source):
     assert ptx_entries(source) == ENTRIES[source.stem]
 
 

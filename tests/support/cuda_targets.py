@@ -143,12 +143,20 @@ def ptx_entries(source: Path) -> set[str]:
         raise RuntimeError(f"{source.name}: this is no PTX of compute capability 7.5:\n{text[:1000]}")
     names = run("c++filt", *re.findall(r"^\.visible \.entry (\w+)\(", text, re.M)).splitlines()
     # void cbam::cuda::some_kernel<float, 4, cbam::cuda::Pool<float> >(float const*, ...)
-    return {name.split("(")[0].removeprefix("void ").replace("cbam::cuda::", "").replace("> >", ">>") for name in names}
+    return {
+        enums_as_numbers(name).split("(")[0].removeprefix("void ").replace("cbam::cuda::", "").replace("> >", ">>")
+        for name in names
+    }
+
+
+def enums_as_numbers(name: str) -> str:
+    """Without the casts of template arguments: "kernel<(cbam::cuda::Maxima)0>(...)" as "kernel<0>(...)"."""
+    return re.sub(r"\([\w:]+\)(?=\d)", "", name)
 
 
 def describe(target: str, source: Path, full_name: str, used: dict, text: str, threads: int) -> Kernel:
     # void cbam::cuda::some_kernel<float, true>(cbam::Problem, ...)
-    plain = full_name.replace("(anonymous namespace)::", "")
+    plain = enums_as_numbers(full_name.replace("(anonymous namespace)::", ""))
     name, arguments = re.search(r"(\w+)(?:<([^()]*)>)?\([^()]*\)$", plain).groups()
     stores = re.findall(r"\bSTG\.E[.\w]*", text)
     wide_stores = [s for s in stores if ".128" in s]
