@@ -87,6 +87,9 @@ Plan plan(const Problem& p, const Device& device, const char* wanted, LayoutOf l
     if (choice == "staged") return staged(device);
     if (choice == "dataflow") {
         if (p.switches.even_ties) throw std::invalid_argument("CBAM_FUSED_CUDA_SCHEDULE=dataflow: it has no even ties");
+        if (!device.clusters)
+            throw std::invalid_argument(
+                "CBAM_FUSED_CUDA_SCHEDULE=dataflow: it is compiled for compute capability 9.0 and newer");
         return dataflow(device);
     }
     if (choice == "auto") return choose(p, device, layout);

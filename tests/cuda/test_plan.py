@@ -105,6 +105,7 @@ def test_dataflow_has_two_blocks_a_multiprocessor_and_a_third_of_l2():
     [
         ((64, 512, 7), "H100", "3", "=3: must be auto, staged, dataflow or a number of blocks: 1 or 2"),
         ((64, 512, 7), "H100", "fast", "=fast: must be auto, staged, dataflow or a number of blocks"),
+        ((64, 512, 7), "A100", "dataflow", "=dataflow: it is compiled for compute capability 9.0 and newer"),
         ((64, 512, 7), "A100", "2", "there are no clusters of blocks"),
         ((64, 256, 56, "f32"), "L4", "1", "bytes of shared memory, and may have 101376"),
         ((64, 512, 7, "f64"), "H100", "1", "float64 has only the staged schedule"),

@@ -50,6 +50,7 @@ __device__ __forceinline__ void run_item(const Backward<Acc<T>>& a, const Item& 
 
 template <class T, int V, bool channels_last, class Call>
 __device__ __forceinline__ void run_tickets(const Call& a, const Order& order, unsigned* counters) {
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900  // these kernels take most of nvcc's time; plan.cpp knows
     CBAM_SHARED(shared);
     for (;;) {
         const unsigned ticket = take(counters);
@@ -62,6 +63,7 @@ __device__ __forceinline__ void run_tickets(const Call& a, const Order& order, u
         if (item.phase == order.closing) arrive(counters + order.counters());
         if (item.phase < order.phases) arrive(counters + 1 + order.counter(item.phase, item.group));
     }
+#endif
 }
 
 template <class T, int V, bool channels_last> __global__ void __launch_bounds__(kThreads, 2)

@@ -34,20 +34,23 @@ template <class F> Order order_of(Operator op, const Backward<F>& a) {
     return op == Operator::products ? products_order(a) : backward_order(a);
 }
 
-// Whether the dataflow driver ran it. It has no items of even ties.
+// Whether the dataflow driver ran it. It has no items of even ties, and code for the widest accesses alone.
 template <class T, int V, bool channels_last, class Call>
 bool run_call(Launcher& launch, Operator op, const Call& a, const Plan& plan, char* behind) {
     Order order = order_of(op, a);
     const bool even = a.p.switches.even_ties;
-    if (plan.schedule != Schedule::dataflow || even || op == Operator::products || order.tickets() >= UINT32_MAX / 2) {
-        if (even) run_phases<T, V, channels_last, true>(launch, a, order);
-        else run_phases<T, V, channels_last, false>(launch, a, order);
-        return false;
+    if constexpr (V == kVector<T>) {
+        if (plan.schedule == Schedule::dataflow && !even && op != Operator::products &&
+            order.tickets() < UINT32_MAX / 2) {
+            const int64_t group = a.images * a.p.C * a.p.HW() * sizeof(T) * (op == Operator::backward ? 2 : 1);
+            order.spread(std::clamp<int64_t>(plan.window / std::max<int64_t>(group, 1), 1, order.groups));
+            run_dataflow<T, V, channels_last>(launch, a, order, plan.blocks, reinterpret_cast<unsigned*>(behind));
+            return true;
+        }
     }
-    const int64_t group = a.images * a.p.C * a.p.HW() * sizeof(T) * (op == Operator::backward ? 2 : 1);
-    order.spread(std::clamp<int64_t>(plan.window / std::max<int64_t>(group, 1), 1, order.groups));
-    run_dataflow<T, V, channels_last>(launch, a, order, plan.blocks, reinterpret_cast<unsigned*>(behind));
-    return true;
+    if (even) run_phases<T, V, channels_last, true>(launch, a, order);
+    else run_phases<T, V, channels_last, false>(launch, a, order);
+    return false;
 }
 
 template <class T, int V, bool channels_last>
