@@ -99,7 +99,7 @@ ENTRIES = {
     f"items_{dtype}": {
         f"{name}<{element}, {access}, {last}{f', {how}' if how else ''}>"
         for name, hows in ITEMS.items()
-        for access in accesses
+        for access in (accesses[:1] if "dataflow" in name else accesses)
         for last in ("false", "true")
         for how in hows or ("",)
     }

@@ -47,6 +47,8 @@ TOYS = {
     "early_exit": (lambda x: x, "divergent barrier", "has ended"),
     "vectors": (lambda x: x, "misaligned", "device.cuh"),
     "last_block": (lambda x: x, "race", "byte 0 of the 2048 of y"),
+    "begins_early": (lambda x: x, "race", "the launch before this one"),
+    "follows_nothing": (lambda x: x, "race", "has not waited for the launch before this one"),
     "overwritten": (lambda x: x, "write to an argument", "of x"),
 }
 

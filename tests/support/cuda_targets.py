@@ -162,7 +162,7 @@ def describe(target: str, source: Path, full_name: str, used: dict, text: str, t
     wide_stores = [s for s in stores if ".128" in s]
     return Kernel(
         target=target,
-        source=source.name,
+        source=f"{source.parent.name}/{source.name}",
         name=name,
         arguments=tuple(a.strip() for a in (arguments or "").split(",")),
         threads=threads,

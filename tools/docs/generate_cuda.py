@@ -4,7 +4,6 @@ Compiles the CUDA kernels for four GPUs; needs nvcc, and no GPU. What one measur
 """
 
 import json
-import re
 import sys
 from pathlib import Path
 from statistics import geometric_mean
@@ -50,14 +49,12 @@ def measured() -> dict[str, str]:
 
 
 def compiled_code(targets: dict[str, list[Kernel]]) -> str:
-    return doc_tables.table(["kernel", "file", "threads", *targets], kernel_rows(targets))
+    return doc_tables.table(["kernel", "folder", "threads", *targets], kernel_rows(targets))
 
 
 def kernel_rows(targets: dict[str, list[Kernel]]) -> list[list[str]]:
     rows = []
-    for name, source in sorted(
-        {(k.name, re.sub(r"(_b?f\d+|_(for|back)ward)?\.cu", "", k.source)) for k in targets["sm_90"]}
-    ):
+    for name, source in sorted({(k.name, k.source.split("/")[0]) for k in targets["sm_90"]}):
         found = {t: [k for k in kernels if k.name == name] for t, kernels in targets.items()}
         cells = [f"{max(k.registers for k in ks)}, {min(k.blocks() for k in ks)}" for ks in found.values()]
         rows.append([f"`{name}`", source, str(found["sm_90"][0].threads), *cells])

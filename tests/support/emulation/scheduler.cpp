@@ -47,6 +47,9 @@ void switch_to_scheduler() { emulation_switch(&current->stack_pointer, scheduler
 
 void thread_main() {
     running.kernel.call(running.kernel.arguments);
+    // The launch after this one would not wait for the one before.
+    if (checking && running.early && !current->follows)
+        fail("race", "a thread ends and has not waited for the launch before this one");
     current->wait = Wait::ended;
     ++current->block->ended;
     switch_to_scheduler();

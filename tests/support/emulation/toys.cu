@@ -8,6 +8,7 @@ namespace toys {
 namespace {
 
 using cbam::cuda::load_vector;
+using cbam::cuda::wait_for_launch_before;
 using cbam::cuda::warp_sum;
 
 constexpr int kThreads = 128;
@@ -21,6 +22,17 @@ cudaError_t launch(void (*kernel)(Parameters...), int blocks, int cluster, size_
     config.gridDim = blocks, config.blockDim = kThreads, config.dynamicSmemBytes = shared;
     config.attrs = &attribute, config.numAttrs = 1;
     return cudaLaunchKernelEx(&config, kernel, arguments...);
+}
+
+// May begin before the launch ahead of it is over.
+cudaError_t launch_early(void (*kernel)(const float*, float*, bool), int blocks, const float* x, float* y, bool wrong) {
+    cudaLaunchAttribute attribute;
+    attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attribute.val.programmaticStreamSerializationAllowed = 1;
+    cudaLaunchConfig_t config{};
+    config.gridDim = blocks, config.blockDim = kThreads;
+    config.attrs = &attribute, config.numAttrs = 1;
+    return cudaLaunchKernelEx(&config, kernel, x, y, wrong);
 }
 
 __device__ int element() { return blockIdx.x * kThreads + threadIdx.x; }
@@ -122,6 +134,18 @@ __global__ void last_block_kernel(const float* x, float* y, bool wrong) {
     y[wrong && threadIdx.x == 0 ? 0 : i] = x[i];
 }
 
+__global__ void begins_early_kernel(const float* x, float* y, bool wrong) {
+    const float early = wrong ? x[element()] : 0;
+    wait_for_launch_before();
+    y[element()] = wrong ? early : x[element()];
+}
+
+__global__ void follows_nothing_kernel(const float* x, float* y, bool wrong) {
+    if (wrong && blockIdx.x == 0) return;
+    wait_for_launch_before();
+    y[element()] = x[element()];
+}
+
 __global__ void overwritten_kernel(const float* x, float* y, bool wrong) {
     float* target = wrong ? const_cast<float*>(x) : y;
     target[element()] = x[element()];
@@ -193,6 +217,14 @@ cudaError_t last_block(const float* x, float* y, int n, bool wrong) {
 
 cudaError_t overwritten(const float* x, float* y, int n, bool wrong) {
     return launch(overwritten_kernel, n / kThreads, 1, 0, x, y, wrong);
+}
+
+cudaError_t begins_early(const float* x, float* y, int n, bool wrong) {
+    return launch_early(begins_early_kernel, n / kThreads, x, y, wrong);
+}
+
+cudaError_t follows_nothing(const float* x, float* y, int n, bool wrong) {
+    return launch_early(follows_nothing_kernel, n / kThreads, x, y, wrong);
 }
 
 cudaError_t strided(const float* x, float* y, int n, bool wrong) {

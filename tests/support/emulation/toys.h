@@ -22,6 +22,8 @@ Toy early_exit;        // wrong: some threads end while the others wait
 Toy vectors;           // wrong: 16-byte loads that are not aligned
 Toy last_block;        // wrong: all blocks write the same element
 Toy overwritten;       // wrong: x is written
+Toy begins_early;      // wrong: x is read while the launch before it may be running
+Toy follows_nothing;   // wrong: a block ends and has not waited for the launch before it
 Toy strided;           // not wrong but slow: a warp accesses every 16th element, and one bank of shared memory
 
 // Launches that the runtime refuses if ``wrong``; else they copy.

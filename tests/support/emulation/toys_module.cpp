@@ -44,7 +44,8 @@ PYBIND11_MODULE(toys, m) {
 #define TOY(name) m.def(#name, &launch<toys::name>)
     TOY(block_sums), TOY(block_sums_twice), TOY(warp_neighbours), TOY(next_element), TOY(next_in_shared), TOY(copy);
     TOY(cluster_sums), TOY(cluster_ends), TOY(branches), TOY(early_exit), TOY(vectors), TOY(last_block);
-    TOY(overwritten), TOY(cluster_begins), TOY(strided), TOY(large_shared), TOY(large_cluster), TOY(odd_grid);
+    TOY(begins_early), TOY(follows_nothing), TOY(overwritten), TOY(cluster_begins), TOY(strided), TOY(large_shared),
+        TOY(large_cluster), TOY(odd_grid);
 #undef TOY
     define_counter_toys(m);
 }
