@@ -318,7 +318,7 @@ def test_no_step_begins_on_an_idle_gpu(small):
         patch.setattr(torch.cuda, "synchronize", lambda: log.append("synchronize"))
         seconds, host = timing.step_seconds(lambda: (log.append("step"), time.sleep(0.01)), "cuda")
     assert log == ["synchronize", "step", "step", "event", *["step"] * timing.STEPS, "event"]
-    assert 0.01 <= seconds < 0.02 and 0.01 <= host < 0.02
+    assert 0.01 <= seconds < 0.05 and 0.01 <= host < 0.05  # a step of the ten, on a busy machine too
 
 
 def test_a_profile_names_kernels_and_gaps():
