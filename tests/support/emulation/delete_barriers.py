@@ -61,7 +61,7 @@ def failure(copy: Path, name: str) -> str:
         return ""
     # A kernel that does not compile, or a test that cannot be collected, shows nothing.
     errors = re.findall(
-        r"^.*(?:EmulationError|AssertionError|Fatal Python error).*$", result.stdout + result.stderr, re.M
+        r"^.*(?:EmulationError|AssertionError|E +assert |Fatal Python error).*$", result.stdout + result.stderr, re.M
     )
     if result.returncode == 2 or not errors:
         sys.exit(f"{suite} did not run: {result.stdout[-2000:]}{result.stderr[-2000:]}")
