@@ -168,9 +168,9 @@ def ours(backend: str, problem: gate.Problem, inputs: dict[str, Tensor], dy: Ten
             raise RuntimeError(f"not timed, the results are wrong: {wrong}")
     w1, w2, ws = (w.float() for w in weights)
     op, pairs = registry.operators[backend], copies(x, dy)
-    forward = [partial(op.forward, x, w1, None, w2, None, ws, None, None, False, 0) for x, _ in pairs]
+    forward = [partial(op.forward, x, w1, w2, ws, None, None, None, None, False, 0) for x, _ in pairs]
     backward = [
-        partial(op.backward, dy, x, None, *call()[1:], w1, None, w2, None, ws, None, 0)
+        partial(op.backward, dy, x, None, *call()[1:], w1, w2, ws, None, None, None, 0)
         for call, (x, dy) in zip(forward, pairs, strict=True)
     ]
     return [microseconds(forward), microseconds(backward)]

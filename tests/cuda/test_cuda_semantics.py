@@ -79,11 +79,11 @@ def test_more_rows_than_a_thread_of_each_can_count_in_32_bits(monkeypatch):
     x, dlogits = torch.ones(1, 1, H, 1), torch.zeros(1, 1, H, 1)
     dlogits[:, :, -last:] = 1
     saved, index = torch.ones(1, 3 * H), torch.zeros(1, H, dtype=torch.int32)
-    params = (None, None, None, None, torch.rand(1, 2, 1, 1), None)
+    params = (None, None, torch.rand(1, 2, 1, 1), None, None, None)
     results = driver.backward_gates(
         None, None, None, dlogits, x, saved, index, *params, False, plan=driver.Plan("staged"), check=False
     )
-    assert results[5].flatten().tolist() == [last, last]
+    assert results[3].flatten().tolist() == [last, last]
 
 
 def shifted(t: torch.Tensor, offset: int) -> torch.Tensor:

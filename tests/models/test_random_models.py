@@ -138,7 +138,7 @@ def check(seed: int) -> bool:
         inserted = insert_cbam(model, **arguments, **options)
     except ValueError as error:
         assert anatomy(model) == before and generators() == states, "nothing stays"
-        assert re.search(r"'(layer\d|stem)|'in_block' does not fit Network|no hidden unit", str(error)), (
+        assert re.search(r"'(layer\d|stem)|'in_block' does not fit Network|at least 1 hidden unit", str(error)), (
             "the module is named"
         )
         return False

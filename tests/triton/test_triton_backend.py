@@ -15,7 +15,6 @@ from truth import LAYOUTS, random_problem
 
 from cbam_fused import CBAM, functional, routing
 from cbam_fused.ops import registry
-from cbam_fused.triton import tiles
 
 layouts = pytest.mark.parametrize("layout", LAYOUTS, ids=["nchw", "nhwc"])
 
@@ -25,12 +24,10 @@ def on(device):
 
 
 def test_both_gpu_backends_say_the_same_twice():
-    """Where Python and C++ each have a text of their own: the operators' schemas, and when groups of images pay."""
+    """Where Python and C++ each have a text of their own: the operators' schemas."""
     for name in registry.Operators._fields:
         schemas = [str(getattr(registry.operators[backend], name)._schema) for backend in ("cpu", "triton")]
         assert schemas[0] == schemas[1].replace("::triton_", "::")
-    plan = (Path(__file__).parents[2] / "csrc/cuda/plan.cpp").read_text().replace("'", "")
-    assert f"kBandwidthL2 = {tiles.L2_BANDWIDTH};" in plan and f"kLaunches = {tiles.LAUNCHES};" in plan
 
 
 @pytest.fixture

@@ -139,8 +139,8 @@ def test_even_ties_are_all_counted(layout):
         x = x.to(memory_format=layout)
         attend = registry.operators["triton"].attend
         w1, w2, ws = torch.rand(1, C), torch.zeros(C, 1), torch.rand(1, 2, 1, 1)
-        _, channels = attend(x, w1, None, w2, None, None, None, EVEN)
-        _, pixels = attend(x, None, None, None, None, ws, None, EVEN)
+        _, channels = attend(x, w1, w2, None, None, None, None, EVEN)
+        _, pixels = attend(x, None, None, ws, None, None, None, EVEN)
         assert torch.equal(channels[0], (x == x.amax((2, 3), keepdim=True)).sum((2, 3))[0].int())
         assert torch.equal(pixels[0].view(H, W), (x == x.amax(1, keepdim=True)).sum(1)[0].int())
 
