@@ -46,8 +46,13 @@ def compiled():
 
 
 def is_wide(kernel) -> bool:
-    """Whether this variant is the one for tensors whose rows are aligned to 16 bytes; clusters are from sm_90 on."""
+    """Whether this variant is the one for tensors whose rows are aligned to 16 bytes; clusters are from sm_90 on.
+
+    So is the dataflow driver: its kernels are empty before.
+    """
     element, argument = kernel.arguments[:2]
+    if "dataflow" in kernel.name and kernel.target in WITHOUT_CLUSTERS:
+        return False
     if "on_chip" in kernel.name:
         return not (kernel.target in WITHOUT_CLUSTERS and kernel.arguments[2] == "true")
     return int(argument) * SIZES[element] == 16
@@ -71,7 +76,8 @@ def test_every_kernel_compiles_well(target, compiled):
 @pytest.mark.parametrize("target", TARGETS)
 def test_large_passes_move_16_bytes_at_a_time(target, compiled):
     wide = [k for k in compiled[target] if k.name in WIDE and is_wide(k)]
-    assert {k.name for k in wide} == WIDE.keys()
+    without = {name for name in WIDE if "dataflow" in name and target in WITHOUT_CLUSTERS}
+    assert {k.name for k in wide} == WIDE.keys() - without
     for kernel in wide:
         loads, stores = WIDE[kernel.name]
         assert kernel.wide_loads >= loads and kernel.wide_stores >= stores, kernel
