@@ -39,7 +39,7 @@ def items(word: int) -> list[tuple]:
             for row in (
                 ("apply", "fwd_apply", layout, Moves(4, 4, 1), 5.5, 6.5),
                 ("apply, residual", "fwd_apply", layout, Moves(8, 4, 1), 7.0, 7.5),
-                ("products", "bwd_products", layout, Moves(8, 0, 1), 7.5, 7.5),
+                ("products", "bwd_products", layout, Moves(8, 0, 1), 7.5, 8.0),
                 ("products behind a ReLU", "bwd_products", layout, Moves(12, 4, 1), 10.0, 12.5),
                 ("dx", "bwd_input", layout, Moves(4, 4, 2), 5.5, 5.0),
             )
