@@ -137,11 +137,12 @@ def launches(
             for gates in (params, spatial):
                 operate_around_norm(x, gates, options)
             for names, gates in SWITCHES:
-                layers = params[:4]
+                w1, w2, ws, b1, b2, bs = params
                 if names.get("width") == "single":
-                    layers = [params[0].new_empty((C, C)), params[3], None, None]
-                chosen = layers if "channel" in gates else [None] * 4
-                chosen = chosen + (params[4:] if "spatial" in gates else [None] * 2)
+                    w1, w2, b1, b2 = w1.new_empty((C, C)), None, b2, None
+                chosen = [w1, w2, None, b1, b2, None] if "channel" in gates else [None] * 6
+                if "spatial" in gates:
+                    chosen[2], chosen[5] = ws, bs
                 operate(x, chosen, options, Switches(**names).code)
     return recorded
 
