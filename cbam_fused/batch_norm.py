@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from ._ops import ops
 from .hooks import has_own_call
 from .ops import autograd
+from .tensors import Parameters
 
 
 def is_plain(norm: nn.Module | None) -> TypeGuard[nn.BatchNorm2d | nn.SyncBatchNorm | None]:
@@ -28,12 +29,7 @@ def uses_batch_statistics(norm: nn.BatchNorm2d | nn.SyncBatchNorm) -> bool:
 
 def by_batch(
     x: Tensor,
-    w1: Tensor | None,
-    w2: Tensor | None,
-    ws: Tensor | None,
-    b1: Tensor | None,
-    b2: Tensor | None,
-    bs: Tensor | None,
+    params: Parameters,
     norm: nn.BatchNorm2d,
     residual: Tensor | None,
     relu: bool,
@@ -45,7 +41,7 @@ def by_batch(
     count = N * H * W
     if count == 1:  # an empty batch uses the reference
         raise ValueError(f"x must have more than one pixel for batch statistics, got shape {tuple(x.shape)}")
-    args = (x, w1, w2, ws, b1, b2, bs, norm.weight, norm.bias, residual, relu, code, norm.eps)
+    args = (x, *params, norm.weight, norm.bias, residual, relu, code, norm.eps)
     if torch.compiler.is_exporting():
         y, mean, variance = ops.cbam_batch_norm(*args)
     else:
@@ -54,9 +50,8 @@ def by_batch(
         with torch.no_grad():
             share: float | Tensor = norm.momentum or 0.0
             if norm.num_batches_tracked is not None:
-                norm.num_batches_tracked.add_(
-                    1
-                )  # += would set an attribute, which compiled checkpointing does not support
+                # += would set an attribute, which compiled checkpointing does not support.
+                norm.num_batches_tracked.add_(1)
                 share = 1 / norm.num_batches_tracked if norm.momentum is None else share
             unbiased = variance * (count / (count - 1))
             for running, value in ((norm.running_mean, mean), (norm.running_var, unbiased)):

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from .tensors import Parameters
 from .variants.config import Switches
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
@@ -10,12 +11,7 @@ FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 def check(
     x: Tensor,
-    w1: Tensor | None,
-    w2: Tensor | None,
-    ws: Tensor | None,
-    b1: Tensor | None,
-    b2: Tensor | None,
-    bs: Tensor | None,
+    params: Parameters,
     residual: Tensor | None,
     ties: str = "first",
     norm: nn.Module | None = None,
@@ -27,6 +23,7 @@ def check(
         TypeError: an argument that is not a tensor or has a wrong dtype.
         ValueError: a wrong shape or device, unknown ties.
     """
+    w1, w2, ws, b1, b2, bs = params
     check_input(x, residual)
     if w1 is None and w2 is None and ws is None:
         raise ValueError("w1 and w2, or ws, or all three must be given, got none")

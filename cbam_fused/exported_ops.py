@@ -4,6 +4,8 @@ The raw operators have no derivative, so a program of raw operators would not tr
 torch.export keeps them whole; AOTInductor decomposes them into the raw operators, torch.onnx.export into plain ones.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, library
 
@@ -15,44 +17,20 @@ from .tensors import accumulation_dtype
 from .variants.config import decode
 
 
-def cbam(
-    x: Tensor,
-    w1: Tensor | None,
-    w2: Tensor | None,
-    ws: Tensor | None,
-    b1: Tensor | None,
-    b2: Tensor | None,
-    bs: Tensor | None,
-    residual: Tensor | None,
-    relu: bool,
-    switches: int,
-) -> Tensor:
-    backend = _backend(x, w1, ws, switches)
+def cbam(x: Tensor, *args: Any) -> Tensor:
+    *params, residual, relu, switches = args
+    backend = _backend(x, params, switches)
     if backend == "reference":
-        return reference.cbam(x, w1, w2, ws, b1, b2, bs, residual=residual, relu=relu, switches=decode(switches))
-    return autograd.Cbam.apply(x, w1, w2, ws, b1, b2, bs, residual, relu, switches, backend)
+        return reference.cbam(x, *params, residual=residual, relu=relu, switches=decode(switches))
+    return autograd.Cbam.apply(x, *args, backend)
 
 
-def cbam_batch_norm(
-    x: Tensor,
-    w1: Tensor | None,
-    w2: Tensor | None,
-    ws: Tensor | None,
-    b1: Tensor | None,
-    b2: Tensor | None,
-    bs: Tensor | None,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    residual: Tensor | None,
-    relu: bool,
-    switches: int,
-    eps: float,
-) -> tuple[Tensor, Tensor, Tensor]:
+def cbam_batch_norm(x: Tensor, *args: Any) -> tuple[Tensor, Tensor, Tensor]:
     """y, and the batch statistics: mean and variance."""
-    backend = _backend(x, w1, ws, switches)
+    *params, weight, bias, residual, relu, switches, eps = args
+    backend = _backend(x, params, switches)
     if backend != "reference":
-        args = (x, w1, w2, ws, b1, b2, bs, weight, bias, residual, relu, switches, eps, backend)
-        return autograd.CbamBatchNorm.apply(*args)
+        return autograd.CbamBatchNorm.apply(x, *args, backend)
     statistics: list[Tensor] = []
 
     def norm(logits: Tensor) -> Tensor:
@@ -60,30 +38,22 @@ def cbam_batch_norm(
         statistics.extend((mean.detach(), inverse_deviation.detach() ** -2 - eps))
         return normalised
 
-    of = decode(switches)
-    y = reference.cbam(x, w1, w2, ws, b1, b2, bs, norm=norm, residual=residual, relu=relu, switches=of)
+    y = reference.cbam(x, *params, norm=norm, residual=residual, relu=relu, switches=decode(switches))
     return y, statistics[0], statistics[1]
 
 
-def gate(
-    x: Tensor,
-    w1: Tensor | None,
-    w2: Tensor | None,
-    ws: Tensor | None,
-    b1: Tensor | None,
-    b2: Tensor | None,
-    bs: Tensor | None,
-    switches: int,
-) -> Tensor:
-    backend = _backend(x, w1, ws, switches)
+def gate(x: Tensor, *args: Any) -> Tensor:
+    *params, switches = args
+    backend = _backend(x, params, switches)
     if backend == "reference":
         # Not x's dtype: exported programs expect the dtype of the kernels.
-        return autograd.gate_reference(switches, x, w1, w2, ws, b1, b2, bs).to(accumulation_dtype(x.dtype))
-    return autograd.Gate.apply(x, w1, w2, ws, b1, b2, bs, switches, backend)
+        return autograd.gate_reference(switches, x, *params).to(accumulation_dtype(x.dtype))
+    return autograd.Gate.apply(x, *args, backend)
 
 
-def _backend(x: Tensor, w1: Tensor | None, ws: Tensor | None, switches: int) -> str:
+def _backend(x: Tensor, params: list[Any], switches: int) -> str:
     backend = backend_for(x)
+    w1, _, ws, *_ = params
     plain = torch.onnx.is_in_onnx_export() or unserved(backend, x, None, decode(switches), *gates_of(w1, ws))
     return "reference" if plain else backend
 

@@ -10,7 +10,7 @@ from ._ops import ops
 from .checks import check
 from .ops import autograd, registry
 from .routing import backend_for, unserved
-from .tensors import accumulation_dtype
+from .tensors import Parameters, accumulation_dtype
 from .variants.config import Switches
 
 
@@ -61,31 +61,27 @@ def cbam(
 
     Source: Woo et al., "CBAM: Convolutional Block Attention Module", ECCV 2018.
     """
+    params = w1, w2, ws, b1, b2, bs
     try:
         backend = backend_for(x)
         # These operators check their arguments, so the Python check runs only if they fail.
         if backend in ("cpu", "cuda") and norm is None and ties == "first" and (w1 is not None or ws is not None):
             if switches is None:
-                return _kernels(x, w1, w2, ws, b1, b2, bs, residual, relu, 0, backend)
+                return _kernels(x, params, residual, relu, 0, backend)
             if switches.direct:
-                return _kernels(x, w1, w2, ws, b1, b2, bs, residual, relu, switches.code, backend)
+                return _kernels(x, params, residual, relu, switches.code, backend)
     except Exception as error:
         failure = error  # raised after this block, as a separate error
     else:
-        switches = _checked(x, w1, w2, ws, b1, b2, bs, residual, ties, norm, switches)
-        return _checked_cbam(x, w1, w2, ws, b1, b2, bs, norm, residual, relu, switches, backend)
-    _checked(x, w1, w2, ws, b1, b2, bs, residual, ties, norm, switches)
+        switches = _checked(x, params, residual, ties, norm, switches)
+        return _checked_cbam(x, params, norm, residual, relu, switches, backend)
+    _checked(x, params, residual, ties, norm, switches)
     raise failure
 
 
 def _checked_cbam(
     x: Tensor,
-    w1: Tensor | None,
-    w2: Tensor | None,
-    ws: Tensor | None,
-    b1: Tensor | None,
-    b2: Tensor | None,
-    bs: Tensor | None,
+    params: Parameters,
     norm: nn.Module | None,
     residual: Tensor | None,
     relu: bool,
@@ -93,8 +89,9 @@ def _checked_cbam(
     backend: str,
 ) -> Tensor:
     """cbam() with checked arguments."""
+    w1, w2, ws, b1, b2, bs = params
     if backend == "reference" or unserved(backend, x, norm, switches, *gates_of(w1, ws)):
-        return reference.cbam(x, w1, w2, ws, b1, b2, bs, norm=norm, residual=residual, relu=relu, switches=switches)
+        return reference.cbam(x, *params, norm=norm, residual=residual, relu=relu, switches=switches)
     if switches.residual:
         residual = x if residual is None else x + residual
     if ws is not None:
@@ -102,20 +99,15 @@ def _checked_cbam(
     code = switches.code
     served = cast("nn.BatchNorm2d | None", norm)  # another module is unserved
     if served is not None and batch_norm.uses_batch_statistics(served):
-        return batch_norm.by_batch(x, w1, w2, ws, b1, b2, bs, served, residual, relu, code, backend)
+        return batch_norm.by_batch(x, (w1, w2, ws, b1, b2, bs), served, residual, relu, code, backend)
     if served is not None and ws is not None:
         ws, bs = batch_norm.fold(ws, bs, served, accumulation_dtype(x.dtype))
-    return _kernels(x, w1, w2, ws, b1, b2, bs, residual, relu, code, backend)
+    return _kernels(x, (w1, w2, ws, b1, b2, bs), residual, relu, code, backend)
 
 
 def _checked(
     x: Tensor,
-    w1: Tensor | None,
-    w2: Tensor | None,
-    ws: Tensor | None,
-    b1: Tensor | None,
-    b2: Tensor | None,
-    bs: Tensor | None,
+    params: Parameters,
     residual: Tensor | None,
     ties: str,
     norm: nn.Module | None,
@@ -124,7 +116,7 @@ def _checked(
     """Check the arguments of a call; return its switches."""
     if switches is not None and ties != "first":
         raise ValueError(f"ties must be given in switches if these are given, got ties={ties!r}")
-    check(x, w1, w2, ws, b1, b2, bs, residual, ties, norm, switches)
+    check(x, params, residual, ties, norm, switches)
     return reference.TIES[ties] if switches is None else switches
 
 
@@ -137,25 +129,13 @@ def _over_both_maps(ws: Tensor, switches: Switches) -> Tensor:
     return ws if switches.maps == "both" else (ws / 2).expand(-1, 2, -1, -1)
 
 
-def _kernels(
-    x: Tensor,
-    w1: Tensor | None,
-    w2: Tensor | None,
-    ws: Tensor | None,
-    b1: Tensor | None,
-    b2: Tensor | None,
-    bs: Tensor | None,
-    residual: Tensor | None,
-    relu: bool,
-    code: int,
-    backend: str,
-) -> Tensor:
+def _kernels(x: Tensor, params: Parameters, residual: Tensor | None, relu: bool, code: int, backend: str) -> Tensor:
     if torch.compiler.is_exporting():
         # exported_ops.py has these ops
-        return cast("Tensor", ops.cbam(x, w1, w2, ws, b1, b2, bs, residual, relu, code))
+        return cast("Tensor", ops.cbam(x, *params, residual, relu, code))
     if torch.is_grad_enabled():
-        return autograd.apply(autograd.Cbam, x, w1, w2, ws, b1, b2, bs, residual, relu, code, backend)
-    return registry.operators[backend].forward(x, w1, w2, ws, b1, b2, bs, residual, relu, code)[0]
+        return autograd.apply(autograd.Cbam, x, *params, residual, relu, code, backend)
+    return registry.operators[backend].forward(x, *params, residual, relu, code)[0]
 
 
 def channel_gate(
@@ -169,11 +149,12 @@ def channel_gate(
     switches: Switches | None = None,
 ) -> Tensor:
     """The channel gate, (N, C, 1, 1) in x's dtype: arguments and errors as in :func:`cbam`."""
-    switches = _checked(x, w1, w2, None, b1, b2, None, None, ties, None, switches)
+    params = w1, w2, None, b1, b2, None
+    switches = _checked(x, params, None, ties, None, switches)
     backend = backend_for(x)
     if backend == "reference" or unserved(backend, x, None, switches, "channel"):
         return reference.channel_gate(x, w1, w2, b1, b2, switches)
-    return _gate(x, w1, w2, None, b1, b2, None, switches.code, backend).to(x.dtype)
+    return _gate(x, params, switches.code, backend).to(x.dtype)
 
 
 def spatial_gate(
@@ -186,31 +167,22 @@ def spatial_gate(
     switches: Switches | None = None,
 ) -> Tensor:
     """The spatial gate of x, (N, 1, H, W) in x's dtype: arguments and errors as in :func:`cbam`."""
-    switches = _checked(x, None, None, ws, None, None, bs, None, ties, norm, switches)
+    switches = _checked(x, (None, None, ws, None, None, bs), None, ties, norm, switches)
     backend = backend_for(x)
     if backend == "reference" or unserved(backend, x, None, switches, "spatial") or not batch_norm.is_plain(norm):
         return reference.spatial_gate(x, ws, bs, norm=norm, switches=switches)
-    logits = _gate(x, None, None, _over_both_maps(ws, switches), None, None, bs, switches.code, backend)
+    params = None, None, _over_both_maps(ws, switches), None, None, bs
+    logits = _gate(x, params, switches.code, backend)
     if norm is not None:  # it computes in the dtype of its tensors; float32 is more accurate for half types
         of_norm = [t.dtype for t in (norm.weight, norm.running_mean) if t is not None]
         logits = norm(logits.to(of_norm[0]) if of_norm else logits)
     return reference.GATES[switches.spatial_gate](logits).to(x.dtype)
 
 
-def _gate(
-    x: Tensor,
-    w1: Tensor | None,
-    w2: Tensor | None,
-    ws: Tensor | None,
-    b1: Tensor | None,
-    b2: Tensor | None,
-    bs: Tensor | None,
-    code: int,
-    backend: str,
-) -> Tensor:
+def _gate(x: Tensor, params: Parameters, code: int, backend: str) -> Tensor:
     if torch.compiler.is_exporting():
-        return cast("Tensor", ops.gate(x, w1, w2, ws, b1, b2, bs, code))
-    return autograd.apply(autograd.Gate, x, w1, w2, ws, b1, b2, bs, code, backend)
+        return cast("Tensor", ops.gate(x, *params, code))
+    return autograd.apply(autograd.Gate, x, *params, code, backend)
 
 
 # To torch.fx they are leaves: a graph has one call, and the checks see tensors only.

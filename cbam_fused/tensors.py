@@ -1,9 +1,15 @@
 """Dtypes, strides and layout of the operators' tensors."""
 
+from typing import TypeAlias
+
 import torch
 from torch import Tensor
 
 from .variants.config import GATE_TERMS, MEAN_OF_POOLS, NO_AVG, NO_MAX, SINGLE
+
+# w1, w2, ws, b1, b2, bs, in the order of every signature; None for absent parameters.
+_Optional = Tensor | None
+Parameters: TypeAlias = tuple[_Optional, _Optional, _Optional, _Optional, _Optional, _Optional]
 
 # Most elements of an image in the Triton kernels: indices into it and into its row of saved then fit in 32 bits.
 TRITON_ELEMENTS = 2**29

@@ -1,4 +1,7 @@
-"""The raw operators under autograd. A backward that must be differentiable falls back to the reference."""
+"""The raw operators under autograd. A backward that must be differentiable falls back to the reference.
+
+params stands for w1, w2, ws, b1, b2, bs, as in registry.py. apply takes them one by one, since it tracks tensors only.
+"""
 
 from collections.abc import Callable
 from functools import partial
@@ -29,35 +32,24 @@ class Cbam(Function):
     """y of :func:`cbam_fused.functional.cbam`."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        w1: Tensor | None,
-        w2: Tensor | None,
-        ws: Tensor | None,
-        b1: Tensor | None,
-        b2: Tensor | None,
-        bs: Tensor | None,
-        residual: Tensor | None,
-        relu: bool,
-        switches: int,
-        backend: str,
-    ) -> Tensor:
-        y, saved, index = registry.operators[backend].forward(x, w1, w2, ws, b1, b2, bs, residual, relu, switches)
-        ctx.save_for_backward(x, w1, w2, ws, b1, b2, bs, y if relu else None, saved, index)
+    def forward(ctx: Any, x: Tensor, *args: Any) -> Tensor:
+        *params, residual, relu, switches, backend = args
+        y, saved, index = registry.operators[backend].forward(x, *params, residual, relu, switches)
+        ctx.save_for_backward(x, *params, y if relu else None, saved, index)
         ctx.has_residual, ctx.switches, ctx.backend = residual is not None, switches, backend
         return y
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        x, w1, w2, ws, b1, b2, bs, y, saved, index = ctx.saved_tensors
+        *inputs, y, saved, index = ctx.saved_tensors
         if _differentiated():
             dy = _through_relu(dy, y)
             cbam = partial(reference.cbam, switches=decode(ctx.switches))
-            grads = _differentiable(cbam, [x, w1, w2, ws, b1, b2, bs], ctx.needs_input_grad, dy)
+            grads = _differentiable(cbam, inputs, ctx.needs_input_grad, dy)
             return *grads, _residual_gradient(ctx, dy), None, None, None
         backward = registry.operators[ctx.backend].backward
-        *grads, dresidual = backward(dy, x, y, saved, index, w1, w2, ws, b1, b2, bs, ctx.switches)
+        x, *params = inputs
+        *grads, dresidual = backward(dy, x, y, saved, index, *params, ctx.switches)
         return *grads, _residual_gradient(ctx, dy if y is None else dresidual), None, None, None
 
 
@@ -65,33 +57,17 @@ class CbamBatchNorm(Function):
     """y with BatchNorm after the convolution, and the batch statistics: mean and variance."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        w1: Tensor | None,
-        w2: Tensor | None,
-        ws: Tensor | None,
-        b1: Tensor | None,
-        b2: Tensor | None,
-        bs: Tensor | None,
-        weight: Tensor | None,
-        bias: Tensor | None,
-        residual: Tensor | None,
-        relu: bool,
-        switches: int,
-        eps: float,
-        backend: str,
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(ctx: Any, x: Tensor, *args: Any) -> tuple[Tensor, Tensor, Tensor]:
+        *params, weight, bias, residual, relu, switches, eps, backend = args
         operators = registry.operators[backend]
-        saved, index = operators.attend(x, w1, w2, ws, b1, b2, bs, switches)
+        saved, index = operators.attend(x, *params, switches)
         logits = saved_logits(saved, x)
         scale, offset = (None if p is None else p.to(saved.dtype) for p in (weight, bias))
         normalised, mean, inverse_deviation = torch.native_batch_norm(logits, scale, offset, None, None, True, 0.0, eps)
         s = reference.GATES[decode(switches).spatial_gate](normalised)
-        y = operators.apply(x, saved, s, residual, relu, _of_gates(switches, w1))
-        ctx.save_for_backward(
-            x, w1, w2, ws, b1, b2, bs, weight, bias, y if relu else None, saved, index, s, mean, inverse_deviation
-        )
+        y = operators.apply(x, saved, s, residual, relu, _of_gates(switches, params))
+        of_norm = weight, bias, s, mean, inverse_deviation
+        ctx.save_for_backward(x, *params, y if relu else None, saved, index, *of_norm)
         ctx.has_residual, ctx.switches, ctx.eps, ctx.backend = residual is not None, switches, eps, backend
         variance = inverse_deviation**-2 - eps  # here, since torch.compile sees a changed eps only in this graph
         ctx.mark_non_differentiable(mean, variance)
@@ -99,15 +75,15 @@ class CbamBatchNorm(Function):
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        *inputs, weight, bias, y, saved, index, s, mean, inverse_deviation = ctx.saved_tensors
+        *inputs, y, saved, index, weight, bias, s, mean, inverse_deviation = ctx.saved_tensors
         if _differentiated():
             dy = _through_relu(dy, y)
             cbam = partial(_batch_norm_reference, ctx.switches, ctx.eps)
             grads = _differentiable(cbam, [*inputs, weight, bias], ctx.needs_input_grad, dy)
             return *grads, _residual_gradient(ctx, dy), None, None, None, None
-        x, w1, w2, ws, b1, b2, bs = inputs
+        x, *params = inputs
         operators = registry.operators[ctx.backend]
-        dg, ds, masked = operators.products(dy, x, y, saved, s, _of_gates(ctx.switches, w1))
+        dg, ds, masked = operators.products(dy, x, y, saved, s, _of_gates(ctx.switches, params))
         if y is not None:
             dy = masked
         dlogits, dweight, dbias = torch.ops.aten.native_batch_norm_backward(
@@ -122,7 +98,7 @@ class CbamBatchNorm(Function):
             ctx.eps,
             [True, weight is not None, bias is not None],
         )
-        grads = operators.backward_gates(dy, s, dg, dlogits, x, saved, index, w1, w2, ws, b1, b2, bs, ctx.switches)
+        grads = operators.backward_gates(dy, s, dg, dlogits, x, saved, index, *params, ctx.switches)
         affine = [None if p is None else d.to(p.dtype) for p, d in ((weight, dweight), (bias, dbias))]
         return *grads, *affine, _residual_gradient(ctx, dy), None, None, None, None
 
@@ -131,40 +107,30 @@ class Gate(Function):
     """One gate, whose parameters are given: g (N, C, 1, 1), or s before its sigmoid (N, 1, H, W), in acc."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        w1: Tensor | None,
-        w2: Tensor | None,
-        ws: Tensor | None,
-        b1: Tensor | None,
-        b2: Tensor | None,
-        bs: Tensor | None,
-        switches: int,
-        backend: str,
-    ) -> Tensor:
-        saved, index = registry.operators[backend].attend(x, w1, w2, ws, b1, b2, bs, switches)
-        ctx.save_for_backward(x, w1, w2, ws, b1, b2, bs, saved, index)
+    def forward(ctx: Any, x: Tensor, *args: Any) -> Tensor:
+        *params, switches, backend = args
+        saved, index = registry.operators[backend].attend(x, *params, switches)
+        ctx.save_for_backward(x, *params, saved, index)
         ctx.switches, ctx.backend = switches, backend
-        part = saved_gate(saved, x, switches) if ws is None else saved_logits(saved, x)
+        part = saved_gate(saved, x, switches) if params[2] is None else saved_logits(saved, x)
         return part.clone()
 
     @staticmethod
     def backward(ctx: Any, d: Tensor) -> tuple[Tensor | None, ...]:
         *inputs, saved, index = ctx.saved_tensors
-        x, w1, w2, ws, b1, b2, bs = inputs
+        x, *params = inputs
         if _differentiated():
             gate = partial(gate_reference, ctx.switches)
             return *_differentiable(gate, inputs, ctx.needs_input_grad, d), None, None
-        dg, dlogits = (d[:, :, 0, 0], None) if ws is None else (None, d)
+        dg, dlogits = (d[:, :, 0, 0], None) if params[2] is None else (None, d)
         backward = registry.operators[ctx.backend].backward_gates
-        grads = backward(None, None, dg, dlogits, x, saved, index, w1, w2, ws, b1, b2, bs, ctx.switches)
+        grads = backward(None, None, dg, dlogits, x, saved, index, *params, ctx.switches)
         return *grads, None, None
 
 
-def _of_gates(switches: int, w1: Tensor | None) -> int:
+def _of_gates(switches: int, params: list[Tensor | None]) -> int:
     """The switches for operators that get the gates but not the weights."""
-    return switches | NO_CHANNEL if w1 is None else switches
+    return switches | NO_CHANNEL if params[0] is None else switches
 
 
 def _through_gate(s: Tensor, ds: Tensor, switches: int) -> Tensor:
@@ -212,36 +178,17 @@ def _differentiable(
     return [found.get(i) for i in range(len(inputs))]
 
 
-def _batch_norm_reference(
-    switches: int,
-    eps: float,
-    x: Tensor,
-    w1: Tensor | None,
-    w2: Tensor | None,
-    ws: Tensor | None,
-    b1: Tensor | None,
-    b2: Tensor | None,
-    bs: Tensor | None,
-    weight: Tensor | None,
-    bias: Tensor | None,
-) -> Tensor:
+def _batch_norm_reference(switches: int, eps: float, x: Tensor, *args: Any) -> Tensor:
+    *params, weight, bias = args
+
     def norm(logits: Tensor) -> Tensor:
         return F.batch_norm(logits, None, None, weight, bias, True, 0.0, eps)
 
-    return reference.cbam(x, w1, w2, ws, b1, b2, bs, norm=norm, switches=decode(switches))
+    return reference.cbam(x, *params, norm=norm, switches=decode(switches))
 
 
-def gate_reference(
-    switches: int,
-    x: Tensor,
-    w1: Tensor | None,
-    w2: Tensor | None,
-    ws: Tensor | None,
-    b1: Tensor | None,
-    b2: Tensor | None,
-    bs: Tensor | None,
-) -> Tensor:
+def gate_reference(switches: int, x: Tensor, *params: Any) -> Tensor:
+    w1, w2, ws, b1, b2, bs = params
     if ws is None:
-        assert w1 is not None  # one of the two gates is given
         return reference.channel_gate(x, w1, w2, b1, b2, decode(switches))
     return reference.spatial_logits(x, ws, bs, decode(switches))

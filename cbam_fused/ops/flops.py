@@ -28,35 +28,18 @@ def _layer(w: Tensor | None, places: int) -> int:
     return 2 * places * w.numel() // (2 if expanded else 1)
 
 
-def _attend(
-    x: Tensor,
-    w1: Tensor | None,
-    w2: Tensor | None,
-    ws: Tensor | None,
-    b1: Tensor | None,
-    b2: Tensor | None,
-    bs: Tensor | None,
-    *rest: Any,
-    **_: Any,
-) -> int:
+def _attend(x: Tensor, *args: Any, **_: Any) -> int:
+    w1, w2, ws, *_rest, switches = args
     N, _C, H, W = x.shape
-    vectors = N * terms(rest[-1])  # inputs of the MLP
+    vectors = N * terms(switches)  # inputs of the MLP
     return _layer(w1, vectors) + _layer(w2, vectors) + _layer(ws, N * H * W)
 
 
-def _gradients(
-    x: Tensor,
-    w1: Tensor | None,
-    w2: Tensor | None,
-    ws: Tensor | None,
-    b1: Tensor | None,
-    b2: Tensor | None,
-    bs: Tensor | None,
-    switches: int,
-) -> int:
+def _backward(dy: Tensor, x: Tensor, y: Any, saved: Tensor, index: Tensor, *args: Any, **_: Any) -> int:
     def learn(*tensors: Tensor | None) -> bool:
         return any(t is not None and t.requires_grad for t in tensors)
 
+    w1, w2, ws, b1, b2, _bs, switches = args
     N, _C, H, W = x.shape
     first = learn(x) + learn(w1)
     second = learn(x, w1, b1) + learn(w2)
@@ -65,42 +48,9 @@ def _gradients(
     return first * _layer(w1, vectors) + second * _layer(w2, vectors) + spatial * _layer(ws, N * H * W)
 
 
-def _backward(
-    dy: Tensor,
-    x: Tensor,
-    y: Tensor | None,
-    saved: Tensor,
-    index: Tensor,
-    w1: Tensor | None,
-    w2: Tensor | None,
-    ws: Tensor | None,
-    b1: Tensor | None,
-    b2: Tensor | None,
-    bs: Tensor | None,
-    switches: int,
-    **_: Any,
-) -> int:
-    return _gradients(x, w1, w2, ws, b1, b2, bs, switches)
-
-
-def _backward_gates(
-    dy: Tensor | None,
-    s: Tensor | None,
-    dg: Tensor | None,
-    dlogits: Tensor | None,
-    x: Tensor,
-    saved: Tensor,
-    index: Tensor,
-    w1: Tensor | None,
-    w2: Tensor | None,
-    ws: Tensor | None,
-    b1: Tensor | None,
-    b2: Tensor | None,
-    bs: Tensor | None,
-    switches: int,
-    **_: Any,
-) -> int:
-    return _gradients(x, w1, w2, ws, b1, b2, bs, switches)
+def _backward_gates(dy: Any, s: Any, dg: Any, dlogits: Any, x: Tensor, *args: Any, **_: Any) -> int:
+    saved, index, *rest = args
+    return _backward(dy, x, None, saved, index, *rest)
 
 
 # apply and products are pointwise.

@@ -147,96 +147,39 @@ def runs(architectures: tuple[str, ...], major: int, minor: int) -> bool:
     return False
 
 
-def _fake_attend(
-    x: Tensor,
-    w1: Tensor | None,
-    w2: Tensor | None,
-    ws: Tensor | None,
-    b1: Tensor | None,
-    b2: Tensor | None,
-    bs: Tensor | None,
-    switches: int,
-) -> tuple[Tensor, Tensor]:
+def _fake_attend(x: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
+    w1, _, ws, *_, switches = args
     saved, index = row_sizes(x, w1, ws, switches)
     acc = accumulation_dtype(x.dtype)
     return x.new_empty((x.shape[0], saved), dtype=acc), x.new_empty((x.shape[0], index), dtype=torch.int32)
 
 
-def _fake_forward(
-    x: Tensor,
-    w1: Tensor | None,
-    w2: Tensor | None,
-    ws: Tensor | None,
-    b1: Tensor | None,
-    b2: Tensor | None,
-    bs: Tensor | None,
-    residual: Tensor | None,
-    relu: bool,
-    switches: int,
-) -> tuple[Tensor, Tensor, Tensor]:
-    check(x, w1, w2, ws, b1, b2, bs, residual, switches=decode(switches))
-    return dense_like(x), *_fake_attend(x, w1, w2, ws, b1, b2, bs, switches)
+def _fake_forward(x: Tensor, *args: Any) -> tuple[Tensor, Tensor, Tensor]:
+    *params, residual, _relu, switches = args
+    check(x, tuple(params), residual, switches=decode(switches))
+    return dense_like(x), *_fake_attend(x, *params, switches)
 
 
-def _fake_apply(
-    x: Tensor,
-    saved: Tensor,
-    s: Tensor,
-    residual: Tensor | None,
-    relu: bool,
-    switches: int,
-) -> Tensor:
+def _fake_apply(x: Tensor, *_: Any) -> Tensor:
     return dense_like(x)
 
 
-def _fake_products(
-    dy: Tensor,
-    x: Tensor,
-    y: Tensor | None,
-    saved: Tensor,
-    s: Tensor,
-    switches: int,
-) -> tuple[Tensor, Tensor, Tensor | None]:
+def _fake_products(dy: Tensor, x: Tensor, y: Tensor | None, saved: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
     N, C, H, W = x.shape
-    dresidual = None if y is None else dense_like(x)
-    return saved.new_empty((N, C)), saved.new_empty((N, 1, H, W)), dresidual
+    return saved.new_empty((N, C)), saved.new_empty((N, 1, H, W)), None if y is None else dense_like(x)
 
 
 def _fake_backward_gates(
-    dy: Tensor | None,
-    s: Tensor | None,
-    dg: Tensor | None,
-    dlogits: Tensor | None,
-    x: Tensor,
-    saved: Tensor,
-    index: Tensor,
-    w1: Tensor | None,
-    w2: Tensor | None,
-    ws: Tensor | None,
-    b1: Tensor | None,
-    b2: Tensor | None,
-    bs: Tensor | None,
-    switches: int,
+    dy: Any, s: Any, dg: Any, dlogits: Any, x: Tensor, saved: Tensor, index: Tensor, *args: Any
 ) -> tuple[Tensor | None, ...]:
-    params = (w1, w2, ws, b1, b2, bs)
+    *params, _switches = args
     return dense_like(x), *(None if p is None else torch.empty_like(p) for p in params)
 
 
 def _fake_backward(
-    dy: Tensor,
-    x: Tensor,
-    y: Tensor | None,
-    saved: Tensor,
-    index: Tensor,
-    w1: Tensor | None,
-    w2: Tensor | None,
-    ws: Tensor | None,
-    b1: Tensor | None,
-    b2: Tensor | None,
-    bs: Tensor | None,
-    switches: int,
+    dy: Tensor, x: Tensor, y: Tensor | None, saved: Tensor, index: Tensor, *args: Any
 ) -> tuple[Tensor | None, ...]:
-    grads = _fake_backward_gates(dy, None, None, None, x, saved, index, w1, w2, ws, b1, b2, bs, switches)
+    grads = _fake_backward_gates(None, None, None, None, x, saved, index, *args)
     return *grads, None if y is None else dense_like(x)
 
 

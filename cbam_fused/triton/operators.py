@@ -13,22 +13,12 @@ from ..variants.config import NO_CHANNEL
 from . import launch
 
 
-def forward(
-    x: Tensor,
-    w1: Tensor | None,
-    w2: Tensor | None,
-    ws: Tensor | None,
-    b1: Tensor | None,
-    b2: Tensor | None,
-    bs: Tensor | None,
-    residual: Tensor | None,
-    relu: bool,
-    switches: int,
-) -> tuple[Tensor, Tensor, Tensor]:
-    call = _call(x, switches, w1, ws)
+def forward(x: Tensor, *args: Any) -> tuple[Tensor, Tensor, Tensor]:
+    *params, residual, relu, switches = args
+    call = _call(x, switches, params)
     y = dense_like(x)
     x, residual = _dense(call, x, residual)
-    params = _parameters(call, w1, w2, ws, b1, b2, bs)
+    params = _parameters(call, params)
     saved, index = _new_saved(call, x)
     with _on(x.device):
         for group in call.groups(x, tensors=2 if residual is None else 3):
@@ -37,19 +27,11 @@ def forward(
     return y, saved, index
 
 
-def attend(
-    x: Tensor,
-    w1: Tensor | None,
-    w2: Tensor | None,
-    ws: Tensor | None,
-    b1: Tensor | None,
-    b2: Tensor | None,
-    bs: Tensor | None,
-    switches: int,
-) -> tuple[Tensor, Tensor]:
-    call = _call(x, switches, w1, ws)
+def attend(x: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
+    *params, switches = args
+    call = _call(x, switches, params)
     (x,) = _dense(call, x)
-    params = _parameters(call, w1, w2, ws, b1, b2, bs)
+    params = _parameters(call, params)
     saved, index = _new_saved(call, x)
     with _on(x.device):
         for group in call.groups(x, tensors=1 if call.channel and call.K else 0):
@@ -100,20 +82,10 @@ def products(
 
 
 def backward(
-    dy: Tensor,
-    x: Tensor,
-    y: Tensor | None,
-    saved: Tensor,
-    index: Tensor,
-    w1: Tensor | None,
-    w2: Tensor | None,
-    ws: Tensor | None,
-    b1: Tensor | None,
-    b2: Tensor | None,
-    bs: Tensor | None,
-    switches: int,
+    dy: Tensor, x: Tensor, y: Tensor | None, saved: Tensor, index: Tensor, *args: Any
 ) -> tuple[Tensor | None, ...]:
-    call = _call(x, switches, w1, ws)
+    *params, switches = args
+    call = _call(x, switches, params)
     masked = None if y is None else dense_like(x)
     dy, x, y = _dense(call, dy, x, y)
 
@@ -122,7 +94,6 @@ def backward(
         return launch.products(group, x, dy, y, masked, saved, None, dlogits), dlogits
 
     tensors = 3 if y is None else 5
-    params = (w1, w2, ws, b1, b2, bs)
     behind_relu = dy if y is None else masked
     grads = _backward(call, tensors, gradients, behind_relu, None, x, saved, index, params)
     return *grads, masked
@@ -136,15 +107,10 @@ def backward_gates(
     x: Tensor,
     saved: Tensor,
     index: Tensor,
-    w1: Tensor | None,
-    w2: Tensor | None,
-    ws: Tensor | None,
-    b1: Tensor | None,
-    b2: Tensor | None,
-    bs: Tensor | None,
-    switches: int,
+    *args: Any,
 ) -> tuple[Tensor | None, ...]:
-    call = _call(x, switches, w1, ws)
+    *params, switches = args
+    call = _call(x, switches, params)
     dy, x = _dense(call, dy, x)
     s = None if s is None else s.contiguous()
     dg = saved.new_zeros((call.N, call.C)) if dg is None else dg.contiguous()
@@ -153,7 +119,6 @@ def backward_gates(
     def gradients(group: launch.Call) -> tuple[Tensor, Tensor]:
         return group.part(dg)[:, None], group.part(dlogits)
 
-    params = (w1, w2, ws, b1, b2, bs)
     return _backward(call, 0, gradients, dy, s, x, saved, index, params)
 
 
@@ -166,11 +131,11 @@ def _backward(
     x: Tensor,
     saved: Tensor,
     index: Tensor,
-    params: tuple[Tensor | None, ...],
+    params: list[Any],
 ) -> tuple[Tensor | None, ...]:
     """What both kinds of backward end with, from gradients(group): that of g in parts, and that of the convolution."""
     dx = torch.empty_like(x)
-    w1, w2, ws, *_ = _parameters(call, *params)
+    w1, w2, ws, *_ = _parameters(call, params)
     partial = saved.new_empty((call.N, call.partial_size))
     grads = [None if p is None else saved.new_empty(p.shape) for p in params]
     with _on(x.device):
@@ -187,7 +152,7 @@ def _backward(
     return dx, *(_like(p, g) for p, g in zip(params, grads, strict=True))
 
 
-def _pool(group: launch.Call, x: Tensor, params: list[Tensor | None], saved: Tensor, index: Tensor) -> None:
+def _pool(group: launch.Call, x: Tensor, params: list[Any], saved: Tensor, index: Tensor) -> None:
     """All that comes before the convolution."""
     if group.channel:
         w1, w2, _, b1, b2, _ = params
@@ -196,13 +161,12 @@ def _pool(group: launch.Call, x: Tensor, params: list[Tensor | None], saved: Ten
         launch.spatial_pool(group, x, saved, index)
 
 
-def _call(
-    x: Tensor, switches: int, w1: Tensor | None = None, ws: Tensor | None = None, saved: Tensor | None = None
-) -> launch.Call:
+def _call(x: Tensor, switches: int, params: list[Any] | None = None, saved: Tensor | None = None) -> launch.Call:
     """Given saved, of an operator that knows the gates alone."""
     N, C, H, W = x.shape
     if C * H * W > TRITON_ELEMENTS:
         raise NotImplementedError(f"the Triton kernels take images of at most 2^29 elements, got {C} x {H} x {W}")
+    w1, _, ws, *_ = params or [None] * 6
     R = 0 if w1 is None else w1.shape[0]
     K = 0 if ws is None else ws.shape[3]
     channel = w1 is not None if saved is None else not switches & NO_CHANNEL
@@ -219,7 +183,7 @@ def _new_saved(call: launch.Call, x: Tensor) -> tuple[Tensor, Tensor]:
     return saved, x.new_empty((call.N, call.index_size), dtype=torch.int32)
 
 
-def _parameters(call: launch.Call, *params: Tensor | None) -> list[Any]:
+def _parameters(call: launch.Call, params: list[Any]) -> list[Any]:
     return _layers(call, [None if p is None else p.to(call.acc).contiguous() for p in params])
 
 
