@@ -25,6 +25,17 @@ def add_data(parser: argparse.ArgumentParser, default: str) -> None:
     )
 
 
+def add_run(parser: argparse.ArgumentParser) -> None:
+    """--run, of commands that use a trained network."""
+    parser.add_argument("--run", type=Path, required=True, help="folder of a run, or a checkpoint file")
+
+
+def add_images(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "sources", type=Path, nargs="+", metavar="FOLDER_OR_IMAGE", help="images, or folders at any depth"
+    )
+
+
 def add_settings(parser: argparse.ArgumentParser, title: str) -> None:
     """--config, and an option for each setting except data; options not given are absent from the arguments."""
     parser.add_argument(

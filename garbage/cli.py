@@ -9,7 +9,7 @@ from pathlib import Path
 import rich
 
 from . import InputError, distributed
-from .arguments import add_data, add_settings, settings_from
+from .arguments import add_data, add_images, add_run, add_settings, settings_from
 from .report.tables import best_epoch_table
 from .report.write import write_report
 from .run.folder import PREDICTIONS_CSV, PREDICTIONS_JSON, REPORT, SAMPLE_SET, check_writable, home_of
@@ -27,14 +27,14 @@ def build_parser(description: str | None = None) -> argparse.ArgumentParser:
     """The parser of all commands; each sets ``run_command``, which returns the exit code."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(title="commands", required=True)
-    for add in ADD:
-        add(commands)
+    for name, text, add_arguments, run in COMMANDS:
+        command = commands.add_parser(name, help=text)
+        add_arguments(command)
+        command.set_defaults(run_command=run)
     return parser
 
 
-def _add_inspect(commands: argparse._SubParsersAction) -> None:
-    parser = commands.add_parser("inspect", help="look at images before training: counts, sizes, duplicates, samples")
-    parser.set_defaults(run_command=_inspect)
+def _inspect_arguments(parser: argparse.ArgumentParser) -> None:
     add_data(parser, default="the sample set")
     parser.add_argument(
         "--out", type=Path, metavar="DIR", default="runs/inspect", help="folder for the results (default: %(default)s)"
@@ -48,9 +48,7 @@ def _inspect(args: argparse.Namespace) -> int:
     return 0
 
 
-def _add_train(commands: argparse._SubParsersAction) -> None:
-    parser = commands.add_parser("train", help="train a network (what runs without arguments)")
-    parser.set_defaults(run_command=_train)
+def _train_arguments(parser: argparse.ArgumentParser) -> None:
     add_data(parser, default="the sample set")
     parser.add_argument(
         "--out",
@@ -83,9 +81,7 @@ def _train(args: argparse.Namespace) -> int:
     return 0
 
 
-def _add_report(commands: argparse._SubParsersAction) -> None:
-    parser = commands.add_parser("report", help="redraw the plots and report.html of a run")
-    parser.set_defaults(run_command=_report)
+def _report_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--run", type=Path, required=True, help="folder of a run, finished or not")
 
 
@@ -97,11 +93,9 @@ def _report(args: argparse.Namespace) -> int:
     return 0
 
 
-def _add_evaluate(commands: argparse._SubParsersAction) -> None:
-    parser = commands.add_parser("evaluate", help="evaluate a network on a folder of class folders")
-    parser.set_defaults(run_command=_evaluate)
+def _evaluate_arguments(parser: argparse.ArgumentParser) -> None:
+    add_run(parser)
     add = parser.add_argument
-    add("--run", type=Path, required=True, help="folder of a run, or a checkpoint file")
     add("--out", type=Path, help="folder for the results (default: evaluation-FOLDER in the run)")
     add("folder", type=Path, metavar="FOLDER", help="class folders, or parts with them: uses val/, else test/")
 
@@ -111,16 +105,14 @@ def _evaluate(args: argparse.Namespace) -> int:
     return 0
 
 
-def _add_predict(commands: argparse._SubParsersAction) -> None:
-    parser = commands.add_parser("predict", help="classify images")
-    parser.set_defaults(run_command=_predict)
+def _predict_arguments(parser: argparse.ArgumentParser) -> None:
+    add_run(parser)
     add = parser.add_argument
-    add("--run", type=Path, required=True, help="folder of a run, or a checkpoint file")
     add("--top", type=int, default=3, metavar="K", help="classes shown per image (default: %(default)s)")
     add("--csv", type=Path, metavar="FILE", help="file for the table (default: predictions.csv in the run)")
     add("--json", type=Path, metavar="FILE", help="the same, with skipped files (default: predictions.json in the run)")
     add("--annotate", type=Path, metavar="DIR", help="write copies of the images with their classes into this folder")
-    add("sources", type=Path, nargs="+", metavar="FOLDER_OR_IMAGE", help="images, or folders at any depth")
+    add_images(parser)
 
 
 def _predict(args: argparse.Namespace) -> int:
@@ -134,14 +126,12 @@ def _predict(args: argparse.Namespace) -> int:
     return 1
 
 
-def _add_explain(commands: argparse._SubParsersAction) -> None:
-    parser = commands.add_parser("explain", help="show what the network looks at: Grad-CAM and CBAM's gates")
-    parser.set_defaults(run_command=_explain)
+def _explain_arguments(parser: argparse.ArgumentParser) -> None:
+    add_run(parser)
     add = parser.add_argument
-    add("--run", type=Path, required=True, help="folder of a run, or a checkpoint file")
     add("--out", type=Path, help="folder for the figures (default: explanations in the run)")
     add("--class", dest="target", metavar="NAME", help="target class of Grad-CAM (default: the predicted class)")
-    add("sources", type=Path, nargs="+", metavar="FOLDER_OR_IMAGE", help="images, or folders at any depth")
+    add_images(parser)
 
 
 def _explain(args: argparse.Namespace) -> int:
@@ -151,11 +141,9 @@ def _explain(args: argparse.Namespace) -> int:
     return 1
 
 
-def _add_export(commands: argparse._SubParsersAction) -> None:
-    parser = commands.add_parser("export", help="write the network as .pt2 (torch.export) and ONNX, both checked")
-    parser.set_defaults(run_command=_export)
+def _export_arguments(parser: argparse.ArgumentParser) -> None:
+    add_run(parser)
     add = parser.add_argument
-    add("--run", type=Path, required=True, help="folder of a run, or a checkpoint file")
     add("--out", type=Path, help="folder for model.pt2 and model.onnx (default: the run)")
     add("--photo", type=Path, metavar="FILE", help="image for the check (default: a validation image of the run)")
 
@@ -165,9 +153,7 @@ def _export(args: argparse.Namespace) -> int:
     return 0
 
 
-def _add_compare(commands: argparse._SubParsersAction) -> None:
-    parser = commands.add_parser("compare", help="train without CBAM, with plain and with fused CBAM, side by side")
-    parser.set_defaults(run_command=_compare)
+def _compare_arguments(parser: argparse.ArgumentParser) -> None:
     add_data(parser, default="the sample set")
     parser.add_argument(
         "--out", type=Path, metavar="FOLDER", required=True, help="new or empty folder for the three runs"
@@ -189,4 +175,13 @@ def _compare(args: argparse.Namespace) -> int:
     return 0
 
 
-ADD = (_add_inspect, _add_train, _add_report, _add_evaluate, _add_predict, _add_explain, _add_export, _add_compare)
+COMMANDS = (
+    ("inspect", "look at images before training: counts, sizes, duplicates, samples", _inspect_arguments, _inspect),
+    ("train", "train a network (what runs without arguments)", _train_arguments, _train),
+    ("report", "redraw the plots and report.html of a run", _report_arguments, _report),
+    ("evaluate", "evaluate a network on a folder of class folders", _evaluate_arguments, _evaluate),
+    ("predict", "classify images", _predict_arguments, _predict),
+    ("explain", "show what the network looks at: Grad-CAM and CBAM's gates", _explain_arguments, _explain),
+    ("export", "write the network as .pt2 (torch.export) and ONNX, both checked", _export_arguments, _export),
+    ("compare", "train without CBAM, with plain and with fused CBAM, side by side", _compare_arguments, _compare),
+)
