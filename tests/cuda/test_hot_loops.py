@@ -25,7 +25,8 @@ TYPES = {"__nv_bfloat16": 8, "__half": 8, "float": 4}  # elements of 16 bytes
 def items(word: int) -> list[tuple]:
     """Loop, kernel, layout, what a turn of 4 words moves, and the limits for half types and for float32.
 
-    What belongs to the columns of a word are 4 bytes each, what belongs to 4 rows is one access.
+    What belongs to the columns of a word are 4 bytes each, what belongs to 4 rows is one access. In dx, nvcc keeps what
+    belongs to the first 4 columns in registers.
     """
     of_columns = word // 4
     return [
@@ -41,7 +42,7 @@ def items(word: int) -> list[tuple]:
                 ("apply, residual", "fwd_apply", layout, Moves(8, 4, 1), 7.0, 7.5),
                 ("products", "bwd_products", layout, Moves(8, 0, 1), 7.5, 8.0),
                 ("products behind a ReLU", "bwd_products", layout, Moves(12, 4, 1), 10.0, 12.5),
-                ("dx", "bwd_input", layout, Moves(4, 4, 2), 5.5, 5.0),
+                ("dx", "bwd_input", layout, Moves(4, 4, 2 * of_columns), 5.5, 5.0),
             )
         ),
         ("map products along", "bwd_maps", NCHW, Moves(4, 0, of_columns), 3.5, 2.5),

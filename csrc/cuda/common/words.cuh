@@ -145,13 +145,15 @@ template <class F, int V> struct WordNumbers {
     __device__ __forceinline__ F& at(int column) const {
         return data[column % V / kOfAccess * plane + column / V * kOfAccess + column % kOfAccess];
     }
+    // Those of a plane, and of all.
+    __device__ __forceinline__ void load_plane(int k, int word, F* v) const {
+        Packed<F, kOfAccess> some;
+        some.load(data + k * plane + word * kOfAccess);
+        memcpy(v, some.v, sizeof some);
+    }
     __device__ __forceinline__ void load(int word, F (&v)[V]) const {
 #pragma unroll
-        for (int k = 0; k < kPlanes; ++k) {
-            Packed<F, kOfAccess> some;
-            some.load(data + k * plane + word * kOfAccess);
-            memcpy(v + k * kOfAccess, some.v, sizeof some);
-        }
+        for (int k = 0; k < kPlanes; ++k) load_plane(k, word, v + k * kOfAccess);
     }
 };
 

@@ -117,14 +117,12 @@ __device__ __forceinline__ void input_item(const Backward<Acc<T>>& a, int64_t n,
     if constexpr (even) return even_input_item<T, V, channels_last>(a, n, index, dy);
     const F *const dmaps = a.dmaps_of(n), *const dpools = a.dpools_of(n);
     const F* const s = image.spatial_gate();
-    const Sides<F> pixels{dy ? s : nullptr, F(dy && !s), dmaps, dmaps ? dmaps + p.HW() : nullptr, image.argmax_c()};
+    const Sides<F> pixels{dy ? s : nullptr, dmaps, dmaps ? int(p.HW()) : 0, image.argmax_c()};
     // Of the channel gate alone, 0 times g must stay 0, whatever g is.
-    const Sides<F> channels{dy || p.spatial ? image.g() : nullptr, F(1), dpools,
-                            p.switches.no_max || !dpools ? nullptr : dpools + p.C, image.argmax_hw()};
+    const Sides<F> channels{dy || p.spatial ? image.g() : nullptr, dpools, p.switches.no_max || !dpools ? 0 : int(p.C),
+                            image.argmax_hw()};
     tile.each_part<V>([&](const Tile& part) {
-        T* const dx = image.of((T*)p.dx);
-        if (dy) input_gradient<T, V, channels_last, true>(image.of(dy), dx, a.strip, part, pixels, channels, shared);
-        else input_gradient<T, V, channels_last, false>(nullptr, dx, a.strip, part, pixels, channels, shared);
+        input_gradient<T, V, channels_last>(image.of(dy), image.of((T*)p.dx), a.strip, part, pixels, channels, shared);
     });
 }
 

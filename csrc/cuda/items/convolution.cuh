@@ -48,12 +48,14 @@ __device__ __forceinline__ void convolve(const F* const (&map)[maps], const Prob
                 // Where the window of pixel 0 has its first element here.
                 const int64_t start = int64_t(a0 - k / 2) * W + b0 - k / 2;
                 __syncthreads();
+#pragma unroll 4
                 for (int i = threadIdx.x; i < kWindow<F>; i += kThreads) {
                     const int64_t at = start + q0 + int64_t(i / kSegment<F>) * W + i % kSegment<F>;
                     const bool inside = at >= 0 && at < int64_t(H) * W && i % kSegment<F> < kRound + kTaps - 1;
 #pragma unroll
                     for (int m = 0; m < maps; ++m) shared[m * kWindow<F> + i] = inside && map[m] ? map[m][at] : F(0);
                 }
+#pragma unroll 1
                 for (int i = threadIdx.x; i < 2 * kWeights; i += kThreads) {
                     const int a = a0 + i % kWeights / kTaps, b = b0 + i % kTaps, tap = a * k + b;
                     of_window[i] = a < k && b < k ? ws[p.tap(i / kWeights, turned ? kk - 1 - tap : tap)] : F(0);

@@ -183,6 +183,7 @@ __device__ __forceinline__ void even_input_item(const Backward<Acc<T>>& a, int64
         if (col >= part.col_end) return;
         EvenSide<F> column[V];
         for (int j = 0; j < V; ++j) column[j] = channels_last ? channel(col + j) : pixel(col + j);
+#pragma unroll 2
         for (int row = part.row + part.group; row < part.row_end; row += part.groups) {
             const EvenSide<F> of_row = channels_last ? pixel(row) : channel(row);
             F v[V], d[V] = {};

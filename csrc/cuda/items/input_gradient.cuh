@@ -3,16 +3,17 @@
 // compared for every element and nothing is added atomically.
 #pragma once
 
+#include <type_traits>
+
 #include "tile.cuh"
 
 namespace cbam::cuda {
 
-// What pixels, or channels, have: a factor of what comes in, and what is added to all and to the maximum. A factor that
-// is null is ``otherwise``; where mean or max is null nothing is added.
+// What pixels, or channels, have: a factor of what comes in, what is added to all, and ``max`` numbers behind that what
+// is added to the maximum. A factor that is null is 1; where mean is null or max is 0 nothing is added.
 template <class F> struct Sides {
-    const F* gate;
-    F otherwise;
-    const F *mean, *max;
+    const F *gate, *mean;
+    int max;
     const int32_t* argmax;
 };
 
@@ -41,9 +42,9 @@ template <class F, int V> struct GradientSides {
         return reinterpret_cast<int*>(base + 3 * rows + 2 * numbers(columns) + columns)[i];
     }
     __device__ __forceinline__ void put(int i, const Sides<F>& sides, int of_side, F& gate, F& mean) const {
-        gate = sides.gate ? sides.gate[of_side] : sides.otherwise;
+        gate = sides.gate ? sides.gate[of_side] : F(1);
         mean = sides.mean ? sides.mean[of_side] : F(0);
-        max(i) = sides.max ? sides.max[of_side] : F(0);
+        max(i) = sides.max ? sides.mean[sides.max + of_side] : F(0);
         place(i) = sides.max ? sides.argmax[of_side] : -1;
     }
     // Calls f(row, column) for this thread's maxima in rows run ... last - 1 of the part. One that is the maximum of
@@ -63,8 +64,8 @@ template <class F, int V> struct GradientSides {
     }
 };
 
-// Of a part of at most lanes V columns; dy, or zeros, and dx begin at its image, whose sides these are.
-template <class T, int V, bool channels_last, bool with_dy>
+// Of a part of at most lanes V columns; dy, where null zeros, and dx begin at its image, whose sides these are.
+template <class T, int V, bool channels_last>
 __device__ __forceinline__ void input_gradient(const T* dy, T* dx, const Tiling& t, const Tile& tile,
                                                const Sides<Acc<T>>& pixels, const Sides<Acc<T>>& channels,
                                                unsigned char* shared) {
@@ -72,17 +73,26 @@ __device__ __forceinline__ void input_gradient(const T* dy, T* dx, const Tiling&
     const GradientSides<F, V> sides(shared, t);
     const Sides<F>&of_rows = channels_last ? pixels : channels, &of_columns = channels_last ? channels : pixels;
     const int col = tile.col + tile.lane * V, step = tile.groups * kBatch;
-    const auto visit = [&](int run, int last) {
-        F gate[V] = {}, mean[V] = {};
-        if (col < tile.col_end) sides.column_gate().load(tile.lane, gate), sides.column_mean().load(tile.lane, mean);
-        const auto finish = [&](int64_t at, const Packed<T, V>& word, F row_gate, F row_mean) {
-            F v[V];
-            word.unpack(v);
+    const auto rows = [&](int run, int last, auto with_dy) {
+        const auto gates = sides.column_gate(), means = sides.column_mean();
+        // The words of some rows, which it leaves as those of dx; of as many columns at a time as one access reads.
+        const auto finish = [&](auto& words, const auto& row_gate, const auto& row_mean) {
+            constexpr int kColumns = WordNumbers<F, V>::kOfAccess, kRows = sizeof(words) / sizeof(words[0]);
 #pragma unroll
-            for (int j = 0; j < V; ++j)
-                v[j] = channels_last ? (v[j] * row_gate + row_mean) * gate[j] + mean[j]
-                                     : (v[j] * gate[j] + mean[j]) * row_gate + row_mean;
-            store<V>(dx + at, v);
+            for (int k = 0; k < V; k += kColumns) {
+                F gate[kColumns], mean[kColumns];
+                gates.load_plane(k / kColumns, tile.lane, gate);
+                means.load_plane(k / kColumns, tile.lane, mean);
+#pragma unroll
+                for (int i = 0; i < kRows; ++i)
+#pragma unroll
+                    for (int j = 0; j < kColumns; ++j) {
+                        const F v = to_acc(words[i].v[k + j]);
+                        words[i].v[k + j] =
+                            from_acc<T>(channels_last ? (v * row_gate[i] + row_mean[i]) * gate[j] + mean[j]
+                                                      : (v * gate[j] + mean[j]) * row_gate[i] + row_mean[i]);
+                    }
+            }
         };
         int row = col < tile.col_end ? run + tile.group * kBatch : last;
         int64_t at = place(t, row, col);
@@ -92,22 +102,28 @@ __device__ __forceinline__ void input_gradient(const T* dy, T* dx, const Tiling&
             F row_gate[kBatch], row_mean[kBatch];
 #pragma unroll
             for (int i = 0; i < kBatch; ++i)
-                if (with_dy) words[i].load(dy + at + i * int64_t(t.cols));
+                if (decltype(with_dy)::value) words[i].load(dy + at + i * int64_t(t.cols));
             load_numbers(sides.row_gate() + row - run, row_gate);
             load_numbers(sides.row_mean() + row - run, row_mean);
+            finish(words, row_gate, row_mean);
 #pragma unroll
-            for (int i = 0; i < kBatch; ++i) finish(at + i * int64_t(t.cols), words[i], row_gate[i], row_mean[i]);
+            for (int i = 0; i < kBatch; ++i) words[i].store(dx + at + i * int64_t(t.cols));
         }
 #pragma unroll 1
         for (; row < last; ++row, at += t.cols) {  // of the one group that has fewer
-            Packed<T, V> word = {};
-            if (with_dy) word.load(dy + at);
-            finish(at, word, sides.row_gate()[row - run], sides.row_mean()[row - run]);
+            Packed<T, V> word[1] = {};
+            if (decltype(with_dy)::value) word[0].load(dy + at);
+            finish(word, sides.row_gate() + row - run, sides.row_mean() + row - run);
+            word[0].store(dx + at);
         }
+    };
+    const auto visit = [&](int run, int last) {
+        if (dy) rows(run, last, std::true_type());
+        else rows(run, last, std::false_type());
         __syncthreads();
         sides.each_maximum(tile, run, last, [&](int row, int col) {
             const int r = row - run, c = col - tile.col;
-            const F d = with_dy ? to_acc(dy[place(t, row, col)]) : F(0);
+            const F d = dy ? to_acc(dy[place(t, row, col)]) : F(0);
             const F of_row = sides.place(r) == col ? sides.max(r) : F(0);
             const F of_column = sides.place(sides.rows + c) == row ? sides.max(sides.rows + c) : F(0);
             const F gate = sides.column_gate().at(c), mean = sides.column_mean().at(c);

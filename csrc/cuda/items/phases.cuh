@@ -43,8 +43,8 @@ template <class T, int V, bool channels_last> __global__ void __launch_bounds__(
     products_item<T, V, channels_last>(a, blockIdx.x / tiles, blockIdx.x % tiles, shared);
 }
 
-template <class T, int V, bool channels_last, bool even>
-__global__ void __launch_bounds__(kThreads, even && sizeof(T) == 8 ? 2 : 3) cbam_bwd_maps_kernel(Backward<Acc<T>> a) {
+template <class T, int V, bool channels_last, bool even> __global__ void __launch_bounds__(kThreads, 3)
+    cbam_bwd_maps_kernel(Backward<Acc<T>> a) {
     CBAM_SHARED(shared);
     wait_for_launch_before();
     const int tiles = a.strip.tiles();

@@ -99,6 +99,7 @@ template <class F, int V> struct TileSides {
 // need. Begins with a barrier.
 template <class OfRow, class OfColumn, class Visit>
 __device__ __forceinline__ void each_run(const Tile& tile, OfRow of_row, OfColumn of_column, Visit visit) {
+#pragma unroll 1
     for (int first = tile.row; first < tile.row_end; first += kStaged) {
         const int last = min(first + kStaged, tile.row_end);
         __syncthreads();
