@@ -73,8 +73,8 @@ struct Problem {
     const void* dy;                           // null in backward: the result was a gate
     void *dx, *dresidual;                     // dresidual is null unless relu
     void *dw1, *db1, *dw2, *db2, *dws, *dbs;  // null for absent parameters
-    // Gradients of g (N, C) and of s (N, HW); products writes them. If given, backward starts from them instead of
-    // computing products; the second is then the gradient of the convolution's result. null means zeros.
+    // Gradients of g (N, C) and of s (N, HW); gate_grads writes them. If given, backward starts from them; the second
+    // is then the gradient of the convolution's result. null means zeros.
     void *dg, *ds;
     bool given;
     void* partial;  // (N, partial_size): parameter gradients per image

@@ -60,12 +60,12 @@ class CbamBatchNorm(Function):
     def forward(ctx: Any, x: Tensor, *args: Any) -> tuple[Tensor, Tensor, Tensor]:
         *params, weight, bias, residual, relu, switches, eps, backend = args
         operators = registry.operators[backend]
-        saved, index = operators.attend(x, *params, switches)
+        saved, index = operators.gates_forward(x, *params, switches)
         logits = saved_logits(saved, x)
         scale, offset = (None if p is None else p.to(saved.dtype) for p in (weight, bias))
         normalised, mean, inverse_deviation = torch.native_batch_norm(logits, scale, offset, None, None, True, 0.0, eps)
         s = reference.GATES[decode(switches).spatial_gate](normalised)
-        y = operators.apply(x, saved, s, residual, relu, _of_gates(switches, params))
+        y = operators.apply_gates(x, saved, s, residual, relu, _of_gates(switches, params))
         of_norm = weight, bias, s, mean, inverse_deviation
         ctx.save_for_backward(x, *params, y if relu else None, saved, index, *of_norm)
         ctx.has_residual, ctx.switches, ctx.eps, ctx.backend = residual is not None, switches, eps, backend
@@ -83,7 +83,7 @@ class CbamBatchNorm(Function):
             return *grads, _residual_gradient(ctx, dy), None, None, None, None
         x, *params = inputs
         operators = registry.operators[ctx.backend]
-        dg, ds, masked = operators.products(dy, x, y, saved, s, _of_gates(ctx.switches, params))
+        dg, ds, masked = operators.gate_grads(dy, x, y, saved, s, _of_gates(ctx.switches, params))
         if y is not None:
             dy = masked
         dlogits, dweight, dbias = torch.ops.aten.native_batch_norm_backward(
@@ -98,7 +98,7 @@ class CbamBatchNorm(Function):
             ctx.eps,
             [True, weight is not None, bias is not None],
         )
-        grads = operators.backward_gates(dy, s, dg, dlogits, x, saved, index, *params, ctx.switches)
+        grads = operators.backward_from_gate_grads(dy, s, dg, dlogits, x, saved, index, *params, ctx.switches)
         affine = [None if p is None else d.to(p.dtype) for p, d in ((weight, dweight), (bias, dbias))]
         return *grads, *affine, _residual_gradient(ctx, dy), None, None, None, None
 
@@ -109,7 +109,7 @@ class Gate(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, *args: Any) -> Tensor:
         *params, switches, backend = args
-        saved, index = registry.operators[backend].attend(x, *params, switches)
+        saved, index = registry.operators[backend].gates_forward(x, *params, switches)
         ctx.save_for_backward(x, *params, saved, index)
         ctx.switches, ctx.backend = switches, backend
         part = saved_gate(saved, x, switches) if params[2] is None else saved_logits(saved, x)
@@ -123,7 +123,7 @@ class Gate(Function):
             gate = partial(gate_reference, ctx.switches)
             return *_differentiable(gate, inputs, ctx.needs_input_grad, d), None, None
         dg, dlogits = (d[:, :, 0, 0], None) if params[2] is None else (None, d)
-        backward = registry.operators[ctx.backend].backward_gates
+        backward = registry.operators[ctx.backend].backward_from_gate_grads
         grads = backward(None, None, dg, dlogits, x, saved, index, *params, ctx.switches)
         return *grads, None, None
 

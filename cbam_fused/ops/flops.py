@@ -28,7 +28,7 @@ def _layer(w: Tensor | None, places: int) -> int:
     return 2 * places * w.numel() // (2 if expanded else 1)
 
 
-def _attend(x: Tensor, *args: Any, **_: Any) -> int:
+def _gates_forward(x: Tensor, *args: Any, **_: Any) -> int:
     w1, w2, ws, *_rest, switches = args
     N, _C, H, W = x.shape
     vectors = N * terms(switches)  # inputs of the MLP
@@ -48,17 +48,17 @@ def _backward(dy: Tensor, x: Tensor, y: Any, saved: Tensor, index: Tensor, *args
     return first * _layer(w1, vectors) + second * _layer(w2, vectors) + spatial * _layer(ws, N * H * W)
 
 
-def _backward_gates(dy: Any, s: Any, dg: Any, dlogits: Any, x: Tensor, *args: Any, **_: Any) -> int:
+def _backward_from_gate_grads(dy: Any, s: Any, dg: Any, dlogits: Any, x: Tensor, *args: Any, **_: Any) -> int:
     saved, index, *rest = args
     return _backward(dy, x, None, saved, index, *rest)
 
 
 # apply and products are pointwise.
 FORMULAS: dict[str, Callable[..., int]] = {
-    "forward": _attend,
-    "attend": _attend,
+    "forward": _gates_forward,
+    "gates_forward": _gates_forward,
     "backward": _backward,
-    "backward_gates": _backward_gates,
+    "backward_from_gate_grads": _backward_from_gate_grads,
 }
 
 

@@ -16,13 +16,14 @@ None.
 
 Where something stands between the convolution and its sigmoid, each of the two is cut there:
 
-attend(x, params, switches) -> (saved, index), with the convolution's result in the place of s
-apply(x, saved, s, residual, relu, switches) -> y
-products(dy, x, y, saved, s, switches) -> (dg, ds, dresidual)
-backward_gates(dy, s, dg, dlogits, x, saved, index, params, switches) -> (dx, dw1, dw2, dws, db1, db2, dbs)
+gates_forward(x, params, switches) -> (saved, index), with the convolution's result in the place of s
+apply_gates(x, saved, s, residual, relu, switches) -> y
+gate_grads(dy, x, y, saved, s, switches) -> (dg, ds, dresidual)
+backward_from_gate_grads(dy, s, dg, dlogits, x, saved, index, params, switches) -> (dx, dw1, dw2, dws, db1, db2, dbs)
 
-s, ds and dlogits, the gradient of the convolution's result, are (N, 1, H, W), dg is (N, C), all acc. backward_gates
-takes dy behind the ReLU; without dy and s it gives the gradients of the gates alone. dg or dlogits None: zeros.
+s, ds and dlogits, the gradient of the convolution's result, are (N, 1, H, W), dg is (N, C), all acc.
+backward_from_gate_grads takes dy behind the ReLU; without dy and s it gives the gradients of the gates alone. dg or
+dlogits None: zeros.
 
 _C implements them for tensors on the CPU and _C_cuda for those on NVIDIA GPUs. The Triton kernels are operators of
 their own, triton_forward and so on, with the same arguments and results on any device: they exist without a binary, and
@@ -147,7 +148,7 @@ def runs(architectures: tuple[str, ...], major: int, minor: int) -> bool:
     return False
 
 
-def _fake_attend(x: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
+def _fake_gates_forward(x: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
     w1, _, ws, *_, switches = args
     saved, index = row_sizes(x, w1, ws, switches)
     acc = accumulation_dtype(x.dtype)
@@ -157,19 +158,19 @@ def _fake_attend(x: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
 def _fake_forward(x: Tensor, *args: Any) -> tuple[Tensor, Tensor, Tensor]:
     *params, residual, _relu, switches = args
     check(x, tuple(params), residual, switches=decode(switches))
-    return dense_like(x), *_fake_attend(x, *params, switches)
+    return dense_like(x), *_fake_gates_forward(x, *params, switches)
 
 
-def _fake_apply(x: Tensor, *_: Any) -> Tensor:
+def _fake_apply_gates(x: Tensor, *_: Any) -> Tensor:
     return dense_like(x)
 
 
-def _fake_products(dy: Tensor, x: Tensor, y: Tensor | None, saved: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+def _fake_gate_grads(dy: Tensor, x: Tensor, y: Tensor | None, saved: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
     N, C, H, W = x.shape
     return saved.new_empty((N, C)), saved.new_empty((N, 1, H, W)), None if y is None else dense_like(x)
 
 
-def _fake_backward_gates(
+def _fake_backward_from_gate_grads(
     dy: Any, s: Any, dg: Any, dlogits: Any, x: Tensor, saved: Tensor, index: Tensor, *args: Any
 ) -> tuple[Tensor | None, ...]:
     *params, _switches = args
@@ -179,17 +180,17 @@ def _fake_backward_gates(
 def _fake_backward(
     dy: Tensor, x: Tensor, y: Tensor | None, saved: Tensor, index: Tensor, *args: Any
 ) -> tuple[Tensor | None, ...]:
-    grads = _fake_backward_gates(None, None, None, None, x, saved, index, *args)
+    grads = _fake_backward_from_gate_grads(None, None, None, None, x, saved, index, *args)
     return *grads, None if y is None else dense_like(x)
 
 
 _FAKES: dict[str, Callable[..., Any]] = {
     "forward": _fake_forward,
     "backward": _fake_backward,
-    "attend": _fake_attend,
-    "apply": _fake_apply,
-    "products": _fake_products,
-    "backward_gates": _fake_backward_gates,
+    "gates_forward": _fake_gates_forward,
+    "apply_gates": _fake_apply_gates,
+    "gate_grads": _fake_gate_grads,
+    "backward_from_gate_grads": _fake_backward_from_gate_grads,
 }
 _PARAMS = "Tensor? w1, Tensor? w2, Tensor? ws, Tensor? b1, Tensor? b2, Tensor? bs"
 # As csrc/binding/cpu.cpp has them.
@@ -197,11 +198,11 @@ _SCHEMAS = {
     "forward": f"(Tensor x, {_PARAMS}, Tensor? residual, bool relu, int switches) -> (Tensor, Tensor, Tensor)",
     "backward": f"(Tensor dy, Tensor x, Tensor? y, Tensor saved, Tensor index, {_PARAMS}, int switches) "
     "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
-    "attend": f"(Tensor x, {_PARAMS}, int switches) -> (Tensor, Tensor)",
-    "apply": "(Tensor x, Tensor saved, Tensor s, Tensor? residual, bool relu, int switches) -> Tensor",
-    "products": "(Tensor dy, Tensor x, Tensor? y, Tensor saved, Tensor s, int switches) -> (Tensor, Tensor, Tensor)",
-    "backward_gates": "(Tensor? dy, Tensor? s, Tensor? dg, Tensor? dlogits, Tensor x, Tensor saved, Tensor index, "
-    f"{_PARAMS}, int switches) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+    "gates_forward": f"(Tensor x, {_PARAMS}, int switches) -> (Tensor, Tensor)",
+    "apply_gates": "(Tensor x, Tensor saved, Tensor s, Tensor? residual, bool relu, int switches) -> Tensor",
+    "gate_grads": "(Tensor dy, Tensor x, Tensor? y, Tensor saved, Tensor s, int switches) -> (Tensor, Tensor, Tensor)",
+    "backward_from_gate_grads": "(Tensor? dy, Tensor? s, Tensor? dg, Tensor? dlogits, Tensor x, Tensor saved, "
+    f"Tensor index, {_PARAMS}, int switches) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
 }
 
 
@@ -218,10 +219,10 @@ def _triton(name: str) -> Callable[..., Any]:
 class Operators(NamedTuple):
     forward: OpOverload
     backward: OpOverload
-    attend: OpOverload
-    apply: OpOverload
-    products: OpOverload
-    backward_gates: OpOverload
+    gates_forward: OpOverload
+    apply_gates: OpOverload
+    gate_grads: OpOverload
+    backward_from_gate_grads: OpOverload
 
 
 def _named(prefix: str) -> Operators:

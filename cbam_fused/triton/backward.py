@@ -4,8 +4,8 @@ products reads x and dy (behind a ReLU also y, and writes the masked dy), map_pr
 writes dx: 2 reads of x, 2 of dy, 1 write. A program of products serves a tile of pixels and all channels, one of
 map_products a tile of channels and a run of pixels, one of input a tile of pixels and a run of channels. What goes to
 the maxima reaches distinct places, by comparison with index, so nothing is added atomically. Of even ties, those places
-are where x, or g x, equals the maximum: input reads x for that, too. The operator products is the first pass,
-backward_gates the rest; with one gate alone there is no map_products.
+are where x, or g x, equals the maximum: input reads x for that, too. The operator gate_grads is the first pass,
+backward_from_gate_grads the rest; with one gate alone there is no map_products.
 """
 
 import triton

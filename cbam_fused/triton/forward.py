@@ -3,8 +3,8 @@
 Each reads x once, and the last one writes y: 3 reads and 1 write of x's size, the second and the third read from L2
 where the images of a launch fit in it. A program serves one image: channel_pool a tile of channels and a run of
 pixels, whose partial results channel_gate joins; spatial_pool a tile of pixels and all channels; apply a tile of pixels
-and a run of channels. Only apply looks beyond its pixels, in the two maps, which are tiny. It ends the operator attend
-with its first half, and is the operator apply with its second. An absent gate is no factor.
+and a run of channels. Only apply looks beyond its pixels, in the two maps, which are tiny. Its first half ends the
+operator gates_forward, its second half is the operator apply_gates. An absent gate is no factor.
 """
 
 import triton

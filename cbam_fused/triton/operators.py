@@ -27,7 +27,7 @@ def forward(x: Tensor, *args: Any) -> tuple[Tensor, Tensor, Tensor]:
     return y, saved, index
 
 
-def attend(x: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
+def gates_forward(x: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
     *params, switches = args
     call = _call(x, switches, params)
     (x,) = _dense(call, x)
@@ -41,7 +41,7 @@ def attend(x: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
     return saved, index
 
 
-def apply(
+def apply_gates(
     x: Tensor,
     saved: Tensor,
     s: Tensor,
@@ -59,7 +59,7 @@ def apply(
     return y
 
 
-def products(
+def gate_grads(
     dy: Tensor,
     x: Tensor,
     y: Tensor | None,
@@ -99,7 +99,7 @@ def backward(
     return *grads, masked
 
 
-def backward_gates(
+def backward_from_gate_grads(
     dy: Tensor | None,
     s: Tensor | None,
     dg: Tensor | None,

@@ -55,8 +55,8 @@ public:
     explicit Cpu(const Tensor&) {}
 
     void forward(const Call& call) const { run(call, kernels().forward(call.p), new_workspace(call, 0)); }
-    void apply(const Call& call) const { run(call, kernels().apply(call.p), new_workspace(call, 0)); }
-    void products(const Call& call) const { run(call, kernels().products(call.p), new_workspace(call, 0)); }
+    void apply_gates(const Call& call) const { run(call, kernels().apply_gates(call.p), new_workspace(call, 0)); }
+    void gate_grads(const Call& call) const { run(call, kernels().gate_grads(call.p), new_workspace(call, 0)); }
 
     // The gradients per image, and their sums.
     void backward(Call& call) const {
@@ -136,11 +136,12 @@ CBAM_EXPANDED(STABLE_TORCH_LIBRARY, TORCH_EXTENSION_NAME, m) {
           ", Tensor? residual, bool relu, int switches) -> (Tensor, Tensor, Tensor)");
     m.def("backward(Tensor dy, Tensor x, Tensor? y, Tensor saved, Tensor index, " CBAM_PARAMETERS
           ", int switches) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
-    m.def("attend(Tensor x, " CBAM_PARAMETERS ", int switches) -> (Tensor, Tensor)");
-    m.def("apply(Tensor x, Tensor saved, Tensor s, Tensor? residual, bool relu, int switches) -> Tensor");
-    m.def("products(Tensor dy, Tensor x, Tensor? y, Tensor saved, Tensor s, int switches) -> (Tensor, Tensor, Tensor)");
+    m.def("gates_forward(Tensor x, " CBAM_PARAMETERS ", int switches) -> (Tensor, Tensor)");
+    m.def("apply_gates(Tensor x, Tensor saved, Tensor s, Tensor? residual, bool relu, int switches) -> Tensor");
     m.def(
-        "backward_gates(Tensor? dy, Tensor? s, Tensor? dg, Tensor? dlogits, Tensor x, Tensor saved, Tensor "
+        "gate_grads(Tensor dy, Tensor x, Tensor? y, Tensor saved, Tensor s, int switches) -> (Tensor, Tensor, Tensor)");
+    m.def(
+        "backward_from_gate_grads(Tensor? dy, Tensor? s, Tensor? dg, Tensor? dlogits, Tensor x, Tensor saved, Tensor "
         "index, " CBAM_PARAMETERS ", int switches) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
     m.def("cpu_capability() -> str");
 }

@@ -64,12 +64,12 @@ public:
         check(cbam::cuda::forward(call.p, plan, workspace.mutable_data_ptr(), stream_), "forward");
     }
 
-    void apply(const Call& call) const { check(cbam::cuda::apply(call.p, stream_), "apply"); }
+    void apply_gates(const Call& call) const { check(cbam::cuda::apply_gates(call.p, stream_), "apply_gates"); }
 
-    void products(const Call& call) const {
+    void gate_grads(const Call& call) const {
         const Plan plan = planned(cbam::cuda::plan_backward, call.p);
-        const Tensor workspace = call.new_bytes(cbam::cuda::products_workspace(call.p, plan));
-        check(cbam::cuda::products(call.p, plan, workspace.mutable_data_ptr(), stream_), "products");
+        const Tensor workspace = call.new_bytes(cbam::cuda::gate_grads_workspace(call.p, plan));
+        check(cbam::cuda::gate_grads(call.p, plan, workspace.mutable_data_ptr(), stream_), "gate_grads");
     }
 
     void backward(Call& call) const {

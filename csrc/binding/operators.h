@@ -1,6 +1,6 @@
-// The six operators, on LibTorch's stable ABI, for a device with the kernels Device::forward, apply, products and
-// backward, functions of a Call. checks.h checks the arguments; cbam_fused/ops/registry.py documents the contents and
-// layouts of the tensors.
+// The six operators, on LibTorch's stable ABI, for a device with the kernels Device::forward, apply_gates, gate_grads
+// and backward, functions of a Call. checks.h checks the arguments; cbam_fused/ops/registry.py documents the contents
+// and layouts of the tensors.
 #pragma once
 
 #include "arguments.h"
@@ -33,9 +33,10 @@ template <class Device> struct Operators {
         return {y, saved, index};
     }
 
-    static std::tuple<Tensor, Tensor> attend(const Tensor& x, const OptionalTensor& w1, const OptionalTensor& w2,
-                                             const OptionalTensor& ws, const OptionalTensor& b1,
-                                             const OptionalTensor& b2, const OptionalTensor& bs, int64_t switches) {
+    static std::tuple<Tensor, Tensor> gates_forward(const Tensor& x, const OptionalTensor& w1, const OptionalTensor& w2,
+                                                    const OptionalTensor& ws, const OptionalTensor& b1,
+                                                    const OptionalTensor& b2, const OptionalTensor& bs,
+                                                    int64_t switches) {
         const Device device(x);
         Call call(x, {&w1, &w2, &ws, &b1, &b2, &bs}, switches);
         auto result = new_saved(call);
@@ -43,8 +44,8 @@ template <class Device> struct Operators {
         return result;
     }
 
-    static Tensor apply(const Tensor& x, const Tensor& saved, const Tensor& s, const OptionalTensor& residual,
-                        bool relu, int64_t switches) {
+    static Tensor apply_gates(const Tensor& x, const Tensor& saved, const Tensor& s, const OptionalTensor& residual,
+                              bool relu, int64_t switches) {
         const Device device(x);
         Call call(x, none(), switches);
         cbam::Problem& p = call.p;
@@ -55,12 +56,12 @@ template <class Device> struct Operators {
         set_saved(call, saved);
         p.residual = pointer(dense_residual), p.relu = relu;
         p.s = dense_s.const_data_ptr(), p.y = y.mutable_data_ptr();
-        device.apply(call);
+        device.apply_gates(call);
         return y;
     }
 
-    static std::tuple<Tensor, Tensor, Tensor> products(const Tensor& dy, const Tensor& x, const OptionalTensor& y,
-                                                       const Tensor& saved, const Tensor& s, int64_t switches) {
+    static std::tuple<Tensor, Tensor, Tensor> gate_grads(const Tensor& dy, const Tensor& x, const OptionalTensor& y,
+                                                         const Tensor& saved, const Tensor& s, int64_t switches) {
         const Device device(x);
         Call call(x, none(), switches);
         cbam::Problem& p = call.p;
@@ -76,7 +77,7 @@ template <class Device> struct Operators {
         p.relu = y.has_value(), p.y = const_cast<void*>(pointer(dense_y));
         p.dg = dg.mutable_data_ptr(), p.ds = ds.mutable_data_ptr();
         p.dresidual = y ? dresidual.mutable_data_ptr() : nullptr;
-        device.products(call);
+        device.gate_grads(call);
         return {dg, ds, dresidual};
     }
 
@@ -101,7 +102,7 @@ template <class Device> struct Operators {
         return {dx, d.of[W1], d.of[W2], d.of[WS], d.of[B1], d.of[B2], d.of[BS], dresidual};
     }
 
-    static std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backward_gates(
+    static std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backward_from_gate_grads(
         const OptionalTensor& dy, const OptionalTensor& s, const OptionalTensor& dg, const OptionalTensor& dlogits,
         const Tensor& x, const Tensor& saved, const Tensor& index, const OptionalTensor& w1, const OptionalTensor& w2,
         const OptionalTensor& ws, const OptionalTensor& b1, const OptionalTensor& b2, const OptionalTensor& bs,
@@ -132,10 +133,10 @@ template <class Device> struct Operators {
     static void implement(torch::stable::detail::StableLibrary& m) {
         m.impl("forward", TORCH_BOX(&Operators::forward));
         m.impl("backward", TORCH_BOX(&Operators::backward));
-        m.impl("attend", TORCH_BOX(&Operators::attend));
-        m.impl("apply", TORCH_BOX(&Operators::apply));
-        m.impl("products", TORCH_BOX(&Operators::products));
-        m.impl("backward_gates", TORCH_BOX(&Operators::backward_gates));
+        m.impl("gates_forward", TORCH_BOX(&Operators::gates_forward));
+        m.impl("apply_gates", TORCH_BOX(&Operators::apply_gates));
+        m.impl("gate_grads", TORCH_BOX(&Operators::gate_grads));
+        m.impl("backward_from_gate_grads", TORCH_BOX(&Operators::backward_from_gate_grads));
     }
 };
 

@@ -32,8 +32,8 @@ template <class T, bool channels_last> void gate_products(const Problem& p, cons
     }
 }
 
-// The operator products: dg[c] = sum over pixels of s x dy and ds[h, w] = sum over channels of g x dy.
-template <class F> void give_products(const Problem& p, const Share& share) {
+// The operator gate_grads: dg[c] = sum over pixels of s x dy and ds[h, w] = sum over channels of g x dy.
+template <class F> void give_gate_grads(const Problem& p, const Share& share) {
     for (int64_t n = share.first; n < share.last; ++n) {
         const Scratch<F> scratch(p, share.scratch_of(n));
         if (p.channel) __builtin_memcpy((F*)p.dg + n * p.C, scratch.direct.total({0, p.C}), p.C * sizeof(F));
@@ -42,11 +42,11 @@ template <class F> void give_products(const Problem& p, const Share& share) {
     }
 }
 
-template <class T, bool channels_last> Steps products_steps(const Problem& p) {
+template <class T, bool channels_last> Steps gate_grads_steps(const Problem& p) {
     Steps steps;
     if (!p.channel) steps.add(absent_gate<Acc<T>>, 0);
     steps.add(gate_products<T, channels_last>, 2 * p.C * p.HW());
-    steps.add(give_products<Acc<T>>, 0);
+    steps.add(give_gate_grads<Acc<T>>, 0);
     return steps;
 }
 

@@ -34,8 +34,8 @@ struct Steps {
 using StepsOf = Steps (*)(const Problem&);
 
 struct BackwardKernels {
-    StepsOf products;  // the first pass of the backward: dg, ds, dresidual
-    StepsOf backward;  // if given, only what follows products
+    StepsOf gate_grads;  // the first pass of the backward: dg, ds, dresidual
+    StepsOf backward;    // if given, only what follows gate_grads
     // After backward of every image: rows of dw1 and db1 (row < R), then of dw2 and db2 (row - R < C), then dws, dbs.
     void (*backward_parameters)(const Problem&, int64_t first_row, int64_t last_row);
 };
@@ -44,8 +44,8 @@ struct Kernels : BackwardKernels {
     const char* name;
     int64_t (*scratch_size)(const Problem&);  // bytes, for one image
     int64_t (*group_size)(const Problem&);    // images that a thread should take through each step together
-    StepsOf forward;                          // y null: attend only, and save the convolution's result as s
-    StepsOf apply;                            // y from the gates
+    StepsOf forward;                          // y null: gates_forward only, and save the convolution's result as s
+    StepsOf apply_gates;                      // y from the gates
 };
 
 #define CBAM_INSTRUCTION_SET(isa)   \

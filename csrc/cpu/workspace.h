@@ -26,7 +26,7 @@ template <class F> struct Saved {
     F* hidden;                      // (terms, R) w1 a + b1, w1 m + b1
     F* gate_terms;                  // (2, C) the two gates if g is their sum
     F *mean_c, *max_c;              // (HW) the two maps
-    F* s;                           // (HW) the spatial gate; after attend before its sigmoid
+    F* s;                           // (HW) the spatial gate; after gates_forward before its sigmoid
     int32_t *argmax_hw, *argmax_c;  // (C), (HW)
 
     CBAM_PASS Saved(const Problem& p, int64_t n) {

@@ -18,8 +18,8 @@ int64_t forward_workspace(const Problem& p, const Plan& plan) {
 }
 
 // One pass and the joining of its sums: on chip it would move as many bytes.
-int64_t products_workspace(const Problem& p, const Plan& plan) {
-    return aligned(items_workspace(Operator::products, p, plan));
+int64_t gate_grads_workspace(const Problem& p, const Plan& plan) {
+    return aligned(items_workspace(Operator::gate_grads, p, plan));
 }
 
 int64_t backward_workspace(const Problem& p, const Plan& plan) {
@@ -31,12 +31,12 @@ cudaError_t forward(const Problem& p, const Plan& plan, void* workspace, cudaStr
                                               : run_items(Operator::forward, p, plan, workspace, stream);
 }
 
-cudaError_t apply(const Problem& p, cudaStream_t stream) {
-    return run_items(Operator::apply, p, Plan{}, nullptr, stream);
+cudaError_t apply_gates(const Problem& p, cudaStream_t stream) {
+    return run_items(Operator::apply_gates, p, Plan{}, nullptr, stream);
 }
 
-cudaError_t products(const Problem& p, const Plan& plan, void* workspace, cudaStream_t stream) {
-    return run_items(Operator::products, p, plan, workspace, stream);
+cudaError_t gate_grads(const Problem& p, const Plan& plan, void* workspace, cudaStream_t stream) {
+    return run_items(Operator::gate_grads, p, plan, workspace, stream);
 }
 
 cudaError_t backward(const Problem& p, const Plan& plan, void* workspace, cudaStream_t stream) {

@@ -36,14 +36,15 @@ Plan plan_backward(const Problem&, const Device&, const char* wanted);
 
 // Bytes of workspace that an operator needs beside its results; 256-byte aligned.
 int64_t forward_workspace(const Problem&, const Plan&);
-int64_t products_workspace(const Problem&, const Plan&);
+int64_t gate_grads_workspace(const Problem&, const Plan&);
 int64_t backward_workspace(const Problem&, const Plan&);
 
 // Asynchronous, on this stream of the current device. Problem says what is null for which operator: forward without y
-// is attend; backward with ``given`` is backward_gates. backward leaves the sums over the images in dw1 ... dbs.
+// is gates_forward; backward with ``given`` is backward_from_gate_grads. backward leaves the sums over the images in
+// dw1 ... dbs.
 cudaError_t forward(const Problem&, const Plan&, void* workspace, cudaStream_t);
-cudaError_t apply(const Problem&, cudaStream_t);
-cudaError_t products(const Problem&, const Plan&, void* workspace, cudaStream_t);
+cudaError_t apply_gates(const Problem&, cudaStream_t);
+cudaError_t gate_grads(const Problem&, const Plan&, void* workspace, cudaStream_t);
 cudaError_t backward(const Problem&, const Plan&, void* workspace, cudaStream_t);
 
 }  // namespace cbam::cuda

@@ -68,7 +68,7 @@ def test_more_images_than_a_grid_has_rows():
     """A block each; unchecked, and the last pass alone, since these are 17 million threads."""
     N = 65600
     x, saved = torch.randn(N, 1, 1, 1), torch.rand(N, 6)
-    y = driver.apply(x, saved, None, None, False, check=False)
+    y = driver.apply_gates(x, saved, None, None, False, check=False)
     assert torch.equal(y.flatten(), x.flatten() * saved[:, 2] * saved[:, 5])
 
 
@@ -80,7 +80,7 @@ def test_more_rows_than_a_thread_of_each_can_count_in_32_bits(monkeypatch):
     dlogits[:, :, -last:] = 1
     saved, index = torch.ones(1, 3 * H), torch.zeros(1, H, dtype=torch.int32)
     params = (None, None, torch.rand(1, 2, 1, 1), None, None, None)
-    results = driver.backward_gates(
+    results = driver.backward_from_gate_grads(
         None, None, None, dlogits, x, saved, index, *params, False, plan=driver.Plan("staged"), check=False
     )
     assert results[3].flatten().tolist() == [last, last]
@@ -118,6 +118,6 @@ def test_accesses_are_as_wide_as_the_addresses_allow(offset, dtype, layout):
     size = dtype.itemsize
     x = shifted(torch.randn(1, 32, 4, 8).to(dtype).to(memory_format=layout), -(-offset // size) * size)
     access = 16 if not offset else 8 if size == 2 and offset == 8 else size
-    driver.apply(x, torch.rand(1, 3 * 32 * 2, dtype=accumulation_dtype(dtype)), None, None, False)
+    driver.apply_gates(x, torch.rand(1, 3 * 32 * 2, dtype=accumulation_dtype(dtype)), None, None, False)
     (launch,) = driver.traffic()
     assert launch.buffers["x"].requests == x.nbytes / access / 32

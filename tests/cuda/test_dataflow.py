@@ -73,7 +73,7 @@ def test_other_operators(name, layout, monkeypatch):
     """BatchNorm, masks and gates alone, in this schedule where it serves them."""
     plan = driver.Plan("dataflow", blocks=3)
     planned = {
-        n: partial(getattr(driver, n), seed=1, **({} if n == "apply" else {"plan": plan}))
+        n: partial(getattr(driver, n), seed=1, **({} if n == "apply_gates" else {"plan": plan}))
         for n in registry.Operators._fields
     }
     monkeypatch.setattr("cbam_fused.routing.wanted", "cpu")

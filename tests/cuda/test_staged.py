@@ -18,7 +18,7 @@ functions = pytest.mark.parametrize("name", FUNCTIONS)
 def operators(seed: int = 0) -> registry.Operators:
     plan = driver.Plan("staged")
     planned = {
-        name: partial(getattr(driver, name), seed=seed, **({} if name == "apply" else {"plan": plan}))
+        name: partial(getattr(driver, name), seed=seed, **({} if name == "apply_gates" else {"plan": plan}))
         for name in registry.Operators._fields
     }
     return registry.Operators(**planned)

@@ -150,10 +150,10 @@ def operator_arguments():
     return {
         "forward": {"x": x, **params, "residual": residual, "relu": True, "switches": 0},
         "backward": {"dy": y, "x": x, "y": y, "saved": saved, "index": index, **params, "switches": 0},
-        "attend": {"x": x, **params, "switches": 0},
-        "apply": {"x": x, "saved": saved, "s": s, "residual": residual, "relu": True, "switches": 0},
-        "products": {"dy": y, "x": x, "y": y, "saved": saved, "s": s, "switches": 0},
-        "backward_gates": {
+        "gates_forward": {"x": x, **params, "switches": 0},
+        "apply_gates": {"x": x, "saved": saved, "s": s, "residual": residual, "relu": True, "switches": 0},
+        "gate_grads": {"dy": y, "x": x, "y": y, "saved": saved, "s": s, "switches": 0},
+        "backward_from_gate_grads": {
             **{"dy": y, "s": s, "dg": dg, "dlogits": s, "x": x, "saved": saved, "index": index},
             **params,
             "switches": 0,
@@ -170,7 +170,7 @@ def test_operators_refuse_tensors_that_do_not_fit(name):
         if not isinstance(t, torch.Tensor):
             continue
         wrong = [t[..., :0], torch.cat([t, t], 1 if t.dim() > 1 else 0)]
-        if (name, argument) != ("attend", "x"):  # valid for any dtype and number of images
+        if (name, argument) != ("gates_forward", "x"):  # valid for any dtype and number of images
             wrong.append(torch.cat([t, t]))
             if argument not in PARAMETERS:  # those are converted
                 wrong += [t.double(), t.long()]

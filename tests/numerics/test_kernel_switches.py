@@ -175,4 +175,4 @@ def test_operators_refuse_a_layer_too_few():
     single = Switches(width="single").code
     for w1, w2, code in ((w, None, 0), (w, w, single), (None, w, 0), (torch.zeros(4, 8), None, single)):
         with pytest.raises(RuntimeError, match="w1"):
-            registry.operators["cpu"].attend(x, w1, w2, None, None, None, None, code)
+            registry.operators["cpu"].gates_forward(x, w1, w2, None, None, None, None, code)

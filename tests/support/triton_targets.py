@@ -153,16 +153,16 @@ def operate(x: torch.Tensor, params: list, options: bool, switches: int = 0) -> 
 
 
 def mask(x: torch.Tensor, params: list) -> None:
-    saved, index = operators.attend(x, *params, 0)
-    operators.backward_gates(None, None, None, None, x, saved, index, *params, 0)
+    saved, index = operators.gates_forward(x, *params, 0)
+    operators.backward_from_gate_grads(None, None, None, None, x, saved, index, *params, 0)
 
 
 def operate_around_norm(x: torch.Tensor, params: list, options: bool) -> None:
-    saved, index = operators.attend(x, *params, 0)
+    saved, index = operators.gates_forward(x, *params, 0)
     s = torch.empty_like(saved_logits(saved, x))
-    y = operators.apply(x, saved, s, x if options else None, options, 0)
-    dg, ds, masked = operators.products(x, x, y if options else None, saved, s, 0)
-    operators.backward_gates(masked if options else x, s, dg, ds, x, saved, index, *params, 0)
+    y = operators.apply_gates(x, saved, s, x if options else None, options, 0)
+    dg, ds, masked = operators.gate_grads(x, x, y if options else None, saved, s, 0)
+    operators.backward_from_gate_grads(masked if options else x, s, dg, ds, x, saved, index, *params, 0)
 
 
 def compile_for(target: Target, kernel: JITFunction, args: tuple, kwargs: dict):

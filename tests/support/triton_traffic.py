@@ -122,7 +122,7 @@ def formulas(
         of_dx |= {"x": (x, 0), "saved": (N * 2 * (runs * P + tiles_ * C) * a, 0)}
         del of_maps["index"], of_dx["index"]
     # The four operators that s comes between: each program that needs a part of it reads it from there, not from saved.
-    attend = forward | {
+    gates_forward = forward | {
         "cbam_fwd_apply": {
             "ws": (N * tiles_ * 2 * a, 0),
             "bs": (N * tiles_ * a, 0),
@@ -141,12 +141,15 @@ def formulas(
         "cbam_bwd_products": backward["cbam_bwd_products"] | {"saved": (N * p_tiles * C * a, 0), "s": (N * P * a, 0)},
         "cbam_bwd_join": {"parts": (N * p_tiles * C * a, 0), "sums": (0, N * C * a)},
     }
-    backward_gates = {
+    backward_from_gate_grads = {
         kernel: dict(arguments) for kernel, arguments in backward.items() if kernel != "cbam_bwd_products"
     }
-    backward_gates["cbam_bwd_channel_gate"]["direct"] = (N * C * a, 0)
+    backward_from_gate_grads["cbam_bwd_channel_gate"]["direct"] = (N * C * a, 0)
     s = N * runs * P * a  # not from saved
-    backward_gates["cbam_bwd_input"] |= {"saved": (backward["cbam_bwd_input"]["saved"][0] - s, 0), "s": (s, 0)}
+    backward_from_gate_grads["cbam_bwd_input"] |= {
+        "saved": (backward["cbam_bwd_input"]["saved"][0] - s, 0),
+        "s": (s, 0),
+    }
     if epilogue:
         for kernels in (forward, apply):
             kernels["cbam_fwd_apply"]["residual"] = (x, 0)
@@ -155,10 +158,10 @@ def formulas(
     return {
         "forward": forward,
         "backward": backward,
-        "attend": attend,
-        "apply": apply,
-        "products": products,
-        "backward_gates": backward_gates,
+        "gates_forward": gates_forward,
+        "apply_gates": apply,
+        "gate_grads": products,
+        "backward_from_gate_grads": backward_from_gate_grads,
     }
 
 

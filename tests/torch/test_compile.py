@@ -37,17 +37,17 @@ def operator_arguments(problem, switches=0):
     result = {
         "forward": (x, *params, residual, relu, switches),
         "backward": (problem.dy, x, y, saved, index, *params, switches),
-        "attend": (x, *params, switches),
+        "gates_forward": (x, *params, switches),
     }
     s = dg = ds = None
     dy = problem.dy
     if given["ws"] is not None:
         s, of_gates = saved_logits(saved, x).contiguous(), switches | (NO_CHANNEL if given["w1"] is None else 0)
-        dg, ds, masked = registry.operators["cpu"].products(dy, x, y, saved, s, of_gates)
+        dg, ds, masked = registry.operators["cpu"].gate_grads(dy, x, y, saved, s, of_gates)
         dy = masked if relu else dy
-        result["apply"] = (x, saved, s, residual, relu, of_gates)
-        result["products"] = (problem.dy, x, y, saved, s, of_gates)
-    return result | {"backward_gates": (dy, s, dg, ds, x, saved, index, *params, switches)}
+        result["apply_gates"] = (x, saved, s, residual, relu, of_gates)
+        result["gate_grads"] = (problem.dy, x, y, saved, s, of_gates)
+    return result | {"backward_from_gate_grads": (dy, s, dg, ds, x, saved, index, *params, switches)}
 
 
 @layouts

@@ -47,12 +47,12 @@ def test_counted_bytes_equal_the_formulas(epilogue, even, dtype, layout, checker
     with torch.no_grad():
         y, saved, index = count("forward", x, *params, residual, epilogue, code)
         count("backward", dy, x, y if epilogue else None, saved, index, *params, code)
-        saved, index = count("attend", x, *params, code)
+        saved, index = count("gates_forward", x, *params, code)
         s = saved_logits(saved, x).sigmoid()
-        y = count("apply", x, saved, s, residual, epilogue, code)
-        dg, ds, masked = count("products", dy, x, y if epilogue else None, saved, s, code)
+        y = count("apply_gates", x, saved, s, residual, epilogue, code)
+        dg, ds, masked = count("gate_grads", dy, x, y if epilogue else None, saved, s, code)
         masked = masked if epilogue else dy
-        count("backward_gates", masked, s, dg, ds, x, saved, index, *params, code)
+        count("backward_from_gate_grads", masked, s, dg, ds, x, saved, index, *params, code)
     expected = formulas(shape, 4, dtype, layout == torch.channels_last, epilogue, even)
     assert counted.keys() == expected.keys()
     for operator, traffic in expected.items():

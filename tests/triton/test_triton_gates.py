@@ -102,7 +102,7 @@ def test_empty_batch(name):
 def test_saved_is_that_of_the_cpu(name):
     inputs = FUNCTIONS[name][0]((2, 6, 3, 4), biases=True).inputs
     args = [None if t is None else t.detach() for t in (inputs[n] for n in ("x", "w1", "w2", "ws", "b1", "b2", "bs"))]
-    (saved, index), expected = (registry.operators[backend].attend(*args, 0) for backend in ("triton", "cpu"))
+    (saved, index), expected = (registry.operators[backend].gates_forward(*args, 0) for backend in ("triton", "cpu"))
     torch.testing.assert_close((saved, index), expected)
 
 
@@ -112,16 +112,16 @@ def test_opcheck(name):
     inputs = {n: None if t is None else t.detach() for n, t in problem.inputs.items()}
     x, params = inputs["x"], [inputs[n] for n in ("w1", "w2", "ws", "b1", "b2", "bs")]
     run = registry.operators["triton"]
-    saved, index = run.attend(x, *params, 0)
+    saved, index = run.gates_forward(x, *params, 0)
     s, gates = saved_logits(saved, x).sigmoid(), NO_CHANNEL if params[0] is None else 0
-    y = run.apply(x, saved, s, inputs["residual"], True, gates)
-    dg, ds, masked = run.products(problem.dy, x, y, saved, s, gates)
+    y = run.apply_gates(x, saved, s, inputs["residual"], True, gates)
+    dg, ds, masked = run.gate_grads(problem.dy, x, y, saved, s, gates)
     for operator, args in (
-        (run.attend, (x, *params, 0)),
-        (run.apply, (x, saved, s, inputs["residual"], True, gates)),
-        (run.products, (problem.dy, x, y, saved, s, gates)),
-        (run.backward_gates, (masked, s, dg, ds, x, saved, index, *params, 0)),
-        (run.backward_gates, (None, None, None, None, x, saved, index, *params, 0)),
+        (run.gates_forward, (x, *params, 0)),
+        (run.apply_gates, (x, saved, s, inputs["residual"], True, gates)),
+        (run.gate_grads, (problem.dy, x, y, saved, s, gates)),
+        (run.backward_from_gate_grads, (masked, s, dg, ds, x, saved, index, *params, 0)),
+        (run.backward_from_gate_grads, (None, None, None, None, x, saved, index, *params, 0)),
     ):
         library.opcheck(operator, args, test_utils=("test_schema", "test_faketensor"))
 

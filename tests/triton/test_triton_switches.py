@@ -137,10 +137,10 @@ def test_even_ties_are_all_counted(layout):
     with_nan[0, 3, 4, 5] = float("nan")
     for x in (relud, torch.ones_like(relud), torch.full_like(relud, -float("inf")), with_nan):
         x = x.to(memory_format=layout)
-        attend = registry.operators["triton"].attend
+        gates_forward = registry.operators["triton"].gates_forward
         w1, w2, ws = torch.rand(1, C), torch.zeros(C, 1), torch.rand(1, 2, 1, 1)
-        _, channels = attend(x, w1, w2, None, None, None, None, EVEN)
-        _, pixels = attend(x, None, None, ws, None, None, None, EVEN)
+        _, channels = gates_forward(x, w1, w2, None, None, None, None, EVEN)
+        _, pixels = gates_forward(x, None, None, ws, None, None, None, EVEN)
         assert torch.equal(channels[0], (x == x.amax((2, 3), keepdim=True)).sum((2, 3))[0].int())
         assert torch.equal(pixels[0].view(H, W), (x == x.amax(1, keepdim=True)).sum(1)[0].int())
 
@@ -193,7 +193,7 @@ def operator_arguments(gates, name, ties):
 def test_saved_is_that_of_the_cpu(name, gates):
     """Only what there is has room: of squeeze-and-excitation the mean, its gate and its hidden vector, and no index."""
     x, params, code = operator_arguments(gates, name, "first")
-    got, expected = (registry.operators[backend].attend(x, *params, code) for backend in ("triton", "cpu"))
+    got, expected = (registry.operators[backend].gates_forward(x, *params, code) for backend in ("triton", "cpu"))
     assert (got[0].shape[1], got[1].shape[1]) == row_sizes(x, params[0], params[2], code)
     torch.testing.assert_close(got, expected)
 

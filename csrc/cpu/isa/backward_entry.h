@@ -19,7 +19,7 @@ const cbam::BackwardKernels& cbam::CBAM_JOIN(backward_kernels_, CBAM_ISA)() {
 #ifdef CBAM_BF16_ONLY
     const auto parameters = kernels_avx512().backward_parameters;
 #endif
-    static const BackwardKernels kernels = {CBAM_STEPS_OF(products, products_steps),
+    static const BackwardKernels kernels = {CBAM_STEPS_OF(gate_grads, gate_grads_steps),
                                             CBAM_STEPS_OF(backward, backward_steps), parameters};
     return kernels;
 }

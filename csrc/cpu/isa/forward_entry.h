@@ -28,6 +28,6 @@ const cbam::Kernels& cbam::CBAM_JOIN(kernels_, CBAM_ISA)() {
                                     scratch_size,
                                     group_size,
                                     CBAM_STEPS_OF(forward, forward_steps),
-                                    CBAM_STEPS_OF(apply, apply_steps)};
+                                    CBAM_STEPS_OF(apply_gates, apply_steps)};
     return kernels;
 }

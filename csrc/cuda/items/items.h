@@ -6,7 +6,7 @@
 
 namespace cbam::cuda {
 
-enum class Operator { forward, apply, products, backward };
+enum class Operator { forward, apply_gates, gate_grads, backward };
 
 // Bytes of workspace; apply needs none.
 int64_t items_workspace(Operator, const Problem&, const Plan&);

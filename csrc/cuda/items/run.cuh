@@ -31,7 +31,7 @@ template <class T> int widest_access(const Problem& p) {
 // The order of a call, with as many groups between its first phase and its last as shall be in L2 together.
 template <class F> Order order_of(Operator op, const Forward<F>& a) { return forward_order(a); }
 template <class F> Order order_of(Operator op, const Backward<F>& a) {
-    return op == Operator::products ? products_order(a) : backward_order(a);
+    return op == Operator::gate_grads ? products_order(a) : backward_order(a);
 }
 
 // Whether the dataflow driver ran it. It has no items of even ties, and code for the widest accesses alone.
@@ -40,7 +40,7 @@ bool run_call(Launcher& launch, Operator op, const Call& a, const Plan& plan, ch
     Order order = order_of(op, a);
     const bool even = a.p.switches.even_ties;
     if constexpr (V == kVector<T>) {
-        if (plan.schedule == Schedule::dataflow && !even && op != Operator::products &&
+        if (plan.schedule == Schedule::dataflow && !even && op != Operator::gate_grads &&
             order.tickets() < UINT32_MAX / 2) {
             const int64_t group = a.images * a.p.C * a.p.HW() * sizeof(T) * (op == Operator::backward ? 2 : 1);
             order.spread(std::clamp<int64_t>(plan.window / std::max<int64_t>(group, 1), 1, order.groups));
@@ -58,11 +58,11 @@ bool run_operator(Launcher& launch, Operator op, const Problem& p, const Plan& p
     using F = Acc<T>;
     const Matrix matrix(p, V, sizeof(T));
     char* const base = static_cast<char*>(workspace);
-    if (op == Operator::forward || op == Operator::apply) {
+    if (op == Operator::forward || op == Operator::apply_gates) {
         const Forward<F> a(p, matrix, op == Operator::forward, workspace);
         return run_call<T, V, channels_last>(launch, op, a, plan, base + a.bytes);
     } else {
-        const Backward<F> a(p, matrix, op == Operator::products, workspace);
+        const Backward<F> a(p, matrix, op == Operator::gate_grads, workspace);
         return run_call<T, V, channels_last>(launch, op, a, plan, base + a.bytes);
     }
 }
@@ -99,9 +99,9 @@ template <Dtype dtype> int64_t workspace_of(Operator op, const Problem& p, const
             const int64_t counters = plan.schedule == Schedule::dataflow ? 1 + order_of(op, a).counters() : 0;
             return a.bytes + counters * int64_t(sizeof(unsigned));
         };
-        most =
-            std::max(most, op == Operator::forward ? bytes(Forward<F>(p, matrix, true, nullptr))
-                                                   : bytes(Backward<F>(p, matrix, op == Operator::products, nullptr)));
+        most = std::max(most, op == Operator::forward
+                                  ? bytes(Forward<F>(p, matrix, true, nullptr))
+                                  : bytes(Backward<F>(p, matrix, op == Operator::gate_grads, nullptr)));
     }
     return most;
 }

@@ -230,25 +230,25 @@ def forward(x, w1, w2, ws, b1, b2, bs, residual, relu, switches=0, *, plan=None,
     return results
 
 
-def attend(x, w1, w2, ws, b1, b2, bs, switches=0, *, plan=None, seed=0, check=True):
+def gates_forward(x, w1, w2, ws, b1, b2, bs, switches=0, *, plan=None, seed=0, check=True):
     call = _Call(x, (w1, w2, ws, b1, b2, bs), switches, seed, check)
     results = call.want_saved()
     call.run("forward", plan, "plan_forward")
     return results
 
 
-def apply(x, saved, s, residual, relu, switches=0, *, seed=0, check=True):
+def apply_gates(x, saved, s, residual, relu, switches=0, *, seed=0, check=True):
     call = _Call(x, (), switches, seed, check)
     call.give_saved(saved)
     call.give("s", s)
     call.give_image("residual", residual)
     call.p.relu = relu
     y = call.want_image("y")
-    call.run("apply")
+    call.run("apply_gates")
     return y
 
 
-def products(dy, x, y, saved, s, switches=0, *, plan=None, seed=0, check=True):
+def gate_grads(dy, x, y, saved, s, switches=0, *, plan=None, seed=0, check=True):
     call = _Call(x, (), switches, seed, check)
     call.give_image("dy", dy)
     call.give_image("y", y)
@@ -258,7 +258,7 @@ def products(dy, x, y, saved, s, switches=0, *, plan=None, seed=0, check=True):
     N, C, H, W = x.shape
     results = call.want_sums("dg", N, C), call.want_sums("ds", N, 1, H, W)
     dresidual = None if y is None else call.want_image("dresidual")
-    call.run("products", plan, "plan_backward")
+    call.run("gate_grads", plan, "plan_backward")
     return *results, dresidual
 
 
@@ -273,7 +273,7 @@ def backward(dy, x, y, saved, index, w1, w2, ws, b1, b2, bs, switches=0, *, plan
     return dx, *call.run_backward(plan), dresidual
 
 
-def backward_gates(
+def backward_from_gate_grads(
     dy, s, dg, dlogits, x, saved, index, w1, w2, ws, b1, b2, bs, switches=0, *, plan=None, seed=0, check=True
 ):
     call = _Call(x, (w1, w2, ws, b1, b2, bs), switches, seed, check)
@@ -291,7 +291,7 @@ def operators(plan: Plan, seed: int = 0) -> registry.Operators:
     """All of them, by one plan."""
     return registry.Operators(
         **{
-            name: functools.partial(globals()[name], seed=seed, **({} if name == "apply" else {"plan": plan}))
+            name: functools.partial(globals()[name], seed=seed, **({} if name == "apply_gates" else {"plan": plan}))
             for name in registry.Operators._fields
         }
     )

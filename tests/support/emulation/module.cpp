@@ -57,7 +57,7 @@ void define_plans(py::module_& m) {
     m.def("plan_forward", &cuda::plan_forward, py::arg("problem"), py::arg("device"), wanted);
     m.def("plan_backward", &cuda::plan_backward, py::arg("problem"), py::arg("device"), wanted);
     m.def("forward_workspace", &cuda::forward_workspace);
-    m.def("products_workspace", &cuda::products_workspace);
+    m.def("gate_grads_workspace", &cuda::gate_grads_workspace);
     m.def("backward_workspace", &cuda::backward_workspace);
 }
 
@@ -107,7 +107,7 @@ PYBIND11_MODULE(cbam_emulation, m) {
     define_order(m);
     m.def("has_clusters", &cuda::has_clusters);
     m.def("forward", &launch<cuda::forward>);
-    m.def("products", &launch<cuda::products>);
+    m.def("gate_grads", &launch<cuda::gate_grads>);
     m.def("backward", &launch<cuda::backward>);
-    m.def("apply", [](const Problem& p) { return int(cuda::apply(p, nullptr)); });
+    m.def("apply_gates", [](const Problem& p) { return int(cuda::apply_gates(p, nullptr)); });
 }
