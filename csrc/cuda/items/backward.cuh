@@ -5,7 +5,7 @@
 // gate's logits get of it, g times the sums of x times it.
 // input_item (X): dx.
 // Between the last two comes the MLP (mlp_backward.cuh). What an item reads of others is written by items of the kind
-// before it, of the same image. Shared memory: what backward_bytes says.
+// before it, of the same image. Shared memory: item_bytes (bytes.h).
 #pragma once
 
 #include "../common/max_terms.cuh"

@@ -4,7 +4,7 @@
 // maps_item (S): a strip, that is some pixels and all channels: mean and maximum of g x over the channels.
 // apply_item (Y): the same strip: the spatial gate of its pixels, and y.
 // Between the first two comes the MLP (mlp_forward.cuh). What an item reads of others is written by items of the kind
-// before it, of the same image. Shared memory: what forward_bytes says.
+// before it, of the same image. Shared memory: item_bytes (bytes.h).
 #pragma once
 
 #include "apply.cuh"
