@@ -79,7 +79,11 @@ CUDA = [
     *_of(
         "csrc/cuda/on_chip/forward.cuh",
         "tests/cuda/test_on_chip.py -k 'sizes or epilogue or kernel'",
-        ("const float bias = p.bs ? window[2 * kk] : 0;", "const float bias = 0;"),
+        ("const float bias = b.p.bs ? b.ws[2 * b.kk] : 0;", "const float bias = 0;"),
+    ),
+    *_of(
+        "csrc/cuda/on_chip/pool.cuh",
+        "tests/cuda/test_on_chip.py -k 'sizes or epilogue or kernel'",
         ("const float mean = a.sum / o.rows;", "const float mean = a.sum / (o.rows + 1);"),
     ),
     *_of(

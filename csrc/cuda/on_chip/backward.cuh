@@ -1,38 +1,46 @@
-// Backward of one image by one block, or by one cluster of blocks, with x and dy in shared memory.
+// Backward of one image by one block, or by one cluster of blocks: dx, the image's partial sums of the gradients of the
+// parameters, and behind a ReLU dresidual, the masked dy.
 //
-// x and dy are read once and dx is written once; behind a ReLU y is read, too, and the masked dy written to dresidual.
-// The rest: w1 and w2 once an image; ws, and what saved and index have of the gates, maps and maxima, once a block; the
-// image's part of the parameter gradients is written once. Between the blocks go the sums over the columns (4 bytes for
-// each), the hidden sums, the window's sums, and what all need of the gradients.
+// The threads of a block take each step together. They load the block's rows of x and dy. Sums over the channels of
+// g x dy give the gradients of the spatial gate, and so of ws, bs and the maps. Sums over the pixels of x times the
+// gradient of g x give those of the channel gate, and so of the MLP and the pools. Last comes dx.
 //
-// Shared memory: the block's rows of x and of dy; 16 bytes for each channel and each pixel; the sums over each slice of
-// its rows, and those over columns, of which the gradient of the convolution and that of the gate before its sigmoid
-// take the room; the hidden sums, the window's sums, ws.
+// Reads: x and dy once, y once behind a ReLU; w1 and w2 once an image; ws, the gates, maps and argmax of the image and
+// the hidden vectors once a block.
+// Writes: dx once, and again at each argmax; dresidual and partial once.
+// Shared memory: the block's rows of x and dy; a Side for the channels and one for the pixels, 16 bytes each; sums of
+// the rows for each slice; sums of all columns for each group, then dz or dlogit; the hidden sums; sums of dws; ws; the
+// terms of dg from the maxima.
+// Between blocks: the sums of the columns (4 bytes each), hidden sums and sums of dws, and what each needs of the other
+// of dz and the gradients of the maps and pools.
 #pragma once
 
-#include "../common/max_terms.cuh"
-#include "convolution.cuh"
-#include "mlp.cuh"
+#include "gate_gradients.cuh"
 
 namespace cbam::cuda {
 
-// Of channels or pixels: the gate, the gradients of the mean and of the maximum, and where that maximum is. A pixel's
-// mean and maximum themselves are here until their gradients take their place.
-struct SharedSide {
-    float *gate, *mean, *most;
-    int32_t* place;
+// Numbers of the channels or of the pixels: the gate, the gradients of the mean and of the maximum, and the argmax. For
+// pixels, mean and max have the maps until their gradients replace them.
+struct Side {
+    float *gate, *mean, *max;
+    int32_t* argmax;
 
-    __device__ SharedSide(unsigned char* shared, int n)
-        : gate(reinterpret_cast<float*>(shared)),
-          mean(gate + n),
-          most(mean + n),
-          place(reinterpret_cast<int32_t*>(most + n)) {}
+    __device__ Side(float* shared, int n)
+        : gate(shared), mean(gate + n), max(mean + n), argmax(reinterpret_cast<int32_t*>(max + n)) {}
 };
 
-// Elements of a word of 8 bytes, where more would not fit into the registers.
-template <class T, int W> constexpr int kNarrower = W == 1 ? 1 : 8 / int(sizeof(T));
+template <class Element, bool nhwc, bool clustered> struct BackwardBlock : ImageBlock<Element, nhwc, clustered> {
+    using Base = ImageBlock<Element, nhwc, clustered>;
+    using Base::o, Base::floats, Base::shared;
+    Element* const dy = reinterpret_cast<Element*>(shared + o.dy);
+    const Side channel{floats(o.channels), Base::C}, pixel{floats(o.pixels), Base::HW};
+    const Side row_side = nhwc ? pixel : channel, column_side = nhwc ? channel : pixel;
+    float *const scratch = floats(o.scratch), *const terms = floats(o.terms);
+    float* const ws_partials = floats(o.ws_partials);
+    const Sums row_partials{floats(o.row_partials)}, column_partials{scratch};
+};
 
-// A block's piece of dy, with the zeros of the ReLU.
+// dy with the zeros of the ReLU, also to masked unless null.
 template <class T>
 __device__ __forceinline__ void load_masked(const T* dy, const T* y, int elements, T* to, T* masked) {
     for (int i = int(threadIdx.x) * kVector<T>; i < elements; i += kOnChipThreads * kVector<T>) {
@@ -44,307 +52,97 @@ __device__ __forceinline__ void load_masked(const T* dy, const T* y, int element
     }
 }
 
-template <class T, bool channels_last, class B>
-__device__ __forceinline__ void backward_image(const Problem& p, const OnChip& o, const B& blocks, int64_t n) {
-    CBAM_SHARED(shared);
-    const int C = int(p.C), R = int(p.R), HW = int(p.HW()), kk = int(p.k * p.k), rank = blocks.rank();
-    const Part row_part = part(o.first_row, rank), column_part = part(o.first_column, rank);
-    const Part channels = channels_last ? column_part : row_part, pixels = channels_last ? row_part : column_part;
-    const int rows = row_part.last - row_part.first, elements = rows * o.cols;
-    const int64_t start = n * C * HW + int64_t(row_part.first) * o.cols;
-
-    T *x = reinterpret_cast<T*>(shared + o.x), *dy = reinterpret_cast<T*>(shared + o.dy);
-    const SharedSide channel(shared + o.channels, C), pixel(shared + o.pixels, HW);
-    const SharedSide &of_rows = channels_last ? pixel : channel, &of_columns = channels_last ? channel : pixel;
-    float* row_parts = reinterpret_cast<float*>(shared + o.row_parts);
-    float *scratch = reinterpret_cast<float*>(shared + o.scratch),
-          *hidden = reinterpret_cast<float*>(shared + o.hidden);
-    float *taps = reinterpret_cast<float*>(shared + o.taps), *window = reinterpret_cast<float*>(shared + o.window);
-    float* terms = reinterpret_cast<float*>(shared + o.terms);
-
-    load_rows(static_cast<const T*>(p.x) + start, elements, x);
+// The block's rows of x and dy, the gates, the maps and argmax of the image, and ws.
+template <class Block> __device__ __forceinline__ void load(const Block& b) {
+    const Problem& p = b.p;
+    const int elements = b.rows * b.o.cols, C = b.C, HW = b.HW;
+    load_rows(b.rows_of(p.x), elements, b.x);
     if (p.relu)
-        load_masked(static_cast<const T*>(p.dy) + start, static_cast<const T*>(p.y) + start, elements, dy,
-                    p.dresidual ? static_cast<T*>(p.dresidual) + start : nullptr);
-    else if (p.dy) load_rows(static_cast<const T*>(p.dy) + start, elements, dy);
-    const float *saved = static_cast<const float*>(p.saved) + n * p.saved_size(),
-                *maps = saved + p.saved_size() - 3 * HW;
-    const float* s = p.s ? static_cast<const float*>(p.s) + n * HW : maps + 2 * HW;
-    const int32_t *index = p.index + n * p.index_size(), *index_maps = index + (p.channel ? C : 0);
+        load_masked(b.rows_of(p.dy), b.rows_of(p.y), elements, b.dy, p.dresidual ? b.rows_of(p.dresidual) : nullptr);
+    else if (p.dy) load_rows(b.rows_of(p.dy), elements, b.dy);
+    const float* maps = b.saved_maps();
+    const int32_t *argmax = b.argmax(), *argmax_maps = b.argmax_maps();
+    const float* s = p.s ? static_cast<const float*>(p.s) + b.n * HW : maps + 2 * HW;
     for (int c = int(threadIdx.x); c < C; c += kOnChipThreads) {
-        channel.gate[c] = p.channel ? saved[2 * C + c] : 1, channel.place[c] = p.channel ? index[c] : 0;
-        channel.mean[c] = channel.most[c] = 0;
+        b.channel.gate[c] = p.channel ? b.saved()[2 * C + c] : 1, b.channel.argmax[c] = p.channel ? argmax[c] : 0;
+        b.channel.mean[c] = b.channel.max[c] = 0;
     }
     for (int q = int(threadIdx.x); q < HW; q += kOnChipThreads) {
-        pixel.gate[q] = p.spatial ? s[q] : 1, pixel.place[q] = p.spatial ? index_maps[q] : 0;
-        pixel.mean[q] = p.spatial ? maps[q] : 0, pixel.most[q] = p.spatial ? maps[HW + q] : 0;
+        b.pixel.gate[q] = p.spatial ? s[q] : 1, b.pixel.argmax[q] = p.spatial ? argmax_maps[q] : 0;
+        b.pixel.mean[q] = p.spatial ? maps[q] : 0, b.pixel.max[q] = p.spatial ? maps[HW + q] : 0;
     }
-    if (p.ws)
-        for (int i = int(threadIdx.x); i < 2 * kk; i += kOnChipThreads)
-            window[i] = static_cast<const float*>(p.ws)[p.tap(i)];
-    blocks.sync();  // no block writes to another that has not begun
+    load_ws(b);
+}
 
-    // The sum over channels of g x dy, and from it dz, the gradient of the convolution's result.
-    float* dz = scratch;
-    const auto finish_pixel = [&](int q, float ds) {
-        const float gate = pixel.gate[q];
-        store_to_all(blocks, dz + q, ds * (gate * (1 - gate)));
-    };
-    if (p.ws && p.given) {
-        const float* ds = p.ds ? static_cast<const float*>(p.ds) + n * HW : nullptr;
-        for (int q = int(threadIdx.x); q < HW; q += kOnChipThreads) dz[q] = ds ? ds[q] : 0;
-    } else if (p.ws) {
-        with_word<T>(o.cols, [&](auto word) {
-            constexpr int W = decltype(word)::size;
-            if constexpr (channels_last) {
-                reduce_rows<float, W>(
-                    o, rows,
-                    [&](float (&a)[kBatch], auto start, int, int first, int last, int step) {
-#pragma unroll 1
-                        for (int col = first; col < last; col += step) {
-                            float g[W], v[W], d[W];
-                            load_numbers(channel.gate + col, g);
-#pragma unroll
-                            for (int i = 0; i < kBatch; ++i) {
-                                load<W>(x + start(i) + col, v);
-                                load<W>(dy + start(i) + col, d);
-#pragma unroll
-                                for (int j = 0; j < W; ++j) a[i] += g[j] * (v[j] * d[j]);
-                            }
-                        }
-                    },
-                    [&](int i, float a) { row_parts[i] = a; });
-            } else {
-                reduce_columns<float, W>(
-                    o.cols, o.groups,
-                    [&](float (&a)[W], int group, int col) {
+// dx = (dy s + dmean_q + [q's argmax is c] dmax_q) g + dmean_c + [c's argmax is q] dmax_c of channel c, pixel q: here
+// all elements without the brackets. A thread keeps the numbers of its columns while it goes down the rows.
+template <bool with_dy, class Block> __device__ __forceinline__ void write_dx(const Block& b, typename Block::T* dx) {
+    using T = typename Block::T;
+    const OnChip& o = b.o;
+    with_word<T>(o.cols, [&](auto word) {
+        constexpr int W = decltype(word)::value;
+        const int words = o.cols / W;
+        for (int i = int(threadIdx.x); i < o.groups * words; i += kOnChipThreads) {
+            const int col = i % words * W;
+            float column_gate[W], column_mean[W];
+            load_numbers(b.column_side.gate + col, column_gate);
+            load_numbers(b.column_side.mean + col, column_mean);
 #pragma unroll 4
-                        for (int row = group; row < rows; row += o.groups) {
-                            float v[W], d[W];
-                            load<W>(x + row * o.cols + col, v);
-                            load<W>(dy + row * o.cols + col, d);
-                            const float g = channel.gate[row_part.first + row];
+            for (int row = i / words; row < b.rows; row += o.groups) {
+                const float gate = b.row_side.gate[b.row_range.first + row];
+                const float mean = b.row_side.mean[b.row_range.first + row];
+                float v[W] = {};
+                if constexpr (with_dy) load<W>(b.dy + row * o.cols + col, v);
 #pragma unroll
-                            for (int j = 0; j < W; ++j) a[j] += g * (v[j] * d[j]);
-                        }
-                    },
-                    [&](int i, const auto& a) { store_numbers(scratch + i, a); }, [&](int i) { return scratch[i]; });
-            }
-        });
-        if (channels_last) {
-            __syncthreads();
-            for (int row = int(threadIdx.x); row < rows; row += kOnChipThreads)
-                finish_pixel(row_part.first + row,
-                             join_slices<float>(o, rows, row, [&](int i) { return row_parts[i]; }));
-        } else {
-            blocks.sync();
-            for (int q = column_part.first + int(threadIdx.x); q < column_part.last; q += kOnChipThreads)
-                finish_pixel(q, join_blocks<float>(blocks, [&](int rank) { return *blocks.of(rank, scratch + q); }));
-        }
-    }
-
-    // dws and dbs, and the gradients of the two maps.
-    if (p.ws) {
-        blocks.sync();
-        window_sums(p, o, pixels, dz, pixel.mean, pixel.most, taps);
-        blocks.sync();
-        const int sums = 2 * kk + 1;
-        float* partial = static_cast<float*>(p.partial) + n * p.partial_size() + C + 3 * R;
-        const Part own{sums * rank / blocks.count(), sums * (rank + 1) / blocks.count()};
-        for (int i = own.first + int(threadIdx.x); i < own.last; i += kOnChipThreads)
-            partial[i] = join_blocks<float>(blocks, [&](int from) {
-                float sum = 0;
-                for (int slice = 0; slice < o.map_slices; ++slice) sum += *blocks.of(from, taps + slice * sums + i);
-                return sum;
-            });
-        convolve<Pair, true>(
-            p, pixels, window,
-            [&](Pair& a, float of_mean, float of_most, int q) {
-                a.mean += of_mean * dz[q];
-                a.most += of_most * dz[q];
-            },
-            [&](int q, const Pair& a) {
-                if (channels_last) {
-                    pixel.mean[q] = a.mean / C;
-                    pixel.most[q] = a.most;
-                } else {
-                    store_to_all(blocks, pixel.mean + q, a.mean / C);
-                    store_to_all(blocks, pixel.most + q, a.most);
-                }
-            });
-        blocks.sync();
-    }
-
-    // dg: the sum over pixels of x times the gradient of g x; from it, what the pools' gradients are. What comes
-    // through the maxima is summed by itself.
-    if (p.w1) {
-        float* dlogit = scratch;
-        const float* dg = p.given && p.dg ? static_cast<const float*>(p.dg) + n * C : nullptr;
-        const auto finish_channel = [&](int c, float sum) {
-            const float g = channel.gate[c];
-            dlogit[c] = (sum + (dg ? dg[c] : 0)) * (g * (1 - g));
-        };
-        const Part own{channels_last ? 0 : channels.first, channels_last ? C : channels.last};  // of which it has x
-        const int count = own.last - own.first, warp = int(threadIdx.x) / kWarp;
-        for (int i = int(threadIdx.x); i < o.term_parts * count; i += kOnChipThreads) terms[i] = 0;
-        __syncthreads();
-        const auto key = [&](int q) {
-            const int c = pixel.place[q];
-            return c >= own.first && c < own.last ? c - own.first : -1;
-        };
-        const auto term = [&](int q) {
-            const int row = (channels_last ? q : pixel.place[q]) - row_part.first;
-            return pixel.most[q] * to_acc(x[row * o.cols + (channels_last ? pixel.place[q] : q)]);
-        };
-        const Part seen{channels_last ? pixels.first : 0, channels_last ? pixels.last : HW};
-        if (p.ws && warp < o.term_parts)
-            sum_by_key(seen.first + warp * kWarp, seen.last, o.term_parts * kWarp, terms + warp * count, key, term);
-        const auto sum_of_terms = [&](int c) {
-            float sum = 0;
-            for (int part = 0; part < o.term_parts; ++part) sum += terms[part * count + c - own.first];
-            return sum;
-        };
-        const auto sums = [&](auto if_given) {
-            constexpr bool given = decltype(if_given)::value;
-            with_word<T>(o.cols, [&](auto word) {
-                constexpr int W = decltype(word)::size;
-                if constexpr (channels_last) {
-                    reduce_columns<float, W>(
-                        o.cols, o.groups,
-                        [&](float (&a)[W], int group, int col) {
-#pragma unroll 4
-                            for (int row = group; row < rows; row += o.groups) {
-                                const float mean = pixel.mean[row_part.first + row];
-                                float v[W], d[W] = {};
-                                load<W>(x + row * o.cols + col, v);
-                                if constexpr (!given) {
-                                    const float gate = pixel.gate[row_part.first + row];
-                                    load<W>(dy + row * o.cols + col, d);
-#pragma unroll
-                                    for (int j = 0; j < W; ++j) d[j] *= gate;
-                                }
-#pragma unroll
-                                for (int j = 0; j < W; ++j) a[j] += v[j] * (d[j] + mean);
-                            }
-                        },
-                        [&](int i, const auto& a) { store_numbers(scratch + i, a); },
-                        [&](int i) { return scratch[i]; });
-                } else {
-                    constexpr int V = kNarrower<T, W>;
-                    reduce_rows<float, V>(
-                        o, rows,
-                        [&](float (&a)[kBatch], auto start, int, int first, int last, int step) {
-#pragma unroll 1
-                            for (int col = first; col < last; col += step) {
-                                [[maybe_unused]] float gate[V];
-                                float mean[V];
-                                if constexpr (!given) load_numbers(pixel.gate + col, gate);
-                                load_numbers(pixel.mean + col, mean);
-#pragma unroll
-                                for (int i = 0; i < kBatch; ++i) {
-                                    float v[V], d[V] = {};
-                                    load<V>(x + start(i) + col, v);
-                                    if constexpr (!given) {
-                                        load<V>(dy + start(i) + col, d);
-#pragma unroll
-                                        for (int j = 0; j < V; ++j) d[j] *= gate[j];
-                                    }
-#pragma unroll
-                                    for (int j = 0; j < V; ++j) a[i] += v[j] * (d[j] + mean[j]);
-                                }
-                            }
-                        },
-                        [&](int i, float a) { row_parts[i] = a; });
-                }
-            });
-        };
-        if (p.given) sums(std::true_type{});
-        else sums(std::false_type{});
-        __syncthreads();
-        if (channels_last) {
-            for (int c = int(threadIdx.x); c < C; c += kOnChipThreads) scratch[c] += sum_of_terms(c);
-            blocks.sync();
-            for (int c = column_part.first + int(threadIdx.x); c < column_part.last; c += kOnChipThreads)
-                finish_channel(c, join_blocks<float>(blocks, [&](int from) { return *blocks.of(from, scratch + c); }));
-        } else {
-            for (int row = int(threadIdx.x); row < rows; row += kOnChipThreads) {
-                const int c = row_part.first + row;
-                finish_channel(c,
-                               join_slices<float>(o, rows, row, [&](int i) { return row_parts[i]; }) + sum_of_terms(c));
+                for (int j = 0; j < W; ++j)
+                    v[j] = Block::channels_last ? (v[j] * gate + mean) * column_gate[j] + column_mean[j]
+                                                : (v[j] * column_gate[j] + column_mean[j]) * gate + mean;
+                store<W>(dx + row * o.cols + col, v);
             }
         }
-        __syncthreads();
-        channel_gate_backward(p, o, blocks, n, channels, dlogit, hidden, [&](int c, float mean, float most) {
-            if (channels_last) {
-                store_to_all(blocks, channel.mean + c, mean);
-                store_to_all(blocks, channel.most + c, most);
-            } else {
-                channel.mean[c] = mean;
-                channel.most[c] = most;
-            }
-        });
-        blocks.sync();
-    }
+    });
+}
 
-    // dx: a thread keeps what belongs to its columns while it goes down the rows. What the maxima get is written over
-    // it.
-    T* dx = static_cast<T*>(p.dx) + start;
-    const auto gradient = [&](float d, float gate, float mean, float column_gate, float column_mean, float of_row,
-                              float of_column) {
-        return channels_last ? (d * gate + mean + of_row) * column_gate + column_mean + of_column
-                             : (d * column_gate + column_mean + of_column) * gate + mean + of_row;
+// dx once more, with the brackets, at the argmax of a row or of a column.
+template <class Block> __device__ __forceinline__ void write_dx_at_maxima(const Block& b, typename Block::T* dx) {
+    const int first = b.row_range.first;
+    const auto write = [&](int row, int col) {
+        const int i = row * b.o.cols + col, at = first + row;
+        const float d = b.p.dy ? to_acc(b.dy[i]) : 0;
+        const float row_gate = b.row_side.gate[at], column_gate = b.column_side.gate[col];
+        const float row_mean = b.row_side.mean[at], column_mean = b.column_side.mean[col];
+        const float row_max = b.row_side.argmax[at] == col ? b.row_side.max[at] : 0;
+        const float column_max = b.column_side.argmax[col] == at ? b.column_side.max[col] : 0;
+        dx[i] = from_acc<typename Block::T>(
+            Block::channels_last ? (d * row_gate + row_mean + row_max) * column_gate + column_mean + column_max
+                                 : (d * column_gate + column_mean + column_max) * row_gate + row_mean + row_max);
     };
-    const auto elements_of_dx = [&](auto if_dy) {
-        constexpr bool with_dy = decltype(if_dy)::value;
-        with_word<T>(o.cols, [&](auto word) {
-            constexpr int W = decltype(word)::size;
-            const int words = o.cols / W;
-            for (int i = int(threadIdx.x); i < o.groups * words; i += kOnChipThreads) {
-                const int col = i % words * W;
-                float column_gate[W], column_mean[W];
-                load_numbers(of_columns.gate + col, column_gate);
-                load_numbers(of_columns.mean + col, column_mean);
-#pragma unroll 4
-                for (int row = i / words; row < rows; row += o.groups) {
-                    const float gate = of_rows.gate[row_part.first + row], mean = of_rows.mean[row_part.first + row];
-                    float v[W] = {};
-                    if constexpr (with_dy) load<W>(dy + row * o.cols + col, v);
-#pragma unroll
-                    for (int j = 0; j < W; ++j)
-                        v[j] = channels_last ? (v[j] * gate + mean) * column_gate[j] + column_mean[j]
-                                             : (v[j] * column_gate[j] + column_mean[j]) * gate + mean;
-                    store<W>(dx + row * o.cols + col, v);
-                }
-            }
-        });
-    };
-    if (p.dy) elements_of_dx(std::true_type{});
-    else elements_of_dx(std::false_type{});
-    __syncthreads();
-    const auto fix = [&](int row, int col) {
-        const int at = row_part.first + row;
-        const float d = p.dy ? to_acc(dy[row * o.cols + col]) : 0;
-        const float of_row = of_rows.place[at] == col ? of_rows.most[at] : 0;
-        const float of_column = of_columns.place[col] == at ? of_columns.most[col] : 0;
-        dx[row * o.cols + col] = from_acc<T>(gradient(d, of_rows.gate[at], of_rows.mean[at], of_columns.gate[col],
-                                                      of_columns.mean[col], of_row, of_column));
-    };
-    // One that is the maximum of its row and of its column is the column's.
-    for (int row = int(threadIdx.x); row < rows; row += kOnChipThreads) {
-        const int col = of_rows.place[row_part.first + row];
-        if (of_columns.place[col] != row_part.first + row) fix(row, col);
+    // An element at both is written for the column.
+    for (int row = int(threadIdx.x); row < b.rows; row += kOnChipThreads) {
+        const int col = b.row_side.argmax[first + row];
+        if (b.column_side.argmax[col] != first + row) write(row, col);
     }
-    for (int col = int(threadIdx.x); col < o.cols; col += kOnChipThreads) {
-        const int row = of_columns.place[col] - row_part.first;
-        if (row >= 0 && row < rows) fix(row, col);
+    for (int col = int(threadIdx.x); col < b.o.cols; col += kOnChipThreads) {
+        const int row = b.column_side.argmax[col] - first;
+        if (row >= 0 && row < b.rows) write(row, col);
     }
 }
 
-// Block b of the grid is one of those of image b / cluster.
 template <class T, bool channels_last, bool clustered> __global__ void __launch_bounds__(kOnChipThreads, 2)
     cbam_bwd_on_chip_kernel(const Problem p, const OnChip o) {
-    if constexpr (!clustered || kClusters)
-        backward_image<T, channels_last>(p, o, Blocks<clustered>{}, int64_t(blockIdx.x) / o.cluster);
+    if constexpr (!clustered || kClusters) {
+        CBAM_SHARED(shared);
+        const BackwardBlock<T, channels_last, clustered> b{{p, o, shared}};
+        load(b);
+        b.sync();  // no block writes to another that has not begun
+        if (p.ws) spatial_gate_backward(b);
+        if (p.w1) channel_gate_backward(b);
+        T* dx = b.rows_of(p.dx);
+        if (p.dy) write_dx<true>(b, dx);
+        else write_dx<false>(b, dx);
+        __syncthreads();
+        write_dx_at_maxima(b, dx);
+    }
 }
 
 }  // namespace cbam::cuda

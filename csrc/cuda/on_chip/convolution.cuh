@@ -1,34 +1,38 @@
-// The convolution of the spatial gate for a part of an image's pixels, and its gradients. The maps are in shared
-// memory. Neighbouring threads share pixels, each with rows of the window of its own: small maps then still feed all
-// threads.
+// The convolution of the spatial gate for the block's range of pixels, and its gradients. The maps are in shared
+// memory. Neighbouring threads have the same pixels and other rows of ws, so that small maps have work for all threads.
 #pragma once
 
-#include "reduce.cuh"
+#include "block.cuh"
 
 namespace cbam::cuda {
 
-constexpr int kWindowLanes = 8;  // threads that share pixels
-constexpr int kTaps = 7;         // of a row of the window, that a thread takes at a time
+constexpr int kWsLanes = 8;  // threads that have the same pixels
+constexpr int kTaps = 7;     // of a row of ws, that a thread takes at a time
 
-// For each pixel of the part the sums over its window: visit(A, weight of the mean's map, of the maximum's, pixel
-// there). turned: the window is turned by half a circle, as what it gave a pixel comes back. finish(pixel, A).
-template <class A, bool turned, class Visit, class Finish>
-__device__ __forceinline__ void convolve(const Problem& p, Part pixels, const float* window, Visit visit,
-                                         Finish finish) {
-    const int H = int(p.H), W = int(p.W), k = int(p.k), kk = k * k;
-    constexpr int kGroups = kOnChipThreads / kWindowLanes;
-    const int lane = int(threadIdx.x) % kWindowLanes, group = int(threadIdx.x) / kWindowLanes;
+template <class Block> __device__ __forceinline__ void load_ws(const Block& b) {
+    for (int i = int(threadIdx.x); b.p.ws && i < 2 * b.kk; i += kOnChipThreads)
+        b.ws[i] = static_cast<const float*>(b.p.ws)[b.p.tap(i)];
+}
+
+// For each pixel of the range the sums over its k x k neighbours: visit(A, weight of the mean's map, of the maximum's,
+// neighbour). turned: ws is rotated by 180 degrees, as for the gradient of the input. finish(pixel, A).
+template <class A, bool turned, class Block, class Visit, class Finish>
+__device__ __forceinline__ void convolve(const Block& block, Visit visit, Finish finish) {
+    const int H = int(block.p.H), W = int(block.p.W), k = int(block.p.k), kk = k * k;
+    const Range pixels = block.pixels;
+    constexpr int kGroups = kOnChipThreads / kWsLanes;
+    const int lane = int(threadIdx.x) % kWsLanes, group = int(threadIdx.x) / kWsLanes;
     for (int first = pixels.first; first < pixels.last; first += kGroups * kBatch) {
-        const int q0 = first + group;  // and every kGroups-th from there: so the rows of a warp's windows keep apart
+        const int q0 = first + group;  // and every kGroups-th from there: a warp has neighbouring pixels
         A a[kBatch] = {};
-        for (int row = lane; row < k; row += kWindowLanes) {
+        for (int row = lane; row < k; row += kWsLanes) {
             for (int b0 = 0; b0 < k; b0 += kTaps) {
-                float of_mean[kTaps], of_most[kTaps];
+                float of_mean[kTaps], of_max[kTaps];
 #pragma unroll
                 for (int b = 0; b < kTaps; ++b) {
                     const int tap = row * k + b0 + b, at = turned ? kk - 1 - tap : tap;
-                    of_mean[b] = b0 + b < k ? window[at] : 0;
-                    of_most[b] = b0 + b < k ? window[kk + at] : 0;
+                    of_mean[b] = b0 + b < k ? block.ws[at] : 0;
+                    of_max[b] = b0 + b < k ? block.ws[kk + at] : 0;
                 }
 #pragma unroll
                 for (int i = 0; i < kBatch; ++i) {
@@ -37,50 +41,49 @@ __device__ __forceinline__ void convolve(const Problem& p, Part pixels, const fl
 #pragma unroll
                     for (int b = 0; b < kTaps; ++b)
                         if (b0 + b < k && left + b >= 0 && left + b < W)
-                            visit(a[i], of_mean[b], of_most[b], h * W + left + b);
+                            visit(a[i], of_mean[b], of_max[b], h * W + left + b);
                 }
             }
         }
-        const A mine = merge_lanes(a, kWindowLanes);
+        const A mine = merge_lanes(a, kWsLanes);
         const int of_mine = q0 + lane * kGroups;
         if (lane < kBatch && of_mine < pixels.last) finish(of_mine, mine);
     }
 }
 
-// Two sums of the same window.
+// The gradients of both maps at a pixel.
 struct Pair {
-    float mean = 0, most = 0;
+    float mean = 0, max = 0;
 };
 
-__device__ __forceinline__ Pair merge(Pair a, Pair b) { return {a.mean + b.mean, a.most + b.most}; }
+__device__ __forceinline__ Pair merge(Pair a, Pair b) { return {a.mean + b.mean, a.max + b.max}; }
 __device__ __forceinline__ Pair from_lane(Pair v, int step) {
-    return {from_lane(v.mean, step), from_lane(v.most, step)};
+    return {from_lane(v.mean, step), from_lane(v.max, step)};
 }
 
-// Sums over the part's pixels of dz times both maps at each offset of the window and, the last, of dz alone: into taps,
-// map_slices rows of 2 k k + 1.
-__device__ __forceinline__ void window_sums(const Problem& p, const OnChip& o, Part pixels, const float* dz,
-                                            const float* mean, const float* most, float* taps) {
-    const int H = int(p.H), W = int(p.W), k = int(p.k), runs = (k + kTaps - 1) / kTaps;
-    const int count = pixels.last - pixels.first, lane = int(threadIdx.x) % kWarp;
-    for (int task = int(threadIdx.x) / kWarp; task < o.map_slices * 2 * k * runs; task += kOnChipThreads / kWarp) {
+// Partial sums of dws and dbs: over the range's pixels, of dz times both maps at each offset and, the last, of dz
+// alone. To ws_partials, (ws_slices, 2 k k + 1).
+template <class Block> __device__ __forceinline__ void sum_ws_gradient(const Block& block, const float* dz) {
+    const int H = int(block.p.H), W = int(block.p.W), k = int(block.p.k), runs = (k + kTaps - 1) / kTaps;
+    const int slices = block.o.ws_slices, first = block.pixels.first, count = block.pixels.last - first;
+    const int lane = int(threadIdx.x) % kWarp;
+    for (int task = int(threadIdx.x) / kWarp; task < slices * 2 * k * runs; task += kOnChipThreads / kWarp) {
         const int b0 = task % runs * kTaps, row = task / runs % (2 * k), slice = task / runs / (2 * k);
-        const float* map = row < k ? mean : most;
+        const float* map = row < k ? block.pixel.mean : block.pixel.max;
         const int down = row % k - k / 2;
         float sum[kTaps] = {}, total = 0;
-        const int last = pixels.first + count * (slice + 1) / o.map_slices;
+        const int last = first + count * (slice + 1) / slices;
 #pragma unroll 2
-        for (int q = pixels.first + count * slice / o.map_slices + lane; q < last; q += kWarp) {
+        for (int q = first + count * slice / slices + lane; q < last; q += kWarp) {
             const int h = q / W + down, left = q % W - k / 2 + b0;
             const float d = dz[q];
             total += d;
             const float* of_row = map + h * W + left;
-            const bool in_rows = h >= 0 && h < H;
 #pragma unroll
             for (int b = 0; b < kTaps; ++b)
-                if (in_rows && b0 + b < k && left + b >= 0 && left + b < W) sum[b] += d * of_row[b];
+                if (h >= 0 && h < H && b0 + b < k && left + b >= 0 && left + b < W) sum[b] += d * of_row[b];
         }
-        float* out = taps + slice * (2 * k * k + 1);
+        float* out = block.ws_partials + slice * (2 * k * k + 1);
 #pragma unroll
         for (int b = 0; b < kTaps; ++b) {
             const float all = warp_sum(sum[b]);

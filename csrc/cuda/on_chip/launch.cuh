@@ -17,10 +17,10 @@ template <auto kernel> cudaError_t allow_shared_memory() {
     if (const auto error = cudaGetDevice(&device)) return error;
     cudaError_t status = cudaSuccess;
     const auto allow = [&] {
-        int most = 0;
-        status = cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+        int limit = 0;
+        status = cudaDeviceGetAttribute(&limit, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
         if (status == cudaSuccess)
-            status = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most);
+            status = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, limit);
     };
     if (device < kDevices) std::call_once(once[device], allow);
     else allow();

@@ -1,4 +1,4 @@
-// What the kernels of the on-chip schedule are told of an image's shape, worked out once on the host.
+// Divides an image among threads and blocks, and lays out their shared memory: once a call, on the host.
 #include <algorithm>
 #include <numeric>
 
@@ -9,10 +9,10 @@ namespace cbam::cuda {
 
 namespace {
 
-// The largest power of two that is not beyond either.
-int power_of_two_within(int n, int most) {
+// The largest power of two that is at most both.
+int power_of_two_within(int n, int limit) {
     int power = 1;
-    while (power * 2 <= std::min(n, most)) power *= 2;
+    while (power * 2 <= std::min(n, limit)) power *= 2;
     return power;
 }
 
@@ -35,7 +35,7 @@ OnChip split(const Problem& p, int cluster) {
     const int size = size_of(p.dtype), vector = 16 / size;
     o.unit = vector / std::gcd(vector, o.cols);
     const int units = (o.rows + o.unit - 1) / o.unit;
-    o.most_rows = (units + cluster - 1) / cluster * o.unit;
+    o.max_rows = (units + cluster - 1) / cluster * o.unit;
     for (int rank = 0; rank <= cluster; ++rank) {
         o.first_row[rank] = std::min(int(int64_t(units) * rank / cluster) * o.unit, o.rows);
         o.first_column[rank] = int(int64_t(o.cols) * rank / cluster);
@@ -44,30 +44,30 @@ OnChip split(const Problem& p, int cluster) {
     const int words = o.cols / (o.cols % vector == 0 ? vector : o.cols % 4 == 0 ? 4 : 1);
     // Several words a lane, since the lanes' results are joined in as many steps as their number has bits.
     o.lanes = std::max(power_of_two_within(words / 4, kWarp), kBatch);
-    const int batches = (o.most_rows + kBatch - 1) / kBatch;
+    const int batches = (o.max_rows + kBatch - 1) / kBatch;
     o.slices = std::clamp(kOnChipThreads / o.lanes / batches, 1, std::max(words / (2 * o.lanes), 1));
-    o.groups = std::clamp(kOnChipThreads / words, 1, std::max(o.most_rows, 1));
+    o.groups = std::clamp(kOnChipThreads / words, 1, std::max(o.max_rows, 1));
     const int R = int(std::max<int64_t>(p.R, 1));
     o.mlp_lanes = std::max(power_of_two_within(R, kWarp), kBatch);
     o.mlp_groups = std::clamp(kOnChipThreads / R, 1, std::max(int(p.C) / cluster, 1));
-    o.map_slices = std::max(kOnChipThreads / kWarp / (2 * int(p.k)), 1);
+    o.ws_slices = std::max(kOnChipThreads / kWarp / (2 * int(p.k)), 1);
     return o;
 }
 
-int64_t column_parts(const OnChip& o) { return int64_t(o.groups) * o.cols; }
-int64_t row_parts(const OnChip& o) { return int64_t(o.slices) * o.most_rows; }
+int64_t column_partials(const OnChip& o) { return int64_t(o.groups) * o.cols; }
+int64_t row_partials(const OnChip& o) { return int64_t(o.slices) * o.max_rows; }
 
-// What a block may have of shared memory where there are clusters and most of it, 9.0 and 10.0.
-constexpr int64_t kRoom = 227 << 10;
+// The most shared memory of a block, on 9.0 and 10.0.
+constexpr int64_t kMaxShared = 227 << 10;
 
-// The layout that carve(OnChip&) makes of a split, with fewer groups and slices where that makes it fit into kRoom. A
-// function of the shape alone, so that sums have one order everywhere.
+// The layout that carve(OnChip&) makes of a split, with fewer groups and slices where that makes it fit into
+// kMaxShared. A function of the shape alone, so that sums have one order everywhere.
 template <class Carve> OnChip fit(const OnChip& split, Carve carve) {
     OnChip o = split;
     for (o.slices = split.slices; o.slices > 0; --o.slices)
         for (o.groups = split.groups; o.groups > 0; --o.groups) {
             carve(o);
-            if (o.bytes <= kRoom) return o;
+            if (o.bytes <= kMaxShared) return o;
         }
     o = split;
     carve(o);
@@ -79,33 +79,33 @@ template <class Carve> OnChip fit(const OnChip& split, Carve carve) {
 OnChip on_chip_forward_layout(const Problem& p, int cluster) {
     return fit(split(p, cluster), [&](OnChip& o) {
         Carver shared;
-        o.x = shared.take(int64_t(o.most_rows) * o.cols * size_of(p.dtype));
-        o.row_parts = shared.take(3 * row_parts(o) * sizeof(float));
+        o.x = shared.take(int64_t(o.max_rows) * o.cols * size_of(p.dtype));
+        o.row_partials = shared.take(3 * row_partials(o) * sizeof(float));
         // Of pixels each block has all.
-        o.side_rows = p.channels_last ? o.rows : o.most_rows;
-        o.row_side = shared.take(3 * o.side_rows * sizeof(float));
-        o.column_side = shared.take(3 * column_parts(o) * sizeof(float));
+        o.pooled_rows = p.channels_last ? o.rows : o.max_rows;
+        o.row_pools = shared.take(3 * o.pooled_rows * sizeof(float));
+        o.column_pools = shared.take(3 * column_partials(o) * sizeof(float));
         o.hidden = shared.take(3 * p.R * sizeof(float));
-        o.window = shared.take((p.ws ? 2 * p.k * p.k + 1 : 0) * sizeof(float));
+        o.ws = shared.take((p.ws ? 2 * p.k * p.k + 1 : 0) * sizeof(float));
         o.bytes = shared.used;
     });
 }
 
 OnChip on_chip_backward_layout(const Problem& p, int cluster) {
     return fit(split(p, cluster), [&](OnChip& o) {
-        const int64_t chunk = int64_t(o.most_rows) * o.cols * size_of(p.dtype), kk = p.ws ? p.k * p.k : 0;
-        o.term_parts = std::clamp(o.groups, 1, kOnChipThreads / kWarp);
+        const int64_t chunk = int64_t(o.max_rows) * o.cols * size_of(p.dtype), kk = p.ws ? p.k * p.k : 0;
+        o.term_warps = std::clamp(o.groups, 1, kOnChipThreads / kWarp);
         Carver shared;
         o.x = shared.take(chunk);
         o.dy = shared.take(p.dy ? chunk : 0);
         o.channels = shared.take(16 * p.C);
         o.pixels = shared.take(16 * p.HW());
-        o.row_parts = shared.take(row_parts(o) * sizeof(float));
-        o.scratch = shared.take(std::max(column_parts(o), std::max(p.HW(), p.C)) * sizeof(float));
+        o.row_partials = shared.take(row_partials(o) * sizeof(float));
+        o.scratch = shared.take(std::max(column_partials(o), std::max(p.HW(), p.C)) * sizeof(float));
         o.hidden = shared.take((o.mlp_groups + 2) * p.R * sizeof(float));
-        o.taps = shared.take(o.map_slices * (2 * kk + 1) * sizeof(float));
-        o.window = shared.take(2 * kk * sizeof(float));
-        o.terms = shared.take(p.w1 ? o.term_parts * (p.channels_last ? p.C : o.most_rows) * sizeof(float) : 0);
+        o.ws_partials = shared.take(o.ws_slices * (2 * kk + 1) * sizeof(float));
+        o.ws = shared.take(2 * kk * sizeof(float));
+        o.terms = shared.take(p.w1 ? o.term_warps * (p.channels_last ? p.C : o.max_rows) * sizeof(float) : 0);
         o.bytes = shared.used;
     });
 }
