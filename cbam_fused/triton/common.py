@@ -1,4 +1,4 @@
-"""What all kernels share: addresses in both layouts, the rule of maxima, the neighbours of a pixel, the two gates.
+"""What all kernels share: addresses in both layouts, the rule of maxima, the neighbours of a pixel.
 
 To a kernel an image is a matrix of C channels and P = H W pixels, and every tile is (channels, pixels). In NCHW pixels
 are contiguous, in NHWC (channels_last) channels are; the constexpr CHANNELS_LAST is all that tells them apart.
@@ -12,7 +12,6 @@ import triton
 import triton.language as tl
 
 TAPS = tl.constexpr(16)  # of the window, that are gathered together
-SIXTH = tl.constexpr(0.1666666716337204)  # that of float32, which PyTorch's derivative of the hard sigmoid has
 
 
 @triton.jit
@@ -103,22 +102,3 @@ def neighbours(p, t, H, W, K: tl.constexpr):
     w = (p % W)[None, :] + (t % K - K // 2)[:, None]
     inside = (h >= 0) & (h < H) & (w >= 0) & (w < W) & (t < K * K)[:, None] & (p < H * W)[None, :]
     return h * W + w, inside
-
-
-@triton.jit
-def gate_of(logit, HARD: tl.constexpr):
-    """sigmoid(logit), or min(max(logit / 6 + 1 / 2, 0), 1); comparisons are false for NaN, which stays."""
-    if HARD:
-        shifted = logit + 3
-        return tl.where(shifted < 0, 0, tl.where(shifted > 6, 6, shifted)) / 6
-    else:
-        return tl.sigmoid(logit)
-
-
-@triton.jit
-def through_gate(value, gradient, HARD: tl.constexpr):
-    """The gradient of a gate that has this value, taken before it."""
-    if HARD:
-        return tl.where((value > 0) & (value < 1), gradient * SIXTH, 0)
-    else:
-        return gradient * value * (1 - value)

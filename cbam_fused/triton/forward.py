@@ -1,4 +1,4 @@
-"""The three large passes of the forward; between the first and the second comes gate.cbam_fwd_channel_gate.
+"""The three large passes of the forward; between the first and the second comes mlp_forward.cbam_fwd_channel_gate.
 
 Each reads x once, and the last one writes y: 3 reads and 1 write of x's size, the second and the third read from L2
 where the images of a launch fit in it. A program serves one image: channel_pool a tile of channels and a run of
@@ -10,10 +10,10 @@ operator gates_forward, its second half is the operator apply_gates. An absent g
 import triton
 import triton.language as tl
 
+from .activations import gate_of
 from .common import (
     TAPS,
     aligned,
-    gate_of,
     image_of,
     later_max,
     maps_of,

@@ -221,12 +221,12 @@ MUTANTS = {
 
 @pytest.mark.parametrize("name", MUTANTS)
 def test_checker_catches(name, checker, tmp_path, monkeypatch):
-    from cbam_fused.triton import backward, forward, launch
+    from cbam_fused.triton import convolution_backward, forward, launch
 
     module, old, new, message = MUTANTS[name]
     wrong = mutant(module, old, new, tmp_path)
     if module == "common":
-        for user in (forward, backward):
+        for user in (forward, convolution_backward):
             monkeypatch.setattr(user, "neighbours", wrong.neighbours)
     else:
         monkeypatch.setattr(launch, module, wrong)
