@@ -42,6 +42,14 @@ def small_groups(monkeypatch):
     monkeypatch.setattr(call, "images_per_launch", lambda N, image_bytes, l2_bytes: min(N, 2))
 
 
+@pytest.fixture
+def fresh_warnings():
+    """Warnings about state_dicts appear anew: each appears once in a process."""
+    from cbam_fused.variants import state_dict
+
+    state_dict._warn.cache_clear()
+
+
 def pytest_collection_modifyitems(config, items) -> None:
     """Run the tests marked ``cuda`` first, since PyTorch caches facts about the GPU and must see one."""
     if "CBAM_FUSED_SLOW" not in os.environ:
