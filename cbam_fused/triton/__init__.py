@@ -1,7 +1,7 @@
-"""The staged schedule for any GPU that Triton compiles for; imported only when a tensor first needs it.
+"""The staged schedule for every GPU that Triton compiles for. Imported when a tensor first needs it.
 
 forward.py and backward.py have the passes over x; mlp_forward.py, convolution_backward.py, mlp_backward.py and
-gradients.py the small kernels between and after them; common.py and activations.py what kernels share. launch.py has
-one function a kernel, call.py the sizes of a call, tiles.py those of tiles, gpu.py facts of the GPU, operators.py the
-raw operators.
+gradients.py the small kernels between and after them; common.py and activations.py the functions that kernels share.
+launch.py has a function for each kernel, operators.py the raw operators. call.py has the sizes of a call, tiles.py the
+sizes of tiles, gpu.py properties of the GPU.
 """

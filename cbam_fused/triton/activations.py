@@ -1,16 +1,17 @@
-"""The sigmoids of the gates and the activations of the MLP, and their derivatives."""
+"""The sigmoids of the gates and the activations of the MLP, forward and backward."""
 
 import triton
 import triton.language as tl
 
-SIXTH = tl.constexpr(0.1666666716337204)  # that of float32, which PyTorch's derivative of the hard sigmoid has
+SIXTH = tl.constexpr(0.1666666716337204)  # 1 / 6 in float32, as in PyTorch's backward of the hard sigmoid
 RELU, LEAKY_RELU, SILU, GELU = (tl.constexpr(i) for i in range(4))  # in the order of variants/config.py
-ROOT_HALF, PEAK = tl.constexpr(0.7071067811865476), tl.constexpr(0.3989422804014327)  # 1 / sqrt(2), 1 / sqrt(2 pi)
+SQRT_HALF = tl.constexpr(0.7071067811865476)
+INV_SQRT_2PI = tl.constexpr(0.3989422804014327)  # 1 / sqrt(2 pi)
 
 
 @triton.jit
-def gate_of(logit, HARD: tl.constexpr):
-    """sigmoid(logit), or min(max(logit / 6 + 1 / 2, 0), 1); comparisons are false for NaN, which stays."""
+def sigmoid(logit, HARD: tl.constexpr):
+    """sigmoid(logit); HARD: min(max(logit / 6 + 1 / 2, 0), 1). NaN stays NaN, because comparisons with it are false."""
     if HARD:
         shifted = logit + 3
         return tl.where(shifted < 0, 0, tl.where(shifted > 6, 6, shifted)) / 6
@@ -19,16 +20,16 @@ def gate_of(logit, HARD: tl.constexpr):
 
 
 @triton.jit
-def through_gate(value, gradient, HARD: tl.constexpr):
-    """The gradient of a gate that has this value, taken before it."""
+def sigmoid_backward(gate, gradient, HARD: tl.constexpr):
+    """Gradient of the logit, from the result of the sigmoid and its gradient."""
     if HARD:
-        return tl.where((value > 0) & (value < 1), gradient * SIXTH, 0)
+        return tl.where((gate > 0) & (gate < 1), gradient * SIXTH, 0)
     else:
-        return gradient * value * (1 - value)
+        return gradient * gate * (1 - gate)
 
 
 @triton.jit
-def activate(value, ACT: tl.constexpr):
+def activation(value, ACT: tl.constexpr):
     if ACT == RELU:
         return tl.where(value < 0, 0, value)
     elif ACT == LEAKY_RELU:
@@ -36,12 +37,12 @@ def activate(value, ACT: tl.constexpr):
     elif ACT == SILU:
         return value / (1 + tl.exp(-value))
     else:
-        return value * (0.5 * (1 + tl.erf(value * ROOT_HALF)))
+        return value * (0.5 * (1 + tl.erf(value * SQRT_HALF)))
 
 
 @triton.jit
-def through_activation(value, gradient, ACT: tl.constexpr):
-    """The gradient behind the activation of value, taken before it."""
+def activation_backward(value, gradient, ACT: tl.constexpr):
+    """Gradient of value, from the gradient of activation(value)."""
     if ACT == RELU:
         return tl.where(value <= 0, 0, gradient)
     elif ACT == LEAKY_RELU:
@@ -50,5 +51,5 @@ def through_activation(value, gradient, ACT: tl.constexpr):
         s = 1 / (1 + tl.exp(-value))
         return gradient * (s * (1 + value * (1 - s)))
     else:
-        cdf = 0.5 * (1 + tl.erf(value * ROOT_HALF))
-        return gradient * (cdf + value * (tl.exp(value * value * -0.5) * PEAK))
+        cdf = 0.5 * (1 + tl.erf(value * SQRT_HALF))
+        return gradient * (cdf + value * (tl.exp(value * value * -0.5) * INV_SQRT_2PI))

@@ -15,10 +15,10 @@ from .tiles import Tile, alignment, images_per_launch, tile
 
 @dataclass(frozen=True)
 class Call:
-    """The sizes of a call, and the images [first, first + images) of a launch. P is H W, K the k of functional.cbam.
+    """The sizes of a call, and the images [first, first + images) of a launch. P is H W, K the size of the window.
 
-    R is 0 without a channel gate, K without a spatial gate, or where the operator is not told of its weights.
-    saved_size and index_size are those of a row of saved and of index.
+    R is 0 without a channel gate, K without a spatial gate; both are 0 in operators without the weights as arguments.
+    saved_size and index_size are the lengths of a row of saved and of index.
     """
 
     N: int
@@ -44,7 +44,7 @@ class Call:
 
     @property
     def conv_size(self) -> int:
-        """Numbers in ws and bs."""
+        """Elements of ws and bs."""
         return 2 * self.K**2 + 1
 
     @property
@@ -57,17 +57,17 @@ class Call:
 
     @property
     def pools(self) -> int:
-        """How many of them saved has, in front of g."""
+        """Pools in a row of saved."""
         return self.avg + self.max
 
     @property
     def terms(self) -> int:
-        """How often the MLP is taken."""
+        """How many times the MLP runs."""
         return terms(self.switches)
 
     @property
     def gates(self) -> int:
-        """How many sums of its results have a sigmoid of their own."""
+        """Sigmoids whose sum is g."""
         return 2 if self.switches & GATE_TERMS else 1
 
     @property
@@ -77,7 +77,7 @@ class Call:
 
     @property
     def even(self) -> bool:
-        """Whether there are maxima whose gradient goes to all that reach them."""
+        """Whether tied maxima share their gradient."""
         return bool(self.switches & EVEN and (self.max or self.K))
 
     @property
@@ -86,7 +86,7 @@ class Call:
 
     @property
     def mlp(self) -> dict[str, Any]:
-        """What the kernels of the channel gate are compiled for."""
+        """Compile-time constants of the channel gate's kernels."""
         return {
             "POOLS": self.pools,
             "TERMS": self.terms,
@@ -98,7 +98,7 @@ class Call:
 
     @property
     def partial_size(self) -> int:
-        """Numbers that an image leaves for the gradients of the parameters, as mlp_backward.py has them."""
+        """Length of a row of partial; mlp_backward.py has its layout."""
         dhidden = 0 if self.single else self.terms * self.R
         return (self.gates * (self.C + self.R) + dhidden if self.channel else 0) + self.conv_size
 
@@ -111,20 +111,22 @@ class Call:
         return {"CHANNELS_LAST": self.channels_last, "ALIGN": alignment(self.C if self.channels_last else self.P)}
 
     def launch(self, warps: int) -> dict[str, Any]:
-        """Options of every launch; other GPUs than NVIDIA's do not know launch_pdl."""
+        """Options of every launch. Only NVIDIA's backend has launch_pdl."""
         return {"num_warps": warps, "PDL": self.pdl} | ({"launch_pdl": True} if self.pdl else {})
 
     def tile(self, reduces: str) -> Tile:
         return tile(reduces, self.C, self.P, self.channels_last, self.wide, self.warp_size)
 
     def groups(self, x: Tensor, tensors: int) -> Iterator["Call"]:
-        """The call in groups of images; tensors: how many of x's size a pass over all of them touches, or 0 where no
-        pass finds what another has left in a cache, and all images go together.
+        """The call in groups of images, so that the later passes of a group find it in L2.
+
+        tensors: the tensors of x's size that the passes access; 0: a single group, because no pass reads again what
+        another has accessed.
         """
         size = images_per_launch(self.N, tensors * self.C * self.P * x.element_size(), l2_bytes(x.device))
         for first in range(0, self.N, max(1, size)):
             yield replace(self, first=first, images=min(size, self.N - first))
 
     def part(self, t: Tensor) -> Tensor:
-        """What belongs to the images of this launch in t, (N, ...)."""
+        """The rows of t, (N, ...), of the images of this launch."""
         return t[self.first : self.first + self.images]

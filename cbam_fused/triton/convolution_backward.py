@@ -1,4 +1,4 @@
-"""The small backward of the convolution, between the first two passes over x."""
+"""The backward of the spatial convolution, between the first two passes of the backward over x."""
 
 import triton
 import triton.language as tl
@@ -25,10 +25,10 @@ def cbam_bwd_spatial_gate(
     BLOCK_P: tl.constexpr,
     PDL: tl.constexpr,
 ):
-    """From dlogits, (images, P): gradients of the two maps and, for each tile of pixels, of ws and bs.
+    """Gradients of the two maps, and partial sums of those of ws and bs, from dlogits, (images, P).
 
-    dmaps: (images, 2, P), the gradients of g x from the mean and at the maximum, EVEN: at each of the maxima. dconv:
-    (images, tiles, 2 K K + 1).
+    dmaps, (images, 2, P): the gradients of an element of g x from the mean and at the maximum; EVEN: at each tied one.
+    dconv, (images, tiles, 2 K K + 1): the gradients of ws and bs from each tile of pixels.
     """
     wait_for_launch(PDL)
     P = H * W
@@ -49,16 +49,16 @@ def cbam_bwd_spatial_gate(
         t = t0 + tl.arange(0, TAPS)
         q, inside = neighbours(p, t, H, W, K)
         mean = tl.load(maps + q, inside, 0)
-        top = tl.load(maps + P + q, inside, 0)
+        maximum = tl.load(maps + P + q, inside, 0)
         tl.store(dconv + t, tl.sum(mean * dz[None, :], 1), t < K * K)
-        tl.store(dconv + K * K + t, tl.sum(top * dz[None, :], 1), t < K * K)
-        # What the window gave a pixel comes back through the window turned by half a circle.
+        tl.store(dconv + K * K + t, tl.sum(maximum * dz[None, :], 1), t < K * K)
+        # The transposed convolution is a convolution with the window rotated by 180 degrees.
         turned = K * K - 1 - t
         dzq = tl.load(dlogits + q, inside, 0)
         dmean += tl.load(ws + turned, t < K * K, 0)[:, None] * dzq
         dmax += tl.load(ws + K * K + turned, t < K * K, 0)[:, None] * dzq
     tl.store(dmaps + p, tl.sum(dmean, 0) / C, p < P)
-    of_max = tl.sum(dmax, 0)
+    total = tl.sum(dmax, 0)
     if EVEN:
-        of_max /= tl.load(pixel_index_of(index, first + image, index_size, P) + p, p < P, 1).to(ACC)
-    tl.store(dmaps + P + p, of_max, p < P)
+        total /= tl.load(pixel_index_of(index, first + image, index_size, P) + p, p < P, 1).to(ACC)
+    tl.store(dmaps + P + p, total, p < P)

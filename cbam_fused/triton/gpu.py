@@ -1,4 +1,4 @@
-"""Facts of a GPU."""
+"""Properties of a GPU."""
 
 from functools import cache
 
@@ -10,13 +10,13 @@ from .tiles import groups_pay
 
 @cache
 def warp_size(device: torch.device) -> int:
-    """Threads of a warp: 64 on AMD's data centre GPUs, elsewhere 32 or of no importance."""
+    """Threads of a warp: 64 on AMD's data centre GPUs; 32 elsewhere, also where nothing depends on it."""
     return torch.cuda.get_device_properties(device).warp_size if device.type == "cuda" else 32
 
 
 @cache
 def pdl(device: torch.device) -> bool:
-    """Whether a launch may begin before the last one has ended: from Hopper on, where Triton has it."""
+    """Whether programmatic dependent launch is available: from Hopper on, if Triton supports it."""
     if device.type != "cuda" or torch.version.hip or torch.cuda.get_device_capability(device) < (9, 0):
         return False
     return hasattr(triton.language.extra.cuda, "gdc_wait")
@@ -24,10 +24,10 @@ def pdl(device: torch.device) -> bool:
 
 @cache
 def l2_bytes(device: torch.device) -> int:
-    """Size of the L2 cache where it is worth having groups of images found in it; else, or if unknown, 0."""
+    """Size of the L2 cache if groups of images pay there; 0 otherwise, or if unknown."""
     if device.type != "cuda":
         return 0
     properties = torch.cuda.get_device_properties(device)
-    # kHz, bits, two transfers a clock; a PyTorch that does not tell has no groups.
+    # kHz, bits, two transfers a clock. A PyTorch without these properties has no groups.
     clock, width = (getattr(properties, name, 0) for name in ("memory_clock_rate", "memory_bus_width"))
     return properties.L2_cache_size if groups_pay(properties.L2_cache_size, 2 * clock * width // 8 // 1000) else 0

@@ -1,7 +1,7 @@
-"""One function a kernel: the grid, the tile, the small tensors that the kernel leaves for the next one.
+"""A function for each kernel: grid, tile, and the buffers that the kernel writes for the next one.
 
-All take a Call, which names the images that the launch is for. What belongs to an absent gate, or pool, is None.
-Tensors of x's size are dense in the call's layout.
+Each takes a Call, which has the images of the launch. Tensors of an absent gate or pool are None. Tensors of x's size
+are dense in the call's layout.
 """
 
 from typing import Any
@@ -15,7 +15,7 @@ from . import backward, common, convolution_backward, forward, gradients, mlp_ba
 from .call import Call
 from .tiles import LOOP, THREADS, Tile, mlp_tile, power_of_two, warps
 
-SINGLE_ROW = 64  # hidden values of a program in the backward of a single layer
+SINGLE_ROW = 64  # columns of the weight in a program of a single layer's backward
 
 
 def _blocks(call: Call, t: Tile) -> dict[str, Any]:
@@ -23,7 +23,7 @@ def _blocks(call: Call, t: Tile) -> dict[str, Any]:
 
 
 def channel_pool(call: Call, x: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """Partial sums, maxima and places of the maxima, (images, splits, C)."""
+    """Partial sums, maxima and argmax, (images, splits, C)."""
     t = call.tile("pixels")
     chunk = LOOP * t.pixels
     splits = triton.cdiv(call.P, chunk)
@@ -51,7 +51,7 @@ def channel_gate(
     saved: Tensor,
     index: Tensor,
 ) -> None:
-    """pooled: what channel_pool gave. w1 None: a single layer."""
+    """pooled: the result of channel_pool. w1 None: a single layer."""
     t = mlp_tile(call.C, call.R, call.wide, call.warp_size)
     chunk = LOOP * t.channels if call.single else call.C
     parts, splits = triton.cdiv(call.C, chunk), (pooled[0] if call.avg else pooled[1]).shape[1]
@@ -101,21 +101,21 @@ def products(
     s: Tensor | None,
     ds: Tensor | None,
 ) -> Tensor | None:
-    """Sums of s x dy over the pixels of each tile, (images, tiles, C); into ds, (images, P), those over channels.
+    """Sums of s x dy over the pixels of each tile, (images, tiles, C); None without a channel gate.
 
-    Each of them for a gate that there is.
+    ds, (images, P), gets the sums of g x dy over channels; None without a spatial gate.
     """
     t = call.tile("channels")
     tiles = triton.cdiv(call.P, t.pixels)
-    over_pixels = saved.new_empty((call.images, tiles, call.C)) if call.channel else None
+    dg_sums = saved.new_empty((call.images, tiles, call.C)) if call.channel else None
     sizes = (call.first, call.C, call.P, call.saved_size)
     options = {"POOLS": call.pools, **call.hard, **call.layout, **_blocks(call, t)}
-    backward.cbam_bwd_products[(call.images * tiles,)](x, dy, y, masked, saved, s, ds, over_pixels, *sizes, **options)
-    return over_pixels
+    backward.cbam_bwd_products[(call.images * tiles,)](x, dy, y, masked, saved, s, ds, dg_sums, *sizes, **options)
+    return dg_sums
 
 
 def join(call: Call, parts: Tensor, sums: Tensor) -> None:
-    """Sums of parts, (images, rows, C), over the rows, into sums, (images, C)."""
+    """Sum of parts, (images, rows, C), over the rows, into sums, (images, C)."""
     channels = min(THREADS, power_of_two(call.C))
     options = {"BLOCK_C": channels, **call.launch(warps(mlp_backward.ROWS.value * channels, 4, call.warp_size))}
     grid = (call.images * triton.cdiv(call.C, channels),)
@@ -125,7 +125,7 @@ def join(call: Call, parts: Tensor, sums: Tensor) -> None:
 def spatial_gate_backward(
     call: Call, dlogits: Tensor, saved: Tensor, index: Tensor, ws: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Gradients of the two maps, (images, 2, P), and of ws and bs, (images, tiles, 2 K K + 1)."""
+    """Gradients of the two maps, (images, 2, P); partial sums of those of ws and bs, (images, tiles, 2 K K + 1)."""
     taps, values = common.TAPS.value, 4 if call.wide else 8
     pixels = min(values * THREADS // taps, power_of_two(call.P))
     tiles = triton.cdiv(call.P, pixels)
@@ -140,7 +140,7 @@ def spatial_gate_backward(
 
 
 def map_products(call: Call, x: Tensor, dmaps: Tensor, saved: Tensor, index: Tensor) -> Tensor:
-    """Partial sums over the pixels of x times the gradient of g x through the maps, (images, splits, C)."""
+    """Partial sums of dg through the two maps, (images, splits, C)."""
     t = call.tile("pixels")
     chunk = LOOP * t.pixels
     splits = triton.cdiv(call.P, chunk)
@@ -155,8 +155,8 @@ def map_products(call: Call, x: Tensor, dmaps: Tensor, saved: Tensor, index: Ten
 
 def channel_gate_backward(
     call: Call,
-    direct: Tensor | None,
-    through_maps: Tensor | None,
+    dg_sums: Tensor | None,
+    map_sums: Tensor | None,
     dconv: Tensor | None,
     w1: Tensor | None,
     w2: Tensor | None,
@@ -164,15 +164,15 @@ def channel_gate_backward(
     index: Tensor,
     partial: Tensor,
 ) -> Tensor | None:
-    """Gradients of the pools, (images, pools, C); the rest of what mlp_backward.py says goes into partial."""
+    """Gradients of the pools, (images, pools, C). partial: see mlp_backward.py."""
     t = mlp_tile(call.C, min(call.R, SINGLE_ROW) if call.single else call.R, call.wide, call.warp_size)
     parts = triton.cdiv(call.R, t.pixels) if call.single else 1
     dpools = saved.new_empty((call.images, call.pools, call.C)) if call.channel else None
-    rows = (0 if parts is None else parts.shape[1] for parts in (direct, through_maps, dconv))
+    rows = (0 if parts is None else parts.shape[1] for parts in (dg_sums, map_sums, dconv))
     sizes = (call.first, parts, *rows, call.C, call.R, call.P, call.saved_size, call.index_size, call.partial_size)
     blocks = {"BLOCK_K": min(128, power_of_two(call.conv_size)), "BLOCK_C": t.channels, "BLOCK_R": t.pixels}
     mlp_backward.cbam_bwd_channel_gate[(call.images * parts,)](
-        *(direct, through_maps, dconv, w1, w2, saved, index, partial, dpools),
+        *(dg_sums, map_sums, dconv, w1, w2, saved, index, partial, dpools),
         *sizes,
         MAX=call.max,
         K=call.K,
@@ -205,7 +205,7 @@ def input_gradient(
 
 
 def parameter_gradients(call: Call, partial: Tensor, saved: Tensor, grads: list[Tensor | None]) -> None:
-    """Into grads: those of w1, w2, ws, b1, b2, bs, contiguous; None for absent ones, w1 and b1 of a single layer."""
+    """Write grads: of w1, w2, ws, b1, b2, bs, contiguous. None: absent, as are w1 and b1 of a single layer."""
     channels, hidden, conv = min(32, power_of_two(call.C)), min(16, power_of_two(call.R)), call.conv_size
     blocks = {"BLOCK_N": 8, "BLOCK_K": min(128, power_of_two(conv)), "BLOCK_C": channels, "BLOCK_R": hidden}
     tiles = triton.cdiv(call.C, channels) * triton.cdiv(call.R, hidden)

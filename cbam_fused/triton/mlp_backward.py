@@ -1,18 +1,18 @@
-"""The backward of the channel gate: the MLP, and joining with and without it."""
+"""The backward of the channel gate: reduces partial sums, then runs the backward of the MLP."""
 
 import triton
 import triton.language as tl
 
-from .activations import activate, through_activation, through_gate
+from .activations import activation, activation_backward, sigmoid_backward
 from .common import wait_for_launch
 from .mlp_forward import image_and_part
 
-ROWS = tl.constexpr(4)  # of partial results, that are added side by side
+ROWS = tl.constexpr(4)  # rows of partial sums in one tile
 
 
 @triton.jit
 def sum_rows(rows, count, stride, column, inside, ACC: tl.constexpr):
-    """Sums down count rows for the given columns."""
+    """Sum over count rows of the given columns."""
     total = tl.zeros([ROWS, column.shape[0]], ACC)
     for r0 in range(0, count, ROWS):
         r = r0 + tl.arange(0, ROWS)
@@ -22,7 +22,7 @@ def sum_rows(rows, count, stride, column, inside, ACC: tl.constexpr):
 
 @triton.jit(do_not_specialize=["rows"])
 def cbam_bwd_join(parts, sums, rows, C, BLOCK_C: tl.constexpr, PDL: tl.constexpr):
-    """Sums over the rows of parts, (images, rows, C): (images, C)."""
+    """Sum of parts, (images, rows, C), over the rows, into sums, (images, C)."""
     wait_for_launch(PDL)
     tiles = tl.cdiv(C, BLOCK_C)
     image = (tl.program_id(0) // tiles).to(tl.int64)
@@ -35,8 +35,8 @@ def cbam_bwd_join(parts, sums, rows, C, BLOCK_C: tl.constexpr, PDL: tl.constexpr
 def store_pool_gradients(
     dpools,
     index,
-    of_mean,
-    of_max,
+    dmean,
+    dmax,
     c,
     inside,
     C,
@@ -46,22 +46,22 @@ def store_pool_gradients(
     TERMS: tl.constexpr,
     EVEN: tl.constexpr,
 ):
-    """From the gradients of the terms: what every element of the channels c gets, and what their maxima get."""
+    """Gradients that an element of the channels c gets from the mean, and at the maximum; EVEN: at each tied one."""
     if TERMS == 1:
-        of_mean /= POOLS
-        of_max = of_mean
+        dmean /= POOLS
+        dmax = dmean
     if POOLS > MAX:
-        tl.store(dpools + c, of_mean / P, inside)
+        tl.store(dpools + c, dmean / P, inside)
     if MAX:
         if EVEN:
-            of_max /= tl.load(index + c, inside, 1).to(of_max.dtype)
-        tl.store(dpools + (POOLS - 1) * C + c, of_max, inside)
+            dmax /= tl.load(index + c, inside, 1).to(dmax.dtype)
+        tl.store(dpools + (POOLS - 1) * C + c, dmax, inside)
 
 
-@triton.jit(do_not_specialize=["first", "parts", "direct_rows", "map_rows", "conv_rows"])
+@triton.jit(do_not_specialize=["first", "parts", "dg_rows", "map_rows", "conv_rows"])
 def cbam_bwd_channel_gate(
-    direct,
-    through_maps,
+    dg_sums,
+    map_sums,
     dconv,
     w1,
     w2,
@@ -71,7 +71,7 @@ def cbam_bwd_channel_gate(
     dpools,
     first,
     parts,
-    direct_rows,
+    dg_rows,
     map_rows,
     conv_rows,
     C,
@@ -93,12 +93,13 @@ def cbam_bwd_channel_gate(
     BLOCK_R: tl.constexpr,
     PDL: tl.constexpr,
 ):
-    """dg, and what it becomes before the sigmoid, in the hidden layer and at the pools.
+    """From the partial sums of dg: the gradients of the logits, the hidden layer and the pools.
 
-    partial, (N, partial_size), takes of this image: dlogit (GATES, C), hidden (GATES, R), what the second layer had,
-    dhidden (TERMS, R), but for a single layer, dws and dbs, 2 K K + 1. dpools, (images, POOLS, C): what every element
-    and what the maximum of a channel gets, EVEN: each of the maxima. Without w2 there is only dconv to join, without
-    dconv and through_maps only the MLP. A program has BLOCK_R of the hidden values, all of them unless a single layer.
+    A row of partial, (N, partial_size), gets: dlogit (GATES, C); hidden (GATES, R), the input of the second layer;
+    dhidden (TERMS, R), unless a single layer; dws and dbs, 2 K K + 1. dpools, (images, POOLS, C), gets the gradients of
+    an element from the mean and at the maximum. w2 None: only dconv is reduced. dconv None: no dws and dbs. map_sums
+    None: g has no gradient through the maps. A program has BLOCK_R hidden values, which are all of them unless a single
+    layer.
     """
     wait_for_launch(PDL)
     image, part = image_and_part(parts, w1)
@@ -107,9 +108,9 @@ def cbam_bwd_channel_gate(
     partial += n * partial_size
     ACC = saved.dtype.element_ty
     if w2 is not None:
-        direct += image * direct_rows * C
-        if through_maps is not None:
-            through_maps += image * map_rows * C
+        dg_sums += image * dg_rows * C
+        if map_sums is not None:
+            map_sums += image * map_rows * C
         dpools += image * POOLS * C
         index += n * index_size
         hidden = row + (POOLS + 1) * C
@@ -119,52 +120,52 @@ def cbam_bwd_channel_gate(
         from_max = tl.zeros([BLOCK_C, BLOCK_R], ACC)
         for c0 in range(0, C, BLOCK_C):
             c = c0 + tl.arange(0, BLOCK_C)
-            dg = sum_rows(direct, direct_rows, C, c, c < C, ACC)
-            if through_maps is not None:
-                dg += sum_rows(through_maps, map_rows, C, c, c < C, ACC)
+            dg = sum_rows(dg_sums, dg_rows, C, c, c < C, ACC)
+            if map_sums is not None:
+                dg += sum_rows(map_sums, map_rows, C, c, c < C, ACC)
             w = tl.load(w2 + c[:, None] * R + r[None, :], (c < C)[:, None] & (r < R)[None, :], 0)
             value = tl.load((row + POOLS * C if GATES == 1 else terms) + c, c < C, 0)
-            dlogit = through_gate(value, dg, HARD)
+            dlogit = sigmoid_backward(value, dg, HARD)
             tl.store(partial + c, dlogit, (c < C) & (part == 0))
             from_mean += w * dlogit[:, None]
             if GATES == 2:
-                dlogit = through_gate(tl.load(terms + C + c, c < C, 0), dg, HARD)
+                dlogit = sigmoid_backward(tl.load(terms + C + c, c < C, 0), dg, HARD)
                 tl.store(partial + C + c, dlogit, (c < C) & (part == 0))
                 from_max += w * dlogit[:, None]
-        of_mean = tl.sum(from_mean, 0)
-        of_max = of_mean
+        dhidden_mean = tl.sum(from_mean, 0)
+        dhidden_max = dhidden_mean
         if GATES == 2:
-            of_max = tl.sum(from_max, 0)
-        # The first term, and the second one; row has the pools, of which a single layer is.
-        seen = row if w1 is None else hidden
-        first_seen = tl.load(seen + r, r < R, 0)
-        second_seen = tl.zeros([BLOCK_R], ACC)
+            dhidden_max = tl.sum(from_max, 0)
+        # Inputs of the last layer before the activation; those of a single layer are the pools.
+        inputs = row if w1 is None else hidden
+        hidden_mean = tl.load(inputs + r, r < R, 0)
+        hidden_max = tl.zeros([BLOCK_R], ACC)
         if TERMS == 2:
-            second_seen = tl.load(seen + R + r, r < R, 0)
+            hidden_max = tl.load(inputs + R + r, r < R, 0)
         if w1 is not None:
-            of_mean = through_activation(first_seen, of_mean, ACT)
-            first_seen = activate(first_seen, ACT)
+            dhidden_mean = activation_backward(hidden_mean, dhidden_mean, ACT)
+            hidden_mean = activation(hidden_mean, ACT)
             dhidden = partial + GATES * (C + R) + r
-            tl.store(dhidden, of_mean, r < R)
+            tl.store(dhidden, dhidden_mean, r < R)
             if TERMS == 2:
-                of_max = through_activation(second_seen, of_max, ACT)
-                second_seen = activate(second_seen, ACT)
-                tl.store(dhidden + R, of_max, r < R)
+                dhidden_max = activation_backward(hidden_max, dhidden_max, ACT)
+                hidden_max = activation(hidden_max, ACT)
+                tl.store(dhidden + R, dhidden_max, r < R)
         if GATES == 2:
-            tl.store(partial + GATES * C + R + r, second_seen, r < R)
+            tl.store(partial + GATES * C + R + r, hidden_max, r < R)
         else:
-            first_seen += second_seen
-        tl.store(partial + GATES * C + r, first_seen, r < R)
+            hidden_mean += hidden_max
+        tl.store(partial + GATES * C + r, hidden_mean, r < R)
         if w1 is None:
-            store_pool_gradients(dpools, index, of_mean, of_max, r, r < R, C, P, POOLS, MAX, TERMS, EVEN)
+            store_pool_gradients(dpools, index, dhidden_mean, dhidden_max, r, r < R, C, P, POOLS, MAX, TERMS, EVEN)
         else:
             for c0 in range(0, C, BLOCK_C):
                 c = c0 + tl.arange(0, BLOCK_C)
                 w = tl.load(w1 + r[:, None] * C + c[None, :], (r < R)[:, None] & (c < C)[None, :], 0)
-                dmean = tl.sum(w * of_mean[:, None], 0)
+                dmean = tl.sum(w * dhidden_mean[:, None], 0)
                 dmax = dmean
                 if TERMS == 2:
-                    dmax = tl.sum(w * of_max[:, None], 0)
+                    dmax = tl.sum(w * dhidden_max[:, None], 0)
                 store_pool_gradients(dpools, index, dmean, dmax, c, c < C, C, P, POOLS, MAX, TERMS, EVEN)
     if dconv is not None:
         dconv += image * conv_rows * (2 * K * K + 1)

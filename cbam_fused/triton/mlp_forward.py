@@ -1,21 +1,20 @@
-"""The channel gate: the MLP, and before it the joining of the pools.
+"""The channel gate: reduces the partial results of channel_pool, then runs the MLP.
 
-It joins the partial results of the pass before it, and then reads w1 and w2 once: for C channels and R hidden units
-2 C R numbers an image, from L2 after the first image. One program has an image, whose R hidden values stay in
-registers, and C goes by in tiles. A single layer has no w1, R = C, the pools in the place of the hidden values, and
-several programs an image, each of which joins on its own.
+A program processes one image. It reads w1 and w2 once, 2 C R numbers for C channels and R hidden units, from L2 after
+the first image. The R hidden values stay in registers; C is processed in tiles. A single layer has no w1 and R = C, and
+its inputs are the pools. Several programs then share an image, and each of them reduces the pools.
 """
 
 import triton
 import triton.language as tl
 
-from .activations import activate, gate_of
-from .common import later_max, wait_for_launch
+from .activations import activation, sigmoid
+from .common import update_max, wait_for_launch
 
 
 @triton.jit
 def image_and_part(parts, w1):
-    """Of a program, which of the parts of an image it has; only a single layer has several."""
+    """Image of a program, and its part of the image's channels; only a single layer (w1 None) has several parts."""
     if w1 is None:
         return (tl.program_id(0) // parts).to(tl.int64), tl.program_id(0) % parts
     else:
@@ -23,10 +22,10 @@ def image_and_part(parts, w1):
 
 
 @triton.jit
-def join_pools(
+def reduce_pools(
     sums,
     maxima,
-    argmaxima,
+    argmax,
     image,
     splits,
     row,
@@ -40,37 +39,40 @@ def join_pools(
     MEAN_OF_POOLS: tl.constexpr,
     EVEN: tl.constexpr,
 ):
-    """Of the channels c of an image, the two pools, of one alone twice; where store says, into saved and index, too."""
+    """Mean and maximum of the channels c of an image. They are stored in saved and index where store is true.
+
+    sums None: the maximum is returned in place of the mean.
+    """
     mean = tl.zeros([c.shape[0]], ACC)
-    top = tl.full([c.shape[0]], float("-inf"), ACC)
-    place = tl.zeros([c.shape[0]], tl.int32)
+    maximum = tl.full([c.shape[0]], float("-inf"), ACC)
+    index_of_max = tl.zeros([c.shape[0]], tl.int32)
     for split in range(0, splits):
         at = (image * splits + split) * C + c
         if sums is not None:
             mean += tl.load(sums + at, inside, 0)
         if maxima is not None:
-            count = tl.load(argmaxima + at, inside, 0)
-            top, place = later_max(top, place, tl.load(maxima + at, inside, 0), count, EVEN)
+            at_split = tl.load(argmax + at, inside, 0)
+            maximum, index_of_max = update_max(maximum, index_of_max, tl.load(maxima + at, inside, 0), at_split, EVEN)
     mean /= P
     if MEAN_OF_POOLS:
-        mean = (mean + top) / 2
+        mean = (mean + maximum) / 2
     if sums is not None:
         tl.store(row + c, mean, store)
         row += C
     if maxima is not None:
-        tl.store(row + c, top, store)
-        tl.store(index + c, place, store)
+        tl.store(row + c, maximum, store)
+        tl.store(index + c, index_of_max, store)
     if sums is None:
-        return top, top
+        return maximum, maximum
     else:
-        return mean, top
+        return mean, maximum
 
 
 @triton.jit(do_not_specialize=["first", "splits", "parts", "chunk"])
 def cbam_fwd_channel_gate(
     sums,
     maxima,
-    argmaxima,
+    argmax,
     w1,
     b1,
     w2,
@@ -97,10 +99,10 @@ def cbam_fwd_channel_gate(
     BLOCK_R: tl.constexpr,
     PDL: tl.constexpr,
 ):
-    """g = sigmoid(w2 (act(w1 mean + b1) + act(w1 max + b1)) + 2 b2): the second layer is linear.
+    """g = sigmoid(w2 (act(w1 mean + b1) + act(w1 max + b1)) + 2 b2), since the second layer is linear.
 
-    TERMS 1: of one pool, or with MEAN_OF_POOLS of their mean. GATES 2: each term has a sigmoid of its own, and g is
-    their sum. A program has chunk of the channels of g.
+    TERMS 1: one pool, or the mean of both if MEAN_OF_POOLS. GATES 2: g is the sum of a sigmoid for each term. A program
+    computes chunk channels of g.
     """
     wait_for_launch(PDL)
     image, part = image_and_part(parts, w1)
@@ -109,43 +111,43 @@ def cbam_fwd_channel_gate(
     ACC = saved.dtype.element_ty
     hidden = row + (POOLS + 1) * C
     r = tl.arange(0, BLOCK_R)
-    of_max = tl.zeros([BLOCK_R], ACC)
+    hidden_max = tl.zeros([BLOCK_R], ACC)
     if w1 is None:
         first_part = (r < R) & (part == 0)
-        of_mean, top = join_pools(
-            sums, maxima, argmaxima, image, splits, row, index, r, r < R, first_part, C, P, ACC, MEAN_OF_POOLS, EVEN
+        hidden_mean, maximum = reduce_pools(
+            sums, maxima, argmax, image, splits, row, index, r, r < R, first_part, C, P, ACC, MEAN_OF_POOLS, EVEN
         )
         if TERMS == 2:
-            of_max = top
+            hidden_max = maximum
         terms = hidden
     else:
         from_mean = tl.zeros([BLOCK_R, BLOCK_C], ACC)
         from_max = tl.zeros([BLOCK_R, BLOCK_C], ACC)
         for c0 in range(0, C, BLOCK_C):
             c = c0 + tl.arange(0, BLOCK_C)
-            mean, top = join_pools(
-                sums, maxima, argmaxima, image, splits, row, index, c, c < C, c < C, C, P, ACC, MEAN_OF_POOLS, EVEN
+            mean, maximum = reduce_pools(
+                sums, maxima, argmax, image, splits, row, index, c, c < C, c < C, C, P, ACC, MEAN_OF_POOLS, EVEN
             )
             w = tl.load(w1 + r[:, None] * C + c[None, :], (r < R)[:, None] & (c < C)[None, :], 0)
             from_mean += w * mean[None, :]
             if TERMS == 2:
-                from_max += w * top[None, :]
+                from_max += w * maximum[None, :]
         bias = tl.zeros([BLOCK_R], ACC)
         if b1 is not None:
             bias = tl.load(b1 + r, r < R, 0)
         before = tl.sum(from_mean, 1) + bias
         tl.store(hidden + r, before, r < R)
-        of_mean = activate(before, ACT)
+        hidden_mean = activation(before, ACT)
         if TERMS == 2:
             before = tl.sum(from_max, 1) + bias
             tl.store(hidden + R + r, before, r < R)
-            of_max = activate(before, ACT)
+            hidden_max = activation(before, ACT)
         terms = hidden + TERMS * R
     if GATES == 1:
-        of_mean += of_max
-    # Lanes beyond R have met only weights of 0, but 0 times Inf is NaN.
-    of_mean = tl.where(r < R, of_mean, 0)
-    of_max = tl.where(r < R, of_max, 0)
+        hidden_mean += hidden_max
+    # The weights of lanes beyond R are 0, but 0 times Inf is NaN.
+    hidden_mean = tl.where(r < R, hidden_mean, 0)
+    hidden_max = tl.where(r < R, hidden_max, 0)
     start = part * chunk
     for c0 in range(start, tl.minimum(start + chunk, C), BLOCK_C):
         c = c0 + tl.arange(0, BLOCK_C)
@@ -153,9 +155,9 @@ def cbam_fwd_channel_gate(
         offset = tl.zeros([BLOCK_C], ACC)
         if b2 is not None:
             offset += TERMS // GATES * tl.load(b2 + c, c < C, 0)
-        g = gate_of(tl.sum(w * of_mean[None, :], 1) + offset, HARD)
+        g = sigmoid(tl.sum(w * hidden_mean[None, :], 1) + offset, HARD)
         if GATES == 2:
-            other = gate_of(tl.sum(w * of_max[None, :], 1) + offset, HARD)
+            other = sigmoid(tl.sum(w * hidden_max[None, :], 1) + offset, HARD)
             tl.store(terms + c, g, c < C)
             tl.store(terms + C + c, other, c < C)
             g += other

@@ -1,4 +1,4 @@
-"""The raw operators, as ops/registry.py describes them: the kernels in order, group by group of images."""
+"""The raw operators of ops/registry.py: the launches in order, for each group of images."""
 
 import contextlib
 from collections.abc import Callable
@@ -134,27 +134,27 @@ def _backward(
     index: Tensor,
     params: list[Any],
 ) -> tuple[Tensor | None, ...]:
-    """What both kinds of backward end with, from gradients(group): that of g in parts, and that of the convolution."""
+    """The rest of a backward, after gradients(group): partial sums of dg, and dlogits."""
     dx = torch.empty_like(x)
     w1, w2, ws, *_ = _parameters(call, params)
     partial = saved.new_empty((call.N, call.partial_size))
     grads = [None if p is None else saved.new_empty(p.shape) for p in params]
     with _on(x.device):
         for group in call.groups(x, tensors):
-            direct, dlogits = gradients(group)
-            dmaps = dconv = through_maps = None
+            dg_sums, dlogits = gradients(group)
+            dmaps = dconv = map_sums = None
             if call.K:
                 dmaps, dconv = launch.spatial_gate_backward(group, dlogits, saved, index, ws)
                 if call.channel:
-                    through_maps = launch.map_products(group, x, dmaps, saved, index)
-            dpools = launch.channel_gate_backward(group, direct, through_maps, dconv, w1, w2, saved, index, partial)
+                    map_sums = launch.map_products(group, x, dmaps, saved, index)
+            dpools = launch.channel_gate_backward(group, dg_sums, map_sums, dconv, w1, w2, saved, index, partial)
             launch.input_gradient(group, dy, x, saved, s, index, dmaps, dpools, dx)
         launch.parameter_gradients(call, partial, saved, _layers(call, grads))
     return dx, *(_like(p, g) for p, g in zip(params, grads, strict=True))
 
 
 def _pool(group: Call, x: Tensor, params: list[Any], saved: Tensor, index: Tensor) -> None:
-    """All that comes before the convolution."""
+    """The launches before the convolution."""
     if group.channel:
         w1, w2, _, b1, b2, _ = params
         launch.channel_gate(group, launch.channel_pool(group, x), w1, b1, w2, b2, saved, index)
@@ -163,7 +163,7 @@ def _pool(group: Call, x: Tensor, params: list[Any], saved: Tensor, index: Tenso
 
 
 def _call(x: Tensor, switches: int, params: list[Any] | None = None, saved: Tensor | None = None) -> Call:
-    """Given saved, of an operator that knows the gates alone."""
+    """saved is given by operators without the weights as arguments."""
     N, C, H, W = x.shape
     if C * H * W > TRITON_ELEMENTS:
         raise NotImplementedError(f"the Triton kernels take images of at most 2^29 elements, got {C} x {H} x {W}")
@@ -177,7 +177,7 @@ def _call(x: Tensor, switches: int, params: list[Any] | None = None, saved: Tens
 
 
 def _new_saved(call: Call, x: Tensor) -> tuple[Tensor, Tensor]:
-    """saved and index, to be written."""
+    """saved and index, uninitialised."""
     saved = x.new_empty((call.N, call.saved_size), dtype=call.acc)
     return saved, x.new_empty((call.N, call.index_size), dtype=torch.int32)
 
@@ -187,7 +187,7 @@ def _parameters(call: Call, params: list[Any]) -> list[Any]:
 
 
 def _layers(call: Call, params: list[Any]) -> list[Any]:
-    """As the kernels take them, to whom a single layer is the second one."""
+    """The kernels take a single layer as the second one."""
     w1, w2, ws, b1, b2, bs = params
     return [None, w1, ws, None, b1, bs] if call.single else params
 
@@ -198,12 +198,12 @@ def _dense(call: Call, *tensors: Tensor | None) -> list[Any]:
 
 
 def _on(device: torch.device) -> AbstractContextManager[Any]:
-    """Makes the tensors' device the current one, which is where Triton launches."""
+    """Make the device of the tensors the current one: Triton launches there."""
     return contextlib.nullcontext() if device.type == "cpu" else torch.accelerator.device_index(device.index)
 
 
 def _like(p: Tensor | None, gradient: Tensor | None) -> Tensor | None:
-    """The gradient in the type and with the strides of its parameter."""
+    """The gradient with the dtype and strides of its parameter."""
     if p is None or gradient is None:
         return None
     same = p.dtype == gradient.dtype and p.is_contiguous()

@@ -142,7 +142,7 @@ def test_squeeze_and_excitation_reads_x_twice_and_has_no_maxima(ties, name, layo
     problem = draw((2, 16, 8, 8), torch.float32, layout)
     problem.run(fused)
     assert passes(problem, checker) == POOL_C | APPLY | PRODUCTS | DX
-    assert not {"maxima", "argmaxima"} & checker.traffic["cbam_fwd_channel_pool"].keys()
+    assert not {"maxima", "argmax"} & checker.traffic["cbam_fwd_channel_pool"].keys()
     assert not any("index" in arguments for arguments in checker.traffic.values())
     C, R = 16, 0 if "effective" in name else 4
     assert checker.traffic["cbam_fwd_channel_gate"]["saved"].stored == 2 * (2 * C + R) * 4, "mean, g and hidden"
@@ -182,8 +182,8 @@ def mutant(module: str, old: str, new: str, folder: Path):
 MUTANTS = {
     "a load without its mask": (
         "forward",
-        "value = tl.load(x + places(c, p, C, P, CHANNELS_LAST), inside, 0).to(ACC)\n        if sums",
-        "value = tl.load(x + places(c, p, C, P, CHANNELS_LAST)).to(ACC)\n        if sums",
+        "value = tl.load(x + offsets(c, p, C, P, CHANNELS_LAST), inside, 0).to(ACC)\n        if sums",
+        "value = tl.load(x + offsets(c, p, C, P, CHANNELS_LAST)).to(ACC)\n        if sums",
         "cbam_fwd_channel_pool, program .*: load outside of its tensor",
     ),
     "a load whose mask lacks the channels": (
