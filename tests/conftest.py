@@ -37,9 +37,17 @@ def checker(monkeypatch):
 @pytest.fixture
 def small_groups(monkeypatch):
     """The Triton kernels take two images a launch, as a small L2 cache would have it."""
-    from cbam_fused.triton import launch
+    from cbam_fused.triton import call
 
-    monkeypatch.setattr(launch, "images_per_launch", lambda N, image_bytes, l2_bytes: min(N, 2))
+    monkeypatch.setattr(call, "images_per_launch", lambda N, image_bytes, l2_bytes: min(N, 2))
+
+
+@pytest.fixture
+def fresh_warnings():
+    """Warnings about state_dicts appear anew: each appears once in a process."""
+    from cbam_fused.variants import state_dict
+
+    state_dict._warn.cache_clear()
 
 
 def pytest_collection_modifyitems(config, items) -> None:

@@ -1,5 +1,7 @@
-"""The staged schedule for any GPU that Triton compiles for; imported only when a tensor first needs it.
+"""The staged schedule for every GPU that Triton compiles for. Imported when a tensor first needs it.
 
-common.py holds what the kernels share, forward.py and backward.py the passes over x, gate.py and gradients.py the small
-kernels between and after them, tiles.py the sizes, launch.py one function a kernel, operators.py the raw operators.
+forward.py and backward.py have the passes over x; mlp_forward.py, convolution_backward.py, mlp_backward.py and
+gradients.py the small kernels between and after them; common.py and activations.py the functions that kernels share.
+launch.py has a function for each kernel, operators.py the raw operators. call.py has the sizes of a call, tiles.py the
+sizes of tiles, gpu.py properties of the GPU.
 """

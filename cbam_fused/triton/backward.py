@@ -1,26 +1,26 @@
-"""The three large passes of the backward, and between the first two the small backward of the spatial gate.
+"""The three passes of the backward over x and dy. convolution_backward.py and mlp_backward.py run between them.
 
-products reads x and dy (behind a ReLU also y, and writes the masked dy), map_products reads x, input reads dy and
-writes dx: 2 reads of x, 2 of dy, 1 write. A program of products serves a tile of pixels and all channels, one of
-map_products a tile of channels and a run of pixels, one of input a tile of pixels and a run of channels. What goes to
-the maxima reaches distinct places, by comparison with index, so nothing is added atomically. Of even ties, those places
-are where x, or g x, equals the maximum: input reads x for that, too. The operator gate_grads is the first pass,
-backward_from_gate_grads the rest; with one gate alone there is no map_products.
+- products reads x and dy. Behind a ReLU it also reads y and writes the masked dy. A program has a tile of pixels and
+  all channels.
+- map_products reads x. A program has a tile of channels and CHUNK pixels. With one gate alone it does not run.
+- input reads dy and writes dx. A program has a tile of pixels and CHUNK channels. With even ties it reads x, too.
+
+So x and dy are read twice each and dx is written once. The gradient of a maximum is added where index has the element,
+or, with even ties, where x or g x equals the maximum. This is a comparison in every program, so no sum is atomic. The
+operator gate_grads is the first pass, backward_from_gate_grads the rest.
 """
 
 import triton
 import triton.language as tl
 
+from .activations import sigmoid_backward
 from .common import (
-    TAPS,
     aligned,
     image_of,
     maps_of,
-    neighbours,
+    offsets,
     pixel_index_of,
-    places,
     spatial_gate_of,
-    through_gate,
     wait_for_launch,
 )
 
@@ -34,7 +34,7 @@ def cbam_bwd_products(
     saved,
     s,
     ds,
-    over_pixels,
+    dg_sums,
     first,
     C,
     P,
@@ -47,10 +47,10 @@ def cbam_bwd_products(
     BLOCK_P: tl.constexpr,
     PDL: tl.constexpr,
 ):
-    """Sums of g x dy over the channels, (images, P), and of s x dy over each tile of pixels, (images, tiles, C).
+    """ds: sums of g x dy over channels, (images, P). dg_sums: of s x dy over each tile of pixels, (images, tiles, C).
 
-    POOLS 0: there is no g, nor over_pixels, the second; without ds, the first, there is no s. Without s it is that of
-    saved, and ds is taken on through its sigmoid. With y, dy is set to 0 where the ReLU did so, and written to masked.
+    POOLS 0: g is 1 and has no dg_sums. ds None: s is 1. s None: the s in saved, and ds gets the gradient before the
+    sigmoid. With y, dy becomes 0 where y <= 0 and is written to masked.
     """
     wait_for_launch(PDL)
     if CHANNELS_LAST:
@@ -68,14 +68,14 @@ def cbam_bwd_products(
         masked = image_of(masked, n, C, P)
     ACC = saved.dtype.element_ty
     if POOLS:
-        over_pixels += tl.program_id(0).to(tl.int64) * C
+        dg_sums += tl.program_id(0).to(tl.int64) * C
     if ds is not None:
         gate = tl.load(spatial_gate_of(s, saved, n, saved_size, P) + p, p < P, 0)
         total = tl.zeros([BLOCK_C, BLOCK_P], ACC)
     for c0 in range(0, C, BLOCK_C):
         c = c0 + tl.arange(0, BLOCK_C)
         inside = (c < C)[:, None] & (p < P)[None, :]
-        at = places(c, p, C, P, CHANNELS_LAST)
+        at = offsets(c, p, C, P, CHANNELS_LAST)
         gradient = tl.load(dy + at, inside, 0)
         if y is not None:
             gradient = tl.where(tl.load(y + at, inside, 0).to(ACC) <= 0, 0, gradient)
@@ -89,70 +89,12 @@ def cbam_bwd_products(
             else:
                 total += product
         if POOLS:
-            tl.store(over_pixels + c, tl.sum(product, 1), c < C)
+            tl.store(dg_sums + c, tl.sum(product, 1), c < C)
     if ds is not None:
         gradient_of_s = tl.sum(total, 0)
         if s is None:
-            gradient_of_s = through_gate(gate, gradient_of_s, HARD)
+            gradient_of_s = sigmoid_backward(gate, gradient_of_s, HARD)
         tl.store(ds + image * P + p, gradient_of_s, p < P)
-
-
-@triton.jit(do_not_specialize=["first"])
-def cbam_bwd_spatial_gate(
-    dlogits,
-    saved,
-    index,
-    ws,
-    dmaps,
-    dconv,
-    first,
-    C,
-    H,
-    W,
-    saved_size,
-    index_size,
-    EVEN: tl.constexpr,
-    K: tl.constexpr,
-    BLOCK_P: tl.constexpr,
-    PDL: tl.constexpr,
-):
-    """From dlogits, (images, P): gradients of the two maps and, for each tile of pixels, of ws and bs.
-
-    dmaps: (images, 2, P), the gradients of g x from the mean and at the maximum, EVEN: at each of the maxima. dconv:
-    (images, tiles, 2 K K + 1).
-    """
-    wait_for_launch(PDL)
-    P = H * W
-    tiles = tl.cdiv(P, BLOCK_P)
-    image = (tl.program_id(0) // tiles).to(tl.int64)
-    p = tl.program_id(0) % tiles * BLOCK_P + tl.arange(0, BLOCK_P)
-    maps = maps_of(saved, first + image, saved_size, P)
-    dlogits += image * P
-    dmaps += image * 2 * P
-    dconv += tl.program_id(0).to(tl.int64) * (2 * K * K + 1)
-
-    ACC = saved.dtype.element_ty
-    dz = tl.load(dlogits + p, p < P, 0)
-    tl.store(dconv + 2 * K * K, tl.sum(dz, 0))
-    dmean = tl.zeros([TAPS, BLOCK_P], ACC)
-    dmax = tl.zeros([TAPS, BLOCK_P], ACC)
-    for t0 in range(0, K * K, TAPS):
-        t = t0 + tl.arange(0, TAPS)
-        q, inside = neighbours(p, t, H, W, K)
-        mean = tl.load(maps + q, inside, 0)
-        top = tl.load(maps + P + q, inside, 0)
-        tl.store(dconv + t, tl.sum(mean * dz[None, :], 1), t < K * K)
-        tl.store(dconv + K * K + t, tl.sum(top * dz[None, :], 1), t < K * K)
-        # What the window gave a pixel comes back through the window turned by half a circle.
-        turned = K * K - 1 - t
-        dzq = tl.load(dlogits + q, inside, 0)
-        dmean += tl.load(ws + turned, t < K * K, 0)[:, None] * dzq
-        dmax += tl.load(ws + K * K + turned, t < K * K, 0)[:, None] * dzq
-    tl.store(dmaps + p, tl.sum(dmean, 0) / C, p < P)
-    of_max = tl.sum(dmax, 0)
-    if EVEN:
-        of_max /= tl.load(pixel_index_of(index, first + image, index_size, P) + p, p < P, 1).to(ACC)
-    tl.store(dmaps + P + p, of_max, p < P)
 
 
 @triton.jit(do_not_specialize=["first", "splits"])
@@ -161,7 +103,7 @@ def cbam_bwd_map_products(
     dmaps,
     saved,
     index,
-    sums,
+    map_sums,
     first,
     splits,
     C,
@@ -177,7 +119,7 @@ def cbam_bwd_map_products(
     BLOCK_P: tl.constexpr,
     PDL: tl.constexpr,
 ):
-    """Sums over CHUNK pixels of x times the gradient of g x through the two maps: (images, splits, C)."""
+    """Partial sums of dg through the two maps, (images, splits, C): x times the gradient of g x, over CHUNK pixels."""
     wait_for_launch(PDL)
     if CHANNELS_LAST:
         C = aligned(C, ALIGN)
@@ -195,7 +137,7 @@ def cbam_bwd_map_products(
         g = tl.load(saved + n * saved_size + POOLS * C + c, c < C, 0)
         maxima = maps_of(saved, n, saved_size, P) + P
 
-    ACC = sums.dtype.element_ty
+    ACC = map_sums.dtype.element_ty
     total = tl.zeros([BLOCK_C, BLOCK_P], ACC)
     start = split * CHUNK
     for p0 in range(start, tl.minimum(start + CHUNK, P), BLOCK_P):
@@ -203,15 +145,15 @@ def cbam_bwd_map_products(
         inside = (c < C)[:, None] & (p < P)[None, :]
         dmean = tl.load(dmaps + p, p < P, 0)
         dmax = tl.load(dmaps + P + p, p < P, 0)
-        value = tl.load(x + places(c, p, C, P, CHANNELS_LAST), inside, 0).to(ACC)
+        value = tl.load(x + offsets(c, p, C, P, CHANNELS_LAST), inside, 0).to(ACC)
         if EVEN:
-            # As in PyTorch, 0 times Inf and NaN where it is no maximum.
+            # Multiplied, not selected: as in PyTorch, 0 times Inf is NaN where the element is no maximum.
             at_max = (value * g[:, None] == tl.load(maxima + p, p < P, 0)[None, :]).to(ACC)
             total += value * (dmean[None, :] + at_max * dmax[None, :])
         else:
             at_max = tl.load(argmax + p, p < P, 0)[None, :] == c[:, None]
             total += value * (dmean[None, :] + tl.where(at_max, dmax[None, :], 0))
-    tl.store(sums + (image * splits + split) * C + c, tl.sum(total, 1), c < C)
+    tl.store(map_sums + (image * splits + split) * C + c, tl.sum(total, 1), c < C)
 
 
 @triton.jit(do_not_specialize=["first", "splits"])
@@ -239,11 +181,11 @@ def cbam_bwd_input(
     BLOCK_P: tl.constexpr,
     PDL: tl.constexpr,
 ):
-    """dx = (dy s + dmean_c + [c is the pixel's maximum] dmax_c) g + dmean_hw + [p is the channel's maximum] dmax_hw.
+    """dx = (dy s + dmean_c + [c is the pixel's argmax] dmax_c) g + dmean_hw + [p is the channel's argmax] dmax_hw.
 
-    Without dy, dmaps or dpools, their terms are 0; without dmaps there is no s, and without dpools, POOLS 0, no g. MAX:
-    dpools has the maximum, behind the mean, if that is there. Without s it is that of saved. With x all its maxima
-    count, else those of index.
+    The terms of an absent dy, dmaps or dpools are 0. dmaps None: s is 1. dpools None, POOLS 0: g is 1. MAX: the last
+    row of dpools is of the maximum. s None: the s in saved. x is given for even ties: the gradient goes to each element
+    that equals the maximum, not to index.
     """
     wait_for_launch(PDL)
     if CHANNELS_LAST:
@@ -279,7 +221,7 @@ def cbam_bwd_input(
     for c0 in range(start, tl.minimum(start + CHUNK, C), BLOCK_C):
         c = c0 + tl.arange(0, BLOCK_C)
         inside = (c < C)[:, None] & (p < P)[None, :]
-        at = places(c, p, C, P, CHANNELS_LAST)
+        at = offsets(c, p, C, P, CHANNELS_LAST)
         value = tl.zeros([BLOCK_C, BLOCK_P], ACC)
         if x is not None:
             given = tl.load(x + at, inside, 0).to(ACC)

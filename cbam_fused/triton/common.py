@@ -1,25 +1,24 @@
-"""What all kernels share: addresses in both layouts, the rule of maxima, the neighbours of a pixel, the two gates.
+"""Functions that all kernels share: addresses in both layouts, the maximum and its argmax, the neighbours of a pixel.
 
-To a kernel an image is a matrix of C channels and P = H W pixels, and every tile is (channels, pixels). In NCHW pixels
-are contiguous, in NHWC (channels_last) channels are; the constexpr CHANNELS_LAST is all that tells them apart.
+An image is a matrix of C channels and P = H W pixels, and a tile has the shape (channels, pixels). Pixels are
+contiguous in NCHW, channels in NHWC (channels_last); the constexpr CHANNELS_LAST selects the layout.
 
-A row of saved begins with POOLS C numbers, the pools, behind which g lies, and ends with 3 P, the maps and s. A row of
-index begins with what belongs to the maxima over pixels and ends with what belongs to those over channels: their places
-or, with EVEN, how many elements reach them.
+A row of saved starts with the pools, POOLS C numbers, then g; it ends with the two maps and s, 3 P numbers. A row of
+index starts with C numbers for the maxima over pixels and ends with P numbers for the maxima over channels. A number is
+the argmax, or the count of tied elements if EVEN.
 """
 
 import triton
 import triton.language as tl
 
-TAPS = tl.constexpr(16)  # of the window, that are gathered together
-SIXTH = tl.constexpr(0.1666666716337204)  # that of float32, which PyTorch's derivative of the hard sigmoid has
+TAPS = tl.constexpr(16)  # weights of the window in one tile
 
 
 @triton.jit
 def wait_for_launch(PDL: tl.constexpr):
-    """With PDL, programmatic dependent launch: the next launch may begin, and what the launches before wrote is there.
+    """Programmatic dependent launch: let the next launch start, then wait for the results of the launches before.
 
-    Every kernel begins with it, before it loads or stores anything.
+    Every kernel calls this before its first load or store.
     """
     if PDL:
         tl.extra.cuda.gdc_launch_dependents()
@@ -28,13 +27,13 @@ def wait_for_launch(PDL: tl.constexpr):
 
 @triton.jit
 def aligned(size, ALIGN: tl.constexpr):
-    """size itself, a multiple of ALIGN, in a form that shows it: what makes loads as wide as ALIGN allows."""
+    """size, a multiple of ALIGN, as an expression from which the compiler derives wide loads."""
     return size // ALIGN * ALIGN
 
 
 @triton.jit
-def places(c, p, C, P, CHANNELS_LAST: tl.constexpr):
-    """Offsets of the tile (c, p) in its image; of 32 bits, since operators.py takes no larger images."""
+def offsets(c, p, C, P, CHANNELS_LAST: tl.constexpr):
+    """Offsets of the tile (c, p) in its image. They fit in 32 bits: operators.py rejects larger images."""
     if CHANNELS_LAST:
         return p[None, :] * C + c[:, None]
     else:
@@ -43,19 +42,19 @@ def places(c, p, C, P, CHANNELS_LAST: tl.constexpr):
 
 @triton.jit
 def image_of(tensor, n, C, P):
-    """Where image n starts in an (N, C, P) tensor; n is int64 here and below, so the tensor has any size."""
+    """Address of image n in an (N, C, P) tensor of any size: n is int64, here and below."""
     return tensor + n * C * P
 
 
 @triton.jit
 def maps_of(saved, n, saved_size, P):
-    """In row n of saved: mean_c P, max_c P, s P."""
+    """Address of the two maps and s in row n of saved: mean_c, max_c, s; P numbers each."""
     return saved + (n + 1) * saved_size - 3 * P
 
 
 @triton.jit
 def spatial_gate_of(s, saved, n, saved_size, P):
-    """Row n of s, (N, P), or without s the one in saved."""
+    """Address of row n of s, (N, P); s None: the s in saved."""
     if s is None:
         return maps_of(saved, n, saved_size, P) + 2 * P
     else:
@@ -64,61 +63,42 @@ def spatial_gate_of(s, saved, n, saved_size, P):
 
 @triton.jit
 def pixel_index_of(index, n, index_size, P):
-    """In row n of index: what belongs to the P maxima over channels."""
+    """Address of the P numbers for the maxima over channels in row n of index."""
     return index + (n + 1) * index_size - P
 
 
 @triton.jit
-def later_max(best, place, value, at, EVEN: tl.constexpr):
-    """The maximum so far and its place, and then a value at a later place: NaN wins, then the first place.
+def update_max(maximum, argmax, value, at, EVEN: tl.constexpr):
+    """Update a maximum and its argmax by a value with a higher index, at. NaN wins, then the first index.
 
-    EVEN: place is how many have reached the maximum, at how many the value stands for.
+    EVEN: argmax counts the tied elements, and at the elements of value.
     """
-    better = (value > best) | ((value != value) & (best == best))
+    better = (value > maximum) | ((value != value) & (maximum == maximum))
     if EVEN:
-        place += tl.where(value == best, at, 0)
-    return tl.where(better, value, best), tl.where(better, at, place)
+        argmax += tl.where(value == maximum, at, 0)
+    return tl.where(better, value, maximum), tl.where(better, at, argmax)
 
 
 @triton.jit
-def max_along(best, place, AXIS: tl.constexpr, EVEN: tl.constexpr):
-    """The maxima along an axis and their places, by the same rule. Lanes without a value hold -inf, place any.
+def reduce_max(maximum, argmax, AXIS: tl.constexpr, EVEN: tl.constexpr):
+    """The maximum along an axis and its argmax, by the same rule. Lanes without a value must hold -inf.
 
-    EVEN: how many reach the maximum; none reaches NaN.
+    EVEN: argmax counts the tied elements; a maximum of NaN has none.
     """
-    nan = tl.max((best != best).to(tl.int32), AXIS)
-    top = tl.max(tl.where(best != best, float("-inf"), best), AXIS)
-    top = tl.where(nan > 0, float("nan"), top)
+    nan = tl.max((maximum != maximum).to(tl.int32), AXIS)
+    result = tl.max(tl.where(maximum != maximum, float("-inf"), maximum), AXIS)
+    result = tl.where(nan > 0, float("nan"), result)
     if EVEN:
-        return top, tl.sum(tl.where(best == tl.expand_dims(top, AXIS), place, 0), AXIS)
+        return result, tl.sum(tl.where(maximum == tl.expand_dims(result, AXIS), argmax, 0), AXIS)
     else:
-        is_top = (best == tl.expand_dims(top, AXIS)) | ((best != best) & (tl.expand_dims(nan, AXIS) > 0))
-        return top, tl.min(tl.where(is_top, place, 2147483647), AXIS)
+        tied = (maximum == tl.expand_dims(result, AXIS)) | ((maximum != maximum) & (tl.expand_dims(nan, AXIS) > 0))
+        return result, tl.min(tl.where(tied, argmax, 2147483647), AXIS)
 
 
 @triton.jit
 def neighbours(p, t, H, W, K: tl.constexpr):
-    """For each tap t of a K x K window around each pixel p, (taps, pixels): the pixel there, and if it is inside."""
+    """The pixel under each weight t of the K x K window around each pixel p, (taps, pixels), and whether it exists."""
     h = (p // W)[None, :] + (t // K - K // 2)[:, None]
     w = (p % W)[None, :] + (t % K - K // 2)[:, None]
     inside = (h >= 0) & (h < H) & (w >= 0) & (w < W) & (t < K * K)[:, None] & (p < H * W)[None, :]
     return h * W + w, inside
-
-
-@triton.jit
-def gate_of(logit, HARD: tl.constexpr):
-    """sigmoid(logit), or min(max(logit / 6 + 1 / 2, 0), 1); comparisons are false for NaN, which stays."""
-    if HARD:
-        shifted = logit + 3
-        return tl.where(shifted < 0, 0, tl.where(shifted > 6, 6, shifted)) / 6
-    else:
-        return tl.sigmoid(logit)
-
-
-@triton.jit
-def through_gate(value, gradient, HARD: tl.constexpr):
-    """The gradient of a gate that has this value, taken before it."""
-    if HARD:
-        return tl.where((value > 0) & (value < 1), gradient * SIXTH, 0)
-    else:
-        return gradient * value * (1 - value)

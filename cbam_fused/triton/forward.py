@@ -1,27 +1,31 @@
-"""The three large passes of the forward; between the first and the second comes gate.cbam_fwd_channel_gate.
+"""The three passes of the forward over x. mlp_forward.cbam_fwd_channel_gate runs between the first and the second.
 
-Each reads x once, and the last one writes y: 3 reads and 1 write of x's size, the second and the third read from L2
-where the images of a launch fit in it. A program serves one image: channel_pool a tile of channels and a run of
-pixels, whose partial results channel_gate joins; spatial_pool a tile of pixels and all channels; apply a tile of pixels
-and a run of channels. Only apply looks beyond its pixels, in the two maps, which are tiny. Its first half ends the
-operator gates_forward, its second half is the operator apply_gates. An absent gate is no factor.
+Each pass reads x once, and the last one writes y: 3 reads and 1 write of x's size. The second and third read from L2 if
+the images of a launch fit in it. A program processes a tile of one image:
+
+- channel_pool: a tile of channels, CHUNK pixels; channel_gate reduces its partial results.
+- spatial_pool: a tile of pixels, all channels.
+- apply: a tile of pixels, CHUNK channels. Its convolution reads neighbouring pixels of the two maps.
+
+The convolution in apply is the end of the operator gates_forward, the rest is the operator apply_gates. An absent gate
+is 1.
 """
 
 import triton
 import triton.language as tl
 
+from .activations import sigmoid
 from .common import (
     TAPS,
     aligned,
-    gate_of,
     image_of,
-    later_max,
     maps_of,
-    max_along,
     neighbours,
+    offsets,
     pixel_index_of,
-    places,
+    reduce_max,
     spatial_gate_of,
+    update_max,
     wait_for_launch,
 )
 
@@ -31,7 +35,7 @@ def cbam_fwd_channel_pool(
     x,
     sums,
     maxima,
-    argmaxima,
+    argmax,
     first,
     splits,
     C,
@@ -45,9 +49,9 @@ def cbam_fwd_channel_pool(
     BLOCK_P: tl.constexpr,
     PDL: tl.constexpr,
 ):
-    """Sum, maximum and its place of each channel over CHUNK pixels: three (images, splits, C) tensors.
+    """Sum, maximum and argmax of each channel over CHUNK pixels: three (images, splits, C) tensors.
 
-    Without sums, or maxima, there is none of it. EVEN: the number of maxima in the place of their place.
+    sums None: no sums. maxima None: no maxima. EVEN: argmax counts the tied elements.
     """
     wait_for_launch(PDL)
     if CHANNELS_LAST:
@@ -61,28 +65,28 @@ def cbam_fwd_channel_pool(
     x = image_of(x, first + image, C, P)
 
     total = tl.zeros([BLOCK_C, BLOCK_P], ACC)
-    best = tl.full([BLOCK_C, BLOCK_P], float("-inf"), ACC)
+    maximum = tl.full([BLOCK_C, BLOCK_P], float("-inf"), ACC)
     start = split * CHUNK
-    place = tl.zeros([BLOCK_C, BLOCK_P], tl.int32)
+    index = tl.zeros([BLOCK_C, BLOCK_P], tl.int32)
     if not EVEN:
-        place += start
+        index += start
     for p0 in range(start, tl.minimum(start + CHUNK, P), BLOCK_P):
         p = p0 + tl.arange(0, BLOCK_P)
         inside = (c < C)[:, None] & (p < P)[None, :]
-        value = tl.load(x + places(c, p, C, P, CHANNELS_LAST), inside, 0).to(ACC)
+        value = tl.load(x + offsets(c, p, C, P, CHANNELS_LAST), inside, 0).to(ACC)
         if sums is not None:
             total += value
         if maxima is not None:
             at = inside.to(tl.int32) if EVEN else p[None, :]
-            best, place = later_max(best, place, tl.where(inside, value, float("-inf")), at, EVEN)
+            maximum, index = update_max(maximum, index, tl.where(inside, value, float("-inf")), at, EVEN)
     if maxima is not None:
-        top, where = max_along(best, place, 1, EVEN)
+        maximum, index = reduce_max(maximum, index, 1, EVEN)
     at = (image * splits + split) * C + c
     if sums is not None:
         tl.store(sums + at, tl.sum(total, 1), c < C)
     if maxima is not None:
-        tl.store(maxima + at, top, c < C)
-        tl.store(argmaxima + at, where, c < C)
+        tl.store(maxima + at, maximum, c < C)
+        tl.store(argmax + at, index, c < C)
 
 
 @triton.jit(do_not_specialize=["first"])
@@ -103,9 +107,9 @@ def cbam_fwd_spatial_pool(
     BLOCK_P: tl.constexpr,
     PDL: tl.constexpr,
 ):
-    """Mean, maximum and its place of g x over the channels of each pixel, into saved and index.
+    """Mean, maximum and argmax of g x over the channels of each pixel, into saved and index.
 
-    POOLS 0: there is no g. EVEN: the number of maxima in the place of their place.
+    POOLS 0: g is 1. EVEN: index gets the count of the tied elements.
     """
     wait_for_launch(PDL)
     if CHANNELS_LAST:
@@ -121,21 +125,21 @@ def cbam_fwd_spatial_pool(
 
     ACC = saved.dtype.element_ty
     total = tl.zeros([BLOCK_C, BLOCK_P], ACC)
-    best = tl.full([BLOCK_C, BLOCK_P], float("-inf"), ACC)
-    place = tl.zeros([BLOCK_C, BLOCK_P], tl.int32)
+    maximum = tl.full([BLOCK_C, BLOCK_P], float("-inf"), ACC)
+    argmax = tl.zeros([BLOCK_C, BLOCK_P], tl.int32)
     for c0 in range(0, C, BLOCK_C):
         c = c0 + tl.arange(0, BLOCK_C)
         inside = (c < C)[:, None] & (p < P)[None, :]
-        value = tl.load(x + places(c, p, C, P, CHANNELS_LAST), inside, 0).to(ACC)
+        value = tl.load(x + offsets(c, p, C, P, CHANNELS_LAST), inside, 0).to(ACC)
         if POOLS:
             value *= tl.load(gate + c, c < C, 0)[:, None]
         total += value
         at = inside.to(tl.int32) if EVEN else c[:, None]
-        best, place = later_max(best, place, tl.where(inside, value, float("-inf")), at, EVEN)
-    top, where = max_along(best, place, 0, EVEN)
+        maximum, argmax = update_max(maximum, argmax, tl.where(inside, value, float("-inf")), at, EVEN)
+    maximum, argmax = reduce_max(maximum, argmax, 0, EVEN)
     tl.store(maps + p, tl.sum(total, 0) / C, p < P)
-    tl.store(maps + P + p, top, p < P)
-    tl.store(pixel_index_of(index, n, index_size, P) + p, where, p < P)
+    tl.store(maps + P + p, maximum, p < P)
+    tl.store(pixel_index_of(index, n, index_size, P) + p, argmax, p < P)
 
 
 @triton.jit(do_not_specialize=["first", "splits"])
@@ -164,10 +168,10 @@ def cbam_fwd_apply(
     BLOCK_P: tl.constexpr,
     PDL: tl.constexpr,
 ):
-    """y = relu(x g s + residual) for CHUNK channels. POOLS 0: there is no g; without ws and s there is no s.
+    """y = relu(x g s + residual) for CHUNK channels. POOLS 0: g is 1. ws and s None: s is 1.
 
-    With ws, s = sigmoid(conv([mean_c; max_c]) + bs) goes to saved before, HARD: the hard sigmoid. Without y that is
-    all, and it goes there as it is before the sigmoid.
+    With ws, s = sigmoid(conv([mean_c; max_c]) + bs) is computed first and stored in saved. HARD: the hard sigmoid.
+    y None: only the convolution runs, and its result is stored in saved without the sigmoid.
     """
     wait_for_launch(PDL)
     P = H * W
@@ -194,7 +198,7 @@ def cbam_fwd_apply(
         if bs is not None:
             gate += tl.load(bs)
         if y is not None:
-            gate = gate_of(gate, HARD)
+            gate = sigmoid(gate, HARD)
         tl.store(spatial, gate, (p < P) & (split == 0))
     elif s is not None:
         gate = tl.load(spatial, p < P, 0)
@@ -208,7 +212,7 @@ def cbam_fwd_apply(
         for c0 in range(start, tl.minimum(start + CHUNK, C), BLOCK_C):
             c = c0 + tl.arange(0, BLOCK_C)
             inside = (c < C)[:, None] & (p < P)[None, :]
-            at = places(c, p, C, P, CHANNELS_LAST)
+            at = offsets(c, p, C, P, CHANNELS_LAST)
             value = tl.load(x + at, inside, 0).to(ACC)
             if POOLS:
                 value *= tl.load(saved + n * saved_size + POOLS * C + c, c < C, 0)[:, None]

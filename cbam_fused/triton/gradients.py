@@ -1,8 +1,8 @@
-"""Gradients of the parameters: sums over the images, in their order, of what each left in partial and saved.
+"""Gradients of the parameters: sums of partial and saved over the images, in the order of the images.
 
-A program has a tile of dw1 and the same tile, transposed, of dw2, as outer products of the images' vectors; the first
-column of tiles also has db1, the first row db2; further programs have dws and dbs. It reads N (3 C + 3 R) numbers a few
-times over, and writes the gradients once.
+A program has a tile of dw1 and the transposed tile of dw2, as sums of outer products. The programs of the first column
+of tiles also compute db1, those of the first row db2. Further programs compute dws and dbs. A launch reads
+N (3 C + 3 R) numbers a few times and writes the gradients once.
 """
 
 import triton
@@ -35,10 +35,9 @@ def cbam_bwd_parameters(
     BLOCK_R: tl.constexpr,
     PDL: tl.constexpr,
 ):
-    """dw1 = sum of dhidden_mean mean^T + dhidden_max max^T; dw2 = sum of dlogit hidden^T, for each of GATES.
+    """dw1 = sum of dhidden_mean mean^T + dhidden_max max^T; dw2 = sum of dlogit hidden^T over images and GATES.
 
-    TERMS 1: there is one pool, or the mean of two, in their place. dw1 alone, dw1 and dw2, or dws, may be None, and
-    each of the biases.
+    TERMS 1: one pool, or the mean of both. dw1, dw1 and dw2, or dws may be None, as may each bias.
     """
     wait_for_launch(PDL)
     ACC = saved.dtype.element_ty

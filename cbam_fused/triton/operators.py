@@ -1,4 +1,4 @@
-"""The raw operators, as ops/registry.py describes them: the kernels in order, group by group of images."""
+"""The raw operators of ops/registry.py: the launches in order, for each group of images."""
 
 import contextlib
 from collections.abc import Callable
@@ -10,7 +10,8 @@ from torch import Tensor
 
 from ..tensors import TRITON_ELEMENTS, accumulation_dtype, dense_like, is_channels_last, row_sizes
 from ..variants.config import NO_CHANNEL
-from . import launch
+from . import gpu, launch
+from .call import Call
 
 
 def forward(x: Tensor, *args: Any) -> tuple[Tensor, Tensor, Tensor]:
@@ -89,7 +90,7 @@ def backward(
     masked = None if y is None else dense_like(x)
     dy, x, y = _dense(call, dy, x, y)
 
-    def gradients(group: launch.Call) -> tuple[Tensor | None, Tensor | None]:
+    def gradients(group: Call) -> tuple[Tensor | None, Tensor | None]:
         dlogits = saved.new_empty((group.images, group.P)) if group.K else None
         return launch.products(group, x, dy, y, masked, saved, None, dlogits), dlogits
 
@@ -116,14 +117,14 @@ def backward_from_gate_grads(
     dg = saved.new_zeros((call.N, call.C)) if dg is None else dg.contiguous()
     dlogits = saved.new_zeros((call.N, call.P)) if dlogits is None else dlogits.contiguous()
 
-    def gradients(group: launch.Call) -> tuple[Tensor, Tensor]:
+    def gradients(group: Call) -> tuple[Tensor, Tensor]:
         return group.part(dg)[:, None], group.part(dlogits)
 
     return _backward(call, 0, gradients, dy, s, x, saved, index, params)
 
 
 def _backward(
-    call: launch.Call,
+    call: Call,
     tensors: int,
     gradients: Callable[..., Any],
     dy: Tensor | None,
@@ -133,27 +134,27 @@ def _backward(
     index: Tensor,
     params: list[Any],
 ) -> tuple[Tensor | None, ...]:
-    """What both kinds of backward end with, from gradients(group): that of g in parts, and that of the convolution."""
+    """The rest of a backward, after gradients(group): partial sums of dg, and dlogits."""
     dx = torch.empty_like(x)
     w1, w2, ws, *_ = _parameters(call, params)
     partial = saved.new_empty((call.N, call.partial_size))
     grads = [None if p is None else saved.new_empty(p.shape) for p in params]
     with _on(x.device):
         for group in call.groups(x, tensors):
-            direct, dlogits = gradients(group)
-            dmaps = dconv = through_maps = None
+            dg_sums, dlogits = gradients(group)
+            dmaps = dconv = map_sums = None
             if call.K:
                 dmaps, dconv = launch.spatial_gate_backward(group, dlogits, saved, index, ws)
                 if call.channel:
-                    through_maps = launch.map_products(group, x, dmaps, saved, index)
-            dpools = launch.channel_gate_backward(group, direct, through_maps, dconv, w1, w2, saved, index, partial)
+                    map_sums = launch.map_products(group, x, dmaps, saved, index)
+            dpools = launch.channel_gate_backward(group, dg_sums, map_sums, dconv, w1, w2, saved, index, partial)
             launch.input_gradient(group, dy, x, saved, s, index, dmaps, dpools, dx)
         launch.parameter_gradients(call, partial, saved, _layers(call, grads))
     return dx, *(_like(p, g) for p, g in zip(params, grads, strict=True))
 
 
-def _pool(group: launch.Call, x: Tensor, params: list[Any], saved: Tensor, index: Tensor) -> None:
-    """All that comes before the convolution."""
+def _pool(group: Call, x: Tensor, params: list[Any], saved: Tensor, index: Tensor) -> None:
+    """The launches before the convolution."""
     if group.channel:
         w1, w2, _, b1, b2, _ = params
         launch.channel_gate(group, launch.channel_pool(group, x), w1, b1, w2, b2, saved, index)
@@ -161,8 +162,8 @@ def _pool(group: launch.Call, x: Tensor, params: list[Any], saved: Tensor, index
         launch.spatial_pool(group, x, saved, index)
 
 
-def _call(x: Tensor, switches: int, params: list[Any] | None = None, saved: Tensor | None = None) -> launch.Call:
-    """Given saved, of an operator that knows the gates alone."""
+def _call(x: Tensor, switches: int, params: list[Any] | None = None, saved: Tensor | None = None) -> Call:
+    """saved is given by operators without the weights as arguments."""
     N, C, H, W = x.shape
     if C * H * W > TRITON_ELEMENTS:
         raise NotImplementedError(f"the Triton kernels take images of at most 2^29 elements, got {C} x {H} x {W}")
@@ -171,40 +172,38 @@ def _call(x: Tensor, switches: int, params: list[Any] | None = None, saved: Tens
     K = 0 if ws is None else ws.shape[3]
     channel = w1 is not None if saved is None else not switches & NO_CHANNEL
     sizes = row_sizes(x, w1, ws, switches) if saved is None else (saved.shape[1], 0)
-    device = launch.warp_size(x.device), launch.pdl(x.device)
-    return launch.Call(
-        N, C, R, H, W, K, switches, channel, *sizes, is_channels_last(x), accumulation_dtype(x.dtype), *device
-    )
+    device = gpu.warp_size(x.device), gpu.pdl(x.device)
+    return Call(N, C, R, H, W, K, switches, channel, *sizes, is_channels_last(x), accumulation_dtype(x.dtype), *device)
 
 
-def _new_saved(call: launch.Call, x: Tensor) -> tuple[Tensor, Tensor]:
-    """saved and index, to be written."""
+def _new_saved(call: Call, x: Tensor) -> tuple[Tensor, Tensor]:
+    """saved and index, uninitialised."""
     saved = x.new_empty((call.N, call.saved_size), dtype=call.acc)
     return saved, x.new_empty((call.N, call.index_size), dtype=torch.int32)
 
 
-def _parameters(call: launch.Call, params: list[Any]) -> list[Any]:
+def _parameters(call: Call, params: list[Any]) -> list[Any]:
     return _layers(call, [None if p is None else p.to(call.acc).contiguous() for p in params])
 
 
-def _layers(call: launch.Call, params: list[Any]) -> list[Any]:
-    """As the kernels take them, to whom a single layer is the second one."""
+def _layers(call: Call, params: list[Any]) -> list[Any]:
+    """The kernels take a single layer as the second one."""
     w1, w2, ws, b1, b2, bs = params
     return [None, w1, ws, None, b1, bs] if call.single else params
 
 
-def _dense(call: launch.Call, *tensors: Tensor | None) -> list[Any]:
+def _dense(call: Call, *tensors: Tensor | None) -> list[Any]:
     layout = torch.channels_last if call.channels_last else torch.contiguous_format
     return [t if t is None else t.contiguous(memory_format=layout) for t in tensors]
 
 
 def _on(device: torch.device) -> AbstractContextManager[Any]:
-    """Makes the tensors' device the current one, which is where Triton launches."""
+    """Make the device of the tensors the current one: Triton launches there."""
     return contextlib.nullcontext() if device.type == "cpu" else torch.accelerator.device_index(device.index)
 
 
 def _like(p: Tensor | None, gradient: Tensor | None) -> Tensor | None:
-    """The gradient in the type and with the strides of its parameter."""
+    """The gradient with the dtype and strides of its parameter."""
     if p is None or gradient is None:
         return None
     same = p.dtype == gradient.dtype and p.is_contiguous()

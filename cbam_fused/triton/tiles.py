@@ -1,16 +1,16 @@
-"""Sizes: the tile of each pass by the class of its shape, and how many images one launch takes. All of it pure."""
+"""Pure functions that choose sizes: the tile of each pass, and the images of a launch."""
 
 from typing import NamedTuple
 
-# Threads of a program where the tile is large enough, and the values of a tile that a thread has, by what the pass
-# reduces: as many as registers allow, so that several 16-byte loads are under way. A float64 sum takes two registers.
+# Threads of a program if the tile is large enough; values of a tile per thread, by the axis that the pass reduces. As
+# many values as registers allow keep several 16-byte loads in flight. A float64 sum takes two registers.
 THREADS = 256
 VALUES = {"pixels": 16, "channels": 16, "none": 8}
-# Tiles that a program goes through: what it sets up must be little beside them, and small batches still fill a GPU.
+# Tiles of a program: enough to amortise its start, few enough that small batches fill a GPU.
 LOOP = 8
 
 # The longest side of a tile along contiguous memory, by the axis that the pass reduces and by layout. Reductions along
-# contiguous memory take long rows, those across it (and a pass without any) at least 128 bytes of each.
+# contiguous memory take long rows. Reductions across it, and passes without one, take at least 128 bytes of a row.
 LONGEST = {
     ("pixels", "nchw"): 256,
     ("pixels", "nhwc"): 64,
@@ -20,8 +20,8 @@ LONGEST = {
     ("none", "nhwc"): 128,
 }
 
-L2_BANDWIDTH, LAUNCHES = 5_500_000, 20  # of L2, bytes a microsecond; of the launches of a group, microseconds
-# Below this a launch takes longer than the memory traffic that a group of images can save.
+L2_BANDWIDTH, LAUNCHES = 5_500_000, 20  # bytes a microsecond; microseconds of the launches of a group
+# The launches of a smaller group take longer than the memory traffic that they save.
 SMALLEST_GROUP = 8 << 20
 
 
@@ -37,9 +37,9 @@ def power_of_two(n: int) -> int:
 
 
 def tile(reduces: str, C: int, P: int, channels_last: bool, wide: bool, warp_size: int) -> Tile:
-    """The tile of a pass over an image of C channels and P pixels that reduces "pixels", "channels" or "none".
+    """The tile of a pass over C channels and P pixels. It reduces "pixels", "channels" or "none".
 
-    wide: sums are float64, which takes two registers for each value.
+    wide: sums are float64 and take two registers each.
     """
     longest = LONGEST[reduces, "nhwc" if channels_last else "nchw"]
     values = VALUES[reduces] // 2 if wide else VALUES[reduces]
@@ -51,9 +51,9 @@ def tile(reduces: str, C: int, P: int, channels_last: bool, wide: bool, warp_siz
 
 
 def mlp_tile(C: int, R: int, wide: bool, warp_size: int) -> Tile:
-    """The tile of the MLP's weights, hidden units in place of pixels: all R, and the channels that go with them.
+    """The tile of the MLP's weights: all R hidden units, as Tile.pixels, and as many channels as fit.
 
-    A program of twice the usual threads, since there is only one an image.
+    A program has twice the usual threads, since an image has only one program.
     """
     values = VALUES["none"] // 2 if wide else VALUES["none"]
     hidden = power_of_two(R)
@@ -62,12 +62,12 @@ def mlp_tile(C: int, R: int, wide: bool, warp_size: int) -> Tile:
 
 
 def warps(elements: int, values: int, warp_size: int, threads: int = THREADS) -> int:
-    """Warps for a tile of so many elements, values of them a thread."""
+    """Warps for a tile with this number of elements, and of values per thread."""
     return max(1, min(threads, elements // values) // warp_size)
 
 
 def alignment(stride: int) -> int:
-    """The largest power of two up to 16 in the stride between the contiguous rows of an image."""
+    """The largest power of two, at most 16, that divides the stride between the contiguous rows of an image."""
     return min(16, stride & -stride)
 
 
@@ -81,10 +81,10 @@ def groups_pay(l2_bytes: int, bandwidth: int) -> bool:
 
 
 def images_per_launch(N: int, image_bytes: int, l2_bytes: int) -> int:
-    """How many images go through all passes together so that the later passes find them in an L2 cache of this size.
+    """Images that go through all passes together, so that the later passes find them in an L2 cache of this size.
 
-    image_bytes: what the passes read and write of one image. Half of the cache is counted on, since lines are not
-    replaced in order. All N at once where the cache is too small or of unknown size (0).
+    image_bytes: bytes of one image that the passes access. They may fill half of the cache, since lines are not
+    replaced in order. The result is N if the cache is too small or its size unknown (0).
     """
     images = l2_bytes // 2 // max(1, image_bytes)
     return N if images * image_bytes < SMALLEST_GROUP else min(N, images)

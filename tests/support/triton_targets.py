@@ -20,7 +20,7 @@ from triton.compiler import ASTSource, make_backend
 from triton.runtime.jit import JITFunction, create_function_from_signature
 
 from cbam_fused.tensors import accumulation_dtype, saved_logits
-from cbam_fused.triton import launch, operators
+from cbam_fused.triton import gpu, operators
 from cbam_fused.variants.config import Switches
 
 SHAPE = (8, 256, 56, 56)
@@ -126,7 +126,7 @@ def launches(
     shapes = ((HIDDEN, C), (C, HIDDEN), (1, 2, KERNEL_SIZE, KERNEL_SIZE), (HIDDEN,), (C,), (1,))
     params = [torch.empty(s, dtype=acc) if options or len(s) > 1 else None for s in shapes]
     known = {"warp_size": lambda device: target.gpu.warp_size, "pdl": lambda device: target.pdl}
-    with mock.patch.object(JITFunction, "run", record), mock.patch.multiple(launch, **known):
+    with mock.patch.object(JITFunction, "run", record), mock.patch.multiple(gpu, **known):
         operate(x, params, options)
         if every_operator:
             channel = [None if i in (2, 5) else p for i, p in enumerate(params)]

@@ -42,12 +42,12 @@ def formulas(
             "x": (x, 0),
             "sums": (0, parts * a),
             "maxima": (0, parts * a),
-            "argmaxima": (0, parts * 4),
+            "argmax": (0, parts * 4),
         },
         "cbam_fwd_channel_gate": {
             "sums": (parts * a, 0),
             "maxima": (parts * a, 0),
-            "argmaxima": (parts * 4, 0),
+            "argmax": (parts * 4, 0),
             "w1": (N * R * C * a, 0),
             "b1": (N * R * a, 0),
             "w2": (N * C * R * a, 0),
@@ -70,7 +70,7 @@ def formulas(
             "dy": (x, 0),
             "saved": (N * (P + p_tiles * C) * a, 0),
             "ds": (0, N * P * a),
-            "over_pixels": (0, N * p_tiles * C * a),
+            "dg_sums": (0, N * p_tiles * C * a),
         },
         "cbam_bwd_spatial_gate": {
             "dlogits": (N * 2 * P * a, 0),
@@ -83,11 +83,11 @@ def formulas(
             "x": (x, 0),
             "dmaps": (N * c_tiles * 2 * P * a, 0),
             "index": (N * c_tiles * P * 4, 0),
-            "sums": (0, parts * a),
+            "map_sums": (0, parts * a),
         },
         "cbam_bwd_channel_gate": {
-            "direct": (N * p_tiles * C * a, 0),
-            "through_maps": (parts * a, 0),
+            "dg_sums": (N * p_tiles * C * a, 0),
+            "map_sums": (parts * a, 0),
             "dconv": (N * maps * 3 * a, 0),
             "w1": (N * R * C * a, 0),
             "w2": (N * C * R * a, 0),
@@ -144,7 +144,7 @@ def formulas(
     backward_from_gate_grads = {
         kernel: dict(arguments) for kernel, arguments in backward.items() if kernel != "cbam_bwd_products"
     }
-    backward_from_gate_grads["cbam_bwd_channel_gate"]["direct"] = (N * C * a, 0)
+    backward_from_gate_grads["cbam_bwd_channel_gate"]["dg_sums"] = (N * C * a, 0)
     s = N * runs * P * a  # not from saved
     backward_from_gate_grads["cbam_bwd_input"] |= {
         "saved": (backward["cbam_bwd_input"]["saved"][0] - s, 0),

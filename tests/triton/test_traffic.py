@@ -142,7 +142,7 @@ def test_squeeze_and_excitation_reads_x_twice_and_has_no_maxima(ties, name, layo
     problem = draw((2, 16, 8, 8), torch.float32, layout)
     problem.run(fused)
     assert passes(problem, checker) == POOL_C | APPLY | PRODUCTS | DX
-    assert not {"maxima", "argmaxima"} & checker.traffic["cbam_fwd_channel_pool"].keys()
+    assert not {"maxima", "argmax"} & checker.traffic["cbam_fwd_channel_pool"].keys()
     assert not any("index" in arguments for arguments in checker.traffic.values())
     C, R = 16, 0 if "effective" in name else 4
     assert checker.traffic["cbam_fwd_channel_gate"]["saved"].stored == 2 * (2 * C + R) * 4, "mean, g and hidden"
@@ -182,8 +182,8 @@ def mutant(module: str, old: str, new: str, folder: Path):
 MUTANTS = {
     "a load without its mask": (
         "forward",
-        "value = tl.load(x + places(c, p, C, P, CHANNELS_LAST), inside, 0).to(ACC)\n        if sums",
-        "value = tl.load(x + places(c, p, C, P, CHANNELS_LAST)).to(ACC)\n        if sums",
+        "value = tl.load(x + offsets(c, p, C, P, CHANNELS_LAST), inside, 0).to(ACC)\n        if sums",
+        "value = tl.load(x + offsets(c, p, C, P, CHANNELS_LAST)).to(ACC)\n        if sums",
         "cbam_fwd_channel_pool, program .*: load outside of its tensor",
     ),
     "a load whose mask lacks the channels": (
@@ -221,12 +221,12 @@ MUTANTS = {
 
 @pytest.mark.parametrize("name", MUTANTS)
 def test_checker_catches(name, checker, tmp_path, monkeypatch):
-    from cbam_fused.triton import backward, forward, launch
+    from cbam_fused.triton import convolution_backward, forward, launch
 
     module, old, new, message = MUTANTS[name]
     wrong = mutant(module, old, new, tmp_path)
     if module == "common":
-        for user in (forward, backward):
+        for user in (forward, convolution_backward):
             monkeypatch.setattr(user, "neighbours", wrong.neighbours)
     else:
         monkeypatch.setattr(launch, module, wrong)

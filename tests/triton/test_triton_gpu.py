@@ -98,11 +98,11 @@ def test_gates_are_bitwise_reproducible(name, layout):
 @layouts
 @dtypes
 def test_bitwise_reproducible_and_independent_of_groups(dtype, layout, monkeypatch):
-    from cbam_fused.triton import launch
+    from cbam_fused.triton import call
 
     problem = cuda_problem((16, 64, 28, 28), dtype, layout, biases=True, residual=True, relu=True)
     results = [problem.run(functional.cbam) for _ in range(3)]
-    monkeypatch.setattr(launch, "images_per_launch", lambda N, image_bytes, l2_bytes: 3)
+    monkeypatch.setattr(call, "images_per_launch", lambda N, image_bytes, l2_bytes: 3)
     results.append(problem.run(functional.cbam))
     for result in results[1:]:
         for name, t in results[0].items():
