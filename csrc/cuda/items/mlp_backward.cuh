@@ -18,22 +18,20 @@ constexpr int kPoolChannels = 64;
 constexpr int kPoolGroups = kThreads / kPoolChannels;
 constexpr int kMlpBackward = 2 * kImages * kChunk + kPoolGroups * 2 * kImages * kPoolChannels;
 
-// The gradient by g: what was given, or the sum over the strips of what they have.
-template <class F> __device__ __forceinline__ F join_products(const Backward<F>& a, int64_t image, int c) {
+// The sum of what the strips have for a channel, in their order.
+template <class F>
+__device__ __forceinline__ F join_strips(const Backward<F>& a, const F* of_strips, int64_t image, int c) {
     const int C = a.p.C, strips = a.strip.tiles();
-    if (a.p.given) return a.p.dg ? static_cast<const F*>(a.p.dg)[image * C + c] : F(0);
     F sum = 0;
 #pragma unroll 8
-    for (int strip = 0; strip < strips; ++strip) sum += a.of_products[(image * strips + strip) * C + c];
+    for (int strip = 0; strip < strips; ++strip) sum += of_strips[(image * strips + strip) * C + c];
     return sum;
 }
 
-template <class F> __device__ __forceinline__ F join_maps(const Backward<F>& a, int64_t image, int c) {
-    const int C = a.p.C, strips = a.strip.tiles();
-    F sum = 0;
-#pragma unroll 8
-    for (int strip = 0; strip < strips; ++strip) sum += a.of_maps[(image * strips + strip) * C + c];
-    return sum;
+// The gradient by g: what was given, or the sum of the products.
+template <class F> __device__ __forceinline__ F join_products(const Backward<F>& a, int64_t image, int c) {
+    if (!a.p.given) return join_strips(a, a.of_products, image, c);
+    return a.p.dg ? static_cast<const F*>(a.p.dg)[image * a.p.C + c] : F(0);
 }
 
 // From the gradient by g, times g, which is what a sigmoid needs: that before the gate, or before one of two, ``term``.
@@ -62,7 +60,7 @@ template <class F> __device__ __forceinline__ void hidden_backward(const Backwar
                     const Image<F> image{p, n};
                     const F g = image.g()[c];
                     F d = join_products(a, n, c) * g;
-                    if (a.maps_reach_channels()) d += join_maps(a, n, c);
+                    if (a.maps_reach_channels()) d += join_strips(a, a.of_maps, n, c);
                     const F dlogit = before_gate(of.hard_channel, d, g, apart ? image.gate_term(gate)[c] : g);
                     if (unit == 0) image.dlogit(gate)[c] = dlogit;
                     return dlogit;

@@ -9,7 +9,9 @@
 
 namespace cbam::cuda {
 
-// Of the larger kernels three blocks are asked for on a multiprocessor: so ptxas does not spill to fit a fourth.
+// Of the larger kernels three blocks are asked for on a multiprocessor: so ptxas does not spill to fit a fourth. Those
+// of the backward that keep many float64 in registers get two.
+template <class T> constexpr int kBackwardBlocks = sizeof(T) == 8 ? 2 : 3;
 
 template <class T, int V, bool channels_last, Maxima maxima> __global__ void __launch_bounds__(kThreads, 3)
     cbam_fwd_pool_kernel(Forward<Acc<T>> a) {
@@ -43,7 +45,7 @@ template <class T, int V, bool channels_last> __global__ void __launch_bounds__(
     products_item<T, V, channels_last>(a, blockIdx.x / tiles, blockIdx.x % tiles, shared);
 }
 
-template <class T, int V, bool channels_last, bool even> __global__ void __launch_bounds__(kThreads, 3)
+template <class T, int V, bool channels_last, bool even> __global__ void __launch_bounds__(kThreads, kBackwardBlocks<T>)
     cbam_bwd_maps_kernel(Backward<Acc<T>> a) {
     CBAM_SHARED(shared);
     wait_for_launch_before();
@@ -51,7 +53,7 @@ template <class T, int V, bool channels_last, bool even> __global__ void __launc
     map_gradients_item<T, V, channels_last, even>(a, blockIdx.x / tiles, blockIdx.x % tiles, shared);
 }
 
-template <class T, int V, bool channels_last, bool even> __global__ void __launch_bounds__(kThreads, 3)
+template <class T, int V, bool channels_last, bool even> __global__ void __launch_bounds__(kThreads, kBackwardBlocks<T>)
     cbam_bwd_input_kernel(Backward<Acc<T>> a) {
     CBAM_SHARED(shared);
     wait_for_launch_before();
