@@ -57,7 +57,7 @@ __device__ __forceinline__ void products_item(const Backward<Acc<T>>& a, int64_t
             };
             of_part(part, put_row, put_channel);
         });
-        __syncthreads();
+        // The merge of the columns has a barrier behind the last put_row.
         for (int q = tile.row + threadIdx.x; q < tile.row_end; q += kThreads) put_pixel(q, of_rows[q - tile.row]);
     } else {
         of_part(tile, put_channel, put_pixel);
