@@ -8,9 +8,10 @@ from itertools import product
 import pytest
 import torch
 from gates import FUNCTIONS, SWITCHES, switched
+from gpu_problem import cuda_problem, on_gpu
 from truth import DTYPES, LAYOUTS, assert_close_to_truth, random_problem
 
-from cbam_fused import CBAM, functional, routing
+from cbam_fused import CBAM, functional
 from cbam_fused.ops import registry
 from cbam_fused.variants.config import Switches
 
@@ -25,25 +26,6 @@ SCHEDULES = ("auto", "staged", "dataflow", "1", "2")
 def cuda_kernels(monkeypatch):
     monkeypatch.setattr("cbam_fused.routing.wanted", "cuda")
     monkeypatch.delenv("CBAM_FUSED_CUDA_SCHEDULE", raising=False)
-
-
-def on_gpu(function=functional.cbam, device="cuda"):
-    """The function of tensors on the CPU, computed on a GPU."""
-
-    def call(relu, **inputs):
-        inputs = {n: None if t is None else t.to(device) for n, t in inputs.items()}
-        assert routing.backend_for(inputs["x"]) == "cuda"
-        return function(**inputs, relu=relu).cpu()
-
-    return call
-
-
-def cuda_problem(*args, draw=random_problem, **kwargs):
-    problem = draw(*args, **kwargs)
-    leaves = {n: t.detach().cuda().requires_grad_() for n, t in problem.inputs.items() if t is not None}
-    problem.inputs |= leaves
-    problem.dy = problem.dy.cuda()
-    return problem
 
 
 def assert_same_bits(got, expected):

@@ -6,17 +6,10 @@ import re
 import pytest
 import torch
 import torch.nn.functional as F
-from public import PUBLIC, ChannelMask, SpatialMask, X, filled, max_first, mean_first, results
+from public import PUBLIC, ChannelMask, SpatialMask, X, filled, max_first, mean_first, results, under_public_names
 from torch import nn
 
 from cbam_fused import CBAM, export_state_dict, reference, replace_cbam, routing
-
-
-def own_names(grads, model, variant):
-    holder = copy.deepcopy(model)
-    for name, p in holder.named_parameters():
-        p.data = grads[name]
-    return export_state_dict(holder, variant)
 
 
 def network(attention):
@@ -36,7 +29,7 @@ def test_every_public_cbam(variant):
     for (y, dx, grads), (y0, dx0, grads0) in zip(results(model), expected, strict=True):
         torch.testing.assert_close(y, y0)
         torch.testing.assert_close(dx, dx0)
-        grads = own_names(grads, model, variant)
+        grads = under_public_names(model, grads, variant)
         torch.testing.assert_close({n: grads[n] for n in grads0}, grads0)
     model.load_state_dict(state, strict=True)
     assert export_state_dict(model, variant).keys() == state.keys()
@@ -59,7 +52,7 @@ def test_timm_resnet18():
     x = torch.randn(4, 3, 64, 64)
     for (y, dx, grads), (y0, dx0, grads0) in zip(results(model, x), results(original, x), strict=True):
         torch.testing.assert_close(y, y0, rtol=1e-4, atol=1e-4)
-        grads = own_names(grads, model, "timm")
+        grads = under_public_names(model, grads, "timm")
         for name, expected in (grads0 | {"x": dx0}).items():
             got = dx if name == "x" else grads[name]
             torch.testing.assert_close(got, expected, rtol=1e-3, atol=1e-4 * expected.abs().max().item())

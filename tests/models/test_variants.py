@@ -1,12 +1,10 @@
 """Every row of the table against its source: outputs, gradients, BatchNorm, widths."""
 
-import copy
-
 import doc_tables
 import generate_variants
 import pytest
 import torch
-from public import PUBLIC, filled, images, run
+from public import PUBLIC, filled, images, run, under_public_names
 from torch import nn
 
 from cbam_fused import CBAM, ChannelAttention, SpatialAttention, export_state_dict, reference
@@ -27,14 +25,6 @@ def pair(variant, channels, cls=CBAM):
     ours = cls(channels, reduction, variant=variant).double()
     assert ours.load_state_dict(public.state_dict(), strict=True) == ([], [])
     return public, ours
-
-
-def under_public_names(module, grads, variant):
-    """Gradients of our parameters under the names, shapes and order of the variant."""
-    holder = copy.deepcopy(module)
-    for name, p in holder.named_parameters():
-        p.data = grads[name]
-    return export_state_dict(holder, variant)
 
 
 def test_a_public_module_for_every_row():

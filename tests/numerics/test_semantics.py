@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from truth import DTYPES, LAYOUTS, NAMES, assert_close_to_truth, random_problem
+from truth import DTYPES, LAYOUTS, NAMES, assert_close_to_truth, assert_equal, random_problem
 
 from cbam_fused import functional, reference
 from cbam_fused.ops import registry
@@ -12,12 +12,6 @@ layouts = pytest.mark.parametrize("layout", LAYOUTS, ids=["nchw", "nhwc"])
 
 def run_fused(problem):
     return problem.run(functional.cbam)
-
-
-def assert_equal(a, b):
-    assert a.keys() == b.keys()
-    for name in a:
-        assert torch.equal(a[name], b[name]), name
 
 
 @layouts

@@ -3,12 +3,15 @@
 ``PUBLIC[variant](channels, reduction)`` builds one. Layers have the original's names and order.
 """
 
+import copy
 import functools
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from cbam_fused import export_state_dict
 
 
 class Rebuilt(nn.Module):
@@ -270,6 +273,14 @@ def images(channels, tied, size=(3, 9, 7)):
         x.relu_()
         x[:, 1] = 0
     return x.requires_grad_()
+
+
+def under_public_names(module, grads, variant):
+    """Gradients of our parameters under the names, shapes and order of the variant."""
+    holder = copy.deepcopy(module)
+    for name, p in holder.named_parameters():
+        p.data = grads[name]
+    return export_state_dict(holder, variant)
 
 
 def run(module, x):

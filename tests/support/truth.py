@@ -129,3 +129,9 @@ def compare(problem: Problem, fused=functional.cbam, plain=reference.cbam) -> di
 def assert_close_to_truth(problem: Problem, fused=functional.cbam, plain=reference.cbam) -> None:
     for name, (error, eager, bound) in compare(problem, fused, plain).items():
         assert error <= bound, f"{name}: error {error:.3g} of fused against {eager:.3g} of eager, bound {bound:.3g}"
+
+
+def assert_equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
+    assert a.keys() == b.keys()
+    for name in a:
+        assert torch.equal(a[name], b[name]), name

@@ -8,9 +8,10 @@ import os
 import pytest
 import torch
 from gates import FUNCTIONS
+from gpu_problem import cuda_problem, on_gpu
 from truth import DTYPES, LAYOUTS, assert_close_to_truth, random_problem
 
-from cbam_fused import CBAM, functional, routing
+from cbam_fused import CBAM, functional
 from cbam_fused.ops import registry
 
 pytestmark = [
@@ -27,25 +28,6 @@ def triton_on_cuda(monkeypatch):
     if os.environ.get("TRITON_INTERPRET") == "1":
         pytest.skip("TRITON_INTERPRET=1: the kernels are interpreted in this process, not compiled")
     monkeypatch.setattr("cbam_fused.routing.wanted", "triton")
-
-
-def on_gpu(function=functional.cbam, device="cuda"):
-    """The function of tensors on the CPU, computed on a GPU."""
-
-    def call(relu, **inputs):
-        inputs = {n: None if t is None else t.to(device) for n, t in inputs.items()}
-        assert routing.backend_for(inputs["x"]) == "triton"
-        return function(**inputs, relu=relu).cpu()
-
-    return call
-
-
-def cuda_problem(*args, draw=random_problem, **kwargs):
-    problem = draw(*args, **kwargs)
-    leaves = {n: t.detach().cuda().requires_grad_() for n, t in problem.inputs.items() if t is not None}
-    problem.inputs |= leaves
-    problem.dy = problem.dy.cuda()
-    return problem
 
 
 @layouts
