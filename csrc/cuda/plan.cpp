@@ -20,9 +20,11 @@ bool aligned(std::initializer_list<const void*> tensors) {
     return std::all_of(tensors.begin(), tensors.end(), [](const void* t) { return uintptr_t(t) % 16 == 0; });
 }
 
+constexpr char kOnlyStaged[] = "float64 has only the staged schedule";
+
 // Why no number of blocks would do; null if one might.
 const char* obstacle(const Problem& p) {
-    if (p.dtype == Dtype::f64) return "float64 has only the staged schedule";
+    if (p.dtype == Dtype::f64) return kOnlyStaged;
     if (!p.switches.tutorial()) return "the on-chip schedule has the tutorial's switches alone";
     if (p.C * p.HW() * size_of(p.dtype) % 16) return "an image must be a multiple of 16 bytes for the on-chip schedule";
     if (p.C * p.HW() >= int64_t(1) << 24) return "the image is too large for the on-chip schedule";
@@ -50,20 +52,21 @@ Plan on_chip(int cluster) { return {Schedule::on_chip, cluster, 0, 0, false}; }
 
 using LayoutOf = OnChip (*)(const Problem&, int cluster);
 
+[[noreturn]] void refuse(const std::string& wanted, const std::string& why) {
+    throw std::invalid_argument("CBAM_FUSED_CUDA_SCHEDULE=" + wanted + ": " + why);
+}
+
 Plan as_wanted(const Problem& p, const Device& device, LayoutOf layout, const std::string& wanted) {
-    const auto refuse = [&](const std::string& why) -> void {
-        throw std::invalid_argument("CBAM_FUSED_CUDA_SCHEDULE=" + wanted + ": " + why);
-    };
     const int cluster = wanted == "1" ? 1 : wanted == "2" ? 2 : 0;
-    if (!cluster) refuse("must be auto, staged, dataflow or a number of blocks: 1 or 2");
-    if (const char* why = obstacle(p)) refuse(why);
-    if (cluster > 1 && !device.clusters) refuse("there are no clusters of blocks");
+    if (!cluster) refuse(wanted, "must be auto, staged, dataflow or a number of blocks: 1 or 2");
+    if (const char* why = obstacle(p)) refuse(wanted, why);
+    if (cluster > 1 && !device.clusters) refuse(wanted, "there are no clusters of blocks");
     if (cluster > most_blocks(p))
-        refuse("an image can be shared by at most " + std::to_string(most_blocks(p)) + " blocks");
+        refuse(wanted, "an image can be shared by at most " + std::to_string(most_blocks(p)) + " blocks");
     const int64_t bytes = layout(p, cluster).bytes;
     if (bytes > device.shared_per_block)
-        refuse("a block would need " + std::to_string(bytes) + " bytes of shared memory, and may have " +
-               std::to_string(device.shared_per_block));
+        refuse(wanted, "a block would need " + std::to_string(bytes) + " bytes of shared memory, and may have " +
+                           std::to_string(device.shared_per_block));
     return on_chip(cluster);
 }
 
@@ -86,10 +89,9 @@ Plan plan(const Problem& p, const Device& device, const char* wanted, LayoutOf l
     const std::string choice = wanted ? wanted : "auto";
     if (choice == "staged") return staged(device);
     if (choice == "dataflow") {
-        if (p.switches.even_ties) throw std::invalid_argument("CBAM_FUSED_CUDA_SCHEDULE=dataflow: it has no even ties");
-        if (!device.clusters)
-            throw std::invalid_argument(
-                "CBAM_FUSED_CUDA_SCHEDULE=dataflow: it is compiled for compute capability 9.0 and newer");
+        if (p.dtype == Dtype::f64) refuse(choice, kOnlyStaged);
+        if (p.switches.even_ties) refuse(choice, "it has no even ties");
+        if (!device.clusters) refuse(choice, "it is compiled for compute capability 9.0 and newer");
         return dataflow(device);
     }
     if (choice == "auto") return choose(p, device, layout);

@@ -6,13 +6,13 @@ import pytest
 import torch
 from emulation import build, driver
 from gates import FUNCTIONS
-from truth import DTYPES, LAYOUTS, assert_close_to_truth, random_problem
+from truth import LAYOUTS, assert_close_to_truth, random_problem
 
 from cbam_fused.ops import registry
 
 pytestmark = pytest.mark.skipif(bool(build.obstacle), reason=build.obstacle)
 layouts = pytest.mark.parametrize("layout", LAYOUTS, ids=["nchw", "nhwc"])
-dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=str)
+dtypes = pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
 
 STAGED = driver.Plan("staged")
 # Of several strips and of one, of rows that are aligned and not, of more channels than one block takes through the MLP.

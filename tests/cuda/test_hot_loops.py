@@ -100,10 +100,9 @@ def test_loops_of_the_items_are_lean(element, target, tmp_path):
 @pytest.mark.parametrize("target", ["sm_90", "sm_80"])
 @pytest.mark.parametrize("element", TYPES)
 def test_loops_on_chip_are_lean(element, target, tmp_path):
-    word, clustered = TYPES[element], "true" if target == "sm_90" else "false"
+    word = TYPES[element]
     kernels = [
-        f"template __global__ void cbam_{way}_on_chip_kernel<{element}, {layout}, {clustered}>"
-        "(const Problem, const OnChip);"
+        f"template __global__ void cbam_{way}_on_chip_kernel<{element}, {layout}>(const Problem, const OnChip);"
         for way in ("fwd", "bwd")
         for layout in (NCHW, NHWC)
     ]

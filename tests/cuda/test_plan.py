@@ -109,6 +109,7 @@ def test_dataflow_has_two_blocks_a_multiprocessor_and_a_third_of_l2():
         ((64, 512, 7), "A100", "2", "there are no clusters of blocks"),
         ((64, 256, 56, "f32"), "L4", "1", "bytes of shared memory, and may have 101376"),
         ((64, 512, 7, "f64"), "H100", "1", "float64 has only the staged schedule"),
+        ((64, 512, 7, "f64"), "H100", "dataflow", "float64 has only the staged schedule"),
         ((64, 3, 5), "H100", "1", "an image must be a multiple of 16 bytes"),
     ],
 )

@@ -34,12 +34,13 @@ template <class F> Order order_of(Operator op, const Backward<F>& a) {
     return op == Operator::gate_grads ? products_order(a) : backward_order(a);
 }
 
-// Whether the dataflow driver ran it. It has no items of even ties, and code for the widest accesses alone.
+// Whether the dataflow driver ran it. It has no items of even ties, and code for the widest accesses alone, of types
+// that networks are trained in.
 template <class T, int V, bool channels_last, class Call>
 bool run_call(Launcher& launch, Operator op, const Call& a, const Plan& plan, char* behind) {
     Order order = order_of(op, a);
     const bool even = a.p.switches.even_ties;
-    if constexpr (V == kVector<T>) {
+    if constexpr (V == kVector<T> && sizeof(T) < sizeof(double)) {
         if (plan.schedule == Schedule::dataflow && !even && op != Operator::gate_grads &&
             order.tickets() < UINT32_MAX / 2) {
             const int64_t group = a.images * a.p.C * a.p.HW() * sizeof(T) * (op == Operator::backward ? 2 : 1);

@@ -7,11 +7,8 @@ namespace cbam::cuda {
 namespace {
 
 template <class T> cudaError_t launch(const Problem& p, const OnChip& o, cudaStream_t stream) {
-    if (o.cluster > 1)
-        return p.channels_last ? launch_on_chip<cbam_bwd_on_chip_kernel<T, true, true>>(p, o, stream)
-                               : launch_on_chip<cbam_bwd_on_chip_kernel<T, false, true>>(p, o, stream);
-    return p.channels_last ? launch_on_chip<cbam_bwd_on_chip_kernel<T, true, false>>(p, o, stream)
-                           : launch_on_chip<cbam_bwd_on_chip_kernel<T, false, false>>(p, o, stream);
+    return p.channels_last ? launch_on_chip<cbam_bwd_on_chip_kernel<T, true>>(p, o, stream)
+                           : launch_on_chip<cbam_bwd_on_chip_kernel<T, false>>(p, o, stream);
 }
 
 }  // namespace
@@ -19,7 +16,7 @@ template <class T> cudaError_t launch(const Problem& p, const OnChip& o, cudaStr
 // All kernels are built for the same GPUs, so the answer is that of one.
 bool has_clusters() {
     cudaFuncAttributes code = {};
-    if (cudaFuncGetAttributes(&code, cbam_bwd_on_chip_kernel<float, false, true>) == cudaSuccess)
+    if (cudaFuncGetAttributes(&code, cbam_bwd_on_chip_kernel<float, false>) == cudaSuccess)
         return code.ptxVersion >= 90;
     cudaGetLastError();  // is not that of a later launch
     return false;

@@ -29,8 +29,8 @@ struct Side {
         : gate(shared), mean(gate + n), max(mean + n), argmax(reinterpret_cast<int32_t*>(max + n)) {}
 };
 
-template <class Element, bool nhwc, bool clustered> struct BackwardBlock : ImageBlock<Element, nhwc, clustered> {
-    using Base = ImageBlock<Element, nhwc, clustered>;
+template <class Element, bool nhwc> struct BackwardBlock : ImageBlock<Element, nhwc> {
+    using Base = ImageBlock<Element, nhwc>;
     using Base::o, Base::floats, Base::shared;
     Element* const dy = reinterpret_cast<Element*>(shared + o.dy);
     const Side channel{floats(o.channels), Base::C}, pixel{floats(o.pixels), Base::HW};
@@ -128,21 +128,19 @@ template <class Block> __device__ __forceinline__ void write_dx_at_maxima(const 
     }
 }
 
-template <class T, bool channels_last, bool clustered> __global__ void __launch_bounds__(kOnChipThreads, 2)
+template <class T, bool channels_last> __global__ void __launch_bounds__(kOnChipThreads, 2)
     cbam_bwd_on_chip_kernel(const Problem p, const OnChip o) {
-    if constexpr (!clustered || kClusters) {
-        CBAM_SHARED(shared);
-        const BackwardBlock<T, channels_last, clustered> b{{p, o, shared}};
-        load(b);
-        b.sync();  // no block writes to another that has not begun
-        if (p.ws) spatial_gate_backward(b);
-        if (p.w1) channel_gate_backward(b);
-        T* dx = b.rows_of(p.dx);
-        if (p.dy) write_dx<true>(b, dx);
-        else write_dx<false>(b, dx);
-        __syncthreads();
-        write_dx_at_maxima(b, dx);
-    }
+    CBAM_SHARED(shared);
+    const BackwardBlock<T, channels_last> b{{p, o, shared}};
+    load(b);
+    b.sync();  // no block writes to another that has not begun
+    if (p.ws) spatial_gate_backward(b);
+    if (p.w1) channel_gate_backward(b);
+    T* dx = b.rows_of(p.dx);
+    if (p.dy) write_dx<true>(b, dx);
+    else write_dx<false>(b, dx);
+    __syncthreads();
+    write_dx_at_maxima(b, dx);
 }
 
 }  // namespace cbam::cuda

@@ -8,41 +8,39 @@
 
 namespace cbam::cuda {
 
-// The blocks of an image: one, or a cluster.
-template <bool clustered> struct Blocks {
-    __device__ int rank() const { return 0; }
-    __device__ int count() const { return 1; }
-    __device__ void sync() const { __syncthreads(); }
-    template <class U> __device__ U* of(int, U* p) const { return p; }
-};
+// The blocks of an image: one, or a cluster of several where the GPU has clusters.
+struct Blocks {
+    const int count;
 
 #if defined(CBAM_EMULATION) || __CUDA_ARCH__ >= 900
-constexpr bool kClusters = true;
-
-template <> struct Blocks<true> {
-    __device__ int rank() const { return int(cooperative_groups::this_cluster().block_rank()); }
-    __device__ int count() const { return int(cooperative_groups::this_cluster().num_blocks()); }
-    __device__ void sync() const { cooperative_groups::this_cluster().sync(); }
-    // The address, in the block of this rank, of what is at p here.
+    __device__ int rank() const { return count > 1 ? int(cooperative_groups::this_cluster().block_rank()) : 0; }
+    __device__ void sync() const {
+        if (count > 1) cooperative_groups::this_cluster().sync();
+        else __syncthreads();
+    }
+    // The address, in the block of this rank, of what is at p here. A launch without clusters has clusters of one
+    // block.
     template <class U> __device__ U* of(int rank, U* p) const {
         return cooperative_groups::this_cluster().map_shared_rank(p, unsigned(rank));
     }
-};
 #else
-constexpr bool kClusters = false;
+    __device__ int rank() const { return 0; }
+    __device__ void sync() const { __syncthreads(); }
+    template <class U> __device__ U* of(int, U* p) const { return p; }
 #endif
+};
 
 // To all blocks, or only here.
-template <bool to_all, class B> __device__ __forceinline__ void store_number(const B& blocks, float* p, float v) {
+template <bool to_all> __device__ __forceinline__ void store_number(const Blocks& blocks, float* p, float v) {
     if (!to_all) *p = v;
-    for (int rank = 0; to_all && rank < blocks.count(); ++rank) *blocks.of(rank, p) = v;
+    for (int rank = 0; to_all && rank < blocks.count; ++rank) *blocks.of(rank, p) = v;
 }
 
 // Merges what all blocks have at i of a buffer, in the order of the ranks.
-template <class B, class Buffer> __device__ __forceinline__ auto join_blocks(const B& blocks, Buffer buffer, int i) {
+template <class Buffer> __device__ __forceinline__ auto join_blocks(const Blocks& blocks, Buffer buffer, int i) {
     auto a = buffer.get(blocks, 0, i);
 #pragma unroll 4
-    for (int rank = 1; rank < blocks.count(); ++rank) a = merge(a, buffer.get(blocks, rank, i));
+    for (int rank = 1; rank < blocks.count; ++rank) a = merge(a, buffer.get(blocks, rank, i));
     return a;
 }
 
@@ -53,14 +51,14 @@ __device__ __forceinline__ Range range_of(const int (&first)[kLargestCluster + 1
 }
 
 // An image, of which this block has the rows of row_range: block i of the grid is one of those of image i / cluster.
-template <class Element, bool nhwc, bool clustered> struct ImageBlock {
+template <class Element, bool nhwc> struct ImageBlock {
     using T = Element;
     static constexpr bool channels_last = nhwc;
 
     const Problem& p;
     const OnChip& o;
     unsigned char* const shared;
-    const Blocks<clustered> blocks = {};
+    const Blocks blocks = {o.cluster};
     const int64_t n = blockIdx.x / unsigned(o.cluster);
     const int C = int(p.C), HW = int(p.HW()), kk = int(p.k * p.k);
     const Range row_range = range_of(o.first_row, blocks.rank());

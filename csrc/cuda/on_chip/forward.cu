@@ -6,11 +6,8 @@ namespace cbam::cuda {
 namespace {
 
 template <class T> cudaError_t launch(const Problem& p, const OnChip& o, cudaStream_t stream) {
-    if (o.cluster > 1)
-        return p.channels_last ? launch_on_chip<cbam_fwd_on_chip_kernel<T, true, true>>(p, o, stream)
-                               : launch_on_chip<cbam_fwd_on_chip_kernel<T, false, true>>(p, o, stream);
-    return p.channels_last ? launch_on_chip<cbam_fwd_on_chip_kernel<T, true, false>>(p, o, stream)
-                           : launch_on_chip<cbam_fwd_on_chip_kernel<T, false, false>>(p, o, stream);
+    return p.channels_last ? launch_on_chip<cbam_fwd_on_chip_kernel<T, true>>(p, o, stream)
+                           : launch_on_chip<cbam_fwd_on_chip_kernel<T, false>>(p, o, stream);
 }
 
 }  // namespace

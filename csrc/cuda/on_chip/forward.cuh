@@ -18,8 +18,8 @@
 
 namespace cbam::cuda {
 
-template <class Element, bool nhwc, bool clustered> struct ForwardBlock : ImageBlock<Element, nhwc, clustered> {
-    using Base = ImageBlock<Element, nhwc, clustered>;
+template <class Element, bool nhwc> struct ForwardBlock : ImageBlock<Element, nhwc> {
+    using Base = ImageBlock<Element, nhwc>;
     using Base::o, Base::row_range, Base::shared;
     const Pools row_partials{shared + o.row_partials, o.slices * o.max_rows};
     const Pools row_pools{shared + o.row_pools, o.pooled_rows, nhwc ? 0 : row_range.first};
@@ -111,19 +111,17 @@ template <class Block> __device__ __forceinline__ void apply_gates(const Block& 
     else apply_rows<false, false>(b);
 }
 
-template <class T, bool channels_last, bool clustered> __global__ void __launch_bounds__(kOnChipThreads, 2)
+template <class T, bool channels_last> __global__ void __launch_bounds__(kOnChipThreads, 2)
     cbam_fwd_on_chip_kernel(const Problem p, const OnChip o) {
-    if constexpr (!clustered || kClusters) {
-        CBAM_SHARED(shared);
-        const ForwardBlock<T, channels_last, clustered> b{{p, o, shared}};
-        load_rows(b.rows_of(p.x), b.rows * o.cols, b.x);
-        load_ws(b);
-        if (p.bs && threadIdx.x == 0) b.ws[2 * b.kk] = *static_cast<const float*>(p.bs);
-        b.sync();  // no block writes to another that has not begun
-        compute_channel_gate(b);
-        compute_spatial_gate(b);
-        if (p.y) apply_gates(b);
-    }
+    CBAM_SHARED(shared);
+    const ForwardBlock<T, channels_last> b{{p, o, shared}};
+    load_rows(b.rows_of(p.x), b.rows * o.cols, b.x);
+    load_ws(b);
+    if (p.bs && threadIdx.x == 0) b.ws[2 * b.kk] = *static_cast<const float*>(p.bs);
+    b.sync();  // no block writes to another that has not begun
+    compute_channel_gate(b);
+    compute_spatial_gate(b);
+    if (p.y) apply_gates(b);
 }
 
 }  // namespace cbam::cuda

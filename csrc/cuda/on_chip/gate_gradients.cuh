@@ -92,7 +92,7 @@ template <class Block> __device__ __forceinline__ void spatial_gate_backward(con
     b.sync();
     sum_ws_gradient(b, dz);
     b.sync();
-    const int sums = 2 * b.kk + 1, rank = b.blocks.rank(), count = b.blocks.count();
+    const int sums = 2 * b.kk + 1, rank = b.blocks.rank(), count = b.blocks.count;
     float* partial = b.partial() + b.p.C + 3 * b.p.R;
     for (int i = sums * rank / count + int(threadIdx.x); i < sums * (rank + 1) / count; i += kOnChipThreads) {
         float total = 0;

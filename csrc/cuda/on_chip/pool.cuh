@@ -48,7 +48,7 @@ struct Pools {
         store_numbers(max + i, maxima);
         store_numbers(gate + i, indices);
     }
-    template <class B> __device__ __forceinline__ Pooled get(const B& blocks, int rank, int i) const {
+    __device__ __forceinline__ Pooled get(const Blocks& blocks, int rank, int i) const {
         return {*blocks.of(rank, sum + i), {*blocks.of(rank, max + i), *blocks.of(rank, argmax() + i)}};
     }
 };

@@ -38,7 +38,7 @@ struct Sums {
         store_numbers(data + i, v);
     }
     __device__ __forceinline__ float get(int i) const { return data[i]; }
-    template <class B> __device__ __forceinline__ float get(const B& blocks, int rank, int i) const {
+    __device__ __forceinline__ float get(const Blocks& blocks, int rank, int i) const {
         return *blocks.of(rank, data + i);
     }
 };
