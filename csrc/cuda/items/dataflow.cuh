@@ -12,21 +12,8 @@
 
 namespace cbam::cuda {
 
-// The items, not inlined: inlined into one kernel they spill, and nvcc takes twice as long.
-template <Kind kind, class T, int V, bool channels_last>
-__device__ __noinline__ void tile_item(const Forward<Acc<T>>& a, int64_t n, int tile, unsigned char* shared) {
-    if constexpr (kind == Kind::pool) pool_item<T, V, channels_last, Maxima::placed>(a, n, tile, shared);
-    else if constexpr (kind == Kind::maps) maps_item<T, V, channels_last, false>(a, n, tile, shared);
-    else apply_item<T, V, channels_last>(a, n, tile, shared);
-}
-
-template <Kind kind, class T, int V, bool channels_last>
-__device__ __noinline__ void tile_item(const Backward<Acc<T>>& a, int64_t n, int tile, unsigned char* shared) {
-    if constexpr (kind == Kind::products) products_item<T, V, channels_last>(a, n, tile, shared);
-    else if constexpr (kind == Kind::map_gradients) map_gradients_item<T, V, channels_last, false>(a, n, tile, shared);
-    else input_item<T, V, channels_last, false>(a, n, tile, shared);
-}
-
+// Not inlined: in two kernels of a direction and type, it would take nvcc a fifth longer. In items over x, which would
+// read through generic addresses, a call costs more than it saves.
 template <class Call, class F>
 __device__ __noinline__ void group_item(const Call& a, Kind kind, int64_t group, int index, F* shared) {
     small_item(a, kind, group, index, shared);
@@ -38,13 +25,13 @@ __device__ __forceinline__ void run_item(const Forward<Acc<T>>& a, const Item& i
     const int64_t n = item.group * a.images + item.index / tiles;
     switch (item.kind) {
         case Kind::pool:
-            if (n < a.p.N) tile_item<Kind::pool, T, V, channels_last>(a, n, tile, shared);
+            if (n < a.p.N) pool_item<T, V, channels_last, Maxima::placed>(a, n, tile, shared);
             break;
         case Kind::maps:
-            if (n < a.p.N) tile_item<Kind::maps, T, V, channels_last>(a, n, tile, shared);
+            if (n < a.p.N) maps_item<T, V, channels_last, false>(a, n, tile, shared);
             break;
         case Kind::apply:
-            if (n < a.p.N) tile_item<Kind::apply, T, V, channels_last>(a, n, tile, shared);
+            if (n < a.p.N) apply_item<T, V, channels_last>(a, n, tile, shared);
             break;
         default: group_item(a, item.kind, item.group, item.index, reinterpret_cast<Acc<T>*>(shared));
     }
@@ -56,13 +43,13 @@ __device__ __forceinline__ void run_item(const Backward<Acc<T>>& a, const Item& 
     const int64_t n = item.group * a.images + item.index / tiles;
     switch (item.kind) {
         case Kind::products:
-            if (n < a.p.N) tile_item<Kind::products, T, V, channels_last>(a, n, tile, shared);
+            if (n < a.p.N) products_item<T, V, channels_last>(a, n, tile, shared);
             break;
         case Kind::map_gradients:
-            if (n < a.p.N) tile_item<Kind::map_gradients, T, V, channels_last>(a, n, tile, shared);
+            if (n < a.p.N) map_gradients_item<T, V, channels_last, false>(a, n, tile, shared);
             break;
         case Kind::input_gradient:
-            if (n < a.p.N) tile_item<Kind::input_gradient, T, V, channels_last>(a, n, tile, shared);
+            if (n < a.p.N) input_item<T, V, channels_last, false>(a, n, tile, shared);
             break;
         default: group_item(a, item.kind, item.group, item.index, reinterpret_cast<Acc<T>*>(shared));
     }
