@@ -81,12 +81,12 @@ def missing_tools() -> str:
     return ", ".join(tool for tool in ("nvcc", "cuobjdump", "nvdisasm", "c++filt") if find_tool(tool) is None)
 
 
-def compile_all(sources=SOURCES) -> dict[str, list[Kernel]]:
+def compile_all(targets=tuple(TARGETS)) -> dict[str, list[Kernel]]:
     """Every kernel for every target, compiled side by side."""
-    units = [(target, source) for source in sources for target in TARGETS]
+    units = [(target, source) for source in SOURCES for target in targets]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         compiled = list(pool.map(lambda unit: compile_one(*unit), units))
-    return {target: [k for kernels in compiled for k in kernels if k.target == target] for target in TARGETS}
+    return {target: [k for kernels in compiled for k in kernels if k.target == target] for target in targets}
 
 
 def compile_one(target: str, source: Path, *options: str) -> list[Kernel]:
@@ -131,22 +131,6 @@ def loops_of(target: str, source: Path) -> dict[tuple[str, tuple[str, ...]], lis
         kernel, arguments = re.search(r"(\w+)<([^<>]*)>\(", name).groups()
         found[kernel, tuple(arguments.split(", "))] = hot_loops(text)
     return found
-
-
-def ptx_entries(source: Path) -> set[str]:
-    """The kernels of a source as PTX of compute capability 7.5, for example "scale<float, 4>"."""
-    with tempfile.TemporaryDirectory() as folder:
-        ptx = Path(folder, "kernels.ptx")
-        run("nvcc", "-arch=compute_75", "-ptx", "-o", ptx, source)
-        text = ptx.read_text()
-    if not re.search(r"^\.target sm_75$", text, re.M):
-        raise RuntimeError(f"{source.name}: this is no PTX of compute capability 7.5:\n{text[:1000]}")
-    names = run("c++filt", *re.findall(r"^\.visible \.entry (\w+)\(", text, re.M)).splitlines()
-    # void cbam::cuda::some_kernel<float, 4, cbam::cuda::Pool<float> >(float const*, ...)
-    return {
-        enums_as_numbers(name).split("(")[0].removeprefix("void ").replace("cbam::cuda::", "").replace("> >", ">>")
-        for name in names
-    }
 
 
 def enums_as_numbers(name: str) -> str:
