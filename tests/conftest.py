@@ -102,6 +102,16 @@ def run(drawn, tmp_path_factory) -> Path:
 
 
 @pytest.fixture
+def undrawn(monkeypatch):
+    """Reports have empty plots: to draw them takes twice as long as a training on the small set.
+
+    test_train.py, test_report.py and test_fonts.py are about the plots.
+    """
+    monkeypatch.setattr("garbage.report.write.save_png", lambda figure, path: path.write_bytes(b""))
+    monkeypatch.setattr("garbage.report.write.svg", lambda figure: "<svg></svg>")
+
+
+@pytest.fixture
 def two_classes(drawn, tmp_path) -> Path:
     """Class folders without a split: 10 pictures of shoes, 5 of paper."""
     folder = tmp_path / "two"

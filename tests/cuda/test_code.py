@@ -168,7 +168,7 @@ __global__ void __launch_bounds__(512) spills(const float* x, float* y, int n) {
 
 def test_the_facts_show_what_is_bad(tmp_path):
     Path(tmp_path, "bad.cu").write_text(BAD)
-    (kernel,) = compile_one("sm_80", tmp_path / "bad.cu")
+    (kernel,) = compile_one("sm_80", tmp_path / "bad.cu", tmp_path)
     assert (kernel.name, kernel.threads) == ("spills", 512)
     assert kernel.stack >= 256 and kernel.local_accesses > 0
     assert kernel.wide_loads == kernel.wide_stores == 0 and kernel.narrow_stores > 0

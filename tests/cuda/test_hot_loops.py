@@ -1,5 +1,6 @@
 """What the inner loops of the CUDA kernels issue: instructions an element in machine code, at most so many."""
 
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -8,18 +9,17 @@ from hot_loops import Moves, per_element
 
 pytestmark = pytest.mark.skipif(bool(missing_tools()), reason=f"not installed: {missing_tools()}")
 
-CUDA = Path(__file__).parents[2] / "csrc" / "cuda"
-# With what there is one of: the place of a maximum.
+# Of the kernels with a choice for the maxima: the place of one.
 ITEMS = {
-    "cbam_fwd_pool_kernel": ", Maxima::placed",
-    "cbam_fwd_maps_kernel": ", false",
-    "cbam_fwd_apply_kernel": "",
-    "cbam_bwd_products_kernel": "",
-    "cbam_bwd_maps_kernel": ", false",
-    "cbam_bwd_input_kernel": ", false",
+    "fwd_pool": ("1",),
+    "fwd_maps": ("false",),
+    "fwd_apply": (),
+    "bwd_products": (),
+    "bwd_maps": ("false",),
+    "bwd_input": ("false",),
 }
 NCHW, NHWC = "false", "true"
-TYPES = {"__nv_bfloat16": 8, "__half": 8, "float": 4}  # elements of 16 bytes
+TYPES = {"__nv_bfloat16": (8, "bf16"), "__half": (8, "f16"), "float": (4, "f32")}  # elements of 16 bytes
 
 
 def items(word: int) -> list[tuple]:
@@ -78,50 +78,35 @@ def on_chip(word: int) -> list[tuple]:
     ]
 
 
+@cache
+def loops_in(target: str, source: str) -> dict:
+    return loops_of(target, Path("csrc/cuda", source))
+
+
 @pytest.mark.parametrize("target", ["sm_90", "sm_80"])
 @pytest.mark.parametrize("element", TYPES)
-def test_loops_of_the_items_are_lean(element, target, tmp_path):
-    word = TYPES[element]
-    kernels = [
-        f"template __global__ void {name}<{element}, {word}, {layout}{how}>({call}<Acc<{element}>>);"
-        for name, how in ITEMS.items()
-        for layout in (NCHW, NHWC)
-        for call in ["Forward" if "_fwd_" in name else "Backward"]
-    ]
-    loops = compiled(["items/phases.cuh"], kernels, target, tmp_path)
+def test_loops_of_the_items_are_lean(element, target):
+    word, name = TYPES[element]
+    loops = loops_in(target, f"items/items_{name}.cu")
     for loop, kernel, layout, moves, of_half, of_float in items(word):
         limit = of_half if word == 8 else of_float
         if target == "sm_80":
             limit = max(limit, OF_8_0.get(loop, 0))
-        found = per_element(loops[f"cbam_{kernel}_kernel", layout], moves, 4 * word)
-        assert found and max(found) <= limit, (loop, layout, found, loops)
+        of_kernel = loops[f"cbam_{kernel}_kernel", (element, str(word), layout, *ITEMS[kernel])]
+        found = per_element(of_kernel, moves, 4 * word)
+        assert found and max(found) <= limit, (loop, layout, found, of_kernel)
 
 
 @pytest.mark.parametrize("target", ["sm_90", "sm_80"])
 @pytest.mark.parametrize("element", TYPES)
-def test_loops_on_chip_are_lean(element, target, tmp_path):
-    word = TYPES[element]
-    kernels = [
-        f"template __global__ void cbam_{way}_on_chip_kernel<{element}, {layout}>(const Problem, const OnChip);"
-        for way in ("fwd", "bwd")
-        for layout in (NCHW, NHWC)
-    ]
-    loops = compiled(["on_chip/forward.cuh", "on_chip/backward.cuh"], kernels, target, tmp_path)
+def test_loops_on_chip_are_lean(element, target):
+    word, _ = TYPES[element]
+    loops = loops_in(target, "on_chip/forward.cu") | loops_in(target, "on_chip/backward.cu")
     for loop, way, layout, moves, of_half, of_float in on_chip(word):
         elements = 4 * word // (2 if moves.shared_8 else 1)
-        found = per_element(loops[f"cbam_{way}_on_chip_kernel", layout], moves, elements)
-        assert found and max(found) <= (of_half if word == 8 else of_float), (loop, layout, found, loops)
-
-
-def compiled(headers, kernels, target, folder) -> dict[tuple[str, str], list]:
-    """The loops of these kernels, by name and layout."""
-    source = folder / "kernels.cu"
-    includes = [f'#include "{CUDA / header}"' for header in headers]
-    source.write_text("\n".join([*includes, "namespace cbam::cuda {", *kernels, "}"]))
-    loops = loops_of(target, source)
-    return {
-        (name, next(a for a in arguments if a in (NCHW, NHWC))): found for (name, arguments), found in loops.items()
-    }
+        of_kernel = loops[f"cbam_{way}_on_chip_kernel", (element, layout)]
+        found = per_element(of_kernel, moves, elements)
+        assert found and max(found) <= (of_half if word == 8 else of_float), (loop, layout, found, of_kernel)
 
 
 # The maximum by a comparison of every element, and NaN by another one: the pool as it was.
@@ -163,6 +148,6 @@ template __global__ void pool<__nv_bfloat16>(const __nv_bfloat16*, int, float*, 
 def test_a_loop_that_compares_every_element_is_not_lean(tmp_path):
     source = tmp_path / "slow.cu"
     source.write_text(SLOW)
-    ((_, loops),) = loops_of("sm_90", source).items()
+    ((_, loops),) = loops_of("sm_90", source, tmp_path).items()
     (found,) = per_element(loops, Moves(4), 32)
     assert 7 < found < 12

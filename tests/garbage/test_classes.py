@@ -14,6 +14,8 @@ from garbage.data.folders import load_folder
 from garbage.train.state import fingerprint
 from train_example import main
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 CAFE = "caf\u00e9"
 
 

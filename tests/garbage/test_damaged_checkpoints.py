@@ -1,5 +1,6 @@
 """The garbage classifier: a clear error for checkpoints with missing, wrong, unexpected or NaN entries."""
 
+import os
 import shutil
 
 import pytest
@@ -53,9 +54,9 @@ OF_THE_STATE = {
 
 
 def damaged(run, name, change, folder):
-    """A copy of the run with a changed checkpoint."""
-    shutil.copytree(run, folder)
-    checkpoint = torch.load(folder / name, weights_only=True)
+    """The run with a changed checkpoint; the other files are links."""
+    shutil.copytree(run, folder, copy_function=os.symlink, ignore=shutil.ignore_patterns(name))
+    checkpoint = torch.load(run / name, weights_only=True)
     change(checkpoint)
     torch.save(checkpoint, folder / name)
     return folder

@@ -18,6 +18,8 @@ from garbage.samples import draw
 from garbage.settings import Settings
 from train_example import main
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 def test_sample_set_is_the_same_for_one_seed_only(tmp_path):
     for name, seed in (("a", 3), ("b", 3), ("c", 4)):

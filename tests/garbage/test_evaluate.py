@@ -10,6 +10,8 @@ from PIL import Image
 
 from train_example import main
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 def evaluate(run, folder, out):
     return main(["evaluate", "--run", str(run), str(folder), "--out", str(out)])

@@ -16,6 +16,8 @@ from garbage.train import learner
 from garbage.train.freezing import Freezing
 from garbage.train.optimisation import make_optimizer, make_schedule
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 KEYS = ("ca.fc1.weight", "ca.fc2.weight", "sa.conv1.weight")
 RESNET18 = functools.partial(classifier.build_model, "resnet18", 12)
 RESNET18_OF_3 = functools.partial(classifier.build_model, "resnet18", 3)

@@ -10,6 +10,8 @@ from garbage_runs import SMALL
 from garbage.data.sources import files_below, find_images, subfolders
 from train_example import main
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 HIDDEN_FOLDERS = (".ipynb_checkpoints", "__MACOSX", ".git/x", "@eaDir", "a/.thumbnails", "$RECYCLE.BIN")
 HIDDEN_FILES = ("._0.png", ".DS_Store", "Thumbs.db", "desktop.ini", ".0.png", "a/._1.png")
 

@@ -5,14 +5,15 @@ import os
 import re
 import shutil
 import subprocess
-import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from hot_loops import Loop, hot_loops
+from objects import ROOT, compiled
 
-SOURCES = sorted((Path(__file__).parents[2] / "csrc" / "cuda").rglob("*.cu"))
+SOURCES = sorted(source.relative_to(ROOT) for source in (ROOT / "csrc" / "cuda").rglob("*.cu"))
+FOLDER = ROOT / "build" / "machine_code"
 
 
 @dataclass(frozen=True)
@@ -85,16 +86,20 @@ def compile_all(targets=tuple(TARGETS)) -> dict[str, list[Kernel]]:
     """Every kernel for every target, compiled side by side."""
     units = [(target, source) for source in SOURCES for target in targets]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        compiled = list(pool.map(lambda unit: compile_one(*unit), units))
-    return {target: [k for kernels in compiled for k in kernels if k.target == target] for target in targets}
+        kernels = list(pool.map(lambda unit: compile_one(*unit), units))
+    return {target: [k for of_one in kernels for k in of_one if k.target == target] for target in targets}
 
 
-def compile_one(target: str, source: Path, *options: str) -> list[Kernel]:
-    with tempfile.TemporaryDirectory() as folder:
-        cubin = Path(folder, "kernels.cubin")
-        run("nvcc", "-std=c++17", "-O3", f"-arch={target}", "-cubin", *options, "-o", cubin, source)
-        usage = run("cuobjdump", "-res-usage", cubin)
-        code = run("nvdisasm", "-ndf", cubin)
+def machine_code(target: str, source: Path, folder: Path = FOLDER) -> Path:
+    """The file of it, which the folder keeps for all tests."""
+    command = [find_tool("nvcc"), "-std=c++17", "-O3", f"-arch={target}", "-cubin"]
+    return compiled(folder, source, command, ".cubin")
+
+
+def compile_one(target: str, source: Path, folder: Path = FOLDER) -> list[Kernel]:
+    cubin = machine_code(target, source, folder)
+    usage = run("cuobjdump", "-res-usage", cubin)
+    code = run("nvdisasm", "-ndf", cubin)
     used = {
         symbol: {key: int(value) for key, value in re.findall(r"\b([A-Z]+):(\d+)", facts)}
         for symbol, facts in re.findall(r"Function (\S+):\n(.*)", usage)
@@ -120,15 +125,12 @@ def texts_of(code: str) -> dict[str, str]:
     }
 
 
-def loops_of(target: str, source: Path) -> dict[tuple[str, tuple[str, ...]], list[Loop]]:
+def loops_of(target: str, source: Path, folder: Path = FOLDER) -> dict[tuple[str, tuple[str, ...]], list[Loop]]:
     """The hot loops of the kernels of a source, by their names and template arguments."""
-    with tempfile.TemporaryDirectory() as folder:
-        cubin = Path(folder, "kernels.cubin")
-        run("nvcc", "-std=c++17", "-O3", f"-arch={target}", "-cubin", "-o", cubin, source)
-        texts = texts_of(run("nvdisasm", "-ndf", cubin))
+    texts = texts_of(run("nvdisasm", "-ndf", machine_code(target, source, folder)))
     found = {}
     for name, text in zip(run("c++filt", *texts).splitlines(), texts.values(), strict=True):
-        kernel, arguments = re.search(r"(\w+)<([^<>]*)>\(", name).groups()
+        kernel, arguments = re.search(r"(\w+)<([^<>()]*)>\(", enums_as_numbers(name)).groups()
         found[kernel, tuple(arguments.split(", "))] = hot_loops(text)
     return found
 

@@ -1,22 +1,19 @@
 """Compiles kernels and launchers with the emulation into a Python module; what did not change is taken from build/."""
 
-import hashlib
 import importlib.machinery
 import importlib.util
 import os
 import platform
 import shlex
 import shutil
-import subprocess
 import sysconfig
-import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
 
 import pybind11
+from objects import ROOT, compiled, digest, linked
 
-ROOT = Path(__file__).parents[3]
 # Compilers run in ROOT and get relative paths, so that a copy of the project finds what this one has built.
 HERE = Path("tests/support/emulation")
 FOLDER = ROOT / "build" / "emulation"
@@ -78,14 +75,11 @@ def load(name: str, mode: str) -> ModuleType:
     units += [(source, of_rest) for source in RUNTIME]
     # What is in a .cpp runs on the host only: nothing of it is to be checked or counted.
     units += [(source, of_rest if source.suffix == ".cpp" else of_kernels) for source in kernels]
-    FOLDER.mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        objects = list(pool.map(lambda unit: _compile(unit[0], [*unit[1], *includes]), units))
+        objects = list(pool.map(_compile, [(source, [*flags, *includes]) for source, flags in units]))
     # -Bsymbolic: the runtime's functions here, not those of a libcudart that PyTorch has loaded.
     link = ["g++", "-shared", "-Wl,-Bsymbolic", *WRAPPED, *of_linker, "-pthread", *map(str, objects)]
-    module = FOLDER / f"{name}-{mode}-{hashlib.sha256(shlex.join(link).encode()).hexdigest()[:16]}.so"
-    if not module.exists():
-        _make(module, link)
+    module = linked(FOLDER / f"{name}-{mode}-{digest(shlex.join(link).encode())}.so", link)
     # A name of its own, since of modules of one name pybind11 makes only the first.
     name = f"{mode}.{name}"
     loader = importlib.machinery.ExtensionFileLoader(name, str(module))
@@ -94,34 +88,6 @@ def load(name: str, mode: str) -> ModuleType:
     return loaded
 
 
-def _compile(source: Path, flags: list[str]) -> Path:
-    """The object of one source, which is kept under the contents of all that it was made from."""
-    command = ["g++", *COMMON, *WARNINGS, *flags, "-xc++", "-c", str(source)]
-    name = f"{source.stem}-{hashlib.sha256(shlex.join(command).encode()).hexdigest()[:16]}"
-    # The compiler's list of what it read, of the last time.
-    record = FOLDER / f"{name}.d"
-    if record.exists() and (known := FOLDER / f"{name}-{_contents(record)}.o").exists():
-        return known
-    with tempfile.TemporaryDirectory(dir=FOLDER) as temporary:
-        made, read = Path(temporary) / "o", Path(temporary) / "d"
-        _make(made, [*command, "-MMD", "-MF", str(read)])
-        made.replace(target := FOLDER / f"{name}-{_contents(read)}.o")
-        read.replace(record)
-    return target
-
-
-def _contents(record: Path) -> str:
-    names = record.read_text().replace("\\\n", " ").split(":", 1)[1].split()
-    files = [ROOT / name for name in names]
-    contents = [file.read_bytes() if file.exists() else b"" for file in files]
-    return hashlib.sha256(b"".join(contents)).hexdigest()[:16]
-
-
-def _make(target: Path, command: list[str]) -> None:
-    """Runs a compiler. What it makes appears when it is whole."""
-    unfinished = Path(f"{target}.{os.getpid()}")
-    result = subprocess.run([*command, "-o", str(unfinished)], cwd=ROOT, capture_output=True, text=True)
-    if result.returncode:
-        unfinished.unlink(missing_ok=True)
-        raise RuntimeError(f"this failed: {shlex.join(command)}\n{result.stderr[:4000]}")
-    unfinished.replace(target)
+def _compile(unit: tuple[Path, list[str]]) -> Path:
+    source, flags = unit
+    return compiled(FOLDER, source, ["g++", *COMMON, *WARNINGS, *flags, "-xc++", "-c"], ".o")
