@@ -103,10 +103,11 @@ def run(drawn, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def undrawn(monkeypatch):
-    """Reports have empty plots: to draw them takes twice as long as a training on the small set.
+    """Training writes no report, which takes longer than all the rest, and the plots of an evaluation are empty.
 
-    test_train.py, test_report.py and test_fonts.py are about the plots.
+    test_train.py, test_report.py, test_fonts.py and test_compare.py have whole reports.
     """
+    monkeypatch.setattr("garbage.train.loop.write_report", lambda run: None)
     monkeypatch.setattr("garbage.report.write.save_png", lambda figure, path: path.write_bytes(b""))
     monkeypatch.setattr("garbage.report.write.svg", lambda figure: "<svg></svg>")
 

@@ -72,6 +72,7 @@ def test_more_images_than_a_grid_has_rows():
     assert torch.equal(y.flatten(), x.flatten() * saved[:, 2] * saved[:, 5])
 
 
+@pytest.mark.slow  # a minute, for 8 million rows
 def test_more_rows_than_a_thread_of_each_can_count_in_32_bits(monkeypatch):
     """The gradient of ws, whose blocks divide the rows among 256 threads: a 1 x 1 window over two maps of ones."""
     monkeypatch.setenv("CBAM_EMULATION_MODE", "plain")

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from emulation import build
 
-pytestmark = pytest.mark.skipif(bool(build.obstacle), reason=build.obstacle)
+# To compile the emulation with the sanitizers takes a minute; what they look for, make test-all asks.
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(build.obstacle), reason=build.obstacle)]
 
 WRONG = """
 import torch
@@ -34,7 +35,6 @@ def sanitized(*arguments: str) -> subprocess.CompletedProcess:
     return subprocess.run(command, cwd=build.ROOT, env=environment, capture_output=True, text=True)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("file", "tests"),
     [("test_staged.py", "test_sizes and not several or test_options"), ("test_on_chip.py", "test_clusters")],

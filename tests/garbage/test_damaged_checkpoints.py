@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 import torch
+from choice import ALL
 
 from train_example import main
 
@@ -70,7 +71,15 @@ def test_best(change, message, run, drawn, tmp_path, capsys):
     assert "best.pt is not a checkpoint of this program" in error and message in error
 
 
-@pytest.mark.parametrize("change,message", [*DAMAGES.values(), *OF_THE_STATE.values()], ids=[*DAMAGES, *OF_THE_STATE])
+# The entries are checked by one function, which the damages of best.pt try: of each further check one.
+OF_LAST = OF_THE_STATE | {
+    name: damage
+    for name, damage in DAMAGES.items()
+    if ALL or name in ("no classes", "image_size is a text", "a weight is missing", "another shape", "NaN")
+}
+
+
+@pytest.mark.parametrize("change,message", OF_LAST.values(), ids=OF_LAST)
 def test_last(change, message, run, tmp_path, capsys):
     copy = damaged(run, "last.pt", change, tmp_path / "run")
     assert main(["train", "--resume", str(copy)]) == 2

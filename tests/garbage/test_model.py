@@ -23,7 +23,11 @@ RESNET18 = functools.partial(classifier.build_model, "resnet18", 12)
 RESNET18_OF_3 = functools.partial(classifier.build_model, "resnet18", 3)
 
 
-@pytest.mark.parametrize("arch", ["resnet18", "resnet34", "resnet50", "resnet101", "resnet152"])
+# Of each kind of block one; torchvision builds the others with the same class of network.
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("resnet34", "resnet101", "resnet152")]
+
+
+@pytest.mark.parametrize("arch", ["resnet18", "resnet50", *SLOW])
 def test_cbam_comes_after_each_layer_or_nowhere(arch):
     plain, attentive = (set(classifier.build_model(arch, 3, cbam).state_dict()) for cbam in ("none", "each_layer"))
     assert attentive - plain == {f"layer{i}.cbam.{key}" for i in (1, 2, 3, 4) for key in KEYS} and plain < attentive
@@ -102,17 +106,22 @@ def test_weights_of_a_file(tmp_path):
         assert {k for k in trained if torch.equal(got[k], trained[k])} >= same
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """The weights of a network of the classes c, a and b, and the settings of a training that begins with them."""
+    path = tmp_path_factory.mktemp("trained") / "run.pt"
+    state = RESNET18_OF_3("each_layer").state_dict()
+    torch.save({"arch": "resnet18", "classes": list("cab"), "state_dict": state}, path)
+    return state, Settings(data=None, weights=str(path))
+
+
 @pytest.mark.parametrize("classes", [list("abc"), list("abcd"), list("ab"), list("dca"), ["x", "y", "z"]])
-def test_rows_of_the_last_layer_go_by_the_names_of_classes(tmp_path, capsys, classes):
+def test_rows_of_the_last_layer_go_by_the_names_of_classes(trained, capsys, classes):
     """Rows of the same number of other classes must not be copied in order."""
-    trained = RESNET18_OF_3("each_layer").state_dict()
-    torch.save({"arch": "resnet18", "classes": list("cab"), "state_dict": trained}, tmp_path / "run.pt")
-    settings = Settings(data=None, weights=str(tmp_path / "run.pt"))
-    got = learner.make_learner(settings, classes, 1).model.fc
-    settings = Settings(data=None, weights=str(tmp_path / "run.pt"), seed=0)
+    trained, settings = trained
     start = learner.make_learner(settings, ["x", *"yzuvw"][: len(classes)], 1).model.fc
     capsys.readouterr()
-    learner.make_learner(settings, classes, 1)
+    got = learner.make_learner(settings, classes, 1).model.fc
     output = capsys.readouterr().out
     new = [name for name in classes if name not in "cab"]
     for row, name in enumerate(classes):

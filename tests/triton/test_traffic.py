@@ -1,6 +1,7 @@
 """Bytes and sectors of each Triton kernel against its formula; and proofs that the checker sees what is wrong."""
 
 import importlib.util
+from itertools import product
 from pathlib import Path
 
 import doc_tables
@@ -9,6 +10,7 @@ import pytest
 import torch
 import triton
 import triton.language as tl
+from choice import in_turn
 from gates import FUNCTIONS, SWITCHES, switched
 from triton.runtime.errors import InterpreterError
 from triton_traffic import LARGE, formulas
@@ -22,10 +24,13 @@ from cbam_fused.variants.config import EVEN, Switches
 layouts = pytest.mark.parametrize("layout", LAYOUTS, ids=["nchw", "nhwc"])
 
 
-@layouts
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("even", [False, True])
-@pytest.mark.parametrize("epilogue", [False, True])
+# The dtype is the size of an element alone, whatever the launches are.
+COUNTED = in_turn(
+    list(product(LAYOUTS, (False, True), (False, True))), [(torch.float32,), (torch.float64,), (torch.bfloat16,)]
+)
+
+
+@pytest.mark.parametrize("layout,even,epilogue,dtype", COUNTED)
 def test_counted_bytes_equal_the_formulas(epilogue, even, dtype, layout, checker):
     """With a 1 x 1 window, so that no pixel's neighbour is read twice: every byte of every kernel."""
     shape = (2, 32, 8, 16)
