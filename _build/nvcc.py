@@ -150,14 +150,20 @@ def _parsed(asked: list[str], known: list[str]) -> list[str]:
 
 
 def code_options(architectures: list[str]) -> list[str]:
-    """nvcc's options for these architectures."""
-    options = []
-    for architecture in architectures:
-        number = architecture.removesuffix("+PTX").replace(".", "")
-        options.append(f"-gencode=arch=compute_{number},code=sm_{number}")
-        if architecture.endswith("+PTX"):
-            options.append(f"-gencode=arch=compute_{number},code=compute_{number}")
-    return options
+    """nvcc's options for these architectures.
+
+    Those of a generation share the PTX of its oldest: the kernels distinguish 7, 8 and 9 or newer, and nvcc spends most
+    of its time on PTX.
+    """
+    generations: dict[int, tuple[str, list[str]]] = {}
+    for architecture in sorted(architectures, key=lambda each: _numbers(each.removesuffix("+PTX"))):
+        capability, _, ptx = architecture.partition("+")
+        number = capability.replace(".", "")
+        oldest, code = generations.setdefault(min(_numbers(capability)[0], 9), (number, []))
+        code.append(f"sm_{number}")
+        if ptx:
+            code.append(f"compute_{oldest}")
+    return [f"-gencode=arch=compute_{oldest},code=[{','.join(code)}]" for oldest, code in generations.values()]
 
 
 def _numbers(capability: str) -> tuple[int, ...]:

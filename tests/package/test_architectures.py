@@ -84,9 +84,13 @@ def test_architectures_that_nvcc_does_not_know(entry, monkeypatch):
 
 
 def test_options_of_nvcc():
-    machine_code = ["-gencode=arch=compute_80,code=sm_80", "-gencode=arch=compute_120,code=sm_120"]
-    options = cuda.code_options(["8.0", "12.0+PTX"])
-    assert options == [*machine_code, "-gencode=arch=compute_120,code=compute_120"]
+    """A generation has one PTX, that of its oldest member."""
+    assert cuda.code_options(["8.0"]) == ["-gencode=arch=compute_80,code=[sm_80]"]
+    assert cuda.code_options(["12.0+PTX", "8.6", "7.5", "8.9", "9.0"]) == [
+        "-gencode=arch=compute_75,code=[sm_75]",
+        "-gencode=arch=compute_86,code=[sm_86,sm_89]",
+        "-gencode=arch=compute_90,code=[sm_90,sm_120,compute_90]",
+    ]
 
 
 @pytest.mark.parametrize(

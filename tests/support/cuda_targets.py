@@ -19,19 +19,21 @@ SOURCES = sorted((Path(__file__).parents[2] / "csrc" / "cuda").rglob("*.cu"))
 class Target:
     """What a multiprocessor has: shared memory in bytes, threads. Of registers, 65536, each has the same.
 
+    ptx: from which nvcc makes the machine code, as in _build/nvcc.py.
     Source: CUDA C++ Programming Guide, "Technical Specifications per Compute Capability".
     """
 
     shared: int
     threads: int
+    ptx: str
 
 
 TARGETS = {
-    "sm_75": Target(64 << 10, 1024),
-    "sm_80": Target(164 << 10, 2048),
-    "sm_90": Target(228 << 10, 2048),
-    "sm_100": Target(228 << 10, 2048),
-    "sm_120": Target(100 << 10, 1536),
+    "sm_75": Target(64 << 10, 1024, "compute_75"),
+    "sm_80": Target(164 << 10, 2048, "compute_80"),
+    "sm_90": Target(228 << 10, 2048, "compute_90"),
+    "sm_100": Target(228 << 10, 2048, "compute_90"),
+    "sm_120": Target(100 << 10, 1536, "compute_90"),
 }
 REGISTERS = 65536
 
@@ -81,18 +83,19 @@ def missing_tools() -> str:
     return ", ".join(tool for tool in ("nvcc", "cuobjdump", "nvdisasm", "c++filt") if find_tool(tool) is None)
 
 
-def compile_all(sources=SOURCES) -> dict[str, list[Kernel]]:
+def compile_all(targets=tuple(TARGETS)) -> dict[str, list[Kernel]]:
     """Every kernel for every target, compiled side by side."""
-    units = [(target, source) for source in sources for target in TARGETS]
+    units = [(target, source) for source in SOURCES for target in targets]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         compiled = list(pool.map(lambda unit: compile_one(*unit), units))
-    return {target: [k for kernels in compiled for k in kernels if k.target == target] for target in TARGETS}
+    return {target: [k for kernels in compiled for k in kernels if k.target == target] for target in targets}
 
 
 def compile_one(target: str, source: Path, *options: str) -> list[Kernel]:
     with tempfile.TemporaryDirectory() as folder:
         cubin = Path(folder, "kernels.cubin")
-        run("nvcc", "-std=c++17", "-O3", f"-arch={target}", "-cubin", *options, "-o", cubin, source)
+        architecture = f"-gencode=arch={TARGETS[target].ptx},code={target}"
+        run("nvcc", "-std=c++17", "-O3", architecture, "-cubin", *options, "-o", cubin, source)
         usage = run("cuobjdump", "-res-usage", cubin)
         code = run("nvdisasm", "-ndf", cubin)
     used = {
@@ -131,22 +134,6 @@ def loops_of(target: str, source: Path) -> dict[tuple[str, tuple[str, ...]], lis
         kernel, arguments = re.search(r"(\w+)<([^<>]*)>\(", name).groups()
         found[kernel, tuple(arguments.split(", "))] = hot_loops(text)
     return found
-
-
-def ptx_entries(source: Path) -> set[str]:
-    """The kernels of a source as PTX of compute capability 7.5, for example "scale<float, 4>"."""
-    with tempfile.TemporaryDirectory() as folder:
-        ptx = Path(folder, "kernels.ptx")
-        run("nvcc", "-arch=compute_75", "-ptx", "-o", ptx, source)
-        text = ptx.read_text()
-    if not re.search(r"^\.target sm_75$", text, re.M):
-        raise RuntimeError(f"{source.name}: this is no PTX of compute capability 7.5:\n{text[:1000]}")
-    names = run("c++filt", *re.findall(r"^\.visible \.entry (\w+)\(", text, re.M)).splitlines()
-    # void cbam::cuda::some_kernel<float, 4, cbam::cuda::Pool<float> >(float const*, ...)
-    return {
-        enums_as_numbers(name).split("(")[0].removeprefix("void ").replace("cbam::cuda::", "").replace("> >", ">>")
-        for name in names
-    }
 
 
 def enums_as_numbers(name: str) -> str:
