@@ -30,7 +30,7 @@ __device__ __forceinline__ unsigned take(unsigned* counter) {
     return taken;
 }
 
-// Returns when ``count`` blocks have arrived. What they wrote before they arrived can then be read.
+// Returns when ``count`` blocks have arrived. Their earlier writes can then be read.
 __device__ __forceinline__ void wait_for(const unsigned* counter, unsigned count) {
     if (threadIdx.x == 0) {
         while (relaxed_load(counter) < count) __nanosleep(kPollNanoseconds);

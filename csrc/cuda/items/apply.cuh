@@ -5,7 +5,7 @@
 
 namespace cbam::cuda {
 
-// For a part of at most lanes V columns. x, residual, y and the gates are those of one image.
+// For a part of at most lanes V columns. x, residual, y and the gates belong to one image.
 template <class T, int V, bool with_residual, bool with_relu>
 __device__ __forceinline__ void scale(const T* x, const T* residual, T* y, const Tiling& t, const Tile& tile,
                                       const Acc<T>* row_gate, const Acc<T>* column_gate, unsigned char* shared) {

@@ -77,7 +77,7 @@ __device__ __forceinline__ void convolve(const F* const (&map)[maps], const Prob
                         for (int m = 0; m < maps; ++m) values[b][m] = segment[m * kWindow<F> + b];
 #pragma unroll
                     for (int b = 0; b < kTaps; ++b)
-                        // Beyond a side of the map are values of another row; beyond the window they may be NaN.
+                        // Values left or right of the map belong to another row. Values past the window may be NaN.
                         if (a0 + lane < k && b0 + b < k && left + b >= 0 && left + b < W)
                             visit(sums[i], weights[b], values[b]);
                 }

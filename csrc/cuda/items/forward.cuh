@@ -21,7 +21,7 @@
 
 namespace cbam::cuda {
 
-// What the channel pool computes for maxima: nothing, the argmax, or the number of tied elements.
+// Result of the channel pool besides the sum: none, maximum and argmax, or maximum and number of ties.
 enum class Maxima { none, placed, counted };
 
 template <class T, int V, bool channels_last, Maxima maxima>

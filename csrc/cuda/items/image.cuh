@@ -29,7 +29,7 @@ template <class F> struct Image {
     int64_t n;
 
     __device__ F* saved(int64_t offset) const { return (F*)p.saved + n * p.saved_row + offset; }
-    // The present ones of mean and maximum over the pixels. With mean_of_pools, pool(0) is the mean of both.
+    // Mean and maximum over the pixels; an absent pool is left out. With mean_of_pools, pool(0) is the mean of both.
     __device__ F* pool(int i) const { return saved(i * p.C); }
     // The channel gate, or null; the two gates whose sum it is.
     __device__ F* g() const { return p.channel ? saved(p.gate) : nullptr; }

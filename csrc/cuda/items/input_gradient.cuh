@@ -76,7 +76,7 @@ __device__ __forceinline__ void input_gradient(const T* dy, T* dx, const Tiling&
     const int col = tile.col + tile.lane * V, step = tile.groups * kBatch;
     const auto rows = [&](int run, int last, auto with_dy) {
         const auto gates = sides.column_gate(), means = sides.column_mean();
-        // Replaces the words of dy, of some rows, by those of dx; the columns of one plane at a time.
+        // Replaces words of dy by words of dx, for some rows. A step has the columns of one plane of gates.
         const auto finish = [&](auto& words, const auto& row_gate, const auto& row_mean) {
             constexpr int kColumns = WordNumbers<F, V>::kOfAccess, kRows = sizeof(words) / sizeof(words[0]);
 #pragma unroll

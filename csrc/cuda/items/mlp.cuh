@@ -1,6 +1,6 @@
-// What forward and backward of the channel gate's MLP share. An item has up to kImages images, which share each read of
-// a weight from L2. With few channels, an item computes both layers of one image; else the outputs of a layer are split
-// among items. The order of the sums depends on C and R only, so an image has the same bits in every batch.
+// Shared by the forward and backward of the channel gate's MLP. An item has up to kImages images, which share each read
+// of a weight from L2. With few channels, an item computes both layers of one image; else the outputs of a layer are
+// split among items. The order of the sums depends on C and R only, so an image has the same bits in every batch.
 #pragma once
 
 #include "image.cuh"

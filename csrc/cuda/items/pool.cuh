@@ -31,7 +31,7 @@ template <class F, bool gated> struct Pool {
 
     __device__ __forceinline__ F factor(int i) const { return gate ? gate[i] : F(1); }
     __device__ __forceinline__ Sum start(int i) const { return {F(0), {F(-INFINITY), i}}; }
-    // Indices ascend, so a later maximum must be larger. The index is that of the word; store finds the element.
+    // Indices ascend, so a later maximum must be larger. Keeps the index of the word; store finds the element.
     template <class T, int V>
     __device__ __forceinline__ void add(Sum& sum, const Packed<T, V>& word, const F (&factor)[V], int i) const {
         F v[V];
@@ -42,7 +42,7 @@ template <class F, bool gated> struct Pool {
         if (greatest > sum.top.value) sum.top = {greatest, i};
         sum.total += sum_of(v);
     }
-    // The index is that of the first of N rows.
+    // Keeps the index of the first of N rows; store finds the element.
     template <class T, int V, int N> __device__ __forceinline__ void add(Sum (&sums)[V], const Packed<T, V> (&words)[N],
                                                                          const F (&factor)[N], int i) const {
         F greatest[V];
@@ -75,7 +75,7 @@ template <class F, bool gated> struct Pool {
                 return;
             }
     }
-    // The index is that of the first of n elements, unless the maximum is NaN. read(i, v) reads them again.
+    // The kept index is the first of n elements, unless the maximum is NaN. read(i, v) reads them again.
     template <int n, class Read> __device__ __forceinline__ void store(Sum sum, int kept, Read read) const {
         mean[kept] = sum.total / count;
         if (!max) return;

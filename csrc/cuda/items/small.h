@@ -8,7 +8,7 @@ namespace cbam::cuda {
 
 template <class F> void launch_small(Launcher&, const Forward<F>&, const Order&, const Phase&);
 
-// Launches the items of ``phase`` and, in the same launch, those of ``other`` unless it is null.
+// Launches the items of ``phase`` and of ``other``, unless it is null, in one launch.
 template <class F>
 void launch_small(Launcher&, const Backward<F>&, const Order&, const Phase& phase, const Phase* other);
 

@@ -1,4 +1,4 @@
-// The blocks of an image, and what each of them holds.
+// The blocks of an image (Blocks), and the rows, ranges and buffers of one block (ImageBlock).
 #pragma once
 
 #include <cooperative_groups.h>

@@ -7,7 +7,7 @@
 // Writes: y, pools, maps, argmax, hidden vectors and gates once.
 // Shared memory: the block's rows of x; pools of its rows per slice; pools, then gates, of the rows, and of all columns
 // per group; hidden sums; ws and bs.
-// Between blocks: column pools (12 bytes each), hidden sums, and what another block needs of the maps and gates.
+// Between blocks: column pools (12 bytes each), hidden sums, and the parts of maps and gates that others need.
 #pragma once
 
 #include "convolution.cuh"

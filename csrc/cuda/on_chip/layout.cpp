@@ -40,7 +40,7 @@ OnChip split(const Problem& p, int cluster) {
         o.first_row[rank] = std::min(int(int64_t(units) * rank / cluster) * o.unit, o.rows);
         o.first_column[rank] = int(int64_t(o.cols) * rank / cluster);
     }
-    // A word is what a thread reads of a row at a time.
+    // A word is the elements of one access.
     const int words = o.cols / (o.cols % vector == 0 ? vector : o.cols % 4 == 0 ? 4 : 1);
     // Several words per lane, because merging lanes takes log2(lanes) steps.
     o.lanes = std::max(power_of_two_within(words / 4, kWarp), kBatch);
