@@ -1,4 +1,4 @@
-// Which items the operators consist of.
+// The phases of each operator.
 #pragma once
 
 #include "mlp_backward.cuh"
@@ -55,7 +55,7 @@ template <class F> Order backward_order(const Backward<F>& a) {
     order.closing = order.phases - 1;
     add(Kind::input_gradient, strips, 5);
     if (p.spatial) {
-        // It needs dz alone; but once the images' kernel gradients are there, so is the rest.
+        // It needs only dz, but waits for the closing phase and replaces it: when it has ended, so have both.
         order.add(Kind::kernel_gradients, int64_t(a.images) * (2 * p.k + 1), order.closing, 0);
         order.closing = order.phases - 1;
     }

@@ -1,4 +1,6 @@
-// The items that know of no type but that of the sums, F: which of them an item of a kind is.
+// The items that do not read x. Their type parameter F is the accumulation type.
+//
+// Reads, Writes, Shared memory: mlp_forward.cuh, mlp_backward.cuh, parameters.cuh.
 #pragma once
 
 #include "mlp_backward.cuh"
