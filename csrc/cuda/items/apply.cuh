@@ -32,7 +32,7 @@ __device__ __forceinline__ void scale(const T* x, const T* residual, T* y, const
         if (col >= tile.col_end) return;
         if (run == tile.row) gates.columns.load(tile.lane, factor);
         int row = run + tile.group * kBatch;
-        int64_t at = place(t, row, col);
+        int64_t at = offset(t, row, col);
 #pragma unroll 1
         for (; row + kBatch <= last; row += step, at += int64_t(step) * t.cols) {
             Packed<T, V> words[kBatch], add[kBatch];

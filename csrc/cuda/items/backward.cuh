@@ -8,7 +8,7 @@
 //
 // Reads: products_item x, dy, y with a ReLU, gates; map_gradients_item dz, ws and, with a channel gate, x, g, max_c and
 // argmax_c; input_item dy, gates, dmaps, dpools, argmax.
-// Writes: products_item dz or ds, of_products, with a ReLU masked dy; map_gradients_item dmaps, of_maps; input_item dx.
+// Writes: products_item dz or ds, dg_sums, with a ReLU masked dy; map_gradients_item dmaps, map_sums; input_item dx.
 // Shared memory: item_bytes (bytes.h).
 #pragma once
 
@@ -34,7 +34,7 @@ __device__ __forceinline__ void products_item(const Backward<Acc<T>>& a, int64_t
     const Image<F> image{p, n};
     const F *const g = image.g(), *const s = image.spatial_gate();
     F* const dz = p.spatial ? a.dz + n * p.HW() : nullptr;
-    F* const parts = p.channel ? a.of_products + (n * a.strip.tiles() + index) * p.C : nullptr;
+    F* const parts = p.channel ? a.dg_sums + (n * a.strip.tiles() + index) * p.C : nullptr;
     const auto put_pixel = [&](int q, F sum) {
         if (dz) dz[q] = a.products_alone ? sum : through_gate(p.switches.hard_spatial, s[q], sum);
     };
@@ -90,7 +90,7 @@ __device__ __forceinline__ void map_gradients_item(const Backward<Acc<T>>& a, in
     if (!p.channel) return;
     if constexpr (even) return even_map_products<T, V, channels_last>(a, image, tile, index, shared);
     const T* const x = image.of((const T*)p.x);
-    F* const parts = a.of_maps + (n * a.strip.tiles() + index) * p.C;
+    F* const parts = a.map_sums + (n * a.strip.tiles() + index) * p.C;
     const int first = channels_last ? tile.row : tile.col, last = channels_last ? tile.row_end : tile.col_end;
     __syncthreads();  // dmaps of all pixels is written
     if (threadIdx.x < kWarp) {

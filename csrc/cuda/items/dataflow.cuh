@@ -29,7 +29,7 @@ __device__ __forceinline__ void run_item(const Forward<Acc<T>>& a, const Item& i
     const int64_t n = item.group * a.images + item.index / tiles;
     switch (item.kind) {
         case Kind::pool:
-            if (n < a.p.N) pool_item<T, V, channels_last, Maxima::placed>(a, n, tile, shared);
+            if (n < a.p.N) pool_item<T, V, channels_last, Maxima::argmax>(a, n, tile, shared);
             break;
         case Kind::maps:
             if (n < a.p.N) maps_item<T, V, channels_last, false>(a, n, tile, shared);

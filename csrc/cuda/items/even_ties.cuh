@@ -88,7 +88,7 @@ __device__ __forceinline__ void even_along(const T* x, const Tiling& t, const Ti
             Packed<T, V> packed[kBatch] = {};
 #pragma unroll
             for (int i = 0; i < kBatch; ++i)
-                if (row + i < tile.row_end) packed[i].load(x + place(t, row + i, col));
+                if (row + i < tile.row_end) packed[i].load(x + offset(t, row + i, col));
 #pragma unroll
             for (int j = 0; j < V; ++j) {
                 const auto reduced = operation.reduced(col + j);
@@ -111,7 +111,7 @@ __device__ __forceinline__ void even_across(const T* x, const Tiling& t, const T
     for (int j = 0; j < V; ++j) sums[j] = operation.start(), kept[j] = operation.kept(min(col + j, t.cols - 1));
     for (int row = tile.row + tile.group; row < tile.row_end && col < tile.col_end; row += tile.groups) {
         Packed<T, V> packed;
-        packed.load(x + place(t, row, col));
+        packed.load(x + offset(t, row, col));
         const auto reduced = operation.reduced(row);
 #pragma unroll
         for (int j = 0; j < V; ++j) operation.add(sums[j], to_acc(packed.v[j]), reduced, kept[j]);
@@ -150,7 +150,7 @@ __device__ __forceinline__ void even_map_products(const Backward<Acc<T>>& a, con
                                                   const Tile& tile, int index, unsigned char* shared) {
     const auto* const dmaps = a.dmaps_of(image.n);
     const EvenMapProducts<Acc<T>> sums{image.g(), dmaps, image.max_c(), dmaps + a.p.HW(),
-                                       a.of_maps + (image.n * a.strip.tiles() + index) * a.p.C};
+                                       a.map_sums + (image.n * a.strip.tiles() + index) * a.p.C};
     const T* const x = image.of((const T*)a.p.x);
     __syncthreads();  // the block has written dmaps
     if constexpr (channels_last)
@@ -186,8 +186,8 @@ __device__ __forceinline__ void even_input_item(const Backward<Acc<T>>& a, int64
         for (int row = part.row + part.group; row < part.row_end; row += part.groups) {
             const EvenSide<F> of_row = channels_last ? pixel(row) : channel(row);
             F v[V], d[V] = {};
-            load<V>(x + place(a.strip, row, col), v);
-            if (of_dy) load<V>(of_dy + place(a.strip, row, col), d);
+            load<V>(x + offset(a.strip, row, col), v);
+            if (of_dy) load<V>(of_dy + offset(a.strip, row, col), d);
 #pragma unroll
             for (int j = 0; j < V; ++j) {
                 const EvenSide<F>& q = channels_last ? of_row : column[j];
@@ -195,7 +195,7 @@ __device__ __forceinline__ void even_input_item(const Backward<Acc<T>>& a, int64
                 const F of_gated = d[j] * q.factor + q.mean + F(v[j] * c.gate == q.top) * q.share;
                 d[j] = of_gated * c.factor + c.mean + F(v[j] == c.top) * c.share;
             }
-            store<V>(dx + place(a.strip, row, col), d);
+            store<V>(dx + offset(a.strip, row, col), d);
         }
     });
 }

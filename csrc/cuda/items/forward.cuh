@@ -22,12 +22,12 @@
 namespace cbam::cuda {
 
 // Result of the channel pool besides the sum: none, maximum and argmax, or maximum and number of ties.
-enum class Maxima { none, placed, counted };
+enum class Maxima { none, argmax, ties };
 
 template <class T, int V, bool channels_last, Maxima maxima>
 __device__ __forceinline__ void pool_item(const Forward<Acc<T>>& a, int64_t n, int index, unsigned char* shared) {
     using F = Acc<T>;
-    if constexpr (maxima == Maxima::counted) return even_pool_item<T, V, channels_last>(a, n, index, shared);
+    if constexpr (maxima == Maxima::ties) return even_pool_item<T, V, channels_last>(a, n, index, shared);
     const Tile tile(a.pool, index);
     const int64_t at = (n * a.parts() + (channels_last ? tile.row_tile : tile.col_tile)) * a.p.C;
     const T* const x = Image<F>{a.p, n}.of((const T*)a.p.x);
@@ -35,7 +35,7 @@ __device__ __forceinline__ void pool_item(const Forward<Acc<T>>& a, int64_t n, i
         if constexpr (channels_last) reduce_across<T, V>(x, a.pool, tile, pool, shared);
         else reduce_along<T, V>(x, a.pool, tile, pool, shared);
     };
-    if constexpr (maxima == Maxima::none) return reduce(Total<F>{a.total + at});
+    if constexpr (maxima == Maxima::none) return reduce(SumPool<F>{a.total + at});
     const bool wanted = a.max;  // the dataflow kernel serves both cases
     reduce(
         Pool<F, false>{nullptr, a.total + at, wanted ? a.max + at : nullptr, wanted ? a.argmax + at : nullptr, F(1)});

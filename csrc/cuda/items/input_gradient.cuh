@@ -39,14 +39,14 @@ template <class F, int V> struct GradientSides {
     }
     __device__ __forceinline__ F& max(int i) const { return base[2 * rows + 2 * numbers(columns) + i]; }
     // The argmax; -1 for none.
-    __device__ __forceinline__ int& place(int i) const {
+    __device__ __forceinline__ int& argmax(int i) const {
         return reinterpret_cast<int*>(base + 3 * rows + 2 * numbers(columns) + columns)[i];
     }
     __device__ __forceinline__ void put(int i, const Sides<F>& sides, int of_side, F& gate, F& mean) const {
         gate = sides.gate ? sides.gate[of_side] : F(1);
         mean = sides.mean ? sides.mean[of_side] : F(0);
         max(i) = sides.max ? sides.mean[sides.max + of_side] : F(0);
-        place(i) = sides.max ? sides.argmax[of_side] : -1;
+        argmax(i) = sides.max ? sides.argmax[of_side] : -1;
     }
     // Calls f(row, column) for this thread's argmax in rows [run, last) of the part. An element that is the argmax of
     // its row and of its column is visited for the column.
@@ -54,12 +54,12 @@ template <class F, int V> struct GradientSides {
     __device__ __forceinline__ void each_maximum(const Tile& tile, int run, int last, Function f) const {
 #pragma unroll 1
         for (int row = run + int(threadIdx.x); row < last; row += kThreads) {
-            const int col = place(row - run);
-            if (col >= tile.col && col < tile.col_end && place(rows + col - tile.col) != row) f(row, col);
+            const int col = argmax(row - run);
+            if (col >= tile.col && col < tile.col_end && argmax(rows + col - tile.col) != row) f(row, col);
         }
 #pragma unroll 1
         for (int col = tile.col + int(threadIdx.x); col < tile.col_end; col += kThreads) {
-            const int row = place(rows + col - tile.col);
+            const int row = argmax(rows + col - tile.col);
             if (row >= run && row < last) f(row, col);
         }
     }
@@ -96,7 +96,7 @@ __device__ __forceinline__ void input_gradient(const T* dy, T* dx, const Tiling&
             }
         };
         int row = col < tile.col_end ? run + tile.group * kBatch : last;
-        int64_t at = place(t, row, col);
+        int64_t at = offset(t, row, col);
 #pragma unroll 1
         for (; row + kBatch <= last; row += step, at += int64_t(step) * t.cols) {
             Packed<T, V> words[kBatch] = {};
@@ -124,11 +124,11 @@ __device__ __forceinline__ void input_gradient(const T* dy, T* dx, const Tiling&
         __syncthreads();
         sides.each_maximum(tile, run, last, [&](int row, int col) {
             const int r = row - run, c = col - tile.col;
-            const F d = dy ? to_acc(dy[place(t, row, col)]) : F(0);
-            const F of_row = sides.place(r) == col ? sides.max(r) : F(0);
-            const F of_column = sides.place(sides.rows + c) == row ? sides.max(sides.rows + c) : F(0);
+            const F d = dy ? to_acc(dy[offset(t, row, col)]) : F(0);
+            const F of_row = sides.argmax(r) == col ? sides.max(r) : F(0);
+            const F of_column = sides.argmax(sides.rows + c) == row ? sides.max(sides.rows + c) : F(0);
             const F gate = sides.column_gate().at(c), mean = sides.column_mean().at(c);
-            dx[place(t, row, col)] = from_acc<T>(
+            dx[offset(t, row, col)] = from_acc<T>(
                 channels_last ? (d * sides.row_gate()[r] + sides.row_mean()[r] + of_row) * gate + mean + of_column
                               : (d * gate + mean + of_column) * sides.row_gate()[r] + sides.row_mean()[r] + of_row);
         });

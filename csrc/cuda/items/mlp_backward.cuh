@@ -1,10 +1,10 @@
 // Backward of the channel gate for the images of an item. A block computes one item.
 //
 // hidden_backward: dlogit = g (1 - g) dg, with dg from the strips' partial sums; dhidden = act'(hidden) w2^T dlogit. A
-// thread has kBatch hidden units, kUnitLanes lanes have kUnits; the kUnitGroups groups split the channels.
+// thread has kBatch hidden units, kUnitLanes lanes have kBackwardUnits; the kUnitGroups groups split the channels.
 // pools_backward: dpools = w1^T dhidden. A thread has a channel; kPoolGroups groups split the hidden units.
 //
-// Reads: of_products, of_maps, w1, w2, saved; dg if given.
+// Reads: dg_sums, map_sums, w1, w2, saved; dg if given.
 // Writes: dpools; dlogit, hidden sums and dhidden in partial.
 // Shared memory: kMlpBackward values, the inputs of a layer and the groups' partial sums. A barrier precedes its use.
 #pragma once
@@ -14,7 +14,7 @@
 namespace cbam::cuda {
 
 constexpr int kUnitLanes = 8;
-constexpr int kUnits = kUnitLanes * kBatch;
+constexpr int kBackwardUnits = kUnitLanes * kBatch;
 constexpr int kUnitGroups = kThreads / kUnitLanes;
 constexpr int kPoolChannels = 64;
 constexpr int kPoolGroups = kThreads / kPoolChannels;
@@ -32,7 +32,7 @@ __device__ __forceinline__ F join_strips(const Backward<F>& a, const F* of_strip
 
 // dg without the terms through the maps: the given gradient, or the sum over pixels of s x dy.
 template <class F> __device__ __forceinline__ F join_products(const Backward<F>& a, int64_t image, int c) {
-    if (!a.p.given) return join_strips(a, a.of_products, image, c);
+    if (!a.p.given) return join_strips(a, a.dg_sums, image, c);
     return a.p.dg ? static_cast<const F*>(a.p.dg)[image * a.p.C + c] : F(0);
 }
 
@@ -50,8 +50,9 @@ template <class F> __device__ __forceinline__ void hidden_backward(const Backwar
     const bool apart = of.gates() == 2;  // each term has its own gate
     const int C = p.C, R = p.R, group = threadIdx.x / kUnitLanes;
     const F* const w2 = (const F*)p.w2;
-    F *const of_channels = shared, *const of_groups = shared + kImages * kChunk;  // (kUnitGroups, kImages, kUnits)
-    for (int unit = first_unit; unit < last_unit; unit += kUnits) {
+    F *const of_channels = shared, *const of_groups =
+                                       shared + kImages * kChunk;  // (kUnitGroups, kImages, kBackwardUnits)
+    for (int unit = first_unit; unit < last_unit; unit += kBackwardUnits) {
         const int first = unit + threadIdx.x % kUnitLanes;
         F sum[kImages][kBatch] = {};
         for (int c0 = 0; c0 < C; c0 += kChunk) {
@@ -62,7 +63,7 @@ template <class F> __device__ __forceinline__ void hidden_backward(const Backwar
                     const Image<F> image{p, n};
                     const F g = image.g()[c];
                     F d = join_products(a, n, c) * g;
-                    if (a.maps_reach_channels()) d += join_strips(a, a.of_maps, n, c);
+                    if (a.maps_reach_channels()) d += join_strips(a, a.map_sums, n, c);
                     const F dlogit = before_gate(of.hard_channel, d, g, apart ? image.gate_term(gate)[c] : g);
                     if (unit == 0) image.dlogit(gate)[c] = dlogit;
                     return dlogit;
@@ -87,13 +88,14 @@ template <class F> __device__ __forceinline__ void hidden_backward(const Backwar
         for (int n = 0; n < kImages; ++n)
 #pragma unroll
             for (int j = 0; j < kBatch; ++j)
-                of_groups[(group * kImages + n) * kUnits + threadIdx.x % kUnitLanes + j * kUnitLanes] = sum[n][j];
+                of_groups[(group * kImages + n) * kBackwardUnits + threadIdx.x % kUnitLanes + j * kUnitLanes] =
+                    sum[n][j];
         __syncthreads();
-        const int n = threadIdx.x / kUnits, r = unit + threadIdx.x % kUnits;
+        const int n = threadIdx.x / kBackwardUnits, r = unit + threadIdx.x % kBackwardUnits;
         if (n < images.count && r < last_unit) {
             F total = 0;
 #pragma unroll 8
-            for (int g = 0; g < kUnitGroups; ++g) total += of_groups[g * kImages * kUnits + threadIdx.x];
+            for (int g = 0; g < kUnitGroups; ++g) total += of_groups[g * kImages * kBackwardUnits + threadIdx.x];
             const Image<F> image{p, images.first + n};
             for (int term = apart ? gate : 0; term < (apart ? gate + 1 : of.terms()); ++term)
                 image.dhidden(term)[r] = p.w1 ? through_activation(of.activation, image.hidden(term)[r], total) : total;

@@ -15,7 +15,7 @@
 namespace cbam::cuda {
 
 constexpr int kWarpUnits = 2;
-constexpr int kHiddenRows = kWarps * kWarpUnits;
+constexpr int kForwardUnits = kWarps * kWarpUnits;
 constexpr int kMlpForward = 2 * kImages * kChunk;
 
 // Merges the partial pools of a channel, in the order of the tiles.
@@ -64,7 +64,7 @@ template <class F> __device__ __forceinline__ void hidden_units(const Forward<F>
     if (!w1) return load_pools<F>(a, images, first_unit, last_unit - first_unit, true, nullptr);
     const bool two = p.switches.terms() == 2;
     F *const of_first = shared, *const of_second = shared + kImages * kChunk;
-    for (int unit = first_unit; unit < last_unit; unit += kHiddenRows) {
+    for (int unit = first_unit; unit < last_unit; unit += kForwardUnits) {
         const int first = unit + threadIdx.x / kWarp * kWarpUnits;
         F from_first[kWarpUnits][kImages] = {}, from_second[kWarpUnits][kImages] = {};
         for (int c0 = 0; c0 < C; c0 += kChunk) {

@@ -28,7 +28,7 @@ enum class Kind {
     pools_backward,
     mlp_backward,
     gate_gradients,
-    kernel_gradients,
+    ws_gradients,
     input_gradient,
     parameters,
 };

@@ -73,7 +73,7 @@ void run_phases(Launcher& launch, const Forward<Acc<T>>& a, const Order& order) 
         const Phase& phase = order.phase[i];
         switch (phase.kind) {
             case Kind::pool: {
-                constexpr Maxima maxima = even ? Maxima::counted : Maxima::placed;
+                constexpr Maxima maxima = even ? Maxima::ties : Maxima::argmax;
                 tiles(a.max ? cbam_fwd_pool_kernel<T, V, channels_last, maxima>
                             : cbam_fwd_pool_kernel<T, V, channels_last, Maxima::none>,
                       a.pool, phase.kind);
@@ -91,17 +91,17 @@ void run_phases(Launcher& launch, const Backward<Acc<T>>& a, const Order& order)
     const auto tiles = [&](auto kernel, Kind kind) {
         launch(kernel, a.p.N * a.strip.tiles(), item_bytes<T, V, channels_last>(a, kind), a);
     };
-    // kernel_gradients is in the launch of the MLP, which leaves multiprocessors idle.
+    // ws_gradients is in the launch of the MLP, which leaves multiprocessors idle.
     const Phase* kernel = nullptr;
     for (int i = 0; i < order.phases; ++i)
-        if (order.phase[i].kind == Kind::kernel_gradients) kernel = &order.phase[i];
+        if (order.phase[i].kind == Kind::ws_gradients) kernel = &order.phase[i];
     for (int i = 0; i < order.phases; ++i) {
         const Phase& phase = order.phase[i];
         switch (phase.kind) {
             case Kind::products: tiles(cbam_bwd_products_kernel<T, V, channels_last>, phase.kind); break;
             case Kind::map_gradients: tiles(cbam_bwd_maps_kernel<T, V, channels_last, even>, phase.kind); break;
             case Kind::input_gradient: tiles(cbam_bwd_input_kernel<T, V, channels_last, even>, phase.kind); break;
-            case Kind::kernel_gradients:
+            case Kind::ws_gradients:
                 if (kernel) launch_small(launch, a, order, phase, nullptr);
                 break;
             default: launch_small(launch, a, order, phase, kernel), kernel = nullptr;

@@ -93,7 +93,7 @@ template <class F, bool gated> struct Pool {
 };
 
 // The sum only, if the maximum is not used.
-template <class F> struct Total {
+template <class F> struct SumPool {
     using Sum = F;
     static constexpr bool kFactors = false;
 

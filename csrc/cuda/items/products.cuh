@@ -51,7 +51,7 @@ __device__ __forceinline__ void products(const ProductTensors<T, V, with_relu>& 
     const auto visit = [&](int run, int last) {
         if (run == tile.row && in_cols) gates.columns.load(tile.lane, factor);
         int row = run + tile.group * kBatch;
-        auto at = image.at(place(t, row, col));
+        auto at = image.at(offset(t, row, col));
         const F* gates_at = gates.rows + row - run;
 #pragma unroll 1
         for (int left = (last - run) / step; left > 0; --left, row += step, gates_at += step) {

@@ -24,7 +24,7 @@ __device__ __forceinline__ void reduce_along(const T* x, const Tiling& t, const 
     const int start = tile.lane * V, step = t.lanes * V;
     for (int row0 = tile.row; row0 < tile.row_end; row0 += tile.groups * kBatch) {
         const int row = row0 + tile.group * kBatch, rows = min(kBatch, tile.row_end - row);
-        const auto of_row = [&](int i) { return x + place(t, row + min(i, rows - 1), 0); };  // repeats the last row
+        const auto of_row = [&](int i) { return x + offset(t, row + min(i, rows - 1), 0); };  // repeats the last row
         Sum sums[kBatch];
 #pragma unroll
         for (int i = 0; i < kBatch; ++i) sums[i] = operation.start(tile.col + start);
@@ -65,7 +65,7 @@ __device__ __forceinline__ void reduce_along(const T* x, const Tiling& t, const 
         const int mine = row + tile.lane;
         if (tile.lane < kBatch && mine < tile.row_end)
             operation.template store<V>(sum, mine, [&](int col, F(&v)[V]) {
-                load<V>(x + place(t, mine, col), v);
+                load<V>(x + offset(t, mine, col), v);
                 if constexpr (Operation::kFactors) {
                     F factor[V];
                     if (tile.col_end - tile.col <= kStaged) factors.load((col - tile.col) / V, factor);
@@ -100,7 +100,7 @@ __device__ __forceinline__ void reduce_across(const T* x, const Tiling& t, const
         }
         if (col >= tile.col_end) continue;
         int row = first + start;
-        const T* at = x + place(t, row, col);
+        const T* at = x + offset(t, row, col);
 #pragma unroll 1
         for (; row + kBatch <= last; row += step, at += int64_t(step) * t.cols) {
             Packed<T, V> words[kBatch];
@@ -123,7 +123,7 @@ __device__ __forceinline__ void reduce_across(const T* x, const Tiling& t, const
     for (int j = 0; j < V; ++j)
         if (col < tile.col_end)
             operation.finish(sums[j], tile.row + start, tile.row_end, step, kBatch,
-                             [&](int row) { return to_acc(x[place(t, row, col + j)]); });
+                             [&](int row) { return to_acc(x[offset(t, row, col + j)]); });
     const Sum sum = merge_groups(sums, t.lanes, shared);
     const int column = threadIdx.x, mine = tile.col + column;
     if (column < t.lanes * V && mine < tile.col_end)
@@ -131,7 +131,7 @@ __device__ __forceinline__ void reduce_across(const T* x, const Tiling& t, const
             const bool here = tile.row_end - tile.row <= kStaged;
 #pragma unroll
             for (int i = 0; i < kBatch; ++i) {
-                v[i] = row + i < tile.row_end ? to_acc(x[place(t, row + i, mine)]) : F(NAN);
+                v[i] = row + i < tile.row_end ? to_acc(x[offset(t, row + i, mine)]) : F(NAN);
                 if constexpr (Operation::kFactors)
                     if (row + i < tile.row_end) v[i] *= here ? factors[row + i - tile.row] : operation.factor(row + i);
             }

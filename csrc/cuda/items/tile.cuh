@@ -46,7 +46,7 @@ struct Tile {
 };
 
 // Offset of an element in an image.
-__device__ __forceinline__ int64_t place(const Tiling& t, int row, int col) { return int64_t(row) * t.cols + col; }
+__device__ __forceinline__ int64_t offset(const Tiling& t, int row, int col) { return int64_t(row) * t.cols + col; }
 
 // Values in shared memory, one 32-bit word of all values after another, with a gap after every 32. It avoids bank
 // conflicts both when threads access consecutive values and when each accesses V values.

@@ -49,8 +49,8 @@ template <class F> struct Backward {
     Tiling strip;
     int images;           // per item of the MLP
     bool products_alone;  // for gate_grads, whose results are dg and ds
-    F* of_products;       // (N, strips, C): partial sums of s x dy
-    F* of_maps;           // (N, strips, C): partial sums of g dg through the maps
+    F* dg_sums;           // (N, strips, C): partial sums of s x dy
+    F* map_sums;          // (N, strips, C): partial sums of g dg through the maps
     F* dz;                // (N, HW); null: zeros
     F* dmaps;             // (N, 2, HW): gradients of g x through the mean, and at the argmax
     F* dpools;            // (N, 2, C): gradients of x through the mean, and at the argmax
@@ -60,8 +60,8 @@ template <class F> struct Backward {
         : p(p), strip(m.strip()), images(images_of_mlp(p)), products_alone(products_alone) {
         const int64_t parts = p.N * strip.tiles() * p.C;
         Arena arena{static_cast<char*>(base)};
-        of_products = arena.take<F>(p.given || !p.channel ? 0 : parts);
-        of_maps = arena.take<F>(maps_reach_channels() ? parts : 0);
+        dg_sums = arena.take<F>(p.given || !p.channel ? 0 : parts);
+        map_sums = arena.take<F>(maps_reach_channels() ? parts : 0);
         dz = (F*)p.ds;
         if (!p.given && !products_alone) dz = arena.take<F>(p.spatial ? p.N * p.HW() : 0);
         dmaps = arena.take<F>(p.spatial ? 2 * p.N * p.HW() : 0);
