@@ -49,6 +49,10 @@ CPU = [
         ("routed[k] *= v.g[v.argmax_c[k]];", "routed[k] *= 1;"),
         ("if (p.dbs) *(F*)p.dbs = sum(partial.dbs, 0);", "if (p.dbs) *(F*)p.dbs = sum(partial.dws, 0);"),
         ("scratch.share[k] = (scratch.routed[k] /= count[k]) * v.max_c[k];", "scratch.share[k] = v.max_c[k];"),
+    ),
+    *_of(
+        "csrc/cpu/backward.h",
+        f"{SWITCHES} -k spread",
         ("const auto *g = p.dy || p.spatial ? gates.g : scratch.ones", "const auto *g = gates.g"),
     ),
     *_of(

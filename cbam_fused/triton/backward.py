@@ -1,13 +1,13 @@
 """The three passes of the backward over x and dy. convolution_backward.py and mlp_backward.py run between them.
 
-- products reads x and dy. Behind a ReLU it also reads y and writes the masked dy. A program has a tile of pixels and
-  all channels.
+- products reads x and dy. With a ReLU it also reads y and writes the masked dy. A program has a tile of pixels and all
+  channels.
 - map_products reads x. A program has a tile of channels and CHUNK pixels. With one gate alone it does not run.
-- input reads dy and writes dx. A program has a tile of pixels and CHUNK channels. With even ties it reads x, too.
+- input reads dy and writes dx. A program has a tile of pixels and CHUNK channels. With even ties it also reads x.
 
-So x and dy are read twice each and dx is written once. The gradient of a maximum is added where index has the element,
-or, with even ties, where x or g x equals the maximum. This is a comparison in every program, so no sum is atomic. The
-operator gate_grads is the first pass, backward_from_gate_grads the rest.
+So x and dy are read twice each and dx is written once. The gradient of a maximum is added at its argmax, which is in
+index, or, with even ties, where x or g x equals the maximum. Every program compares, so no sum is atomic. The operator
+gate_grads is the first pass, backward_from_gate_grads the rest.
 """
 
 import triton
@@ -47,7 +47,7 @@ def cbam_bwd_products(
     BLOCK_P: tl.constexpr,
     PDL: tl.constexpr,
 ):
-    """ds: sums of g x dy over channels, (images, P). dg_sums: of s x dy over each tile of pixels, (images, tiles, C).
+    """ds: sums of g x dy over channels, (images, P). dg_sums: sums of s x dy over each tile, (images, tiles, C).
 
     POOLS 0: g is 1 and has no dg_sums. ds None: s is 1. s None: the s in saved, and ds gets the gradient before the
     sigmoid. With y, dy becomes 0 where y <= 0 and is written to masked.
@@ -184,8 +184,8 @@ def cbam_bwd_input(
     """dx = (dy s + dmean_c + [c is the pixel's argmax] dmax_c) g + dmean_hw + [p is the channel's argmax] dmax_hw.
 
     The terms of an absent dy, dmaps or dpools are 0. dmaps None: s is 1. dpools None, POOLS 0: g is 1. MAX: the last
-    row of dpools is of the maximum. s None: the s in saved. x is given for even ties: the gradient goes to each element
-    that equals the maximum, not to index.
+    row of dpools is that of the maximum. s None: the s in saved. x is given for even ties: each element that equals the
+    maximum gets the gradient, not only the argmax.
     """
     wait_for_launch(PDL)
     if CHANNELS_LAST:

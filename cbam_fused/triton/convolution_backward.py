@@ -25,9 +25,9 @@ def cbam_bwd_spatial_gate(
     BLOCK_P: tl.constexpr,
     PDL: tl.constexpr,
 ):
-    """Gradients of the two maps, and partial sums of those of ws and bs, from dlogits, (images, P).
+    """From dlogits, (images, P): gradients of the two maps, and partial sums of the gradients of ws and bs.
 
-    dmaps, (images, 2, P): the gradients of an element of g x from the mean and at the maximum; EVEN: at each tied one.
+    dmaps, (images, 2, P): the gradients of g x through the mean and at the argmax; EVEN: at each tied element.
     dconv, (images, tiles, 2 K K + 1): the gradients of ws and bs from each tile of pixels.
     """
     wait_for_launch(PDL)

@@ -28,6 +28,6 @@ def l2_bytes(device: torch.device) -> int:
     if device.type != "cuda":
         return 0
     properties = torch.cuda.get_device_properties(device)
-    # kHz, bits, two transfers a clock. A PyTorch without these properties has no groups.
+    # kHz, bits, two transfers per clock. Without these properties there are no groups.
     clock, width = (getattr(properties, name, 0) for name in ("memory_clock_rate", "memory_bus_width"))
     return properties.L2_cache_size if groups_pay(properties.L2_cache_size, 2 * clock * width // 8 // 1000) else 0

@@ -46,7 +46,7 @@ def store_pool_gradients(
     TERMS: tl.constexpr,
     EVEN: tl.constexpr,
 ):
-    """Gradients that an element of the channels c gets from the mean, and at the maximum; EVEN: at each tied one."""
+    """Gradients of x in the channels c, through the mean and at the argmax; EVEN: at each tied element."""
     if TERMS == 1:
         dmean /= POOLS
         dmax = dmean
@@ -97,9 +97,8 @@ def cbam_bwd_channel_gate(
 
     A row of partial, (N, partial_size), gets: dlogit (GATES, C); hidden (GATES, R), the input of the second layer;
     dhidden (TERMS, R), unless a single layer; dws and dbs, 2 K K + 1. dpools, (images, POOLS, C), gets the gradients of
-    an element from the mean and at the maximum. w2 None: only dconv is reduced. dconv None: no dws and dbs. map_sums
-    None: g has no gradient through the maps. A program has BLOCK_R hidden values, which are all of them unless a single
-    layer.
+    x through the mean and at the argmax. w2 None: only dconv is reduced. dconv None: no dws and dbs. map_sums None: g
+    has no gradient through the maps. A program has BLOCK_R hidden units: all of them, except with a single layer.
     """
     wait_for_launch(PDL)
     image, part = image_and_part(parts, w1)

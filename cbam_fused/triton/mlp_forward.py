@@ -2,7 +2,7 @@
 
 A program processes one image. It reads w1 and w2 once, 2 C R numbers for C channels and R hidden units, from L2 after
 the first image. The R hidden values stay in registers; C is processed in tiles. A single layer has no w1 and R = C, and
-its inputs are the pools. Several programs then share an image, and each of them reduces the pools.
+its inputs are the pools. Several programs then share an image, and each reduces the pools.
 """
 
 import triton
@@ -41,7 +41,7 @@ def reduce_pools(
 ):
     """Mean and maximum of the channels c of an image. They are stored in saved and index where store is true.
 
-    sums None: the maximum is returned in place of the mean.
+    sums None: the maximum is returned instead of the mean.
     """
     mean = tl.zeros([c.shape[0]], ACC)
     maximum = tl.full([c.shape[0]], float("-inf"), ACC)
@@ -99,9 +99,9 @@ def cbam_fwd_channel_gate(
     BLOCK_R: tl.constexpr,
     PDL: tl.constexpr,
 ):
-    """g = sigmoid(w2 (act(w1 mean + b1) + act(w1 max + b1)) + 2 b2), since the second layer is linear.
+    """g = sigmoid(w2 (act(w1 mean + b1) + act(w1 max + b1)) + 2 b2), because the second layer is linear.
 
-    TERMS 1: one pool, or the mean of both if MEAN_OF_POOLS. GATES 2: g is the sum of a sigmoid for each term. A program
+    TERMS 1: one pool, or the mean of both if MEAN_OF_POOLS. GATES 2: g is the sum of a sigmoid per term. A program
     computes chunk channels of g.
     """
     wait_for_launch(PDL)

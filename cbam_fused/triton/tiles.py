@@ -20,7 +20,7 @@ LONGEST = {
     ("none", "nhwc"): 128,
 }
 
-L2_BANDWIDTH, LAUNCHES = 5_500_000, 20  # bytes a microsecond; microseconds of the launches of a group
+L2_BANDWIDTH, LAUNCHES = 5_500_000, 20  # bytes per microsecond; microseconds of the launches of a group
 # The launches of a smaller group take longer than the memory traffic that they save.
 SMALLEST_GROUP = 8 << 20
 
@@ -53,7 +53,7 @@ def tile(reduces: str, C: int, P: int, channels_last: bool, wide: bool, warp_siz
 def mlp_tile(C: int, R: int, wide: bool, warp_size: int) -> Tile:
     """The tile of the MLP's weights: all R hidden units, as Tile.pixels, and as many channels as fit.
 
-    A program has twice the usual threads, since an image has only one program.
+    A program has twice the usual threads, because an image has only one program.
     """
     values = VALUES["none"] // 2 if wide else VALUES["none"]
     hidden = power_of_two(R)
@@ -74,7 +74,7 @@ def alignment(stride: int) -> int:
 def groups_pay(l2_bytes: int, bandwidth: int) -> bool:
     """Whether a group of images that fills half of L2 saves more time than its launches take.
 
-    bandwidth: of memory, bytes a microsecond; 0 if unknown. The same rule and figures as in csrc/cuda/plan.cpp.
+    bandwidth: of memory, in bytes per microsecond; 0 if unknown.
     """
     group = l2_bytes / 2
     return bandwidth > 0 and group / bandwidth - group / L2_BANDWIDTH > LAUNCHES
@@ -83,8 +83,8 @@ def groups_pay(l2_bytes: int, bandwidth: int) -> bool:
 def images_per_launch(N: int, image_bytes: int, l2_bytes: int) -> int:
     """Images that go through all passes together, so that the later passes find them in an L2 cache of this size.
 
-    image_bytes: bytes of one image that the passes access. They may fill half of the cache, since lines are not
-    replaced in order. The result is N if the cache is too small or its size unknown (0).
+    image_bytes: bytes of one image that the passes access. They may fill half of the cache, because it does not
+    evict lines in order. The result is N if the cache is too small or its size unknown (0).
     """
     images = l2_bytes // 2 // max(1, image_bytes)
     return N if images * image_bytes < SMALLEST_GROUP else min(N, images)

@@ -1,4 +1,4 @@
-// The operators of launch.h, by the schedule of their plans.
+// Calls the schedule that the plan names.
 #include "launch.h"
 
 #include "items/items.h"
@@ -17,7 +17,7 @@ int64_t forward_workspace(const Problem& p, const Plan& plan) {
     return plan.schedule == Schedule::on_chip ? 0 : aligned(items_workspace(Operator::forward, p, plan));
 }
 
-// One pass and the joining of its sums: on chip it would move as many bytes.
+// gate_grads makes one pass over x and dy; on chip it would move as many bytes.
 int64_t gate_grads_workspace(const Problem& p, const Plan& plan) {
     return aligned(items_workspace(Operator::gate_grads, p, plan));
 }

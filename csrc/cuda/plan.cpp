@@ -1,4 +1,4 @@
-// Which schedule an operator takes, from its shape and the device: pure functions.
+// Chooses the schedule of an operator from its shape and the device. Pure functions.
 #include <algorithm>
 #include <initializer_list>
 #include <numeric>
@@ -12,8 +12,8 @@ namespace cbam::cuda {
 
 namespace {
 
-// What a block loads in about the time that a launch takes; with more than the larger, a block alone on a
-// multiprocessor takes longer than the launches of the staged schedule.
+// Bytes of x per block. A block loads kSmallShare in about the time of a launch. With more than kLargeShare, a block
+// alone on a multiprocessor takes longer than the launches of the staged schedule.
 constexpr int64_t kSmallShare = 32 << 10, kLargeShare = 128 << 10;
 
 bool aligned(std::initializer_list<const void*> tensors) {
@@ -22,7 +22,7 @@ bool aligned(std::initializer_list<const void*> tensors) {
 
 constexpr char kOnlyStaged[] = "float64 has only the staged schedule";
 
-// Why no number of blocks would do; null if one might.
+// Returns why no number of blocks can run on chip; null if one might.
 const char* obstacle(const Problem& p) {
     if (p.dtype == Dtype::f64) return kOnlyStaged;
     if (!p.switches.tutorial()) return "the on-chip schedule has the tutorial's switches alone";
@@ -33,17 +33,17 @@ const char* obstacle(const Problem& p) {
     return nullptr;
 }
 
-// How many blocks an image can be shared by: as many as it has rows that begin at 16 bytes.
+// Returns the largest number of blocks for an image: its rows that begin at a multiple of 16 bytes.
 int64_t most_blocks(const Problem& p) {
     const int64_t vector = 16 / size_of(p.dtype);
     const int64_t rows = p.channels_last ? p.HW() : p.C, cols = p.channels_last ? p.C : p.HW();
     return rows * std::gcd(vector, cols) / vector;
 }
 
-// Where there are clusters, the code is that of 9.0 or newer (has_clusters), and waits for the launch before it.
+// With clusters, the code is compiled for 9.0 or newer (has_clusters) and waits for the previous launch.
 Plan staged(const Device& device) { return {Schedule::staged, 1, 0, 0, device.clusters}; }
 
-// As many blocks as there is room for, and a third of L2, since lines are not replaced in order.
+// As many blocks as fit, and a third of L2, because L2 does not evict lines in order.
 Plan dataflow(const Device& device) {
     return {Schedule::dataflow, 1, 2 * device.multiprocessors, device.l2_bytes / 3, false};
 }
@@ -70,9 +70,8 @@ Plan as_wanted(const Problem& p, const Device& device, LayoutOf layout, const st
     return on_chip(cluster);
 }
 
-// On chip where one or two blocks have room for an image: on an H100 more of them take longer over what they tell each
-// other than the staged schedule takes to read x again (docs/design/cuda.md). Of few images two blocks each, while all
-// still run at once.
+// On chip if the image fits into one or two blocks. On an H100, the exchange between more blocks takes longer than the
+// staged schedule's further reads of x (docs/design/cuda.md). Few images get two blocks each if all blocks run at once.
 Plan choose(const Problem& p, const Device& device, LayoutOf layout) {
     if (obstacle(p) || p.N == 0) return staged(device);
     const int64_t limit = device.clusters ? std::min<int64_t>(most_blocks(p), kLargestCluster) : 1;

@@ -36,6 +36,17 @@ def test_sizes(shape, dtype, layout):
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=["nchw", "nhwc"])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_negative_values(shape, dtype, layout):
+    """A zero beyond the last element of a row or column would be the maximum."""
+    problem = random_problem(shape, dtype, layout)
+    with torch.no_grad():
+        problem.inputs["x"].sub_(8)
+    assert_close_to_truth(problem)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=["nchw", "nhwc"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("relu", [False, True])
 @pytest.mark.parametrize("residual", [False, True])
 @pytest.mark.parametrize("biases", [False, True])

@@ -1,6 +1,5 @@
-// What every kernel here needs of the device: conversions, 16-byte accesses, the order of maxima, sums over a warp.
-// With CBAM_EMULATION g++ compiles the same text for the CPU, and the headers included here come from
-// tests/support/emulation.
+// Device code that all kernels use: conversions, 16-byte accesses, argmax, sums over a warp. With CBAM_EMULATION, g++
+// compiles the same source for the CPU, and the CUDA headers come from tests/support/emulation.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -40,11 +39,10 @@ template <class T> __device__ __forceinline__ T from_acc(Acc<T> v) { return v; }
 template <> __device__ __forceinline__ __half from_acc<__half>(float v) { return __float2half_rn(v); }
 template <> __device__ __forceinline__ __nv_bfloat16 from_acc<__nv_bfloat16>(float v) { return __float2bfloat16_rn(v); }
 
-// Elements of one 16-byte access.
+// Elements of a 16-byte access.
 template <class T> constexpr int kVector = 16 / sizeof(T);
 
-// V elements as they lie in memory, of one access: of 16 bytes, of 8, or of one element. Loads that wait together are
-// kept so, since half types take half the registers.
+// V elements that one access moves: 16 bytes, 8 bytes or one element. Packed half types take half the registers.
 template <class T, int V> struct alignas(V * sizeof(T)) Packed {
     T v[V];
 
@@ -74,7 +72,7 @@ template <class T, int V> struct alignas(V * sizeof(T)) Packed {
         }
     }
     __device__ __forceinline__ void unpack(Acc<T> (&out)[V]) const {
-        if constexpr (std::is_same_v<T, __nv_bfloat16> && V > 1) {  // an instruction each
+        if constexpr (std::is_same_v<T, __nv_bfloat16> && V > 1) {  // one instruction per element
             uint32_t pairs[V / 2];
             memcpy(pairs, v, sizeof v);
 #pragma unroll
@@ -110,7 +108,7 @@ template <int V, class T> __device__ __forceinline__ void store(T* p, const Acc<
     packed.store(p);
 }
 
-// A maximum and where it is: NaN wins, of equals the first.
+// A maximum and its argmax: the first NaN, else the first of the largest elements.
 template <class F> struct Maximum {
     F value;
     int32_t index;
@@ -123,12 +121,12 @@ template <class F> __device__ __forceinline__ Maximum<F> larger(Maximum<F> a, Ma
     return b_wins ? b : a;
 }
 
-// Of maxima with counts of those that reach them, in the place of places.
+// Merges maxima whose index is the number of tied elements.
 template <class F> __device__ __forceinline__ Maximum<F> merge_counts(Maximum<F> a, Maximum<F> b) {
     return a.value == b.value ? Maximum<F>{a.value, a.index + b.index} : larger(a, b);
 }
 
-// The same in every lane. A butterfly: each lane adds the same pairs, so that all have the same bits.
+// Returns the sum over the warp in every lane. All lanes add the same pairs, so they have the same bits.
 template <class F> __device__ __forceinline__ F warp_sum(F v) {
     for (int step = kWarp / 2; step; step /= 2) v += __shfl_xor_sync(0xffffffffu, v, step);
     return v;
@@ -137,8 +135,8 @@ template <class F> __device__ __forceinline__ F warp_sum(F v) {
 template <class F> __device__ __forceinline__ F merge(F a, F b) { return a + b; }
 template <class F> __device__ __forceinline__ F from_lane(F v, int step) { return __shfl_xor_sync(~0u, v, step); }
 
-// Merges, over the lanes of a group, what each has for kBatch rows. Lane i ends with row i % kBatch: the first two
-// steps halve the rows of a lane, so there are half as many exchanges as with all rows in all lanes.
+// Merges kBatch rows over a group of ``lanes`` lanes. Lane i returns row i % kBatch. The first two steps halve the rows
+// of a lane, which takes half as many exchanges as merging every row in every lane.
 template <class A> __device__ __forceinline__ A merge_lanes(const A (&rows)[kBatch], int lanes) {
     static_assert(kBatch == 4);
     const bool odd = threadIdx.x & 1, upper = threadIdx.x & 2;
@@ -153,8 +151,8 @@ template <class A> __device__ __forceinline__ A merge_lanes(const A (&rows)[kBat
     return mine;
 }
 
-// Returns once the launch before this one is over and what it wrote can be read. Of a launch that may begin early,
-// every thread comes here before it touches global memory.
+// Waits until the previous launch has ended and its writes can be read. In a launch that may start early, every thread
+// calls this before it accesses global memory.
 __device__ __forceinline__ void wait_for_launch_before() {
 #if defined(CBAM_EMULATION) || __CUDA_ARCH__ >= 900
     cudaGridDependencySynchronize();

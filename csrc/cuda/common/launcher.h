@@ -1,4 +1,4 @@
-// Launches of one stream in a row, up to the first that fails.
+// Launches kernels in order on a stream. After an error, nothing more is launched.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -6,14 +6,14 @@
 
 namespace cbam::cuda {
 
-constexpr int kThreads = 256;  // of a block
+constexpr int kThreads = 256;  // per block
 
 struct Launcher {
     cudaStream_t stream;
-    bool programmatic = false;  // kernels may begin before the one ahead of them ends, and wait for it themselves
+    bool programmatic = false;  // a kernel may start before the previous one ends, and waits for it itself
     cudaError_t status = cudaSuccess;
 
-    // With this many blocks, and bytes of shared memory for each. No blocks: nothing is launched.
+    // Launches this many blocks with ``shared`` bytes of shared memory each; nothing if there are no blocks.
     template <class... Parameters, class... Arguments>
     void operator()(void (*kernel)(Parameters...), int64_t blocks, size_t shared, Arguments&&... arguments) {
         if (status != cudaSuccess || blocks == 0) return;
@@ -34,7 +34,7 @@ struct Launcher {
         status = cudaLaunchKernelEx(&config, kernel, arguments...);
     }
 
-    // A launch whose blocks meet at counters (common/counters.cuh), ``count`` of them, which are 0 when it starts.
+    // Clears ``count`` counters and launches a kernel whose blocks wait for them (common/counters.cuh).
     template <class... Parameters, class... Arguments> void persistent(void (*kernel)(Parameters...), int64_t blocks,
                                                                        size_t shared, unsigned* counters, int64_t count,
                                                                        Arguments&&... arguments) {

@@ -1,28 +1,28 @@
-// Sums of few terms by a key, in an order of their own: for each channel over the pixels whose maximum it has. Pixels
-// are few beside elements, so that no pass over x has to compare places.
+// Sums of terms by key, in a fixed order. The key of a pixel is its argmax over the channels. An image has C times
+// fewer keys than elements, and no pass over x has to compare indices.
 #pragma once
 
 #include "device.cuh"
 
 namespace cbam::cuda {
 
-// Of lanes with the same key the sum of what they have, as a tree over them in order: in the first of them.
+// Returns, in the first lane of those with its key, the sum of v over these lanes: a tree in lane order.
 template <class F> __device__ __forceinline__ F sum_of_peers(unsigned peers, F v) {
     const unsigned lane = threadIdx.x % kWarp, up_to_lane = (2u << lane) - 1;
-    unsigned others = peers & ~up_to_lane;  // that this lane has yet to add
+    unsigned others = peers & ~up_to_lane;  // lanes that this lane has not added yet
     int rank = __popc(peers & (up_to_lane >> 1));
     while (__ballot_sync(~0u, others != 0)) {
         const int next = __ffs(others);
         const F v_of_next = __shfl_sync(~0u, v, (next + kWarp - 1) % kWarp);
         if (next) v += v_of_next;
-        others &= __ballot_sync(~0u, rank % 2 == 0);  // the odd ones have been added
+        others &= __ballot_sync(~0u, rank % 2 == 0);  // odd ranks have been added
         rank /= 2;
     }
     return v;
 }
 
-// By one warp: adds term(p) to sums[key(p)], for p = first ... last - 1 in runs of a warp, ``step`` from one to the
-// next; a negative key has no sum.
+// Adds term(p) to sums[key(p)] for p in [first, last). One warp calls it; it takes kWarp consecutive p every ``step``.
+// Terms with a negative key are skipped.
 template <class F, class Key, class Term>
 __device__ __forceinline__ void sum_by_key(int first, int last, int step, F* sums, Key key, Term term) {
     const int lane = threadIdx.x % kWarp;

@@ -1,5 +1,4 @@
-// What a thread makes of one access: the sum and the maximum of its V elements, those of half types two at a time, and
-// numbers in shared memory that belong to them.
+// Operations on a word, the V elements that one access moves: sum, maximum, ReLU. Half types are processed in pairs.
 #pragma once
 
 #include "../../problem.h"
@@ -21,7 +20,7 @@ template <class T, int V> constexpr bool kInPairs = sizeof(T) == 2 && V > 1;
 __device__ __forceinline__ float greater_of(float a, float b) { return fmaxf(a, b); }
 __device__ __forceinline__ double greater_of(double a, double b) { return fmax(a, b); }
 
-// A tree, so that no addition waits for all before it.
+// Adds in a tree, so that no addition waits for all others.
 template <class F, int V> __device__ __forceinline__ F sum_of(F (&v)[V]) {
 #pragma unroll
     for (int step = 1; step < V; step *= 2)
@@ -30,7 +29,7 @@ template <class F, int V> __device__ __forceinline__ F sum_of(F (&v)[V]) {
     return v[0];
 }
 
-// Passes over NaN. Of zeros of both signs, either.
+// Returns the maximum of the elements that are not NaN. Of zeros of both signs, it returns either.
 template <class F, int V> __device__ __forceinline__ F greatest_of(const F (&v)[V]) {
     F greatest = v[0];
 #pragma unroll
@@ -53,7 +52,7 @@ template <class T, int V> __device__ __forceinline__ Acc<T> greatest_of(const Pa
     }
 }
 
-// Of N words, place by place.
+// Computes the elementwise maximum of N words.
 template <class T, int V, int N>
 __device__ __forceinline__ void greatest_of(const Packed<T, V> (&words)[N], Acc<T> (&out)[V]) {
     if constexpr (kInPairs<T, V>) {
@@ -80,7 +79,7 @@ __device__ __forceinline__ void greatest_of(const Packed<T, V> (&words)[N], Acc<
     }
 }
 
-// Zero where y is not above zero; a NaN is.
+// Sets v to zero where y <= 0. Where y is NaN, v is kept.
 template <class T, int V> __device__ __forceinline__ void mask_by(const Packed<T, V>& y, Packed<T, V>& v) {
     if constexpr (kInPairs<T, V>) {
 #pragma unroll
@@ -99,7 +98,7 @@ template <class T, int V> __device__ __forceinline__ void mask_by(const Packed<T
     }
 }
 
-// max(v, 0), and NaN of NaN.
+// max(v, 0); NaN stays NaN.
 template <class T, int V> __device__ __forceinline__ void relu(Packed<T, V>& v) {
     if constexpr (kInPairs<T, V>) {
 #pragma unroll
@@ -115,7 +114,7 @@ template <class T, int V> __device__ __forceinline__ void relu(Packed<T, V>& v) 
     }
 }
 
-// N numbers that begin at a boundary of 16 bytes, if they have as many.
+// Loads N values. If N is a multiple of kVector, p must be aligned to 16 bytes.
 template <int N, class F> __device__ __forceinline__ void load_numbers(const F* p, F (&v)[N]) {
     constexpr int kOfAccess = N % kVector<F> == 0 ? kVector<F> : 1;
 #pragma unroll
@@ -126,13 +125,12 @@ template <int N, class F> __device__ __forceinline__ void load_numbers(const F* 
     }
 }
 
-// One number for each column, in shared memory, of which a thread reads the V of its word. Each 16 bytes of a word lie
-// in a plane of their own: so neighbours stay out of each other's banks when they read words and when they write
-// columns.
+// One value per column, in shared memory. A thread reads the V values of its word. Each 16 bytes of a word are in a
+// plane of their own, which avoids bank conflicts both when threads read words and when they write columns.
 template <class F, int V> struct WordNumbers {
     static constexpr int kOfAccess = V % kVector<F> == 0 ? kVector<F> : 1, kPlanes = V / kOfAccess;
     F* data;
-    int plane;  // from a plane to the next
+    int plane;  // stride of the planes
 
     CBAM_ANYWHERE static constexpr int plane_of(int columns) {
         const int all = (columns + V - 1) / V * kOfAccess, half = 64 / sizeof(F);
@@ -145,7 +143,7 @@ template <class F, int V> struct WordNumbers {
     __device__ __forceinline__ F& at(int column) const {
         return data[column % V / kOfAccess * plane + column / V * kOfAccess + column % kOfAccess];
     }
-    // Those of a plane, and of all.
+    // Loads the values of one plane, or of all planes.
     __device__ __forceinline__ void load_plane(int k, int word, F* v) const {
         Packed<F, kOfAccess> some;
         some.load(data + k * plane + word * kOfAccess);

@@ -1,11 +1,11 @@
-// y = relu(x g s + residual). The factors of the columns stay in registers while a thread goes down its rows.
+// y = relu(x g s + residual). The gates of the columns stay in registers while a thread goes down its rows.
 #pragma once
 
 #include "tile.cuh"
 
 namespace cbam::cuda {
 
-// Of a part of at most lanes V columns; x, residual and y begin at its image, whose gates these are.
+// For a part of at most lanes V columns. x, residual, y and the gates belong to one image.
 template <class T, int V, bool with_residual, bool with_relu>
 __device__ __forceinline__ void scale(const T* x, const T* residual, T* y, const Tiling& t, const Tile& tile,
                                       const Acc<T>* row_gate, const Acc<T>* column_gate, unsigned char* shared) {
@@ -32,7 +32,7 @@ __device__ __forceinline__ void scale(const T* x, const T* residual, T* y, const
         if (col >= tile.col_end) return;
         if (run == tile.row) gates.columns.load(tile.lane, factor);
         int row = run + tile.group * kBatch;
-        int64_t at = place(t, row, col);
+        int64_t at = offset(t, row, col);
 #pragma unroll 1
         for (; row + kBatch <= last; row += step, at += int64_t(step) * t.cols) {
             Packed<T, V> words[kBatch], add[kBatch];
@@ -47,7 +47,7 @@ __device__ __forceinline__ void scale(const T* x, const T* residual, T* y, const
             for (int i = 0; i < kBatch; ++i) finish(at + i * int64_t(t.cols), words[i], add[i], g[i]);
         }
 #pragma unroll 1
-        for (; row < last; ++row, at += t.cols) {  // of the one group that has fewer
+        for (; row < last; ++row, at += t.cols) {  // one group has fewer than kBatch rows left
             Packed<T, V> word, add;
             word.load(x + at);
             if constexpr (with_residual) add.load(residual + at);
@@ -59,7 +59,6 @@ __device__ __forceinline__ void scale(const T* x, const T* residual, T* y, const
         [&](int col, int i) { gates.columns.at(i) = column_gate ? column_gate[col] : F(1); }, visit);
 }
 
-// The same for what there is.
 template <class T, int V> __device__ __forceinline__ void scale(const T* x, const T* residual, T* y, const Tiling& t,
                                                                 const Tile& tile, const Acc<T>* row_gate,
                                                                 const Acc<T>* column_gate, bool with_relu,

@@ -1,11 +1,15 @@
-// The items of the backward that go over x or dy, each by one block that has a strip: some pixels, all channels.
+// The items of the backward that read x or dy. A block computes one item on a strip: all channels of some pixels. Its
+// threads split the strip as in tile.cuh, the convolution as in convolution.cuh.
 //
-// products_item (A): dz, and the sums of s x dy over the strip's pixels. Behind a ReLU also the masked dy.
-// map_gradients_item (B): what dz sends through the convolution into the maps; over the strip's pixels what the channel
-// gate's logits get of it, g times the sums of x times it.
-// input_item (X): dx.
-// Between the last two comes the MLP (mlp_backward.cuh). What an item reads of others is written by items of the kind
-// before it, of the same image. Shared memory: item_bytes (bytes.h).
+// products_item: ds = sum over channels of g x dy; dz = s (1 - s) ds; partial sums over pixels of s x dy.
+// map_gradients_item: dmaps, the transposed convolution of dz; partial sums of g dg through the maps.
+// input_item: dx (input_gradient.cuh).
+// The MLP (mlp_backward.cuh) comes before input_item. An item needs only the previous kind's items of its image.
+//
+// Reads: products_item x, dy, y with a ReLU, gates; map_gradients_item dz, ws and, with a channel gate, x, g, max_c and
+// argmax_c; input_item dy, gates, dmaps, dpools, argmax.
+// Writes: products_item dz or ds, dg_sums, with a ReLU masked dy; map_gradients_item dmaps, map_sums; input_item dx.
+// Shared memory: item_bytes (bytes.h).
 #pragma once
 
 #include "../common/max_terms.cuh"
@@ -19,10 +23,9 @@
 
 namespace cbam::cuda {
 
-// What of dy passed the ReLU.
+// dy after the ReLU's backward.
 template <class T> __device__ __forceinline__ T* masked_dy(const Problem& p) { return static_cast<T*>(p.dresidual); }
 
-// Reads x, dy, y behind a ReLU, and the gates; writes dz, or the gradient by s, and the parts of that by g.
 template <class T, int V, bool channels_last>
 __device__ __forceinline__ void products_item(const Backward<Acc<T>>& a, int64_t n, int index, unsigned char* shared) {
     using F = Acc<T>;
@@ -31,7 +34,7 @@ __device__ __forceinline__ void products_item(const Backward<Acc<T>>& a, int64_t
     const Image<F> image{p, n};
     const F *const g = image.g(), *const s = image.spatial_gate();
     F* const dz = p.spatial ? a.dz + n * p.HW() : nullptr;
-    F* const parts = p.channel ? a.of_products + (n * a.strip.tiles() + index) * p.C : nullptr;
+    F* const parts = p.channel ? a.dg_sums + (n * a.strip.tiles() + index) * p.C : nullptr;
     const auto put_pixel = [&](int q, F sum) {
         if (dz) dz[q] = a.products_alone ? sum : through_gate(p.switches.hard_spatial, s[q], sum);
     };
@@ -49,7 +52,7 @@ __device__ __forceinline__ void products_item(const Backward<Acc<T>>& a, int64_t
                      put_row, put_column);
     };
     if constexpr (channels_last) {
-        // A row's sum over all parts: the same thread has it each time.
+        // Adds the parts of a row. The same thread adds each time, so no barrier is needed.
         F* const of_rows = reinterpret_cast<F*>(shared + products_bytes<F, V>(a.strip));
         tile.each_part<V>([&](const Tile& part) {
             const auto put_row = [&](int q, F sum) {
@@ -57,15 +60,13 @@ __device__ __forceinline__ void products_item(const Backward<Acc<T>>& a, int64_t
             };
             of_part(part, put_row, put_channel);
         });
-        // The merge of the columns has a barrier behind the last put_row.
+        // merge_groups has a barrier after the last put_row.
         for (int q = tile.row + threadIdx.x; q < tile.row_end; q += kThreads) put_pixel(q, of_rows[q - tile.row]);
     } else {
         of_part(tile, put_channel, put_pixel);
     }
 }
 
-// Reads dz, ws and, where there is a channel gate, x; g and the maxima; writes dmaps, and the parts of the gradient by
-// g, times g.
 template <class T, int V, bool channels_last, bool even>
 __device__ __forceinline__ void map_gradients_item(const Backward<Acc<T>>& a, int64_t n, int index,
                                                    unsigned char* shared) {
@@ -89,9 +90,9 @@ __device__ __forceinline__ void map_gradients_item(const Backward<Acc<T>>& a, in
     if (!p.channel) return;
     if constexpr (even) return even_map_products<T, V, channels_last>(a, image, tile, index, shared);
     const T* const x = image.of((const T*)p.x);
-    F* const parts = a.of_maps + (n * a.strip.tiles() + index) * p.C;
+    F* const parts = a.map_sums + (n * a.strip.tiles() + index) * p.C;
     const int first = channels_last ? tile.row : tile.col, last = channels_last ? tile.row_end : tile.col_end;
-    __syncthreads();  // dmaps of all pixels are there
+    __syncthreads();  // dmaps of all pixels is written
     if (threadIdx.x < kWarp) {
         for (int c = threadIdx.x; c < p.C; c += kWarp) parts[c] = 0;
         __syncwarp();
@@ -106,7 +107,6 @@ __device__ __forceinline__ void map_gradients_item(const Backward<Acc<T>>& a, in
     else reduce_along<T, V>(x, a.strip, tile, sums, shared);
 }
 
-// Reads dy, or what of it passed the ReLU, the gates, dmaps and dpools; writes dx.
 template <class T, int V, bool channels_last, bool even>
 __device__ __forceinline__ void input_item(const Backward<Acc<T>>& a, int64_t n, int index, unsigned char* shared) {
     using F = Acc<T>;
@@ -118,7 +118,7 @@ __device__ __forceinline__ void input_item(const Backward<Acc<T>>& a, int64_t n,
     const F *const dmaps = a.dmaps_of(n), *const dpools = a.dpools_of(n);
     const F* const s = image.spatial_gate();
     const Sides<F> pixels{dy ? s : nullptr, dmaps, dmaps ? int(p.HW()) : 0, image.argmax_c()};
-    // Of the channel gate alone, 0 times g must stay 0, whatever g is.
+    // Without dy and spatial gate the factor is 1, because 0 times an infinite g is NaN.
     const Sides<F> channels{dy || p.spatial ? image.g() : nullptr, dpools, p.switches.no_max || !dpools ? 0 : int(p.C),
                             image.argmax_hw()};
     tile.each_part<V>([&](const Tile& part) {

@@ -1,4 +1,4 @@
-// Shared memory of an item.
+// Shared memory of an item, in bytes.
 #pragma once
 
 #include <algorithm>

@@ -1,7 +1,8 @@
-// The k x k convolution of the spatial gate for a run of pixels, and its transpose. kWindowLanes neighbours share
-// kBatch pixels, each with rows of the window of its own. Of kRound pixels and as many rows and columns of the window,
-// what the windows cover is in shared memory, a segment of the map for each row of the window: so its size depends on
-// neither the map nor the kernel.
+// The k x k convolution of the spatial gate for a run of pixels, and its transpose.
+//
+// kWindowLanes lanes share kBatch pixels; each has other rows of the window. A step takes kRound pixels, kWindowLanes
+// rows and kTaps columns of the window. Shared memory holds a segment of the map for each of these rows, so its size
+// depends on neither the map nor k.
 #pragma once
 
 #include "../common/device.cuh"
@@ -9,15 +10,15 @@
 
 namespace cbam::cuda {
 
-constexpr int kWindowLanes = 8;  // threads that share pixels, and rows of the window in shared memory
+constexpr int kWindowLanes = 8;  // lanes that share pixels, and rows of the window in shared memory
 constexpr int kTaps = 7;         // columns of the window in shared memory
 constexpr int kWindowGroups = kThreads / kWindowLanes;
 constexpr int kRound = kWindowGroups * kBatch;
-// From a segment to the next: kRound + kTaps - 1 and a few, so that the lanes' segments begin in banks of their own.
+// Stride of the segments: kRound + kTaps - 1 and padding, so that the lanes' segments begin in different banks.
 template <class F> constexpr int kSegment = kRound + (sizeof(F) == 8 ? 10 : 12);
-template <class F> constexpr int kWindow = kWindowLanes * kSegment<F>;  // numbers in shared memory for each map
-constexpr int kWeights = kWindowLanes * kTaps;                          // of each map
-// Shared memory of it.
+template <class F> constexpr int kWindow = kWindowLanes * kSegment<F>;  // values in shared memory, per map
+constexpr int kWeights = kWindowLanes * kTaps;                          // per map
+// Shared memory of convolve, in bytes.
 template <class F> constexpr size_t window_bytes(int maps) { return (maps * kWindow<F> + 2 * kWeights) * sizeof(F); }
 
 template <class F> struct Pair {
@@ -31,9 +32,9 @@ template <class F> __device__ __forceinline__ Pair<F> from_lane(Pair<F> v, int s
     return {from_lane(v.mean, step), from_lane(v.max, step)};
 }
 
-// For each pixel of first ... last - 1 the sums A over its window of what visit(A, weights of both maps, values of the
-// maps) adds: finish(pixel, A). ``turned``: the window is turned by half a circle, as what it gave a pixel comes back.
-// A map that is null is zeros.
+// For each pixel in [first, last), calls visit(A, weights of both maps, values of the maps) for each element of its
+// window, then finish(pixel, A). turned: the window is rotated by 180 degrees, for the transposed convolution. A null
+// map is all zeros.
 template <class A, bool turned, int maps, class F, class Visit, class Finish>
 __device__ __forceinline__ void convolve(const F* const (&map)[maps], const Problem& p, int first, int last, F* shared,
                                          Visit visit, Finish finish) {
@@ -45,7 +46,7 @@ __device__ __forceinline__ void convolve(const F* const (&map)[maps], const Prob
         A sums[kBatch] = {};
         for (int a0 = 0; a0 < k; a0 += kWindowLanes) {
             for (int b0 = 0; b0 < k; b0 += kTaps) {
-                // Where the window of pixel 0 has its first element here.
+                // Offset from a pixel to the first element of its window in this step.
                 const int64_t start = int64_t(a0 - k / 2) * W + b0 - k / 2;
                 __syncthreads();
 #pragma unroll 4
@@ -76,7 +77,7 @@ __device__ __forceinline__ void convolve(const F* const (&map)[maps], const Prob
                         for (int m = 0; m < maps; ++m) values[b][m] = segment[m * kWindow<F> + b];
 #pragma unroll
                     for (int b = 0; b < kTaps; ++b)
-                        // Beyond either side of the map lies the row above or below, beyond the window what may be NaN.
+                        // Values left or right of the map belong to another row. Values past the window may be NaN.
                         if (a0 + lane < k && b0 + b < k && left + b >= 0 && left + b < W)
                             visit(sums[i], weights[b], values[b]);
                 }

@@ -1,7 +1,11 @@
-// The dataflow driver: one persistent launch, whose blocks take tickets for items until there are none left. An item
-// waits at a counter until those that it needs are over; they have lower tickets, so that whichever items are being
-// computed, the one of the lowest ticket waits for nothing. Any number of blocks does. Reads, writes, shared memory:
-// forward.cuh and backward.cuh. Between blocks: the counters, of which the first gives out the tickets.
+// The dataflow driver: one persistent launch, whose blocks take tickets for items until none are left. A block waits at
+// a counter for the items that its item needs. These have lower tickets, so the lowest unfinished item never waits. The
+// launch ends with any number of blocks.
+//
+// Reads: as forward.cuh, backward.cuh and small.cu.
+// Writes: as these, and the counters.
+// Shared memory: the largest of all items (most_bytes).
+// Between blocks: the counters. The first gives out tickets; the others count the finished items of a phase and group.
 #pragma once
 
 #include "../common/counters.cuh"
@@ -12,8 +16,8 @@
 
 namespace cbam::cuda {
 
-// Not inlined: in two kernels of a direction and type, it would take nvcc a fifth longer. In items over x, which would
-// read through generic addresses, a call costs more than it saves.
+// Not inlined: inlined into two kernels per direction and type, it makes nvcc take a fifth longer. Items that read x
+// are inlined: called, they use generic addresses, which costs more than it saves.
 template <class Call, class F>
 __device__ __noinline__ void group_item(const Call& a, Kind kind, int64_t group, int index, F* shared) {
     small_item(a, kind, group, index, shared);
@@ -25,7 +29,7 @@ __device__ __forceinline__ void run_item(const Forward<Acc<T>>& a, const Item& i
     const int64_t n = item.group * a.images + item.index / tiles;
     switch (item.kind) {
         case Kind::pool:
-            if (n < a.p.N) pool_item<T, V, channels_last, Maxima::placed>(a, n, tile, shared);
+            if (n < a.p.N) pool_item<T, V, channels_last, Maxima::argmax>(a, n, tile, shared);
             break;
         case Kind::maps:
             if (n < a.p.N) maps_item<T, V, channels_last, false>(a, n, tile, shared);
@@ -57,7 +61,7 @@ __device__ __forceinline__ void run_item(const Backward<Acc<T>>& a, const Item& 
 
 template <class T, int V, bool channels_last, class Call>
 __device__ __forceinline__ void run_tickets(const Call& a, const Order& order, unsigned* counters) {
-#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900  // plan.cpp knows; for older GPUs nvcc saves the time
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900  // plan.cpp checks it; an empty kernel compiles faster
     CBAM_SHARED(shared);
     for (;;) {
         const unsigned ticket = take(counters);

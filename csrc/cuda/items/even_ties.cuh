@@ -1,8 +1,10 @@
-// The items over x where all elements that reach a maximum share its gradient evenly, as that of amax is shared. How
-// many they are is counted forward, into index; backward they are found by comparing x again, which is read once more
-// for dx. Where none equals the maximum, which is NaN then, the shares become 0 / 0.
+// The items that read x, for even ties: tied elements share the gradient of a maximum evenly, as in the backward of
+// amax. The forward counts them into index; the backward compares x again, so dx needs a further read of x. If no
+// element equals the maximum, which is then NaN, a share is 0 / 0.
 //
-// Reads, writes, shared memory: those of the items in forward.cuh and backward.cuh, with counts in the place of places.
+// Reads: as forward.cuh and backward.cuh; even_input_item also x and the maxima.
+// Writes: as forward.cuh and backward.cuh, with counts instead of argmax.
+// Shared memory: item_bytes (bytes.h).
 #pragma once
 
 #include "image.cuh"
@@ -12,7 +14,7 @@
 
 namespace cbam::cuda {
 
-// The sum, the maximum and, in the place of its place, the number of elements that reach it.
+// The sum, the maximum and, in top.index, the number of tied elements.
 template <class F> struct EvenSum {
     F total;
     Maximum<F> top;
@@ -26,13 +28,13 @@ template <class F> __device__ __forceinline__ EvenSum<F> from_lane(EvenSum<F> v,
     return {from_lane(v.total, step), {from_lane(v.top.value, step), from_lane(v.top.index, step)}};
 }
 
-// What belongs to a pixel or a channel: what x is multiplied by before it is compared, a factor of dy, what all get,
-// the maximum, and what each of those that reach it gets.
+// Values of a pixel or channel: ``gate`` multiplies x before the comparison, ``factor`` multiplies dy, ``mean`` is
+// added to all elements, ``share`` to those equal to the maximum, ``top``.
 template <class F> struct EvenSide {
     F gate, factor, mean, top, share;
 };
 
-// Sums, maxima and counts of x times what belongs to the reduced side.
+// Sum, maximum and count of x times the gate of the reduced index.
 template <class F> struct EvenPool {
     using Sum = EvenSum<F>;
     const F* gate;
@@ -57,7 +59,7 @@ template <class F> struct EvenPool {
     }
 };
 
-// Sums over the pixels of x times the gradient of g x through the two maps, times g.
+// sums[c] = g times the sum over pixels of x times the gradient of g x through both maps.
 template <class F> struct EvenMapProducts {
     using Sum = F;
     const F *gate, *mean, *max, *share;
@@ -72,7 +74,7 @@ template <class F> struct EvenMapProducts {
     __device__ __forceinline__ void store(Sum sum, int c) const { sums[c] = gate[c] * sum; }
 };
 
-// Along the rows of a tile: a sum for each row.
+// Reduces along the rows of a tile: a sum per row.
 template <class T, int V, class Operation>
 __device__ __forceinline__ void even_along(const T* x, const Tiling& t, const Tile& tile, const Operation& operation) {
     for (int row0 = tile.row; row0 < tile.row_end; row0 += tile.groups * kBatch) {
@@ -86,7 +88,7 @@ __device__ __forceinline__ void even_along(const T* x, const Tiling& t, const Ti
             Packed<T, V> packed[kBatch] = {};
 #pragma unroll
             for (int i = 0; i < kBatch; ++i)
-                if (row + i < tile.row_end) packed[i].load(x + place(t, row + i, col));
+                if (row + i < tile.row_end) packed[i].load(x + offset(t, row + i, col));
 #pragma unroll
             for (int j = 0; j < V; ++j) {
                 const auto reduced = operation.reduced(col + j);
@@ -99,7 +101,7 @@ __device__ __forceinline__ void even_along(const T* x, const Tiling& t, const Ti
     }
 }
 
-// Down the columns of a part of a tile, of lanes V columns: a sum for each column. Begins with a barrier.
+// Reduces down at most lanes V columns of a tile: a sum per column. A barrier precedes the use of shared memory.
 template <class T, int V, class Operation>
 __device__ __forceinline__ void even_across(const T* x, const Tiling& t, const Tile& tile, const Operation& operation,
                                             unsigned char* shared) {
@@ -109,7 +111,7 @@ __device__ __forceinline__ void even_across(const T* x, const Tiling& t, const T
     for (int j = 0; j < V; ++j) sums[j] = operation.start(), kept[j] = operation.kept(min(col + j, t.cols - 1));
     for (int row = tile.row + tile.group; row < tile.row_end && col < tile.col_end; row += tile.groups) {
         Packed<T, V> packed;
-        packed.load(x + place(t, row, col));
+        packed.load(x + offset(t, row, col));
         const auto reduced = operation.reduced(row);
 #pragma unroll
         for (int j = 0; j < V; ++j) operation.add(sums[j], to_acc(packed.v[j]), reduced, kept[j]);
@@ -120,7 +122,6 @@ __device__ __forceinline__ void even_across(const T* x, const Tiling& t, const T
     if (column < t.lanes * V && mine < tile.col_end) operation.store(sum, mine);
 }
 
-// As pool_item.
 template <class T, int V, bool channels_last>
 __device__ __forceinline__ void even_pool_item(const Forward<Acc<T>>& a, int64_t n, int index, unsigned char* shared) {
     using F = Acc<T>;
@@ -132,7 +133,6 @@ __device__ __forceinline__ void even_pool_item(const Forward<Acc<T>>& a, int64_t
     else even_along<T, V>(x, a.pool, tile, pool);
 }
 
-// As maps_item.
 template <class T, int V, bool channels_last>
 __device__ __forceinline__ void even_maps_item(const Forward<Acc<T>>& a, int64_t n, int index, unsigned char* shared) {
     using F = Acc<T>;
@@ -144,13 +144,13 @@ __device__ __forceinline__ void even_maps_item(const Forward<Acc<T>>& a, int64_t
     else even_across<T, V>(x, a.strip, tile, pool, shared);
 }
 
-// The sums of map_gradients_item, whose dmaps have the shares.
+// The partial sums of map_gradients_item. dmaps has the shares already.
 template <class T, int V, bool channels_last>
 __device__ __forceinline__ void even_map_products(const Backward<Acc<T>>& a, const Image<Acc<T>>& image,
                                                   const Tile& tile, int index, unsigned char* shared) {
     const auto* const dmaps = a.dmaps_of(image.n);
     const EvenMapProducts<Acc<T>> sums{image.g(), dmaps, image.max_c(), dmaps + a.p.HW(),
-                                       a.of_maps + (image.n * a.strip.tiles() + index) * a.p.C};
+                                       a.map_sums + (image.n * a.strip.tiles() + index) * a.p.C};
     const T* const x = image.of((const T*)a.p.x);
     __syncthreads();  // the block has written dmaps
     if constexpr (channels_last)
@@ -158,7 +158,6 @@ __device__ __forceinline__ void even_map_products(const Backward<Acc<T>>& a, con
     else even_along<T, V>(x, a.strip, tile, sums);
 }
 
-// As input_item, with x.
 template <class T, int V, bool channels_last>
 __device__ __forceinline__ void even_input_item(const Backward<Acc<T>>& a, int64_t n, int index, const T* dy) {
     using F = Acc<T>;
@@ -187,8 +186,8 @@ __device__ __forceinline__ void even_input_item(const Backward<Acc<T>>& a, int64
         for (int row = part.row + part.group; row < part.row_end; row += part.groups) {
             const EvenSide<F> of_row = channels_last ? pixel(row) : channel(row);
             F v[V], d[V] = {};
-            load<V>(x + place(a.strip, row, col), v);
-            if (of_dy) load<V>(of_dy + place(a.strip, row, col), d);
+            load<V>(x + offset(a.strip, row, col), v);
+            if (of_dy) load<V>(of_dy + offset(a.strip, row, col), d);
 #pragma unroll
             for (int j = 0; j < V; ++j) {
                 const EvenSide<F>& q = channels_last ? of_row : column[j];
@@ -196,7 +195,7 @@ __device__ __forceinline__ void even_input_item(const Backward<Acc<T>>& a, int64
                 const F of_gated = d[j] * q.factor + q.mean + F(v[j] * c.gate == q.top) * q.share;
                 d[j] = of_gated * c.factor + c.mean + F(v[j] == c.top) * c.share;
             }
-            store<V>(dx + place(a.strip, row, col), d);
+            store<V>(dx + offset(a.strip, row, col), d);
         }
     });
 }

@@ -1,10 +1,14 @@
-// The items of the forward that go over x, each by one block.
+// The items of the forward that read x. A block computes one item. Its threads split the tile as in tile.cuh, the
+// convolution as in convolution.cuh.
 //
-// pool_item (P): a tile of the channel pool: sum, maximum and its place, of each of its channels over its pixels.
-// maps_item (S): a strip, that is some pixels and all channels: mean and maximum of g x over the channels.
-// apply_item (Y): the same strip: the spatial gate of its pixels, and y.
-// Between the first two comes the MLP (mlp_forward.cuh). What an item reads of others is written by items of the kind
-// before it, of the same image. Shared memory: item_bytes (bytes.h).
+// pool_item: partial sum, maximum and argmax of x over the pixels of a tile, for each of its channels.
+// maps_item: mean, maximum and argmax of g x over the channels. Its tile is a strip: all channels of some pixels.
+// apply_item, the same strip: s = sigmoid(convolution of the maps), y = relu(x g s + residual).
+// The MLP (mlp_forward.cuh) comes before maps_item. An item needs only the previous kind's items of its image.
+//
+// Reads: pool_item x; maps_item x, g; apply_item x, g, residual, the maps, ws, bs.
+// Writes: pool_item the partial pools; maps_item mean_c, max_c, argmax_c; apply_item s, y.
+// Shared memory: item_bytes (bytes.h).
 #pragma once
 
 #include "apply.cuh"
@@ -17,14 +21,13 @@
 
 namespace cbam::cuda {
 
-// Of the channel pool: none, or where the first is, or how many there are.
-enum class Maxima { none, placed, counted };
+// Result of the channel pool besides the sum: none, maximum and argmax, or maximum and number of ties.
+enum class Maxima { none, argmax, ties };
 
-// Reads x; writes sum, maximum and place for each channel of the tile.
 template <class T, int V, bool channels_last, Maxima maxima>
 __device__ __forceinline__ void pool_item(const Forward<Acc<T>>& a, int64_t n, int index, unsigned char* shared) {
     using F = Acc<T>;
-    if constexpr (maxima == Maxima::counted) return even_pool_item<T, V, channels_last>(a, n, index, shared);
+    if constexpr (maxima == Maxima::ties) return even_pool_item<T, V, channels_last>(a, n, index, shared);
     const Tile tile(a.pool, index);
     const int64_t at = (n * a.parts() + (channels_last ? tile.row_tile : tile.col_tile)) * a.p.C;
     const T* const x = Image<F>{a.p, n}.of((const T*)a.p.x);
@@ -32,13 +35,12 @@ __device__ __forceinline__ void pool_item(const Forward<Acc<T>>& a, int64_t n, i
         if constexpr (channels_last) reduce_across<T, V>(x, a.pool, tile, pool, shared);
         else reduce_along<T, V>(x, a.pool, tile, pool, shared);
     };
-    if constexpr (maxima == Maxima::none) return reduce(Total<F>{a.total + at});
-    const bool wanted = a.max;  // not known when the dataflow driver was compiled
+    if constexpr (maxima == Maxima::none) return reduce(SumPool<F>{a.total + at});
+    const bool wanted = a.max;  // the dataflow kernel serves both cases
     reduce(
         Pool<F, false>{nullptr, a.total + at, wanted ? a.max + at : nullptr, wanted ? a.argmax + at : nullptr, F(1)});
 }
 
-// Reads x and g; writes both maps and the places of the maxima.
 template <class T, int V, bool channels_last, bool even>
 __device__ __forceinline__ void maps_item(const Forward<Acc<T>>& a, int64_t n, int index, unsigned char* shared) {
     using F = Acc<T>;
@@ -51,7 +53,7 @@ __device__ __forceinline__ void maps_item(const Forward<Acc<T>>& a, int64_t n, i
     else reduce_across<T, V>(x, a.strip, tile, pool, shared);
 }
 
-// s of the pixels: the sigmoid of the convolution of both maps, or, without y, what it is taken of.
+// s = sigmoid(convolution of both maps + bs) of the pixels in [first, last). Without y, s is the sigmoid's input.
 template <class F>
 __device__ __forceinline__ void spatial_gate(const Layout& p, const Image<F>& image, int first, int last, F* shared) {
     F* const s = image.s();
@@ -64,7 +66,6 @@ __device__ __forceinline__ void spatial_gate(const Layout& p, const Image<F>& im
     convolve<F, false>(maps, p, first, last, shared, visit, finish);
 }
 
-// Reads the maps, x, g and what is added; writes s and y.
 template <class T, int V, bool channels_last>
 __device__ __forceinline__ void apply_item(const Forward<Acc<T>>& a, int64_t n, int index, unsigned char* shared) {
     using F = Acc<T>;

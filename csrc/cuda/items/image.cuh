@@ -1,5 +1,5 @@
-// Where the arrays of one image lie in saved, index and partial; F is the type of the sums. csrc/cpu/workspace.h has
-// the same order.
+// Pointers to the arrays of an image in saved, index and partial. F is the accumulation type. csrc/cpu/workspace.h has
+// the same layout.
 #pragma once
 
 #include "../../activations.h"
@@ -8,7 +8,7 @@
 
 namespace cbam::cuda {
 
-// A call, and where the arrays begin in an image's row of saved, index and partial.
+// A Problem, and the offsets of the arrays in an image's row of saved, index and partial.
 struct Layout : Problem {
     int64_t saved_row, gate, hidden_layer, gate_terms, maps, index_row, partial_row, sums, dhidden_layer, dconv;
 
@@ -29,17 +29,16 @@ template <class F> struct Image {
     int64_t n;
 
     __device__ F* saved(int64_t offset) const { return (F*)p.saved + n * p.saved_row + offset; }
-    // The mean over the pixels, then the maximum, those that there are; the mean of both in the place of the first, if
-    // the MLP takes that.
+    // Mean and maximum over the pixels; an absent pool is left out. With mean_of_pools, pool(0) is the mean of both.
     __device__ F* pool(int i) const { return saved(i * p.C); }
-    // The channel gate, null if there is none; the two gates whose sum it is.
+    // The channel gate, or null; the two gates whose sum it is.
     __device__ F* g() const { return p.channel ? saved(p.gate) : nullptr; }
     __device__ F* gate_term(int i) const { return saved(p.gate_terms + i * p.C); }
-    // Of each time that the MLP is taken, before the activation.
+    // The hidden layer of one term, before the activation.
     __device__ F* hidden(int term) const { return saved(p.hidden_layer + term * p.R); }
     __device__ F* mean_c() const { return saved(p.maps); }
     __device__ F* max_c() const { return saved(p.maps + p.HW()); }
-    // The spatial gate, as it was given or as it was saved; null if there is none.
+    // The saved spatial gate, and the given or the saved one; null if absent.
     __device__ F* s() const { return p.spatial ? saved(p.maps + 2 * p.HW()) : nullptr; }
     __device__ const F* spatial_gate() const { return p.s ? (const F*)p.s + n * p.HW() : s(); }
 
@@ -52,7 +51,7 @@ template <class F> struct Image {
     __device__ F* dhidden(int term) const { return partial(p.dhidden_layer + term * p.R); }
     __device__ F* dconv() const { return partial(p.dconv); }  // dws and dbs
 
-    // What the second layer takes for a gate: the sum over the terms that share it. A single layer takes the pools.
+    // Input of the second layer for a gate: the sum over the gate's terms. A single layer takes the pools.
     __device__ F second_input(int gate, int r) const {
         const bool apart = p.switches.gates() == 2;
         const int last = apart ? gate + 1 : p.switches.terms();
@@ -62,7 +61,7 @@ template <class F> struct Image {
         return sum;
     }
 
-    // This image in a tensor of x's shape; null if there is none.
+    // This image in a tensor of x's shape, or null.
     template <class T> __device__ T* of(T* tensor) const { return tensor ? tensor + n * p.C * p.HW() : nullptr; }
 };
 

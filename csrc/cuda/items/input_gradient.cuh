@@ -1,6 +1,7 @@
-// dx = (dy s + dmean_c + [c is the pixel's maximum] dmax_c) g + dmean_hw + [p is the channel's maximum] dmax_hw.
-// The maxima are few, one for each pixel and channel: what dx has there is written over the rest, so that nothing is
-// compared for every element and nothing is added atomically.
+// dx = (dy s + dmean_c + [c = argmax_c] dmax_c) g + dmean_hw + [p = argmax_hw] dmax_hw for pixel p and channel c.
+//
+// All elements are written without the brackets, then those at an argmax again: at most HW + C of an image. So nothing
+// is compared per element and nothing is added atomically.
 #pragma once
 
 #include <type_traits>
@@ -9,16 +10,16 @@
 
 namespace cbam::cuda {
 
-// What pixels, or channels, have: a factor of what comes in, what is added to all, and ``max`` numbers behind that what
-// is added to the maximum. A factor that is null is 1; where mean is null or max is 0 nothing is added.
+// Values of the pixels or the channels: a factor ``gate`` (null: 1), a term ``mean`` for all elements (null: 0), and,
+// in mean[max + i], a term for the element at argmax[i] (max is 0: none).
 template <class F> struct Sides {
     const F *gate, *mean;
     int max;
     const int32_t* argmax;
 };
 
-// In shared memory: gate and mean of a run of rows and of a part's columns; and of the rows, then the columns, what the
-// maximum gets and where it is.
+// In shared memory: gate and mean of a run of rows and of a part's columns; the term at the argmax and the argmax, of
+// the rows, then of the columns.
 template <class F, int V> struct GradientSides {
     F* base;
     int rows, columns;
@@ -37,34 +38,34 @@ template <class F, int V> struct GradientSides {
         return {base + 2 * rows + numbers(columns), columns};
     }
     __device__ __forceinline__ F& max(int i) const { return base[2 * rows + 2 * numbers(columns) + i]; }
-    // -1: nowhere.
-    __device__ __forceinline__ int& place(int i) const {
+    // The argmax; -1 for none.
+    __device__ __forceinline__ int& argmax(int i) const {
         return reinterpret_cast<int*>(base + 3 * rows + 2 * numbers(columns) + columns)[i];
     }
     __device__ __forceinline__ void put(int i, const Sides<F>& sides, int of_side, F& gate, F& mean) const {
         gate = sides.gate ? sides.gate[of_side] : F(1);
         mean = sides.mean ? sides.mean[of_side] : F(0);
         max(i) = sides.max ? sides.mean[sides.max + of_side] : F(0);
-        place(i) = sides.max ? sides.argmax[of_side] : -1;
+        argmax(i) = sides.max ? sides.argmax[of_side] : -1;
     }
-    // Calls f(row, column) for this thread's maxima in rows run ... last - 1 of the part. One that is the maximum of
-    // its row and of its column is the column's.
+    // Calls f(row, column) for this thread's argmax in rows [run, last) of the part. An element that is the argmax of
+    // its row and of its column is visited for the column.
     template <class Function>
     __device__ __forceinline__ void each_maximum(const Tile& tile, int run, int last, Function f) const {
 #pragma unroll 1
         for (int row = run + int(threadIdx.x); row < last; row += kThreads) {
-            const int col = place(row - run);
-            if (col >= tile.col && col < tile.col_end && place(rows + col - tile.col) != row) f(row, col);
+            const int col = argmax(row - run);
+            if (col >= tile.col && col < tile.col_end && argmax(rows + col - tile.col) != row) f(row, col);
         }
 #pragma unroll 1
         for (int col = tile.col + int(threadIdx.x); col < tile.col_end; col += kThreads) {
-            const int row = place(rows + col - tile.col);
+            const int row = argmax(rows + col - tile.col);
             if (row >= run && row < last) f(row, col);
         }
     }
 };
 
-// Of a part of at most lanes V columns; dy, where null zeros, and dx begin at its image, whose sides these are.
+// For a part of at most lanes V columns. dy (null: zeros) and dx begin at the image.
 template <class T, int V, bool channels_last>
 __device__ __forceinline__ void input_gradient(const T* dy, T* dx, const Tiling& t, const Tile& tile,
                                                const Sides<Acc<T>>& pixels, const Sides<Acc<T>>& channels,
@@ -75,7 +76,7 @@ __device__ __forceinline__ void input_gradient(const T* dy, T* dx, const Tiling&
     const int col = tile.col + tile.lane * V, step = tile.groups * kBatch;
     const auto rows = [&](int run, int last, auto with_dy) {
         const auto gates = sides.column_gate(), means = sides.column_mean();
-        // The words of some rows, which it leaves as those of dx; of as many columns at a time as one access reads.
+        // Replaces words of dy by words of dx, for some rows. A step has the columns of one plane of gates.
         const auto finish = [&](auto& words, const auto& row_gate, const auto& row_mean) {
             constexpr int kColumns = WordNumbers<F, V>::kOfAccess, kRows = sizeof(words) / sizeof(words[0]);
 #pragma unroll
@@ -95,7 +96,7 @@ __device__ __forceinline__ void input_gradient(const T* dy, T* dx, const Tiling&
             }
         };
         int row = col < tile.col_end ? run + tile.group * kBatch : last;
-        int64_t at = place(t, row, col);
+        int64_t at = offset(t, row, col);
 #pragma unroll 1
         for (; row + kBatch <= last; row += step, at += int64_t(step) * t.cols) {
             Packed<T, V> words[kBatch] = {};
@@ -110,7 +111,7 @@ __device__ __forceinline__ void input_gradient(const T* dy, T* dx, const Tiling&
             for (int i = 0; i < kBatch; ++i) words[i].store(dx + at + i * int64_t(t.cols));
         }
 #pragma unroll 1
-        for (; row < last; ++row, at += t.cols) {  // of the one group that has fewer
+        for (; row < last; ++row, at += t.cols) {  // one group has fewer than kBatch rows left
             Packed<T, V> word[1] = {};
             if (decltype(with_dy)::value) word[0].load(dy + at);
             finish(word, sides.row_gate() + row - run, sides.row_mean() + row - run);
@@ -123,11 +124,11 @@ __device__ __forceinline__ void input_gradient(const T* dy, T* dx, const Tiling&
         __syncthreads();
         sides.each_maximum(tile, run, last, [&](int row, int col) {
             const int r = row - run, c = col - tile.col;
-            const F d = dy ? to_acc(dy[place(t, row, col)]) : F(0);
-            const F of_row = sides.place(r) == col ? sides.max(r) : F(0);
-            const F of_column = sides.place(sides.rows + c) == row ? sides.max(sides.rows + c) : F(0);
+            const F d = dy ? to_acc(dy[offset(t, row, col)]) : F(0);
+            const F of_row = sides.argmax(r) == col ? sides.max(r) : F(0);
+            const F of_column = sides.argmax(sides.rows + c) == row ? sides.max(sides.rows + c) : F(0);
             const F gate = sides.column_gate().at(c), mean = sides.column_mean().at(c);
-            dx[place(t, row, col)] = from_acc<T>(
+            dx[offset(t, row, col)] = from_acc<T>(
                 channels_last ? (d * sides.row_gate()[r] + sides.row_mean()[r] + of_row) * gate + mean + of_column
                               : (d * gate + mean + of_column) * sides.row_gate()[r] + sides.row_mean()[r] + of_row);
         });

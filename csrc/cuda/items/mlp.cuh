@@ -1,7 +1,6 @@
-// What both directions of the channel gate's MLP share. An item has up to kImages images, so that a weight, read once
-// from L2, serves as many. Where the channels are few, an item goes through both layers of one image; else a layer is
-// divided between items, by its outputs. Sums go in an order that depends on C and R alone, so an image has the same
-// bits in every batch.
+// Shared by the forward and backward of the channel gate's MLP. An item has up to kImages images, which share each read
+// of a weight from L2. With few channels, an item computes both layers of one image; else the outputs of a layer are
+// split among items. The order of the sums depends on C and R only, so an image has the same bits in every batch.
 #pragma once
 
 #include "image.cuh"
@@ -10,9 +9,8 @@
 namespace cbam::cuda {
 
 constexpr int kWarps = kThreads / kWarp;
-constexpr int kChunk = 512;  // inputs that are in shared memory at a time, for each image
+constexpr int kChunk = 512;  // inputs in shared memory at a time, per image
 
-// The images of an item.
 struct Images {
     int64_t first;
     int count;
@@ -21,8 +19,8 @@ struct Images {
         : first(group * images), count(int(min(int64_t(images), N - first))) {}
 };
 
-// Puts of(image, i) for first <= i < last at to[n kChunk + i - first], n counting the item's images; zeros for images
-// beyond. The values of all images are under way together.
+// Writes of(image, i) to to[n kChunk + i - first] for i in [first, last) and the n-th image of the item, zeros for n
+// beyond its images. The loads of all images are in flight together.
 template <class F, class Of>
 __device__ __forceinline__ void fill(F* to, const Images& images, int first, int last, Of of) {
     for (int i = first + threadIdx.x; i < last; i += kThreads) {

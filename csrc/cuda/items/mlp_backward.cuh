@@ -1,10 +1,12 @@
-// Backward through the channel gate of an item's images.
+// Backward of the channel gate for the images of an item. A block computes one item.
 //
-// hidden_backward: from dg, which the strips left in two parts, dlogit = dg g (1 - g) of a gate, and the gradients
-// before the activation; kUnitLanes neighbours have kUnits hidden units, the groups of threads share the channels.
-// pools_backward: the gradients of the pools; the kPoolGroups groups share the hidden units.
-// Reads the parts, w1, w2 and saved; writes dpools, and what partial has of the channel gate.
-// Shared memory: kMlpBackward numbers, the inputs of a layer and what the groups have. Both begin with a barrier.
+// hidden_backward: dlogit = g (1 - g) dg, with dg from the strips' partial sums; dhidden = act'(hidden) w2^T dlogit. A
+// thread has kBatch hidden units, kUnitLanes lanes have kBackwardUnits; the kUnitGroups groups split the channels.
+// pools_backward: dpools = w1^T dhidden. A thread has a channel; kPoolGroups groups split the hidden units.
+//
+// Reads: dg_sums, map_sums, w1, w2, saved; dg if given.
+// Writes: dpools; dlogit, hidden sums and dhidden in partial.
+// Shared memory: kMlpBackward values, the inputs of a layer and the groups' partial sums. A barrier precedes its use.
 #pragma once
 
 #include "mlp.cuh"
@@ -12,13 +14,13 @@
 namespace cbam::cuda {
 
 constexpr int kUnitLanes = 8;
-constexpr int kUnits = kUnitLanes * kBatch;
+constexpr int kBackwardUnits = kUnitLanes * kBatch;
 constexpr int kUnitGroups = kThreads / kUnitLanes;
 constexpr int kPoolChannels = 64;
 constexpr int kPoolGroups = kThreads / kPoolChannels;
 constexpr int kMlpBackward = 2 * kImages * kChunk + kPoolGroups * 2 * kImages * kPoolChannels;
 
-// The sum of what the strips have for a channel, in their order.
+// Returns the sum of the strips' partial sums for a channel, in the order of the strips.
 template <class F>
 __device__ __forceinline__ F join_strips(const Backward<F>& a, const F* of_strips, int64_t image, int c) {
     const int C = a.p.C, strips = a.strip.tiles();
@@ -28,13 +30,13 @@ __device__ __forceinline__ F join_strips(const Backward<F>& a, const F* of_strip
     return sum;
 }
 
-// The gradient by g: what was given, or the sum of the products.
+// dg without the terms through the maps: the given gradient, or the sum over pixels of s x dy.
 template <class F> __device__ __forceinline__ F join_products(const Backward<F>& a, int64_t image, int c) {
-    if (!a.p.given) return join_strips(a, a.of_products, image, c);
+    if (!a.p.given) return join_strips(a, a.dg_sums, image, c);
     return a.p.dg ? static_cast<const F*>(a.p.dg)[image * a.p.C + c] : F(0);
 }
 
-// From the gradient by g, times g, which is what a sigmoid needs: that before the gate, or before one of two, ``term``.
+// Gradient before the gate ``term``, from d = g dg. A sigmoid that is the whole gate needs no division by g.
 template <class F> __device__ __forceinline__ F before_gate(bool hard, F d, F g, F term) {
     if (!hard && term == g) return d * (1 - g);
     if (g == 0) return hard ? F(0) : d;  // NaN where the gradient is infinite
@@ -45,11 +47,12 @@ template <class F> __device__ __forceinline__ void hidden_backward(const Backwar
                                                                    int first_unit, int last_unit, F* shared) {
     const Layout& p = a.p;
     const Switches& of = p.switches;
-    const bool apart = of.gates() == 2;  // each term has a gate
+    const bool apart = of.gates() == 2;  // each term has its own gate
     const int C = p.C, R = p.R, group = threadIdx.x / kUnitLanes;
     const F* const w2 = (const F*)p.w2;
-    F *const of_channels = shared, *const of_groups = shared + kImages * kChunk;  // (kUnitGroups, kImages, kUnits)
-    for (int unit = first_unit; unit < last_unit; unit += kUnits) {
+    F *const of_channels = shared, *const of_groups =
+                                       shared + kImages * kChunk;  // (kUnitGroups, kImages, kBackwardUnits)
+    for (int unit = first_unit; unit < last_unit; unit += kBackwardUnits) {
         const int first = unit + threadIdx.x % kUnitLanes;
         F sum[kImages][kBatch] = {};
         for (int c0 = 0; c0 < C; c0 += kChunk) {
@@ -60,7 +63,7 @@ template <class F> __device__ __forceinline__ void hidden_backward(const Backwar
                     const Image<F> image{p, n};
                     const F g = image.g()[c];
                     F d = join_products(a, n, c) * g;
-                    if (a.maps_reach_channels()) d += join_strips(a, a.of_maps, n, c);
+                    if (a.maps_reach_channels()) d += join_strips(a, a.map_sums, n, c);
                     const F dlogit = before_gate(of.hard_channel, d, g, apart ? image.gate_term(gate)[c] : g);
                     if (unit == 0) image.dlogit(gate)[c] = dlogit;
                     return dlogit;
@@ -85,13 +88,14 @@ template <class F> __device__ __forceinline__ void hidden_backward(const Backwar
         for (int n = 0; n < kImages; ++n)
 #pragma unroll
             for (int j = 0; j < kBatch; ++j)
-                of_groups[(group * kImages + n) * kUnits + threadIdx.x % kUnitLanes + j * kUnitLanes] = sum[n][j];
+                of_groups[(group * kImages + n) * kBackwardUnits + threadIdx.x % kUnitLanes + j * kUnitLanes] =
+                    sum[n][j];
         __syncthreads();
-        const int n = threadIdx.x / kUnits, r = unit + threadIdx.x % kUnits;
+        const int n = threadIdx.x / kBackwardUnits, r = unit + threadIdx.x % kBackwardUnits;
         if (n < images.count && r < last_unit) {
             F total = 0;
 #pragma unroll 8
-            for (int g = 0; g < kUnitGroups; ++g) total += of_groups[g * kImages * kUnits + threadIdx.x];
+            for (int g = 0; g < kUnitGroups; ++g) total += of_groups[g * kImages * kBackwardUnits + threadIdx.x];
             const Image<F> image{p, images.first + n};
             for (int term = apart ? gate : 0; term < (apart ? gate + 1 : of.terms()); ++term)
                 image.dhidden(term)[r] = p.w1 ? through_activation(of.activation, image.hidden(term)[r], total) : total;
@@ -139,7 +143,7 @@ template <class F> __device__ __forceinline__ void pools_backward(const Backward
             of_groups[group * kOfGroup + n * kOfImage + kPoolChannels + channel] = dsecond[n];
         }
         __syncthreads();
-        const int n = group;  // there are as many
+        const int n = group;  // a group has one image
         static_assert(kPoolGroups == kImages);
         if (n < images.count && c < last_channel) {
             const Image<F> image{p, images.first + n};
@@ -158,7 +162,7 @@ template <class F> __device__ __forceinline__ void pools_backward(const Backward
     }
 }
 
-// The gradient by g, where it is the result.
+// Writes dg, a result of gate_grads.
 template <class F> __device__ __forceinline__ void gate_gradients(const Backward<F>& a, const Images& images) {
     for (int n = 0; n < images.count; ++n)
         for (int c = threadIdx.x; c < a.p.C; c += kThreads)

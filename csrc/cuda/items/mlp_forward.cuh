@@ -1,10 +1,12 @@
-// The channel gate of an item's images, from what the tiles of the channel pool left.
+// The channel gate for the images of an item, from the partial pools of the tiles. A block computes one item.
 //
-// hidden_units: the pools, and w1 mean + b1 and w1 max + b1; a warp has kWarpUnits of them.
-// gate_channels: g = sigmoid(w2 (act(w1 mean + b1) + act(w1 max + b1)) + 2 b2), since the second layer is linear, or
-// the sum of two gates, each of one of the terms; ``lanes`` neighbours have kBatch channels. Reads the parts, w1, b1,
-// w2, b2; writes all that saved and index have of the channel gate. Shared memory: kMlpForward numbers, the inputs of a
-// layer. Both begin with a barrier.
+// hidden_units: the pools; hidden = w1 mean + b1 and w1 max + b1. A warp has kWarpUnits hidden units.
+// gate_channels: g = sigmoid(w2 (act(w1 mean + b1) + act(w1 max + b1)) + 2 b2), because the second layer is linear;
+// with gate_terms, the sum of a gate per term. ``lanes`` lanes have kBatch channels.
+//
+// Reads: the partial pools, w1, b1, w2, b2.
+// Writes: pools, hidden and gates in saved, argmax_hw in index.
+// Shared memory: kMlpForward values, the inputs of a layer. A barrier precedes its use.
 #pragma once
 
 #include "mlp.cuh"
@@ -13,10 +15,10 @@
 namespace cbam::cuda {
 
 constexpr int kWarpUnits = 2;
-constexpr int kHiddenRows = kWarps * kWarpUnits;
+constexpr int kForwardUnits = kWarps * kWarpUnits;
 constexpr int kMlpForward = 2 * kImages * kChunk;
 
-// What the tiles left of a channel, together.
+// Merges the partial pools of a channel, in the order of the tiles.
 template <class F> __device__ __forceinline__ PoolSum<F> join_pools(const Forward<F>& a, int64_t image, int c) {
     const int C = a.p.C, parts = a.parts();
     const int64_t first = image * parts * C + c;
@@ -33,8 +35,8 @@ template <class F> __device__ __forceinline__ PoolSum<F> join_pools(const Forwar
     return sum;
 }
 
-// What the MLP takes of ``count`` channels into shared memory, unless that is null, and the pools into saved if
-// ``saves``.
+// Writes the MLP's inputs for ``count`` channels to ``inputs`` in shared memory, unless it is null. If ``saves``,
+// writes the pools to saved and the argmax to index.
 template <class F> __device__ __forceinline__ void load_pools(const Forward<F>& a, const Images& images, int c0,
                                                               int count, bool saves, F* inputs) {
     const Switches& of = a.p.switches;
@@ -62,7 +64,7 @@ template <class F> __device__ __forceinline__ void hidden_units(const Forward<F>
     if (!w1) return load_pools<F>(a, images, first_unit, last_unit - first_unit, true, nullptr);
     const bool two = p.switches.terms() == 2;
     F *const of_first = shared, *const of_second = shared + kImages * kChunk;
-    for (int unit = first_unit; unit < last_unit; unit += kHiddenRows) {
+    for (int unit = first_unit; unit < last_unit; unit += kForwardUnits) {
         const int first = unit + threadIdx.x / kWarp * kWarpUnits;
         F from_first[kWarpUnits][kImages] = {}, from_second[kWarpUnits][kImages] = {};
         for (int c0 = 0; c0 < C; c0 += kChunk) {
@@ -100,7 +102,7 @@ template <class F> __device__ __forceinline__ void hidden_units(const Forward<F>
     }
 }
 
-// Channels of a step of gate_channels.
+// Channels of one step of gate_channels.
 CBAM_ANYWHERE inline int gate_channels_at_once(int lanes) { return kThreads / lanes * kBatch; }
 
 template <class F> __device__ __forceinline__ void gate_channels(const Forward<F>& a, const Images& images, int gate,

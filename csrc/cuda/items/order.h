@@ -1,11 +1,9 @@
-// The kinds of items that a call consists of, and the order in which a persistent launch hands them out. Pure functions
-// of host and device.
+// The kinds of items of a call, and the order in which a dataflow launch hands them out. Pure functions.
 //
-// Items of a kind are a phase. Those of one group of images need those of the same group of another phase, which
-// stands before theirs. In each cycle of tickets every phase has one group, a phase by its delay behind the first: so
-// several groups are under way, and what one phase has read is in L2 when the next one reads it. An item needs only
-// items of lower tickets, since a phase stands before those that need it, and has no larger delay. After all cycles
-// come the items that sum over the images.
+// A phase has the items of one kind. An item of a group of images needs items of the same group in an earlier phase. A
+// cycle of tickets has one group per phase, which is ``delay`` groups behind that of the first phase. So several groups
+// are in progress, and x is still in L2 when the next phase reads it. An item needs only items of lower tickets,
+// because an earlier phase comes first in a cycle and has no larger delay. Items that sum over the images come last.
 #pragma once
 
 #include <stdint.h>
@@ -30,7 +28,7 @@ enum class Kind {
     pools_backward,
     mlp_backward,
     gate_gradients,
-    kernel_gradients,
+    ws_gradients,
     input_gradient,
     parameters,
 };
@@ -39,12 +37,12 @@ constexpr int kMostPhases = 6;
 
 struct Phase {
     Kind kind;
-    int items;      // of a group
-    int need;       // the phase of the same group that is over before; -1 for none
+    int items;      // per group
+    int need;       // the earlier phase that must have ended for the same group; -1 for none
     int64_t delay;  // cycles behind the first phase
 };
 
-// The item of a ticket; of kind none where the ticket has none.
+// The item of a ticket. If the ticket has none, kind is none.
 struct Item {
     Kind kind;
     int phase;
@@ -52,7 +50,7 @@ struct Item {
     int index;  // in its group
 };
 
-// What an item waits for: a counter, and what it counts up to; 0 for nothing.
+// The counter that an item waits for, and the count that it must reach; 0 for no wait.
 struct Need {
     int64_t counter;
     int64_t count;
@@ -60,10 +58,10 @@ struct Need {
 
 struct Order {
     Phase phase[kMostPhases];
-    int phases, cycle;  // cycle: tickets of one
+    int phases, cycle;  // cycle: tickets per cycle
     int64_t groups;
-    int closing;     // the phase whose items, of all groups, the last ones need; -1 for none
-    int last_items;  // which come after all cycles
+    int closing;     // the phase that must have ended for all groups before the last items; -1 for none
+    int last_items;  // items after all cycles
 
     CBAM_ANYWHERE int64_t cycles() const { return groups + phase[phases - 1].delay; }
     CBAM_ANYWHERE int64_t tickets() const { return cycles() * cycle + last_items; }
@@ -77,7 +75,7 @@ struct Order {
         return {group >= 0 && group < groups ? phase[i].kind : Kind::none, i, group, index};
     }
 
-    // One for each phase and group, and the last for the closing phase of all groups.
+    // A counter per phase and group, and a last one for the closing phase of all groups.
     CBAM_ANYWHERE int64_t counters() const { return phases * groups + 1; }
     CBAM_ANYWHERE int64_t counter(int of_phase, int64_t group) const { return of_phase * groups + group; }
     CBAM_ANYWHERE Need need(const Item& item) const {
@@ -87,13 +85,13 @@ struct Order {
         return {counter(before, item.group), phase[before].items};
     }
 
-    // ``behind``: how far behind the phase before it, in proportion to the others.
+    // ``behind``: the delay from the previous phase, relative to the other delays (see spread).
     void add(Kind kind, int64_t items, int need, int behind) {
         const int64_t before = phases ? phase[phases - 1].delay : 0;
         phase[phases++] = {kind, int(items), need, before + behind};
         cycle += int(items);
     }
-    // Makes the last phase end this many groups behind the first.
+    // Scales the delays so that the last phase is ``window`` groups behind the first.
     void spread(int64_t window) {
         const int64_t all = phase[phases - 1].delay;
         for (int i = 0; i < phases && all; ++i) phase[i].delay = phase[i].delay * window / all;

@@ -1,4 +1,4 @@
-// Which items the operators consist of.
+// The phases of each operator.
 #pragma once
 
 #include "mlp_backward.cuh"
@@ -20,7 +20,7 @@ template <class F> Order forward_order(const Forward<F>& a) {
         if (p.channel && p.C <= kOneBlock) {
             add(Kind::mlp, 1, 1);
         } else if (p.channel) {
-            add(Kind::hidden, ceil_div(p.R, kHiddenRows), 1);
+            add(Kind::hidden, ceil_div(p.R, kForwardUnits), 1);
             add(Kind::gate, ceil_div(p.C, gate_channels_at_once(lanes_for(p.R))), 1);
         }
         if (p.spatial) add(Kind::maps, strips, 5);
@@ -49,14 +49,14 @@ template <class F> Order backward_order(const Backward<F>& a) {
     if (p.channel && p.C <= kOneBlock) {
         add(Kind::mlp_backward, 1, 1);
     } else if (p.channel) {
-        add(Kind::hidden_backward, ceil_div(p.R, kUnits), 1);
+        add(Kind::hidden_backward, ceil_div(p.R, kBackwardUnits), 1);
         add(Kind::pools_backward, ceil_div(p.C, kPoolChannels), 1);
     }
     order.closing = order.phases - 1;
     add(Kind::input_gradient, strips, 5);
     if (p.spatial) {
-        // It needs dz alone; but once the images' kernel gradients are there, so is the rest.
-        order.add(Kind::kernel_gradients, int64_t(a.images) * (2 * p.k + 1), order.closing, 0);
+        // It needs only dz, but waits for the closing phase and replaces it: when it has ended, so have both.
+        order.add(Kind::ws_gradients, int64_t(a.images) * (2 * p.k + 1), order.closing, 0);
         order.closing = order.phases - 1;
     }
     order.last_items = ParameterItems(p).count();

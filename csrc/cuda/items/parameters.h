@@ -1,4 +1,4 @@
-// The gradients of the parameters, whichever schedule made the images' parts of them.
+// Gradients of the parameters, from the gradients per image that any schedule wrote.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -7,7 +7,7 @@
 
 namespace cbam::cuda {
 
-// dw1 ... dbs from p.partial and p.saved, in one launch. Without images they are zeros.
+// Writes dw1 ... dbs from p.partial and p.saved, in one launch. For an empty batch they are zeros.
 cudaError_t parameter_gradients(const Problem& p, bool programmatic, cudaStream_t stream);
 
 }  // namespace cbam::cuda

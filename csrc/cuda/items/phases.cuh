@@ -1,5 +1,8 @@
-// The phases driver: a launch for each kind of item, a block for each item. A launch begins when the one before it is
-// over, which is all that its items need. Reads, writes, shared memory: forward.cuh and backward.cuh.
+// The phases driver: a launch per kind of item, a block per item. A launch waits for the previous one.
+//
+// Reads: as forward.cuh and backward.cuh.
+// Writes: as these.
+// Shared memory: item_bytes (bytes.h).
 #pragma once
 
 #include "backward.cuh"
@@ -9,8 +12,8 @@
 
 namespace cbam::cuda {
 
-// Of the larger kernels three blocks are asked for on a multiprocessor: so ptxas does not spill to fit a fourth. Those
-// of the backward that keep many float64 in registers get two.
+// The larger kernels ask for three blocks per multiprocessor, so that ptxas does not spill registers to fit a fourth.
+// Two kernels of the backward with many float64 registers ask for two.
 template <class T> constexpr int kBackwardBlocks = sizeof(T) == 8 ? 2 : 3;
 
 template <class T, int V, bool channels_last, Maxima maxima> __global__ void __launch_bounds__(kThreads, 3)
@@ -70,7 +73,7 @@ void run_phases(Launcher& launch, const Forward<Acc<T>>& a, const Order& order) 
         const Phase& phase = order.phase[i];
         switch (phase.kind) {
             case Kind::pool: {
-                constexpr Maxima maxima = even ? Maxima::counted : Maxima::placed;
+                constexpr Maxima maxima = even ? Maxima::ties : Maxima::argmax;
                 tiles(a.max ? cbam_fwd_pool_kernel<T, V, channels_last, maxima>
                             : cbam_fwd_pool_kernel<T, V, channels_last, Maxima::none>,
                       a.pool, phase.kind);
@@ -88,17 +91,17 @@ void run_phases(Launcher& launch, const Backward<Acc<T>>& a, const Order& order)
     const auto tiles = [&](auto kernel, Kind kind) {
         launch(kernel, a.p.N * a.strip.tiles(), item_bytes<T, V, channels_last>(a, kind), a);
     };
-    // The gradients of the kernel go with the MLP, which leaves a GPU room.
+    // ws_gradients is in the launch of the MLP, which leaves multiprocessors idle.
     const Phase* kernel = nullptr;
     for (int i = 0; i < order.phases; ++i)
-        if (order.phase[i].kind == Kind::kernel_gradients) kernel = &order.phase[i];
+        if (order.phase[i].kind == Kind::ws_gradients) kernel = &order.phase[i];
     for (int i = 0; i < order.phases; ++i) {
         const Phase& phase = order.phase[i];
         switch (phase.kind) {
             case Kind::products: tiles(cbam_bwd_products_kernel<T, V, channels_last>, phase.kind); break;
             case Kind::map_gradients: tiles(cbam_bwd_maps_kernel<T, V, channels_last, even>, phase.kind); break;
             case Kind::input_gradient: tiles(cbam_bwd_input_kernel<T, V, channels_last, even>, phase.kind); break;
-            case Kind::kernel_gradients:
+            case Kind::ws_gradients:
                 if (kernel) launch_small(launch, a, order, phase, nullptr);
                 break;
             default: launch_small(launch, a, order, phase, kernel), kernel = nullptr;

@@ -1,6 +1,5 @@
-// The two pools of the forward, as an Operation of reduce.cuh: sum, maximum and place of the maximum of x over
-// the pixels, and of g x over the channels. NaN is the maximum where there is one: comparisons pass over it, the sum
-// shows it, and its place is then looked for.
+// The pools of the forward, as an Operation of reduce.cuh: sum, maximum and argmax of x over the pixels, or of g x over
+// the channels. Comparisons ignore NaN. If the sum is NaN, finish looks for the first NaN, which is then the maximum.
 #pragma once
 
 #include "tile.cuh"
@@ -25,14 +24,14 @@ template <class F, bool gated> struct Pool {
     static constexpr bool kFactors = gated;
 
     const F* gate;  // if gated; null: ones
-    // A mean of ``count`` elements, or, with count 1, a sum. Where max is null, neither it nor its place is wanted.
+    // mean = sum / count. If max is null, max and argmax are not written.
     F *mean, *max;
     int32_t* argmax;
     F count;
 
     __device__ __forceinline__ F factor(int i) const { return gate ? gate[i] : F(1); }
     __device__ __forceinline__ Sum start(int i) const { return {F(0), {F(-INFINITY), i}}; }
-    // Indices ascend, so a later maximum must be larger. Of a word's, the place is that of the word.
+    // Indices ascend, so a later maximum must be larger. Keeps the index of the word; store finds the element.
     template <class T, int V>
     __device__ __forceinline__ void add(Sum& sum, const Packed<T, V>& word, const F (&factor)[V], int i) const {
         F v[V];
@@ -43,7 +42,7 @@ template <class F, bool gated> struct Pool {
         if (greatest > sum.top.value) sum.top = {greatest, i};
         sum.total += sum_of(v);
     }
-    // Of some rows', the place is that of the first.
+    // Keeps the index of the first of N rows; store finds the element.
     template <class T, int V, int N> __device__ __forceinline__ void add(Sum (&sums)[V], const Packed<T, V> (&words)[N],
                                                                          const F (&factor)[N], int i) const {
         F greatest[V];
@@ -76,8 +75,7 @@ template <class F, bool gated> struct Pool {
                 return;
             }
     }
-    // The place is that of the first of n indices, unless it is that of a NaN; read(i, v) reads what has been added of
-    // them again.
+    // The kept index is the first of n elements, unless the maximum is NaN. read(i, v) reads them again.
     template <int n, class Read> __device__ __forceinline__ void store(Sum sum, int kept, Read read) const {
         mean[kept] = sum.total / count;
         if (!max) return;
@@ -94,8 +92,8 @@ template <class F, bool gated> struct Pool {
     }
 };
 
-// The sum alone, where nobody wants the maximum.
-template <class F> struct Total {
+// The sum only, if the maximum is not used.
+template <class F> struct SumPool {
     using Sum = F;
     static constexpr bool kFactors = false;
 

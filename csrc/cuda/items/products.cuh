@@ -1,12 +1,12 @@
-// The sums of the backward over x: products, of x and dy, along both sides of a tile, and MapProducts, an Operation of
-// reduce.cuh: what reaches the channel gate through the two maps.
+// Sums of the backward that read x. products: x dy along the rows and down the columns of a tile. MapProducts, an
+// Operation of reduce.cuh: the gradient of the channel gate through the mean map.
 #pragma once
 
 #include "tile.cuh"
 
 namespace cbam::cuda {
 
-// Where a thread is in the tensors; y and masked only behind a ReLU, where dy is masked, and left so in ``masked``.
+// Pointers to a thread's elements. With a ReLU, dy is masked by y and written to ``masked``.
 template <class T, int V, bool with_relu> struct ProductTensors {
     const T *x, *dy, *y;
     T* masked;
@@ -26,8 +26,8 @@ template <class T, int V, bool with_relu> struct ProductTensors {
     }
 };
 
-// Of a part of at most lanes V columns: put_row(row, sum over its columns of column_gate x dy), put_column(column, sum
-// over its rows of row_gate x dy).
+// For a part of at most lanes V columns, calls put_row(row, sum over columns of column_gate x dy) and
+// put_column(column, sum over rows of row_gate x dy).
 template <class T, int V, bool with_relu, class PutRow, class PutColumn>
 __device__ __forceinline__ void products(const ProductTensors<T, V, with_relu>& image, const Tiling& t,
                                          const Tile& tile, const Acc<T>* row_gate, const Acc<T>* column_gate,
@@ -51,7 +51,7 @@ __device__ __forceinline__ void products(const ProductTensors<T, V, with_relu>& 
     const auto visit = [&](int run, int last) {
         if (run == tile.row && in_cols) gates.columns.load(tile.lane, factor);
         int row = run + tile.group * kBatch;
-        auto at = image.at(place(t, row, col));
+        auto at = image.at(offset(t, row, col));
         const F* gates_at = gates.rows + row - run;
 #pragma unroll 1
         for (int left = (last - run) / step; left > 0; --left, row += step, gates_at += step) {
@@ -89,12 +89,12 @@ __device__ __forceinline__ void products(const ProductTensors<T, V, with_relu>& 
     if (column < t.lanes * V && mine < tile.col_end) put_column(mine, sum);
 }
 
-// Shared memory of it.
+// Shared memory of products, in bytes.
 template <class F, int V> CBAM_ANYWHERE size_t products_bytes(const Tiling& t) {
     return kMergeBytes<F, V> + TileSides<F, V>::bytes(t);
 }
 
-// Sums over the pixels of x times the gradient of g x through its mean, times g: added to ``sums``.
+// Adds g times the sum over pixels of x dmean to ``sums``.
 template <class F> struct MapProducts {
     using Sum = F;
     static constexpr bool kFactors = true;

@@ -1,15 +1,14 @@
-// The two ways in which a pass reduces its images: along the rows of the matrix, or across them. What it sums is an
-// Operation: Pool (pool.cuh) over pixels or channels, MapProducts (products.cuh) over pixels. So Pool
-// along the rows is the channel pool of NCHW and the spatial pool of channels_last, and across the rows the other two.
-// Both read x once and write one Sum of the operation for each row, or column, of each tile.
+// Reductions along the rows of the image's matrix (reduce_along) or down its columns (reduce_across). An Operation is
+// Pool (pool.cuh) over pixels or channels, or MapProducts (products.cuh) over pixels. Pool along the rows is the
+// channel pool of NCHW and the maps of channels_last. Both functions read x once and store a Sum per row or column.
 //
 // An Operation has
-//   Sum, kFactors   what is merged, and whether an element is multiplied by factor(i) of the reduced index i
-//   start(i)        an empty sum of elements from index i on
-//   add(sum, word, factors, i)     a word of reduced indices from i on
-//   add(sums, words, factors, i)   some words of reduced indices from i on, each of the V kept ones
-//   finish(sum, first, last, step, n, value)   a thread's sum of runs of n indices; value(i) reads an element again
-//   store<n>(sum, kept, read)      read(i, v) reads n elements from index i on again, times their factors; NaN beyond
+//   Sum, kFactors   the accumulator; whether elements are multiplied by factor(i), where i is the reduced index
+//   start(i)        an empty Sum for elements from index i on
+//   add(sum, word, factors, i)     adds a word, whose elements have the reduced indices from i on
+//   add(sums, words, factors, i)   adds words, which have the reduced indices from i on, to the Sums of V columns
+//   finish(sum, first, last, step, n, value)   ends a thread's Sum of runs of n indices; value(i) is an element
+//   store<n>(sum, kept, read)      read(i, v) reads n elements from index i on, times their factors; NaN past the end
 #pragma once
 
 #include "tile.cuh"
@@ -25,7 +24,7 @@ __device__ __forceinline__ void reduce_along(const T* x, const Tiling& t, const 
     const int start = tile.lane * V, step = t.lanes * V;
     for (int row0 = tile.row; row0 < tile.row_end; row0 += tile.groups * kBatch) {
         const int row = row0 + tile.group * kBatch, rows = min(kBatch, tile.row_end - row);
-        const auto of_row = [&](int i) { return x + place(t, row + min(i, rows - 1), 0); };  // beyond: the last
+        const auto of_row = [&](int i) { return x + offset(t, row + min(i, rows - 1), 0); };  // repeats the last row
         Sum sums[kBatch];
 #pragma unroll
         for (int i = 0; i < kBatch; ++i) sums[i] = operation.start(tile.col + start);
@@ -66,7 +65,7 @@ __device__ __forceinline__ void reduce_along(const T* x, const Tiling& t, const 
         const int mine = row + tile.lane;
         if (tile.lane < kBatch && mine < tile.row_end)
             operation.template store<V>(sum, mine, [&](int col, F(&v)[V]) {
-                load<V>(x + place(t, mine, col), v);
+                load<V>(x + offset(t, mine, col), v);
                 if constexpr (Operation::kFactors) {
                     F factor[V];
                     if (tile.col_end - tile.col <= kStaged) factors.load((col - tile.col) / V, factor);
@@ -79,7 +78,7 @@ __device__ __forceinline__ void reduce_along(const T* x, const Tiling& t, const 
     }
 }
 
-// Of at most lanes V columns.
+// For at most lanes V columns.
 template <class T, int V, class Operation>
 __device__ __forceinline__ void reduce_across(const T* x, const Tiling& t, const Tile& tile, const Operation& operation,
                                               unsigned char* shared) {
@@ -101,7 +100,7 @@ __device__ __forceinline__ void reduce_across(const T* x, const Tiling& t, const
         }
         if (col >= tile.col_end) continue;
         int row = first + start;
-        const T* at = x + place(t, row, col);
+        const T* at = x + offset(t, row, col);
 #pragma unroll 1
         for (; row + kBatch <= last; row += step, at += int64_t(step) * t.cols) {
             Packed<T, V> words[kBatch];
@@ -112,7 +111,7 @@ __device__ __forceinline__ void reduce_across(const T* x, const Tiling& t, const
             operation.add(sums, words, factor, row);
         }
 #pragma unroll 1
-        for (; row < last; ++row, at += t.cols) {  // of the one group that has fewer
+        for (; row < last; ++row, at += t.cols) {  // one group has fewer than kBatch rows left
             Packed<T, V> word[1];
             word[0].load(at);
             F factor[1];
@@ -124,7 +123,7 @@ __device__ __forceinline__ void reduce_across(const T* x, const Tiling& t, const
     for (int j = 0; j < V; ++j)
         if (col < tile.col_end)
             operation.finish(sums[j], tile.row + start, tile.row_end, step, kBatch,
-                             [&](int row) { return to_acc(x[place(t, row, col + j)]); });
+                             [&](int row) { return to_acc(x[offset(t, row, col + j)]); });
     const Sum sum = merge_groups(sums, t.lanes, shared);
     const int column = threadIdx.x, mine = tile.col + column;
     if (column < t.lanes * V && mine < tile.col_end)
@@ -132,14 +131,14 @@ __device__ __forceinline__ void reduce_across(const T* x, const Tiling& t, const
             const bool here = tile.row_end - tile.row <= kStaged;
 #pragma unroll
             for (int i = 0; i < kBatch; ++i) {
-                v[i] = row + i < tile.row_end ? to_acc(x[place(t, row + i, mine)]) : F(NAN);
+                v[i] = row + i < tile.row_end ? to_acc(x[offset(t, row + i, mine)]) : F(NAN);
                 if constexpr (Operation::kFactors)
                     if (row + i < tile.row_end) v[i] *= here ? factors[row + i - tile.row] : operation.factor(row + i);
             }
         });
 }
 
-// Shared memory of reduce_across, or of reduce_along.
+// Shared memory of reduce_across or reduce_along, in bytes.
 template <class F, int V, class Operation> constexpr size_t reduce_bytes(bool across) {
     return (across ? kMergeBytes<typename Operation::Sum, V> : 0) +
            (Operation::kFactors ? WordNumbers<F, V>::bytes(kStaged) : 0);

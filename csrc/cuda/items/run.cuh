@@ -1,4 +1,4 @@
-// The operators for one element type: how wide accesses are, and which driver has the items.
+// The operators for one dtype: choice of the access width and the driver.
 #pragma once
 
 #include <type_traits>
@@ -15,10 +15,10 @@ template <Dtype dtype> using Element = std::conditional_t<
     dtype == Dtype::f32, float,
     std::conditional_t<dtype == Dtype::f64, double, std::conditional_t<dtype == Dtype::f16, __half, __nv_bfloat16>>>;
 
-// The accesses there is code for, in elements: of 16 bytes, for rows of half types also of 8, or of one element.
+// The access widths that have code, in elements: 16 bytes; 8 bytes for half types; one element.
 template <class T> constexpr int kAccesses[] = {kVector<T>, sizeof(T) == 2 ? 4 : 1, 1};
 
-// The widest that every row of every tensor of x's shape may start with.
+// Returns the widest access to which every row of every tensor of x's shape is aligned.
 template <class T> int widest_access(const Problem& p) {
     uintptr_t starts = (p.channels_last ? p.C : p.HW()) * sizeof(T);
     for (const void* tensor : {p.x, p.residual, (const void*)p.y, p.dy, (const void*)p.dx, (const void*)p.dresidual})
@@ -28,14 +28,12 @@ template <class T> int widest_access(const Problem& p) {
     return 1;
 }
 
-// The order of a call, with as many groups between its first phase and its last as shall be in L2 together.
 template <class F> Order order_of(Operator op, const Forward<F>& a) { return forward_order(a); }
 template <class F> Order order_of(Operator op, const Backward<F>& a) {
     return op == Operator::gate_grads ? products_order(a) : backward_order(a);
 }
 
-// Whether the dataflow driver ran it. It has no items of even ties, and code for the widest accesses alone, of types
-// that networks are trained in.
+// Returns whether the dataflow driver ran. It has no even ties and no float64, and only the widest access.
 template <class T, int V, bool channels_last, class Call>
 bool run_call(Launcher& launch, Operator op, const Call& a, const Plan& plan, char* behind) {
     Order order = order_of(op, a);
@@ -84,12 +82,12 @@ cudaError_t run_of(Operator op, const Problem& p, const Plan& plan, void* worksp
             default: run(std::integral_constant<int, kAccesses<T>[1]>());
         }
     }
-    // The dataflow driver has these gradients among its items.
+    // The dataflow driver has computed them.
     if (op != Operator::backward || dataflow || launch.status != cudaSuccess) return launch.status;
     return parameter_gradients(p, launch.programmatic, stream);
 }
 
-// The addresses, which decide the width of accesses, need not be known yet.
+// The maximum over the access widths, because the addresses may not be known yet.
 template <Dtype dtype> int64_t workspace_of(Operator op, const Problem& p, const Plan& plan) {
     using T = Element<dtype>;
     using F = Acc<T>;

@@ -1,3 +1,8 @@
+// Kernels of the items that do not read x: the channel gate and its backward, the gradients of the parameters. A block
+// computes one item.
+//
+// Reads, Writes: mlp_forward.cuh, mlp_backward.cuh, parameters.cuh.
+// Shared memory: kMlpForward, kMlpBackward or kParameters values.
 #include "small.h"
 
 #include "parameters.h"
@@ -5,7 +10,7 @@
 
 namespace cbam::cuda {
 
-// The channel gate of a group of images, or a layer of it. Reads, writes: mlp_forward.cuh.
+// The channel gate of a group of images, or a layer of it.
 template <class F> __global__ void __launch_bounds__(kThreads, 2)
     cbam_fwd_mlp_kernel(Forward<F> a, Kind kind, int items) {
     CBAM_SHARED(shared);
@@ -13,7 +18,7 @@ template <class F> __global__ void __launch_bounds__(kThreads, 2)
     small_item(a, kind, blockIdx.x / items, blockIdx.x % items, reinterpret_cast<F*>(shared));
 }
 
-// The backward of the same, for the first blocks, and for those behind them items of another kind.
+// Backward of the channel gate in the first ``blocks`` blocks, items of another kind in the others.
 template <class F> __global__ void __launch_bounds__(kThreads, sizeof(F) == 8 ? 1 : 2)
     cbam_bwd_mlp_kernel(Backward<F> a, Kind kind, int items, int blocks, Kind other, int other_items) {
     CBAM_SHARED(shared);
@@ -24,7 +29,7 @@ template <class F> __global__ void __launch_bounds__(kThreads, sizeof(F) == 8 ? 
     else small_item(a, other, (block - blocks) / other_items, (block - blocks) % other_items, numbers);
 }
 
-// The sums over the images.
+// Sums over the images.
 template <class F> __global__ void __launch_bounds__(kThreads) cbam_bwd_parameters_kernel(Layout p) {
     CBAM_SHARED(shared);
     wait_for_launch_before();

@@ -1,4 +1,4 @@
-// The launches of the items between those that go over x, for the phases driver.
+// Launches of the items that do not read x, for the phases driver.
 #pragma once
 
 #include "order.h"
@@ -8,7 +8,7 @@ namespace cbam::cuda {
 
 template <class F> void launch_small(Launcher&, const Forward<F>&, const Order&, const Phase&);
 
-// The items of ``phase`` and, in the same launch, those of ``other``, if it is not null.
+// Launches the items of ``phase`` and of ``other``, unless it is null, in one launch.
 template <class F>
 void launch_small(Launcher&, const Backward<F>&, const Order&, const Phase& phase, const Phase* other);
 

@@ -1,7 +1,6 @@
-// How an item goes over its part of an image. An image is a matrix as it lies in memory: C rows of HW columns or,
-// channels_last, HW rows of C columns. An item has a tile of it. Of its threads, ``lanes``
-// neighbours form a group and go along the rows, V columns each; a group takes kBatch rows at a time, so that each
-// thread has as many 16-byte loads under way.
+// How the threads of a block split a tile of an image. An image is a matrix in memory order: C rows of HW columns or,
+// channels_last, HW rows of C columns. A group of ``lanes`` threads goes along the rows, V columns per lane, and takes
+// kBatch rows at a time, so that each thread has kBatch loads in flight.
 #pragma once
 
 #include "../../problem.h"
@@ -35,7 +34,7 @@ struct Tile {
         group = threadIdx.x / t.lanes;
         groups = kThreads / t.lanes;
     }
-    // Calls f with each part of the tile that the lanes have at once, of V columns each.
+    // Calls f for each part of the tile: the columns that the lanes take at once, V per lane.
     template <int V, class Function> __device__ __forceinline__ void each_part(Function f) const {
         const int width = kThreads / groups * V;
         Tile part = *this;
@@ -46,15 +45,15 @@ struct Tile {
     }
 };
 
-// Where an element lies in an image.
-__device__ __forceinline__ int64_t place(const Tiling& t, int row, int col) { return int64_t(row) * t.cols + col; }
+// Offset of an element in an image.
+__device__ __forceinline__ int64_t offset(const Tiling& t, int row, int col) { return int64_t(row) * t.cols + col; }
 
-// Values in shared memory, word by word of all of them, with a gap behind every 32: so threads stay out of each other's
-// banks whether they go along neighbours or each along V of its own.
+// Values in shared memory, one 32-bit word of all values after another, with a gap after every 32. It avoids bank
+// conflicts both when threads access consecutive values and when each accesses V values.
 template <class A> struct SharedArray {
     static constexpr int kWords = sizeof(A) / sizeof(uint32_t);
     uint32_t* words;
-    int pitch;  // from a word of an element to its next
+    int pitch;  // stride of the words of a value
 
     __host__ __device__ static constexpr int pitch_of(int count) { return count + count / kWarp; }
     __host__ __device__ static constexpr size_t bytes(int count) { return sizeof(A) * pitch_of(count); }
@@ -74,15 +73,15 @@ template <class A> struct SharedArray {
     }
 };
 
-constexpr int kStaged = 1024;  // of what belongs to the reduced side, or to rows, lies in shared memory at a time
+constexpr int kStaged = 1024;  // rows, or reduced indices, in shared memory at a time
 
-// Of the rows of a tile, how many are in shared memory at a time: whole batches.
+// Rows of a tile in shared memory at a time: a multiple of kBatch.
 CBAM_ANYWHERE inline int staged_rows(const Tiling& t) {
     const int rows = t.tile_rows < kStaged ? t.tile_rows : kStaged;
     return (rows + kBatch - 1) / kBatch * kBatch;
 }
 
-// A number for each row and each column of a part of a tile, of lanes V columns, in shared memory.
+// A value per row of a run and per column of a part, in shared memory.
 template <class F, int V> struct TileSides {
     F* rows;  // of a run
     WordNumbers<F, V> columns;
@@ -94,9 +93,9 @@ template <class F, int V> struct TileSides {
         : rows(reinterpret_cast<F*>(shared)), columns(rows + staged_rows(t), t.lanes * V) {}
 };
 
-// Calls visit(first, last) for runs of the tile's rows, once of_row(row, place in the run) has been called for those of
-// the run, and of_column(column, place in the tile) for all columns. Neighbours have neighbours, whatever they then
-// need. Begins with a barrier.
+// Calls visit(first, last) for each run of kStaged rows. First calls of_row(row, index in the run) for the rows of the
+// run and, in the first run, of_column(column, index in the tile) for all columns. Consecutive threads have consecutive
+// indices. Begins with a barrier.
 template <class OfRow, class OfColumn, class Visit>
 __device__ __forceinline__ void each_run(const Tile& tile, OfRow of_row, OfColumn of_column, Visit visit) {
 #pragma unroll 1
@@ -113,10 +112,10 @@ __device__ __forceinline__ void each_run(const Tile& tile, OfRow of_row, OfColum
     }
 }
 
-// Shared memory of merge_groups.
+// Shared memory of merge_groups, in bytes.
 template <class A, int V> constexpr size_t kMergeBytes = SharedArray<A>::bytes(kThreads * V);
 
-// Merges, over the groups of the block, what each thread has for its V columns; thread i < lanes V ends with column i.
+// Merges the values of V columns over the groups of the block. Thread i < lanes V returns column i.
 template <int V, class A> __device__ __forceinline__ A merge_groups(const A (&mine)[V], int lanes, void* shared) {
     const SharedArray<A> sums(shared, kThreads * V);
     for (int j = 0; j < V; ++j) sums.put(threadIdx.x * V + j, mine[j]);

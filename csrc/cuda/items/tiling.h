@@ -1,5 +1,4 @@
-// The tiles of the items. They depend on the shape of an image alone, so that an image has the same results in every
-// batch.
+// The tilings of the items. They depend only on the shape of an image, so an image has the same results in every batch.
 #pragma once
 
 #include <algorithm>
@@ -8,10 +7,10 @@
 
 namespace cbam::cuda {
 
-constexpr int64_t kTileBytes = 48 << 10;  // about as many of x
-constexpr int kUnit = 8;                  // pixels that begin at a sector in every array of them
+constexpr int64_t kTileBytes = 48 << 10;  // of x in a tile, about
+constexpr int kUnit = 8;                  // pixels of a 32-byte sector in a float32 map
 
-// An image as a matrix, how many elements one access takes, and how many a cache line has.
+// An image as a matrix, and the elements of an access and of a cache line.
 struct Matrix {
     int rows, cols, vector, size, line;
     bool channels_last;
@@ -29,16 +28,16 @@ struct Matrix {
         return {rows, cols, lanes, int(tile_rows), int(tile_cols), row_tiles, col_tiles};
     }
 
-    // That take a row at once, or as much of it as a warp can.
+    // Lanes that take a row at once, or as much of it as a warp can.
     int lanes() const { return lanes_for(ceil_div(cols, vector)); }
 
-    // Parts of about the same size, at most this, each a multiple of ``unit``.
+    // Returns the size of about equal parts of at most ``most``, rounded up to a multiple of ``unit``.
     static int64_t even_parts(int64_t size, int64_t most, int64_t unit) {
         const int64_t parts = ceil_div(size, most);
         return ceil_div(ceil_div(size, parts), unit) * unit;
     }
 
-    // Of the channel pool: parts of the pixels, of a few rows, or of a cache line's columns.
+    // Tiles of the channel pool: some pixels of a few channels or, channels_last, of a cache line of channels.
     Tiling pool() const {
         int n = lanes();
         if (channels_last) {
@@ -46,11 +45,11 @@ struct Matrix {
             const int64_t most = std::max<int64_t>(kTileBytes / (n * vector * size), kThreads / n * kBatch);
             return tiling(n, even_parts(rows, most, kUnit), n * vector);
         }
-        constexpr int kSteps = 4;  // of a thread, in a row
+        constexpr int kSteps = 4;  // of a thread along a row
         return tiling(n, kThreads / n * kBatch, even_parts(cols, n * vector * kSteps, vector));
     }
 
-    // A strip: some pixels, all channels.
+    // Strips: all channels of some pixels.
     Tiling strip() const {
         int n = lanes();
         if (channels_last) {

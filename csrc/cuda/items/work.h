@@ -1,5 +1,4 @@
-// What the items of a call are told: the tensors, how an image is cut, and what the items leave for each other in the
-// workspace.
+// The arguments of the items: the tensors, the tilings, and the workspace through which items pass values.
 #pragma once
 
 #include "image.cuh"
@@ -7,7 +6,7 @@
 
 namespace cbam::cuda {
 
-// Consecutive 256-byte aligned buffers, null if empty; from a null base it only adds up their size.
+// Consecutive 256-byte aligned buffers; empty ones are null. With a null base, it only computes their size.
 struct Arena {
     char* base;
     int64_t used = 0;
@@ -19,15 +18,15 @@ struct Arena {
     }
 };
 
-// An item of the MLP has this many images: where the weights are many, several that share them.
+// Images of an item of the MLP. With many weights, several images share each read of a weight.
 inline int images_of_mlp(const Problem& p) { return p.C <= kOneBlock ? 1 : kImages; }
 
 template <class F> struct Forward {
     Layout p;
-    Tiling pool, strip;  // the tiles of the channel pool, and the strips of pixels
-    int images;          // of an item of the MLP
-    bool gates;          // whether they are to be computed
-    // (N, tiles, C)
+    Tiling pool, strip;  // tiles of the channel pool; strips
+    int images;          // per item of the MLP
+    bool gates;          // whether to compute the gates
+    // Partial pools, (N, tiles, C).
     F *total, *max;
     int32_t* argmax;
     int64_t bytes;
@@ -41,28 +40,28 @@ template <class F> struct Forward {
         argmax = arena.take<int32_t>(maxima);
         bytes = arena.used;
     }
-    // Of each channel.
+    // Partial pools of a channel.
     CBAM_ANYWHERE int parts() const { return p.channels_last ? pool.row_tiles : pool.col_tiles; }
 };
 
 template <class F> struct Backward {
     Layout p;
     Tiling strip;
-    int images;           // of an item of the MLP
-    bool products_alone;  // dg and ds are the results
-    F* of_products;       // (N, strips, C): sums of s x dy
-    F* of_maps;           // (N, strips, C): g times the sums of x and what reaches g x through the maps
-    F* dz;                // (N, HW); null for zeros
-    F* dmaps;             // (N, 2, HW): the gradient of g x from the mean, and that at the maximum
-    F* dpools;            // (N, 2, C): the gradient of x from the mean, and that at the maximum
+    int images;           // per item of the MLP
+    bool products_alone;  // for gate_grads, whose results are dg and ds
+    F* dg_sums;           // (N, strips, C): partial sums of s x dy
+    F* map_sums;          // (N, strips, C): partial sums of g dg through the maps
+    F* dz;                // (N, HW); null: zeros
+    F* dmaps;             // (N, 2, HW): gradients of g x through the mean, and at the argmax
+    F* dpools;            // (N, 2, C): gradients of x through the mean, and at the argmax
     int64_t bytes;
 
     Backward(const Problem& p, const Matrix& m, bool products_alone, void* base)
         : p(p), strip(m.strip()), images(images_of_mlp(p)), products_alone(products_alone) {
         const int64_t parts = p.N * strip.tiles() * p.C;
         Arena arena{static_cast<char*>(base)};
-        of_products = arena.take<F>(p.given || !p.channel ? 0 : parts);
-        of_maps = arena.take<F>(maps_reach_channels() ? parts : 0);
+        dg_sums = arena.take<F>(p.given || !p.channel ? 0 : parts);
+        map_sums = arena.take<F>(maps_reach_channels() ? parts : 0);
         dz = (F*)p.ds;
         if (!p.given && !products_alone) dz = arena.take<F>(p.spatial ? p.N * p.HW() : 0);
         dmaps = arena.take<F>(p.spatial ? 2 * p.N * p.HW() : 0);

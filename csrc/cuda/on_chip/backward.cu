@@ -13,12 +13,12 @@ template <class T> cudaError_t launch(const Problem& p, const OnChip& o, cudaStr
 
 }  // namespace
 
-// All kernels are built for the same GPUs, so the answer is that of one.
+// All kernels are compiled for the same GPUs, so one kernel answers for all.
 bool has_clusters() {
     cudaFuncAttributes code = {};
     if (cudaFuncGetAttributes(&code, cbam_bwd_on_chip_kernel<float, false>) == cudaSuccess)
         return code.ptxVersion >= 90;
-    cudaGetLastError();  // is not that of a later launch
+    cudaGetLastError();  // no later launch must report it
     return false;
 }
 

@@ -1,26 +1,25 @@
-// Backward of one image by one block, or by one cluster of blocks: dx, the image's partial sums of the gradients of the
-// parameters, and behind a ReLU dresidual, the masked dy.
+// Backward of one image by one block or one cluster: dx, the image's gradients of the parameters and, with a ReLU,
+// dresidual, the masked dy.
 //
-// The threads of a block take each step together. They load the block's rows of x and dy. Sums over the channels of
-// g x dy give the gradients of the spatial gate, and so of ws, bs and the maps. Sums over the pixels of x times the
-// gradient of g x give those of the channel gate, and so of the MLP and the pools. Last comes dx.
+// All threads of a block take each step together. They load the block's rows of x and dy. Sums over the channels of g x
+// dy give dz, then dws, dbs and the gradients of the maps. Sums over the pixels of x times the gradient of g x give
+// dlogit, then the gradients of the MLP and the pools. Last, they write dx.
 //
-// Reads: x and dy once, y once behind a ReLU; w1 and w2 once an image; ws, the gates, maps and argmax of the image and
-// the hidden vectors once a block.
+// Reads: x and dy once, y once with a ReLU; w1 and w2 once per image; ws, gates, maps, argmax and hidden vectors once
+// per block.
 // Writes: dx once, and again at each argmax; dresidual and partial once.
-// Shared memory: the block's rows of x and dy; a Side for the channels and one for the pixels, 16 bytes each; sums of
-// the rows for each slice; sums of all columns for each group, then dz or dlogit; the hidden sums; sums of dws; ws; the
-// terms of dg from the maxima.
-// Between blocks: the sums of the columns (4 bytes each), hidden sums and sums of dws, and what each needs of the other
-// of dz and the gradients of the maps and pools.
+// Shared memory: the block's rows of x and dy; a Side for the channels and one for the pixels, 16 bytes per index; row
+// sums per slice; column sums per group, then dz or dlogit; hidden sums; partial sums of dws; ws; terms of dg.
+// Between blocks: column sums (4 bytes each), hidden sums, partial sums of dws, and what another block needs of dz and
+// of the gradients of the maps and pools.
 #pragma once
 
 #include "gate_gradients.cuh"
 
 namespace cbam::cuda {
 
-// Numbers of the channels or of the pixels: the gate, the gradients of the mean and of the maximum, and the argmax. For
-// pixels, mean and max have the maps until their gradients replace them.
+// Values of the channels or the pixels: the gate, the gradients of mean and maximum, the argmax. For pixels, mean and
+// max are the maps until their gradients replace them.
 struct Side {
     float *gate, *mean, *max;
     int32_t* argmax;
@@ -40,7 +39,7 @@ template <class Element, bool nhwc> struct BackwardBlock : ImageBlock<Element, n
     const Sums row_partials{floats(o.row_partials)}, column_partials{scratch};
 };
 
-// dy with the zeros of the ReLU, also to masked unless null.
+// Loads dy, applies the ReLU's backward, and writes the result also to masked, unless it is null.
 template <class T>
 __device__ __forceinline__ void load_masked(const T* dy, const T* y, int elements, T* to, T* masked) {
     for (int i = int(threadIdx.x) * kVector<T>; i < elements; i += kOnChipThreads * kVector<T>) {
@@ -52,7 +51,7 @@ __device__ __forceinline__ void load_masked(const T* dy, const T* y, int element
     }
 }
 
-// The block's rows of x and dy, the gates, the maps and argmax of the image, and ws.
+// Loads the block's rows of x and dy, the image's gates, maps and argmax, and ws.
 template <class Block> __device__ __forceinline__ void load(const Block& b) {
     const Problem& p = b.p;
     const int elements = b.rows * b.o.cols, C = b.C, HW = b.HW;
@@ -74,8 +73,8 @@ template <class Block> __device__ __forceinline__ void load(const Block& b) {
     load_ws(b);
 }
 
-// dx = (dy s + dmean_q + [q's argmax is c] dmax_q) g + dmean_c + [c's argmax is q] dmax_c of channel c, pixel q: here
-// all elements without the brackets. A thread keeps the numbers of its columns while it goes down the rows.
+// dx = (dy s + dmean_q + [c = argmax of q] dmax_q) g + dmean_c + [q = argmax of c] dmax_c for channel c and pixel q.
+// Writes all elements without the brackets. A thread keeps the values of its columns while it goes down the rows.
 template <bool with_dy, class Block> __device__ __forceinline__ void write_dx(const Block& b, typename Block::T* dx) {
     using T = typename Block::T;
     const OnChip& o = b.o;
@@ -103,7 +102,7 @@ template <bool with_dy, class Block> __device__ __forceinline__ void write_dx(co
     });
 }
 
-// dx once more, with the brackets, at the argmax of a row or of a column.
+// Writes dx again, with the brackets, at the argmax of each row and column.
 template <class Block> __device__ __forceinline__ void write_dx_at_maxima(const Block& b, typename Block::T* dx) {
     const int first = b.row_range.first;
     const auto write = [&](int row, int col) {
@@ -117,7 +116,7 @@ template <class Block> __device__ __forceinline__ void write_dx_at_maxima(const 
             Block::channels_last ? (d * row_gate + row_mean + row_max) * column_gate + column_mean + column_max
                                  : (d * column_gate + column_mean + column_max) * row_gate + row_mean + row_max);
     };
-    // An element at both is written for the column.
+    // An element that is the argmax of both is written for the column.
     for (int row = int(threadIdx.x); row < b.rows; row += kOnChipThreads) {
         const int col = b.row_side.argmax[first + row];
         if (b.column_side.argmax[col] != first + row) write(row, col);
@@ -133,7 +132,7 @@ template <class T, bool channels_last> __global__ void __launch_bounds__(kOnChip
     CBAM_SHARED(shared);
     const BackwardBlock<T, channels_last> b{{p, o, shared}};
     load(b);
-    b.sync();  // no block writes to another that has not begun
+    b.sync();  // a block must not write to one that has not started
     if (p.ws) spatial_gate_backward(b);
     if (p.w1) channel_gate_backward(b);
     T* dx = b.rows_of(p.dx);

@@ -1,4 +1,4 @@
-// The blocks of an image, and what each knows of it.
+// The blocks of an image (Blocks), and the rows, ranges and buffers of one block (ImageBlock).
 #pragma once
 
 #include <cooperative_groups.h>
@@ -8,7 +8,7 @@
 
 namespace cbam::cuda {
 
-// The blocks of an image: one, or a cluster of several where the GPU has clusters.
+// The blocks of an image: one, or a cluster if the GPU has clusters.
 struct Blocks {
     const int count;
 
@@ -18,8 +18,7 @@ struct Blocks {
         if (count > 1) cooperative_groups::this_cluster().sync();
         else __syncthreads();
     }
-    // The address, in the block of this rank, of what is at p here. A launch without clusters has clusters of one
-    // block.
+    // Returns the address of p in the block of this rank. In a launch without clusters, each block is a cluster of one.
     template <class U> __device__ U* of(int rank, U* p) const {
         return cooperative_groups::this_cluster().map_shared_rank(p, unsigned(rank));
     }
@@ -30,13 +29,13 @@ struct Blocks {
 #endif
 };
 
-// To all blocks, or only here.
+// Stores v in all blocks, or only in this one.
 template <bool to_all> __device__ __forceinline__ void store_number(const Blocks& blocks, float* p, float v) {
     if (!to_all) *p = v;
     for (int rank = 0; to_all && rank < blocks.count; ++rank) *blocks.of(rank, p) = v;
 }
 
-// Merges what all blocks have at i of a buffer, in the order of the ranks.
+// Merges element i of the buffers of all blocks, in the order of the ranks.
 template <class Buffer> __device__ __forceinline__ auto join_blocks(const Blocks& blocks, Buffer buffer, int i) {
     auto a = buffer.get(blocks, 0, i);
 #pragma unroll 4
@@ -44,13 +43,13 @@ template <class Buffer> __device__ __forceinline__ auto join_blocks(const Blocks
     return a;
 }
 
-// The range of the block of this rank. Not by an index: ptxas would copy the array to the stack.
+// Returns the range of a block. Not indexed by rank: ptxas would copy the array to the stack.
 static_assert(kLargestCluster == 2);
 __device__ __forceinline__ Range range_of(const int (&first)[kLargestCluster + 1], int rank) {
     return rank == 0 ? Range{first[0], first[1]} : Range{first[1], first[2]};
 }
 
-// An image, of which this block has the rows of row_range: block i of the grid is one of those of image i / cluster.
+// A block's part of an image, the rows in row_range. Block i of the grid belongs to image i / cluster.
 template <class Element, bool nhwc> struct ImageBlock {
     using T = Element;
     static constexpr bool channels_last = nhwc;
@@ -81,7 +80,7 @@ template <class Element, bool nhwc> struct ImageBlock {
     __device__ void sync() const { blocks.sync(); }
 };
 
-// From global to shared memory, 16 bytes a thread, several of them under way.
+// Copies from global to shared memory, 16 bytes per access. A thread has kAtATime loads in flight.
 template <class T> __device__ __forceinline__ void load_rows(const T* from, int elements, T* to) {
     constexpr int V = kVector<T>, kAtATime = 4;
 #pragma unroll 1

@@ -1,21 +1,21 @@
 // The convolution of the spatial gate for the block's range of pixels, and its gradients. The maps are in shared
-// memory. Neighbouring threads have the same pixels and other rows of ws, so that small maps have work for all threads.
+// memory. kWsLanes lanes share pixels and split the rows of ws, so that small maps have work for all threads.
 #pragma once
 
 #include "block.cuh"
 
 namespace cbam::cuda {
 
-constexpr int kWsLanes = 8;  // threads that have the same pixels
-constexpr int kTaps = 7;     // of a row of ws, that a thread takes at a time
+constexpr int kWsLanes = 8;  // lanes that share pixels
+constexpr int kTaps = 7;     // columns of ws that a thread takes at a time
 
 template <class Block> __device__ __forceinline__ void load_ws(const Block& b) {
     for (int i = int(threadIdx.x); b.p.ws && i < 2 * b.kk; i += kOnChipThreads)
         b.ws[i] = static_cast<const float*>(b.p.ws)[b.p.tap(i)];
 }
 
-// For each pixel of the range the sums over its k x k neighbours: visit(A, weight of the mean's map, of the maximum's,
-// neighbour). turned: ws is rotated by 180 degrees, as for the gradient of the input. finish(pixel, A).
+// For each pixel of the range, calls visit(A, weight of the mean map, weight of the max map, neighbour) for its k x k
+// neighbours, then finish(pixel, A). turned: ws is rotated by 180 degrees, for the gradient of the maps.
 template <class A, bool turned, class Block, class Visit, class Finish>
 __device__ __forceinline__ void convolve(const Block& block, Visit visit, Finish finish) {
     const int H = int(block.p.H), W = int(block.p.W), k = int(block.p.k), kk = k * k;
@@ -23,7 +23,7 @@ __device__ __forceinline__ void convolve(const Block& block, Visit visit, Finish
     constexpr int kGroups = kOnChipThreads / kWsLanes;
     const int lane = int(threadIdx.x) % kWsLanes, group = int(threadIdx.x) / kWsLanes;
     for (int first = pixels.first; first < pixels.last; first += kGroups * kBatch) {
-        const int q0 = first + group;  // and every kGroups-th from there: a warp has neighbouring pixels
+        const int q0 = first + group;  // and every kGroups-th pixel after it, so that a warp has neighbouring pixels
         A a[kBatch] = {};
         for (int row = lane; row < k; row += kWsLanes) {
             for (int b0 = 0; b0 < k; b0 += kTaps) {
@@ -61,8 +61,8 @@ __device__ __forceinline__ Pair from_lane(Pair v, int step) {
     return {from_lane(v.mean, step), from_lane(v.max, step)};
 }
 
-// Partial sums of dws and dbs: over the range's pixels, of dz times both maps at each offset and, the last, of dz
-// alone. To ws_partials, (ws_slices, 2 k k + 1).
+// Partial sums of dws and dbs over the range's pixels: dz times both maps at each offset and, last, dz. Writes
+// ws_partials, (ws_slices, 2 k k + 1). A warp has a slice of the pixels and kTaps offsets of a row of ws.
 template <class Block> __device__ __forceinline__ void sum_ws_gradient(const Block& block, const float* dz) {
     const int H = int(block.p.H), W = int(block.p.W), k = int(block.p.k), runs = (k + kTaps - 1) / kTaps;
     const int slices = block.o.ws_slices, first = block.pixels.first, count = block.pixels.last - first;

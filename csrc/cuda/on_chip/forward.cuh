@@ -1,15 +1,13 @@
-// Forward of one image by one block, or by one cluster of blocks: y = relu(x g s + residual), or, without y, the gates
-// alone.
+// Forward of one image by one block or one cluster: y = relu(x g s + residual) or, without y, only the gates.
 //
-// The threads of a block take each step together. They load the block's rows of x and pool the channels; the MLP gives
-// g. They pool g x over the channels, which gives the maps; the convolution gives s. Last comes y.
+// All threads of a block take each step together. They load the block's rows of x and pool each channel; the MLP
+// computes g. They pool g x over the channels, which gives the maps; the convolution computes s. Last, they write y.
 //
-// Reads: x and residual once; w1, w2 and b2 once an image; b1, ws and bs once a block.
-// Writes: y once; pools, maps, argmax, hidden vectors and gates once.
-// Shared memory: the block's rows of x; pools of its rows for each slice; pools, then gates, of the rows, and of all
-// columns for each group; the hidden sums; ws and bs.
-// Between blocks: the pools of the columns (12 bytes each), the hidden sums, and what each needs of the other of the
-// maps and gates.
+// Reads: x and residual once; w1, w2 and b2 once per image; b1, ws and bs once per block.
+// Writes: y, pools, maps, argmax, hidden vectors and gates once.
+// Shared memory: the block's rows of x; pools of its rows per slice; pools, then gates, of the rows, and of all columns
+// per group; hidden sums; ws and bs.
+// Between blocks: column pools (12 bytes each), hidden sums, and the parts of maps and gates that others need.
 #pragma once
 
 #include "convolution.cuh"
@@ -27,7 +25,7 @@ template <class Element, bool nhwc> struct ForwardBlock : ImageBlock<Element, nh
     const Pools channel = nhwc ? column_pools : row_pools, pixel = nhwc ? row_pools : column_pools;
 };
 
-// g, to the blocks that multiply by it.
+// Computes g and stores it in the blocks that multiply by it.
 template <class Block> __device__ __forceinline__ void compute_channel_gate(const Block& b) {
     constexpr bool channels_last = Block::channels_last;
     if (b.p.w1) {
@@ -45,7 +43,7 @@ template <class Block> __device__ __forceinline__ void compute_channel_gate(cons
         b.saved()[2 * b.C + c] = b.channel.gate[c];
 }
 
-// s, or, without y, the result of the convolution.
+// Computes s. Without y, s is the result of the convolution.
 template <class Block> __device__ __forceinline__ void compute_spatial_gate(const Block& b) {
     constexpr bool channels_last = Block::channels_last;
     if (b.p.ws) {
@@ -118,7 +116,7 @@ template <class T, bool channels_last> __global__ void __launch_bounds__(kOnChip
     load_rows(b.rows_of(p.x), b.rows * o.cols, b.x);
     load_ws(b);
     if (p.bs && threadIdx.x == 0) b.ws[2 * b.kk] = *static_cast<const float*>(p.bs);
-    b.sync();  // no block writes to another that has not begun
+    b.sync();  // a block must not write to one that has not started
     compute_channel_gate(b);
     compute_spatial_gate(b);
     if (p.y) apply_gates(b);

@@ -1,5 +1,5 @@
-// The gradients through both gates: dz of the convolution's result, from it those of ws, bs and the maps; dlogit of the
-// channel gate before its sigmoid, from it those of the MLP and the pools.
+// Gradients through both gates: dz of the convolution's result, then dws, dbs and the gradients of the maps; dlogit
+// before the channel gate's sigmoid, then the gradients of the MLP and the pools.
 #pragma once
 
 #include "../common/max_terms.cuh"
@@ -8,7 +8,7 @@
 
 namespace cbam::cuda {
 
-// Sums of the block's rows: term(x, dy, gate and mean of the column), for each slice.
+// Sums term(x, dy, gate and mean of the column) over the columns, for each of the block's rows and each slice.
 template <int W, bool with_dy, class Block, class Term>
 __device__ __forceinline__ void sum_rows(const Block& b, Term term) {
     reduce_rows<float, W>(b.o, b.rows, b.row_partials, [&](auto& sum, auto start, int first, int last, int step) {
@@ -29,7 +29,7 @@ __device__ __forceinline__ void sum_rows(const Block& b, Term term) {
     });
 }
 
-// Sums of the columns over the block's rows: term(x, dy, gate and mean of the row).
+// Sums term(x, dy, gate and mean of the row) over the block's rows, for each column.
 template <int W, bool with_dy, class Block, class Term>
 __device__ __forceinline__ void sum_columns(const Block& b, Term term) {
     const OnChip& o = b.o;
@@ -47,21 +47,21 @@ __device__ __forceinline__ void sum_columns(const Block& b, Term term) {
     });
 }
 
-// After sum_rows: put(row, sum), of all slices, for the block's rows.
+// After sum_rows, calls put(row, sum over the slices) for the block's rows.
 template <class Block, class Put> __device__ __forceinline__ void join_rows(const Block& b, Put put) {
     __syncthreads();
     for (int row = int(threadIdx.x); row < b.rows; row += kOnChipThreads)
         put(b.row_range.first + row, join_slices(b.o, b.rows, row, b.row_partials));
 }
 
-// After sum_columns: put(column, sum), of all blocks, for the block's columns.
+// After sum_columns, calls put(column, sum over the blocks) for the block's range of columns.
 template <class Block, class Put> __device__ __forceinline__ void join_columns(const Block& b, Put put) {
     b.sync();
     for (int col = b.column_range.first + int(threadIdx.x); col < b.column_range.last; col += kOnChipThreads)
         put(col, join_blocks(b.blocks, b.column_partials, col));
 }
 
-// dz = s (1 - s) sum over channels of g x dy, or what was given: to scratch of all blocks.
+// Writes dz = s (1 - s) (sum over channels of g x dy), or the given gradient, to scratch of all blocks.
 template <class Block> __device__ __forceinline__ void compute_dz(const Block& b) {
     using T = typename Block::T;
     float* dz = b.scratch;
@@ -84,8 +84,8 @@ template <class Block> __device__ __forceinline__ void compute_dz(const Block& b
     else join_columns(b, put);
 }
 
-// From dz, dws and dbs of the image to partial, and the gradients of the maps: of every element of the mean's, and at
-// the argmax, to pixel.mean and pixel.max.
+// From dz, writes dws and dbs of the image to partial, and the gradients of the maps (all channels, argmax) to
+// pixel.mean and pixel.max.
 template <class Block> __device__ __forceinline__ void spatial_gate_backward(const Block& b) {
     const float* dz = b.scratch;
     compute_dz(b);
@@ -117,8 +117,8 @@ template <class Block> __device__ __forceinline__ void spatial_gate_backward(con
     b.sync();
 }
 
-// The terms of dg from the maxima over the channels, for the channels of held: each of term_warps warps sums dmax_q x
-// over those of its pixels q whose argmax is the channel.
+// The terms of dg at the maxima over the channels, for the channels in ``held``: the sum of dmax_q x over the pixels q
+// whose argmax is the channel. The warps split the pixels.
 template <class Block> __device__ __forceinline__ void sum_max_terms(const Block& b, Range held) {
     constexpr bool channels_last = Block::channels_last;
     const int count = held.last - held.first, warp = int(threadIdx.x) / kWarp;
@@ -137,13 +137,13 @@ template <class Block> __device__ __forceinline__ void sum_max_terms(const Block
     sum_by_key(seen.first + warp * kWarp, seen.last, b.o.term_warps * kWarp, b.terms + warp * count, key, term);
 }
 
-// Sums over the pixels of x (dy s + dmean_q), or, where the gradients of the gates are given, of x dmean_q.
+// Sums x (dy s + dmean_q) over the pixels or, if the gradients of the gates are given, x dmean_q.
 template <class Block> __device__ __forceinline__ void sum_dg(const Block& b) {
     using T = typename Block::T;
     const auto sum = [&](auto with_dy, auto term) {
         with_word<T>(b.o.cols, [&](auto word) {
             constexpr int W = decltype(word)::value;
-            // Along rows in words of 8 bytes: those of 16 do not fit into the registers.
+            // Along the rows in words of 8 bytes, because words of 16 bytes need too many registers.
             if constexpr (Block::channels_last) sum_columns<W, decltype(with_dy)::value>(b, term);
             else sum_rows<W == 1 ? 1 : 8 / int(sizeof(T)), decltype(with_dy)::value>(b, term);
         });
@@ -152,7 +152,7 @@ template <class Block> __device__ __forceinline__ void sum_dg(const Block& b) {
     else sum(std::true_type{}, [](float x, float dy, float s, float dmean) { return x * (dy * s + dmean); });
 }
 
-// dlogit = g (1 - g) dg, to scratch; from it the gradients of the pools to channel.mean and channel.max.
+// Writes dlogit = g (1 - g) dg to scratch, and the gradients of the pools to channel.mean and channel.max.
 template <class Block> __device__ __forceinline__ void channel_gate_backward(const Block& b) {
     constexpr bool channels_last = Block::channels_last;
     float* dlogit = b.scratch;

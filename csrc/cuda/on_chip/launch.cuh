@@ -1,4 +1,4 @@
-// The launch of an on-chip kernel: a block or a cluster for each image.
+// Launches an on-chip kernel: a block or a cluster per image.
 #pragma once
 
 #include <mutex>
@@ -7,9 +7,8 @@
 
 namespace cbam::cuda {
 
-// The kernel may have all shared memory of the current device: not only what this launch needs, since another thread
-// may be about to launch it with more. The runtime is asked once for each kernel and device; if it fails, so do
-// launches.
+// Allows the kernel all shared memory of the current device. A smaller limit might be too small for a launch by another
+// thread. The limit is set once per kernel and device; if that fails, launches fail.
 template <auto kernel> cudaError_t allow_shared_memory() {
     constexpr int kDevices = 64;
     static std::once_flag once[kDevices];

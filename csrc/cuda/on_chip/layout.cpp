@@ -1,4 +1,4 @@
-// Divides an image among threads and blocks, and lays out their shared memory: once a call, on the host.
+// Splits an image among blocks and threads, and lays out their shared memory. Runs once per call, on the host.
 #include <algorithm>
 #include <numeric>
 
@@ -9,14 +9,14 @@ namespace cbam::cuda {
 
 namespace {
 
-// The largest power of two that is at most both.
+// Returns the largest power of two that exceeds neither n nor limit.
 int power_of_two_within(int n, int limit) {
     int power = 1;
     while (power * 2 <= std::min(n, limit)) power *= 2;
     return power;
 }
 
-// Hands out shared memory.
+// Allocates shared memory, aligned to 16 bytes.
 struct Carver {
     int64_t used = 0;
 
@@ -40,9 +40,9 @@ OnChip split(const Problem& p, int cluster) {
         o.first_row[rank] = std::min(int(int64_t(units) * rank / cluster) * o.unit, o.rows);
         o.first_column[rank] = int(int64_t(o.cols) * rank / cluster);
     }
-    // What a thread reads at a time of a row.
+    // A word is the elements of one access.
     const int words = o.cols / (o.cols % vector == 0 ? vector : o.cols % 4 == 0 ? 4 : 1);
-    // Several words a lane, since the lanes' results are joined in as many steps as their number has bits.
+    // Several words per lane, because merging lanes takes log2(lanes) steps.
     o.lanes = std::max(power_of_two_within(words / 4, kWarp), kBatch);
     const int batches = (o.max_rows + kBatch - 1) / kBatch;
     o.slices = std::clamp(kOnChipThreads / o.lanes / batches, 1, std::max(words / (2 * o.lanes), 1));
@@ -57,11 +57,11 @@ OnChip split(const Problem& p, int cluster) {
 int64_t column_partials(const OnChip& o) { return int64_t(o.groups) * o.cols; }
 int64_t row_partials(const OnChip& o) { return int64_t(o.slices) * o.max_rows; }
 
-// The most shared memory of a block, on 9.0 and 10.0.
+// Largest shared memory of a block on 9.0 and 10.0, in bytes.
 constexpr int64_t kMaxShared = 227 << 10;
 
-// The layout that carve(OnChip&) makes of a split, with fewer groups and slices where that makes it fit into
-// kMaxShared. A function of the shape alone, so that sums have one order everywhere.
+// Returns the layout that carve(OnChip&) computes for the split, with fewer groups and slices if needed to fit into
+// kMaxShared. It depends on the shape only, so sums have the same order on every GPU.
 template <class Carve> OnChip fit(const OnChip& split, Carve carve) {
     OnChip o = split;
     for (o.slices = split.slices; o.slices > 0; --o.slices)
@@ -81,7 +81,7 @@ OnChip on_chip_forward_layout(const Problem& p, int cluster) {
         Carver shared;
         o.x = shared.take(int64_t(o.max_rows) * o.cols * size_of(p.dtype));
         o.row_partials = shared.take(3 * row_partials(o) * sizeof(float));
-        // Of pixels each block has all.
+        // Each block holds the pools of all pixels.
         o.pooled_rows = p.channels_last ? o.rows : o.max_rows;
         o.row_pools = shared.take(3 * o.pooled_rows * sizeof(float));
         o.column_pools = shared.take(3 * column_partials(o) * sizeof(float));

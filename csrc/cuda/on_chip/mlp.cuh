@@ -1,13 +1,13 @@
-// The MLP of the channel gate, forward and backward, where each block has the pools of its range of channels. It reads
-// w1 and w2 for these channels only, so that an image reads each once. Weights come from L2, and few warps wait for
-// them: each thread has several under way.
+// The MLP of the channel gate, forward and backward. A block has the pools of its range of channels and reads w1 and w2
+// for these only, so an image reads each weight once. Weights come from L2 and few warps hide the latency, so each
+// thread has several loads in flight.
 #pragma once
 
 #include "reduce.cuh"
 
 namespace cbam::cuda {
 
-// w1 mean and w1 max over the range's channels, to the first 2 R numbers of hidden.
+// Writes w1 mean and w1 max, summed over the range's channels, to the first 2 R values of hidden.
 template <class Block> __device__ __forceinline__ void sum_hidden(const Block& b) {
     const int C = b.C, R = int(b.p.R), warp = int(threadIdx.x) / kWarp, lane = int(threadIdx.x) % kWarp;
     const float* w1 = static_cast<const float*>(b.p.w1);
@@ -28,8 +28,8 @@ template <class Block> __device__ __forceinline__ void sum_hidden(const Block& b
     }
 }
 
-// g = sigmoid(w2 (relu(w1 mean + b1) + relu(w1 max + b1)) + 2 b2) of the range's channels: finish(channel, g). The two
-// hidden vectors go to saved, their sum to the last R of the 3 R numbers of hidden.
+// Calls finish(channel, g) for the range's channels: g = sigmoid(w2 (relu(w1 mean + b1) + relu(w1 max + b1)) + 2 b2).
+// Writes the two hidden vectors to saved, and their sum to the last R of the 3 R values of hidden.
 template <class Block, class Finish> __device__ __forceinline__ void channel_gate(const Block& b, Finish finish) {
     const OnChip& o = b.o;
     const Range channels = b.channels;
@@ -50,7 +50,7 @@ template <class Block, class Finish> __device__ __forceinline__ void channel_gat
     __syncthreads();
     const int own = int(threadIdx.x) % o.mlp_lanes, groups = kOnChipThreads / o.mlp_lanes;
     for (int first = channels.first; first < channels.last; first += groups * kBatch) {
-        const int c = first + int(threadIdx.x) / o.mlp_lanes;  // and every groups-th from there
+        const int c = first + int(threadIdx.x) / o.mlp_lanes;  // and every groups-th channel after it
         float logit[kBatch] = {};
 #pragma unroll 4
         for (int r = own; r < R; r += o.mlp_lanes) {
@@ -65,9 +65,9 @@ template <class Block, class Finish> __device__ __forceinline__ void channel_gat
     }
 }
 
-// From dlogit, the gradient before the sigmoid, of the range's channels: finish(channel, gradient of each element by
-// the mean, gradient at the maximum). Writes dlogit, the hidden vectors' sum and gradients to partial, of which the
-// gradients of w1, b1, w2 and b2 are computed. hidden has (mlp_groups + 2) R numbers.
+// From dlogit, calls finish(channel, gradient of all elements, gradient at the argmax) for the range's channels. Writes
+// dlogit, the sum of the hidden vectors and their gradients to partial, for the gradients of w1, b1, w2 and b2. hidden
+// has (mlp_groups + 2) R values.
 template <class Block, class Finish>
 __device__ __forceinline__ void mlp_backward(const Block& b, const float* dlogit, Finish finish) {
     const OnChip& o = b.o;

@@ -1,24 +1,24 @@
-// Sums, maxima and argmax of the rows or of the columns of an image in shared memory: the channel pool, and the maps.
+// Sum, maximum and argmax of the rows or the columns of an image in shared memory: the channel pool and the maps.
 #pragma once
 
 #include "reduce.cuh"
 
 namespace cbam::cuda {
 
-// A sum, and the maximum with its argmax; no argmax where all is -Inf.
+// A sum, and a maximum with its argmax. If all elements are -Inf, the index is kNone.
 struct Pooled {
     static constexpr int kNone = 0x7fffffff;
     float sum = 0;
     Maximum<float> max = {-INFINITY, kNone};
 
-    // Adds the sum and the maximum of further elements. They come in ascending order of the index, so that the first of
-    // tied elements remains. A maximum here passes over NaN; a sum of NaN tells of one, and look_for_nan finds it.
+    // Adds the sum and the maximum of further elements. Indices ascend, so the first of tied elements is kept. Maxima
+    // ignore NaN; if the sum is NaN, look_for_nan finds it.
     __device__ __forceinline__ void add(float total, float greatest, int index) {
         sum += total;
         if (greatest > max.value) max = {greatest, index};
     }
     __device__ __forceinline__ bool has_nan() const { return sum != sum; }
-    // Called for the elements in order: keeps the first NaN.
+    // Keeps the first NaN. Call it for the elements in ascending order.
     __device__ __forceinline__ void look_for_nan(float v, int index) {
         if (v != v && max.value == max.value) max = {v, index};
     }
@@ -30,8 +30,7 @@ __device__ __forceinline__ Pooled from_lane(Pooled v, int step) {
     return {from_lane(v.sum, step), {from_lane(v.max.value, step), from_lane(v.max.index, step)}};
 }
 
-// A buffer in shared memory for the pools of n rows or columns from ``first`` on. The gate, which is computed from
-// them, is where the argmax was.
+// The pools of n rows or columns from ``first`` on, in shared memory. The gate replaces the argmax.
 struct Pools {
     float *sum, *max, *gate;
 
@@ -57,9 +56,9 @@ template <bool gated, class T> __device__ __forceinline__ float element(T x, con
     return gated ? to_acc(x) * *factor : to_acc(x);
 }
 
-// Mean, maximum and argmax of each of the block's rows to means (and, o.rows behind them, the maxima), argmax and
-// row_pools: where rows are pixels to that of all blocks, since the convolution reads beyond a block's own. With
-// factors, those of the columns multiply x.
+// Writes mean, maximum and argmax of each of the block's rows to means (maxima o.rows after the means), argmax and
+// row_pools. If rows are pixels, it writes row_pools of all blocks, because the convolution reads pixels of other
+// blocks. gated: x is multiplied by the factors of the columns.
 template <bool gated, class Block>
 __device__ __forceinline__ void pool_rows(const Block& b, const float* factor, float* means, int32_t* argmax) {
     using T = typename Block::T;
@@ -98,7 +97,7 @@ __device__ __forceinline__ void pool_rows(const Block& b, const float* factor, f
         const int i = b.row_range.first + row;
         const Pooled a = join_slices(o, b.rows, row, b.row_partials);
         const float mean = a.sum / o.cols, max = a.max.value;
-        int index = a.argmax();  // of a word's first element: the maximum is in it
+        int index = a.argmax();  // of the first element of the word that has the maximum
         while (max > -INFINITY && element<gated>(b.x[row * o.cols + index], factor + index) != max) ++index;
         means[i] = mean;
         means[o.rows + i] = max;
@@ -108,8 +107,8 @@ __device__ __forceinline__ void pool_rows(const Block& b, const float* factor, f
     }
 }
 
-// Adds N rows from ``row`` on to the pools of W columns; x and factor point to the first. The argmax is that row, until
-// pool_columns looks for the one with the maximum.
+// Adds N rows from ``row`` on to the pools of W columns. x and factor point to the first row. The argmax is ``row``
+// until pool_columns finds the row of the maximum.
 template <bool gated, int N, int W, class T>
 __device__ __forceinline__ void add_rows(Pooled (&a)[W], const T* x, int cols, const float* factor, int row) {
     Packed<T, W> words[N];
@@ -134,8 +133,8 @@ __device__ __forceinline__ void add_rows(Pooled (&a)[W], const T* x, int cols, c
     for (int j = 0; j < W; ++j) a[j].add(total[j], greatest[j], row);
 }
 
-// Mean, maximum and argmax of each column, as pool_rows. Each block pools all columns over its rows, and then merges
-// what all blocks have of its range of columns. With factors, those of the rows multiply x.
+// Like pool_rows, for each column. A block pools all columns over its rows, then merges its range of columns over the
+// blocks. gated: x is multiplied by the factors of the rows.
 template <bool gated, class Block>
 __device__ __forceinline__ void pool_columns(const Block& b, const float* factor, float* means, int32_t* argmax) {
     using T = typename Block::T;
@@ -164,7 +163,7 @@ __device__ __forceinline__ void pool_columns(const Block& b, const float* factor
                         a[j].look_for_nan(value(row, col + j), first_row + row);
         });
     });
-    // The argmax among this block's rows, before other blocks read it.
+    // Finds the argmax among this block's rows before other blocks read it.
     __syncthreads();
     for (int col = int(threadIdx.x); col < o.cols; col += kOnChipThreads) {
         const Maximum<float> max = pools.get(col).max;

@@ -1,16 +1,15 @@
-// Reductions along the rows and along the columns of a matrix in shared memory.
+// Reductions along the rows and down the columns of a matrix in shared memory.
 //
-// Threads go along rows, so that neighbours read neighbouring elements. A row lies right behind the one before it, so
-// that neither global nor shared memory has a gap between them. The order of a reduction depends on the shape only: by
-// lanes, by slices, by groups of threads, by blocks.
+// Neighbouring threads read neighbouring elements of a row. Rows are adjacent, without padding. The order of a
+// reduction depends on the shape only: lanes, slices, groups of threads, blocks.
 #pragma once
 
 #include "block.cuh"
 
 namespace cbam::cuda {
 
-// Calls f with the number of elements that a thread takes of a row at a time, as a constant: those of 16 bytes, or for
-// half types 4, where every row begins at such a boundary, else 1.
+// Calls f with the elements that a thread reads of a row at a time, as a constant: 16 bytes or, for half types, 4
+// elements, if every row is aligned to them; else 1.
 template <int W> using Word = std::integral_constant<int, W>;
 
 template <class T, class F> __device__ __forceinline__ void with_word(int cols, F f) {
@@ -43,9 +42,9 @@ struct Sums {
     }
 };
 
-// Reduces the block's rows by ``lanes`` neighbours, kBatch rows at a time, which use the same numbers of the columns,
-// in slices of the columns. visit(A of each row, start(i): where row i begins, first column, last, step) has the
-// columns of a lane; beyond the last row comes the last again. To a buffer, (slices, rows). Whole warps come here.
+// Reduces the block's rows. ``lanes`` lanes take kBatch rows of a slice of the columns. visit(A per row, start, first,
+// last, step) adds a lane's columns, where start(i) is the offset of row i; past the end it is the last row. Writes
+// buffer, (slices, rows). All threads of a warp must call it.
 template <class A, int W, class Buffer, class Visit>
 __device__ __forceinline__ void reduce_rows(const OnChip& o, int rows, Buffer buffer, Visit visit) {
     const int lane = int(threadIdx.x) % o.lanes, words = o.cols / W;
@@ -69,11 +68,11 @@ template <class Buffer> __device__ __forceinline__ auto join_slices(const OnChip
     return a;
 }
 
-// Reduces the columns of a matrix: visit(A of W columns, group, first column) has the rows of a group of threads. To a
-// buffer, (groups, cols), whose groups are then merged into the first.
+// Reduces the columns of a matrix. visit(A of W columns, group, first column) adds the rows of a group of threads.
+// Writes buffer, (groups, cols), and merges the groups into the first.
 template <class A, int W, class Buffer, class Visit>
 __device__ __forceinline__ void reduce_columns(int cols, int groups, Buffer buffer, Visit visit) {
-    constexpr int kTogether = 8;  // groups that a thread merges
+    constexpr int kTogether = 8;  // groups that a thread merges at a time
     const int words = cols / W;
     for (int i = int(threadIdx.x); i < groups * words; i += kOnChipThreads) {
         const int group = i / words, col = i % words * W;
