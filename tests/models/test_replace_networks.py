@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from choice import ALL
 from torch import nn
 from truth import LAYOUTS
 
@@ -18,11 +19,16 @@ def torchvision_model(name):
     return build
 
 
+# Blocks of each stage of a ResNet-50: all in make test-all, otherwise one of each width, since replace_cbam takes a
+# second to prove that a block is as before.
+BLOCKS = (3, 4, 6, 3) if ALL else (1, 1, 1, 1)
+
+
 def timm_resnet50(attention):
     def build():
         timm = pytest.importorskip("timm", reason="timm is not installed")
         options = {"block_args": {"attn_layer": attention}, "num_classes": 10, "zero_init_last": False}
-        return timm.create_model("resnet50", **options)
+        return timm.create_model("resnet50", layers=BLOCKS, **options)
 
     return build
 
@@ -76,9 +82,9 @@ NETWORKS = {
         "torchvision_se with channel_gate='hard_sigmoid'",
     ),
     "regnet_y_400mf": (torchvision_model("regnet_y_400mf"), 16, "torchvision_se"),
-    "resnet50 se": (timm_resnet50("se"), 16, "torchvision_se"),
-    "resnet50 cbam": (timm_resnet50("cbam"), 16, "timm"),
-    "resnet50 lcbam": (timm_resnet50("lcbam"), 16, "timm_light"),
+    "resnet50 se": (timm_resnet50("se"), sum(BLOCKS), "torchvision_se"),
+    "resnet50 cbam": (timm_resnet50("cbam"), sum(BLOCKS), "timm"),
+    "resnet50 lcbam": (timm_resnet50("lcbam"), sum(BLOCKS), "timm_light"),
     "yolo-like": (yolo_like, 4, "ultralytics"),
 }
 

@@ -1,8 +1,10 @@
 """What the Triton kernels compute besides the tutorial's CBAM, interpreted and watched: values and every gradient."""
 
+from itertools import product
+
 import pytest
 import torch
-from choice import in_turn
+from choice import every_pair, in_turn
 from gates import CASES, FUNCTIONS, SWITCHES, switched
 from torch import library
 from truth import DTYPES, LAYOUTS, assert_close_to_truth, random_problem
@@ -20,7 +22,8 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:overflow encountered in exp:RuntimeWarning"),
 ]
 layouts = pytest.mark.parametrize("layout", LAYOUTS, ids=["nchw", "nhwc"])
-every_tie = pytest.mark.parametrize("ties", ["first", "even"])
+TIES = ("first", "even")
+every_tie = pytest.mark.parametrize("ties", TIES)
 cases = pytest.mark.parametrize("gates,name", CASES)
 EVEN_GATES = [name for name in FUNCTIONS if name != "both"]
 
@@ -63,11 +66,13 @@ def test_sizes(shape, name):
     assert_close_to_truth(problem, *functions)
 
 
-@layouts
-@every_tie
-@pytest.mark.parametrize("gates", ["both", "channel mask", "spatial, norm"])
-@pytest.mark.parametrize("shape", [(1, 2, 70, 61), (1, 68, 18, 17)], ids=str)
-def test_several_tiles_and_runs(shape, gates, ties, layout):
+# The loops over tiles and runs depend on the shape and the layout; what is in them on the gates and on the ties.
+LOOPS = list(product([(1, 2, 70, 61), (1, 68, 18, 17)], LAYOUTS))
+
+
+@pytest.mark.parametrize("loops,gates,ties", every_pair(LOOPS, ["both", "channel mask", "spatial, norm"], TIES))
+def test_several_tiles_and_runs(loops, gates, ties):
+    shape, layout = loops
     name = "se" if ties == "first" else "tutorial"
     problem, functions = problem_and_functions(gates, name, ties, shape, torch.float32, layout)
     assert_close_to_truth(problem, *functions)
