@@ -186,7 +186,7 @@ REPLACE = [
     *_of(
         "cbam_fused/replace/match.py",
         "tests/models/test_doubts.py -k 'almost'",
-        ("TOLERANCE = 1e-8", "TOLERANCE = 1e-5"),
+        ("TOLERANCE = 1e-8", "TOLERANCE = 1e-1"),
         ("torch.allclose(a, b, rtol=TOLERANCE,", "torch.allclose(a, b, rtol=1e-5,"),
     ),
     *_of(
