@@ -5,6 +5,7 @@ import random
 import family
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from cbam_fused import CBAM, replace_cbam
@@ -95,3 +96,16 @@ def test_a_clamp_that_no_number_reaches():
     mask.relu = Clipped()
     report = replace_cbam(nn.Sequential(family.Caller(mask, family.Spatial())))
     assert report.replaced.keys() == {"0.sa"}
+
+
+class Smaller(family.Channel):
+    def forward(self, x):
+        logits = self.mlp(F.adaptive_avg_pool2d(x, 1)) + self.mlp(F.adaptive_max_pool2d(x, 1))
+        return 0.99999 * torch.sigmoid(logits)
+
+
+def test_a_function_that_is_nearly_a_known_one():
+    block = family.Caller(Smaller(), family.Spatial())
+    mask = block.ca
+    report = replace_cbam(nn.Sequential(block))
+    assert block.ca is mask and "0.ca" not in report.replaced and report.fused == {}
