@@ -38,7 +38,7 @@ BLOCKS = {
 BLOCKS_OF_DOUBLE = BLOCKS | {"cbam_bwd_maps_kernel": 2, "cbam_bwd_input_kernel": 2, "cbam_bwd_mlp_kernel": 1}
 # A dataflow kernel has the items of every kind in one loop. What the compiler keeps from one item to the next it may
 # put on the stack: so many bytes. Of shared memory it has the ticket.
-DATAFLOW_STACK, DATAFLOW_STATIC = 80, 128
+DATAFLOW_STACK, DATAFLOW_STATIC = 96, 128
 WITHOUT_CLUSTERS = ("sm_75", "sm_80")
 SIZES = {"double": 8, "float": 4, "__half": 2, "__nv_bfloat16": 2}
 
