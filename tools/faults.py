@@ -91,6 +91,16 @@ CUDA = [
         ("const float mean = a.sum / o.rows;", "const float mean = a.sum / (o.rows + 1);"),
     ),
     *_of(
+        "csrc/cuda/items/pool.cuh",
+        "tests/cuda/test_staged.py -k negative",
+        ("return {F(0), {F(-INFINITY), i}};", "return {F(0), {F(0), i}};"),
+    ),
+    *_of(
+        "csrc/cuda/on_chip/pool.cuh",
+        "tests/cuda/test_on_chip.py -k negative",
+        ("Maximum<float> max = {-INFINITY, kNone};", "Maximum<float> max = {0, kNone};"),
+    ),
+    *_of(
         "csrc/cuda/items/mlp_backward.cuh",
         "tests/cuda/test_switches.py -k 'dtypes'",
         ("if (of.mean_of_pools) first_term /= 2;", ""),
@@ -103,6 +113,14 @@ TRITON = [
         "tests/triton/test_triton_values.py -k 'options'",
         ("value = tl.where(value < 0, 0, value)", "value = tl.where(value > 0, 0, value)"),
         ("gate += tl.load(bs)", "gate += 2 * tl.load(bs)"),
+    ),
+    *_of(
+        "cbam_fused/triton/forward.py",
+        "tests/triton/test_triton_values.py -k negative",
+        (
+            'update_max(maximum, index, tl.where(inside, value, float("-inf")), at, EVEN)',
+            "update_max(maximum, index, tl.where(inside, value, 0.0), at, EVEN)",
+        ),
     ),
     *_of(
         "cbam_fused/triton/backward.py",
@@ -185,8 +203,13 @@ SURGERY = [
 REPLACE = [
     *_of(
         "cbam_fused/replace/match.py",
-        "tests/models/test_replace.py tests/models/test_doubts.py -k 'skipped or kept or doubt or hide or random'",
+        "tests/models/test_doubts.py -k 'almost'",
         ("TOLERANCE = 1e-8", "TOLERANCE = 1e-1"),
+        ("torch.allclose(a, b, rtol=TOLERANCE,", "torch.allclose(a, b, rtol=1e-5,"),
+    ),
+    *_of(
+        "cbam_fused/replace/match.py",
+        "tests/models/test_replace.py tests/models/test_doubts.py -k 'skipped or kept or doubt or hide or random'",
         ("if generator_states() != before:", "if False:"),
         ("reason = foreign_operator(module) or _more_draws(module, proof, rng)", 'reason = ""'),
     ),

@@ -4,7 +4,7 @@ import pytest
 import torch
 from emulation import build, driver
 from gates import FUNCTIONS
-from truth import LAYOUTS, assert_close_to_truth, random_problem
+from truth import LAYOUTS, assert_close_to_truth, negative_problem, random_problem
 
 from cbam_fused.ops import registry
 
@@ -47,12 +47,13 @@ SHAPES = [
 
 @layouts
 @dtypes
+@pytest.mark.parametrize("problem", [random_problem, negative_problem], ids=["relu", "negative"])
 @pytest.mark.parametrize(("shape", "cluster"), SHAPES, ids=str)
-def test_sizes(shape, cluster, dtype, layout, emulated):
+def test_sizes(shape, cluster, problem, dtype, layout, emulated):
     if layout == torch.channels_last and shape[2] * shape[3] == 4:
         cluster = 1
     emulated(cluster)
-    assert_close_to_truth(random_problem(shape, dtype, layout))
+    assert_close_to_truth(problem(shape, dtype, layout))
 
 
 @layouts

@@ -6,7 +6,7 @@ import pytest
 import torch
 from emulation import driver
 from gates import FUNCTIONS
-from truth import DTYPES, LAYOUTS, assert_close_to_truth, random_problem
+from truth import DTYPES, LAYOUTS, assert_close_to_truth, negative_problem, random_problem
 
 from cbam_fused.ops import registry
 
@@ -48,6 +48,13 @@ SHAPES = [
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_sizes(shape, dtype, layout):
     assert_close_to_truth(random_problem(shape, dtype, layout))
+
+
+@layouts
+@dtypes
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_negative_values(shape, dtype, layout):
+    assert_close_to_truth(negative_problem(shape, dtype, layout))
 
 
 # Of several tiles each way in each pass, aligned and not; of more channels than factors lie in shared memory at a time.

@@ -95,3 +95,26 @@ def test_a_clamp_that_no_number_reaches():
     mask.relu = Clipped()
     report = replace_cbam(nn.Sequential(family.Caller(mask, family.Spatial())))
     assert report.replaced.keys() == {"0.sa"}
+
+
+class ScaledChannelAttention(family.Channel):
+    def forward(self, x):
+        return 0.999999 * super().forward(x)
+
+
+class ChannelAttentionScaledInTraining(family.Channel):
+    def forward(self, x):
+        return super().forward(x) * (1 - 1e-6 * self.training)
+
+
+ALMOST = [
+    (ScaledChannelAttention, "in eval mode it is no known function"),
+    (ChannelAttentionScaledInTraining, "in training mode it is no known function, in eval mode it is one"),
+]
+
+
+@pytest.mark.parametrize("kind,reason", ALMOST)
+def test_almost_the_same_function(kind, reason):
+    """All operators are those of CBAMs: only the values differ."""
+    report = replace_cbam(nn.Sequential(family.Caller(kind(), family.Spatial())))
+    assert report.replaced.keys() == {"0.sa"} and report.skipped == {"0.ca": reason}

@@ -84,6 +84,14 @@ def random_problem(
     return Problem(tensors, relu, draw(*shape).to(dtype).to(memory_format=layout))
 
 
+def negative_problem(*args, **options) -> Problem:
+    """random_problem with x below zero: a zero beyond the last element of a row or column would be the maximum."""
+    problem = random_problem(*args, **options)
+    with torch.no_grad():
+        problem.inputs["x"].sub_(8)
+    return problem
+
+
 def errors(got: dict[str, Tensor], truth: dict[str, Tensor]) -> dict[str, float]:
     return {n: (got[n].double() - truth[n]).abs().max().item() if truth[n].numel() else 0.0 for n in truth}
 

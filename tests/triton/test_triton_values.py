@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from truth import DTYPES, LAYOUTS, assert_close_to_truth, errors, random_problem
+from truth import DTYPES, LAYOUTS, assert_close_to_truth, errors, negative_problem, random_problem
 
 from cbam_fused import functional, reference
 
@@ -30,6 +30,13 @@ SHAPES = [
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_sizes(shape, dtype, layout):
     assert_close_to_truth(random_problem(shape, dtype, layout))
+
+
+@layouts
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_negative_values(shape, dtype, layout):
+    assert_close_to_truth(negative_problem(shape, dtype, layout))
 
 
 @layouts
