@@ -72,9 +72,9 @@ class Kernels:
             ninja = Ninja(folder, jobs(), hidden=nvcc.FLAGS)
         except ModuleNotFoundError as error:
             raise RuntimeError("building needs ninja: run `pip install ninja` first") from error
-        made = {"_C": self._cpu(ninja)}
-        if self.architectures:
-            made["_C_cuda"] = self._cuda(ninja)
+        # ninja starts them in this order: the longest first, so that both cores end together.
+        made = {"_C_cuda": self._cuda(ninja)} if self.architectures else {}
+        made["_C"] = self._cpu(ninja)
         said = ninja.run(*made.values())
         if said and "_C_cuda" in made and not ninja.run(made["_C"]):
             self.cuda = f"not built: {first_error(said)}; `CBAM_FUSED_CUDA=1 pip install -v .` shows all of it"
@@ -139,4 +139,6 @@ class Kernels:
 
 
 def cuda_sources() -> list[str]:
-    return sorted(map(str, [*Path("csrc/cuda").rglob("*.cu"), *Path("csrc/cuda").rglob("*.cpp")]))
+    """Those for nvcc first, which take longer, and of them those of half types, which have the most kernels."""
+    kernels, launchers = (sorted(Path("csrc/cuda").rglob(f"*.{suffix}")) for suffix in ("cu", "cpp"))
+    return [str(source) for source in [*sorted(kernels, key=lambda each: "16" not in each.stem), *launchers]]
