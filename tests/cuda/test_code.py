@@ -145,15 +145,15 @@ def test_the_measured_tables_are_current():
 
 @targets
 def test_the_table_of_registers_is_current(target):
-    if "release 13.0," not in run("nvcc", "--version"):
-        pytest.skip("another version of nvcc than 13.0 allocates other registers")
     header, _, *rows = (
         line.strip("| ").split(" | ") for line in doc_tables.current("design/cuda.md")["compiled"].splitlines() if line
     )
     shown = {row[0].strip(): row[header.index(target)].strip() for row in rows}
-    assert shown == {row[0]: row[-1] for row in generate_cuda.kernel_rows({target: compiled(target)})}, (
-        "run tools/docs/generate_cuda.py"
-    )
+    found = {row[0]: row[-1] for row in generate_cuda.kernel_rows({target: compiled(target)})}
+    assert shown.keys() == found.keys(), "run tools/docs/generate_cuda.py"
+    if "release 13.0," not in run("nvcc", "--version"):
+        pytest.skip("the table has the registers of nvcc 13.0; this is another version, which allocates others")
+    assert shown == found, "run tools/docs/generate_cuda.py"
 
 
 BAD = """

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+import nvcc
 from hot_loops import Loop, hot_loops
 from objects import ROOT, compiled
 
@@ -20,23 +21,28 @@ FOLDER = ROOT / "build" / "machine_code"
 class Target:
     """What a multiprocessor has: shared memory in bytes, threads. Of registers, 65536, each has the same.
 
-    ptx: from which nvcc makes the machine code, as in _build/nvcc.py.
     Source: CUDA C++ Programming Guide, "Technical Specifications per Compute Capability".
     """
 
     shared: int
     threads: int
-    ptx: str
 
 
 TARGETS = {
-    "sm_75": Target(64 << 10, 1024, "compute_75"),
-    "sm_80": Target(164 << 10, 2048, "compute_80"),
-    "sm_90": Target(228 << 10, 2048, "compute_90"),
-    "sm_100": Target(228 << 10, 2048, "compute_90"),
-    "sm_120": Target(100 << 10, 1536, "compute_90"),
+    "sm_75": Target(64 << 10, 1024),
+    "sm_80": Target(164 << 10, 2048),
+    "sm_90": Target(228 << 10, 2048),
+    "sm_100": Target(228 << 10, 2048),
+    "sm_120": Target(100 << 10, 1536),
 }
 REGISTERS = 65536
+# The PTX of which a build for all GPUs makes the machine code.
+PTX = {
+    target: ptx
+    for option in nvcc.code_options(nvcc.ARCHITECTURES.split())
+    for ptx, targets in re.findall(r"arch=(\w+),code=\[(.*)\]", option)
+    for target in targets.split(",")
+}
 
 
 @dataclass(frozen=True)
@@ -94,7 +100,7 @@ def compile_all(targets=tuple(TARGETS)) -> dict[str, list[Kernel]]:
 
 def machine_code(target: str, source: Path, folder: Path = FOLDER) -> Path:
     """The file of it, which the folder keeps for all tests."""
-    architecture = f"-gencode=arch={TARGETS[target].ptx},code={target}"
+    architecture = f"-gencode=arch={PTX[target]},code={target}"
     command = [find_tool("nvcc"), "-std=c++17", "-O3", architecture, "-cubin"]
     return compiled(folder, source, command, ".cubin")
 
